@@ -1,0 +1,37 @@
+"""FGSM and PGD: sign steps up a loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from advmia.attacks.steps import Objective, ascend, frozen_eval, uniform_start
+from advmia.budgets import Budget
+from advmia.rng import SampleRng
+
+
+@dataclass(frozen=True)
+class SignAscent:
+    """The L-infinity sign-step attack; `pgd` and `fgsm` build it. Contract: `advmia.attacks.steps.Attack`."""
+
+    budget: Budget
+    objective: Objective
+    random_start: bool
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
+        if self.budget.eps == 0:
+            return x.detach().clone()
+        start = uniform_start(x, self.budget.eps, rng) if self.random_start else x.detach().clone()
+        with frozen_eval(model):
+            return ascend(model, x.detach(), y, self.objective, self.budget, start)
+
+
+def pgd(budget: Budget, objective: Objective, *, random_start: bool = True) -> SignAscent:
+    """Projected gradient descent (Madry et al. 2018): a random start, then `budget.steps` projected sign steps."""
+    return SignAscent(budget, objective, random_start)
+
+
+def fgsm(budget: Budget, objective: Objective) -> SignAscent:
+    """Fast gradient sign method (Goodfellow et al. 2015, section 4): one sign step of eps from x itself."""
+    return SignAscent(Budget(budget.eps, steps=1, step_size=budget.eps), objective, random_start=False)

@@ -1,0 +1,181 @@
+"""Weights on disk: a bare state_dict, as the reference writes it, and beside it a record of how it came about."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import pickle
+from dataclasses import asdict, dataclass
+from enum import Enum, auto
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from advmia.budgets import grey_token
+from advmia.data.specs import DatasetSpec
+from advmia.errors import UserError
+from advmia.files import whole_file, write_text
+from advmia.models import MODELS, build_model, count_classes, identify
+
+StateDict = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """All that shapes a trained network; a checkpoint of other settings is another network."""
+
+    dataset: str
+    model: str
+    method: str
+    classes: int
+    eps: float  # grey levels, as step_size; 0 for natural training
+    steps: int
+    step_size: float
+    beta: float
+    gamma: float  # hat; 0 for the others, as hat_step
+    hat_step: float
+    helper: str | None  # SHA-256 of hat's helper's weights
+    epochs: int
+    batch_size: int
+    lr: float
+    weight_decay: float
+    init: str
+    seed: int
+    size: int  # pixels
+    val_fraction: float | None
+    train_data: dict[str, object]
+    test_data: dict[str, object]
+
+
+def classification_name(settings: TrainingSettings) -> str:
+    """The reference's file name, e.g. `ResNet_melBin_nat_class2_maxLR0.01_weightDecay0.001`."""
+    head = f"{MODELS[settings.model].class_name}_{settings.dataset}_{settings.method}"
+    tail = f"maxLR{settings.lr}_weightDecay{settings.weight_decay}"
+    if settings.method == "nat":
+        return f"{head}_class{settings.classes}_{tail}"
+    attack = f"ADV{grey_token(settings.eps)}-255_{settings.steps}_{grey_token(settings.step_size)}-255"
+    return f"{head}_beta{settings.beta:g}_class{settings.classes}_{attack}_{tail}"
+
+
+def save_weights(path: Path, model: nn.Module) -> None:
+    """The bare state_dict, on the CPU, whole or not at all."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with whole_file(path) as temporary:
+        torch.save(weights, temporary)
+
+
+def load_weights(path: Path) -> StateDict:
+    """Reads a bare state_dict of tensors and executes nothing. Raises `UserError` for any other file."""
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"no checkpoint at {path}: train one, or check the path") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder: expected a checkpoint file") from None
+    except (OSError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"{path} is no checkpoint: expected a state_dict of tensors saved by torch.save ({reason[:120]})"
+        ) from error
+    if not isinstance(weights, dict) or not weights or not all(isinstance(value, Tensor) for value in weights.values()):
+        held = (
+            f"a dict of {', '.join(map(str, list(weights)[:3]))}"
+            if isinstance(weights, dict)
+            else type(weights).__name__
+        )
+        raise UserError(f"{path} holds {held}: expected a bare state_dict of tensors")
+    return weights
+
+
+def weights_digest(path: Path) -> str:
+    """SHA-256 of a checkpoint file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def load_model(name: str, path: Path, spec: DatasetSpec, *, classes: int | None = None) -> tuple[nn.Module, int]:
+    """The network `name` with the weights at `path`, for images of `spec`, and its number of classes.
+
+    `classes`: what the data needs. Raises `UserError` when the weights are another model's or of other classes.
+    """
+    weights = load_weights(path)
+    held = identify(weights)
+    if held != name:
+        raise UserError(
+            f"{path} holds weights of {held or 'no known model'}, not of {name}: name the model they belong to"
+        )
+    found = count_classes(name, weights)
+    if classes is not None and found != classes:
+        raise UserError(f"{path} tells {found} classes apart, but {spec.name} has {classes}: use weights trained on it")
+    model = build_model(name, found, mean=spec.mean, std=spec.std)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise UserError(f"{path} does not fit {name}: {reason}") from error
+    return model, found
+
+
+def record_path(checkpoint: Path) -> Path:
+    """`<checkpoint>.json`; the name is full of dots, so it is appended, not replaced."""
+    return checkpoint.with_name(checkpoint.name + ".json")
+
+
+def read_record(checkpoint: Path) -> dict[str, Any] | None:
+    """What is recorded of a checkpoint; None where nothing readable is (the reference's own weights have none)."""
+    try:
+        record = json.loads(record_path(checkpoint).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+class BestCheckpoint:
+    """Keeps a network's weights at the best epoch so far, and after every epoch the record."""
+
+    def __init__(self, path: Path, settings: TrainingSettings, facts: dict[str, Any], model: nn.Module) -> None:
+        """`facts`: what else the record says, beside the settings, the epochs and the best of them."""
+        self._path, self._model = path, model
+        self._epochs: list[dict[str, Any]] = []
+        self._record = {"settings": asdict(settings), **facts}
+        self.epoch = 0  # the best; 0 before the first
+        self.score = -math.inf
+
+    def offer(self, epoch: dict[str, Any], score: float) -> bool:
+        """Records an epoch; keeps the weights when its score is the highest so far. Says whether it was."""
+        self._epochs.append(epoch)
+        is_best = score > self.score
+        if is_best:
+            self.epoch, self.score = epoch["number"], score
+            save_weights(self._path, self._model)
+        self._write(finished=False)
+        return is_best
+
+    def finish(self) -> None:
+        self._write(finished=True)
+
+    def _write(self, *, finished: bool) -> None:
+        record = {**self._record, "finished": finished, "best_epoch": self.epoch, "epochs": self._epochs}
+        write_text(record_path(self._path), json.dumps(record, indent=2, allow_nan=False) + "\n")
+
+
+class Standing(Enum):
+    """What is at a checkpoint's path, seen from the settings of a new run."""
+
+    NOTHING = auto()
+    FINISHED = auto()  # the network of these settings, trained to the end
+    UNFINISHED = auto()  # of these settings, but its training was cut off
+    ANOTHER = auto()  # of other settings, or of unknown ones
+
+
+def standing(path: Path, settings: TrainingSettings) -> Standing:
+    """How a new run of `settings` should look at `path`."""
+    if not path.exists():
+        return Standing.NOTHING
+    record = read_record(path)
+    wanted = json.loads(json.dumps(asdict(settings)))  # through JSON, as the record went
+    if record is None or record.get("settings") != wanted:
+        return Standing.ANOTHER
+    return Standing.FINISHED if record.get("finished") is True else Standing.UNFINISHED

@@ -1,0 +1,180 @@
+"""Every flag, declared once; choices come from the registries. Spellings in circulation work in any letter case."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from advmia.data.specs import DATASETS
+from advmia.errors import UserError
+from advmia.runtime import say
+from advmia.tasks import Task
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows the defaults that say something, and the example as it is written."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """Takes flags in any letter case, and says what is wrong in one line."""
+
+    def parse_args(self, argv: Sequence[str] | None = None) -> argparse.Namespace:  # type: ignore[override]
+        spellings = {flag.lower(): flag for action in self._actions for flag in action.option_strings}
+        words = []
+        for word in sys.argv[1:] if argv is None else argv:
+            flag, equals, value = word.partition("=")
+            words.append(spellings.get(flag.lower(), flag) + equals + value)
+        return super().parse_args(words)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def run(parser: argparse.ArgumentParser, command: Callable[[], None]) -> int:
+    """Runs a command: bad input ends in one line and status 2, Ctrl-C in one line and status 130."""
+    try:
+        command()
+    except UserError as error:
+        say(f"{parser.prog}: error: {' '.join(str(error).split())}")
+        return 2
+    except KeyboardInterrupt:
+        say(f"{parser.prog}: stopped; what was finished is kept, and the same command goes on from it")
+        return 130
+    return 0
+
+
+def train_parser(task: Task, description: str | None) -> Parser:
+    parser = _parser(description)
+    need = parser.add_argument_group("what to train")
+    _add_dataset(need, task)
+    need.add_argument(
+        "--method", required=True, type=_one_of(task.methods), help=_listed("training method", task.methods)
+    )
+    need.add_argument("--model", required=True, type=_one_of(task.models), help=_listed("network", task.models))
+    if "hat" in task.methods:
+        need.add_argument("--helperModel", type=_one_of(task.models), help="hat only: network of the natural helper")
+        need.add_argument("--helperWeight", type=Path, help="hat only: checkpoint of the natural helper")
+    how = parser.add_argument_group("how")
+    how.add_argument(
+        "--eps", type=grey_level, default=8.0, help="training budget in grey levels out of 255; nat has none"
+    )
+    how.add_argument("--epoch", type=_whole(1), default=100, help="epochs")
+    how.add_argument("--lr", type=_positive, default=task.default_lr, help="(maximum) learning rate")
+    how.add_argument("--wd", type=_non_negative, default=1e-3, help="weight decay")
+    how.add_argument(
+        "--init", type=_one_of(("imagenet", "random")), help="first weights: chexnet imagenet, others random"
+    )
+    if "trades" in task.methods:
+        how.add_argument("--beta", type=_non_negative, help="weight of the robustness term (default: the survey's)")
+        how.add_argument("--gamma", type=_non_negative, default=1.0, help="hat only: weight of the helper's term")
+        how.add_argument("--hatStep", type=_positive, default=3.5, help="hat only: h of its helper's images")
+    how.add_argument(
+        "--valFraction",
+        type=_share,
+        help="choose the epoch on this held-out share of the training list (default: on the test list, as the survey)",
+    )
+    _add_common(parser, bs=32)
+    parser.add_argument("--saveDir", type=Path, default=Path(task.checkpoint_folder), help="where checkpoints go")
+    return parser
+
+
+def test_parser(task: Task, description: str | None) -> Parser:
+    parser = _parser(description)
+    what = parser.add_argument_group("what to test")
+    _add_dataset(what, task)
+    network = _one_of(task.models)
+    what.add_argument("--targetModel", required=True, type=network, help=_listed("attacked network", task.models))
+    what.add_argument("--targetWeight", "--targetPath", required=True, type=Path, help="its checkpoint")
+    what.add_argument("--surrogateModel", type=network, help="network that attacks are made on (default: the target's)")
+    what.add_argument("--surrogateWeight", "--surrogatePath", type=Path, help="its checkpoint (default: the target's)")
+    how = parser.add_argument_group("how")
+    how.add_argument(
+        "--attacks", nargs="+", type=_one_of(task.attacks), default=list(task.attacks), help="which, in order"
+    )
+    how.add_argument(
+        "--epsilons", nargs="+", type=grey_level, default=[1.0, 2.0, 4.0, 8.0], help="grey levels out of 255"
+    )
+    _add_common(parser, bs=16)
+    parser.add_argument("--resultDir", type=Path, default=Path("results"), help="where result files go")
+    return parser
+
+
+def _parser(description: str | None) -> Parser:
+    return Parser(description=description, formatter_class=_Help, allow_abbrev=False)
+
+
+def _add_dataset(group: argparse._ArgumentGroup, task: Task) -> None:
+    if len(task.datasets) == 1:
+        group.set_defaults(dataset=task.datasets[0])
+        return
+    aliases = {alias: name for name in task.datasets for alias in DATASETS[name].aliases}
+    group.add_argument(
+        "--dataset", required=True, type=_one_of(task.datasets, aliases), help=_listed("data set", task.datasets)
+    )
+
+
+def _add_common(parser: argparse.ArgumentParser, *, bs: int) -> None:
+    parser.add_argument("--bs", type=_whole(1), default=bs, help="batch size, over all GPUs together")
+    parser.add_argument(
+        "--gpu", nargs="+", metavar="ID", help="CUDA device ids, or cpu (default: 0, or cpu without CUDA)"
+    )
+    parser.add_argument("--dataRoot", type=Path, default=Path("data"), help="folder of the data sets")
+    parser.add_argument("--imgSize", type=_whole(8), help="image side in pixels (default: the data set's)")
+    parser.add_argument("--limit", type=_whole(1), metavar="N", help="only the first N rows of each list")
+    parser.add_argument("--seed", type=_whole(0), default=0, help="of everything random")
+    parser.add_argument(
+        "--workers", type=_whole(1), default=os.cpu_count() or 1, help="threads that decode images once"
+    )
+
+
+def _one_of(names: Iterable[str], aliases: dict[str, str] | None = None) -> Callable[[str], str]:
+    """Takes a name or an alias in any letter case; an unknown one lists the known."""
+    known = {name.lower(): name for name in names}
+    spellings = known | {alias.lower(): name for alias, name in (aliases or {}).items()}
+
+    def parse(text: str) -> str:
+        if text.lower() not in spellings:
+            raise argparse.ArgumentTypeError(f"unknown name {text!r}: known are {', '.join(known.values())}")
+        return spellings[text.lower()]
+
+    return parse
+
+
+def _whole(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.lstrip("+").isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r}")
+        return int(text)
+
+    return parse
+
+
+def _number(fits: Callable[[float], bool], expected: str) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or not fits(value):
+            raise argparse.ArgumentTypeError(f"expected a number {expected}, got {text!r}")
+        return value
+
+    return parse
+
+
+_positive = _number(lambda value: value > 0, "above 0")
+_non_negative = _number(lambda value: value >= 0, "of at least 0")
+_share = _number(lambda value: 0 < value < 1, "between 0 and 1")
+grey_level = _number(lambda value: 0 <= value <= 255, "of grey levels from 0 to 255")  # --eps, --epsilons
+
+
+def _listed(what: str, names: Iterable[str]) -> str:
+    return f"{what}: {', '.join(names)}"

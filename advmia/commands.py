@@ -1,0 +1,290 @@
+"""The story of training and of testing, told once for every task. Only here and in `cli` are command lines known."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from advmia import runtime
+from advmia.attacks import ATTACKS
+from advmia.budgets import TRAINING_STEPS, Budget, pgd_budget, step_size_for, training_budget
+from advmia.checkpoints import (
+    BestCheckpoint,
+    Standing,
+    TrainingSettings,
+    load_model,
+    read_record,
+    record_path,
+    standing,
+    weights_digest,
+)
+from advmia.data.loading import EvaluationLoader, ImageData, TrainingLoader, hold_out, load_data
+from advmia.data.readers import count_classes, count_shared, read_samples
+from advmia.data.specs import DATASETS, DatasetSpec
+from advmia.errors import UserError
+from advmia.evaluation import Evaluation, evaluate
+from advmia.files import set_aside
+from advmia.methods import METHODS, MethodSettings, default_beta
+from advmia.metrics import Scores
+from advmia.models import MODELS, build_model
+from advmia.results import CLEAN, ResultFile, Row, result_stem
+from advmia.runtime import say
+from advmia.tasks import Task, budget_line
+from advmia.training import Epoch, fit
+
+
+def train(task: Task, args: argparse.Namespace) -> None:
+    """Trains one network; keeps its best epoch as `<saveDir>/<the reference's name>`, with a record beside it."""
+    devices = runtime.pick_devices(args.gpu)
+    spec = _spec(args, args.model)
+    train_data, test_data = _load_lists(args, spec)
+    classes = train_data.samples.classes
+    helper = _load_helper(args, spec, classes)
+    settings = _settings(args, spec, train_data, test_data)
+    checkpoint = args.saveDir / task.checkpoint_name(settings)
+    if _is_trained(checkpoint, settings):
+        return
+    runtime.seed_everything(args.seed)
+    network = build_model(args.model, classes, mean=spec.mean, std=spec.std, init=settings.init)  # type: ignore[arg-type]
+    model = runtime.on_devices(network, devices)
+
+    chosen_on = "test list"
+    if args.valFraction is not None:
+        chosen_on = f"held-out {args.valFraction:g} of the training list"
+        train_data, test_data = hold_out(train_data, args.valFraction, seed=args.seed)
+    loader = TrainingLoader(train_data, args.bs, devices[0], task.order, spec.augmentation, args.seed)
+    optimizer = task.optimizer(model.parameters(), args.lr, args.wd)
+    schedule = task.schedule(optimizer, args.lr, args.epoch * (len(train_data) // args.bs + 1))
+    method = METHODS[args.method](
+        MethodSettings(
+            objective=task.objective,
+            budget=training_budget(settings.eps),
+            beta=settings.beta,
+            gamma=settings.gamma,
+            step=settings.hat_step,
+            helper=runtime.on_devices(helper, devices) if helper else None,
+        )
+    )
+    validation = _Validation(task, model, EvaluationLoader(test_data, args.bs, devices[0]), classes, settings)
+    score_name = f"{task.selection}{validation.attack_name}"
+    say(f"training {checkpoint}; the epoch is chosen by {score_name} on the {chosen_on}")
+    selection = {"score": score_name, "chosen_on": chosen_on}
+    best = BestCheckpoint(checkpoint, settings, {"selection": selection, "versions": runtime.versions()}, network)
+    for epoch in fit(model, method, loader, optimizer, schedule, epochs=args.epoch, validate=validation):
+        score = (epoch.robust or epoch.clean)[task.selection]
+        print(_epoch_line(task, epoch, args.epoch, best.offer(asdict(epoch), score)), flush=True)
+    best.finish()
+    print(f"best epoch {best.epoch}: {score_name} {best.score:.4f}; weights in {checkpoint}")
+
+
+def test(task: Task, args: argparse.Namespace) -> None:
+    """Attacks one network at every eps; prints the reference's lines and writes a CSV and a JSON file of results."""
+    devices = runtime.pick_devices(args.gpu)
+    source_model = args.surrogateModel or args.targetModel
+    source_weight = args.surrogateWeight or args.targetWeight
+    spec = _spec(args, args.targetModel, source_model)
+    needed = count_classes(spec, args.dataRoot)
+    target, classes = load_model(args.targetModel, args.targetWeight, spec, classes=needed)
+    source = None
+    if (source_model, source_weight) != (args.targetModel, args.targetWeight):
+        source = load_model(source_model, source_weight, spec, classes=classes)[0]
+    samples = read_samples(spec, args.dataRoot, "test", classes=classes)
+    data = load_data(args.dataRoot, samples.first(args.limit), workers=args.workers)
+    results = _open_results(args, task, spec, data, source_model, source_weight)
+
+    loader = EvaluationLoader(data, args.bs, devices[0])
+    target = runtime.on_devices(target, devices)
+    source = runtime.on_devices(source, devices) if source else None
+    print(f"{results.facts['dataset']}: {len(data)} images", flush=True)
+
+    def row(attack: str, budget: Budget) -> Row:
+        """The result of one attack at one eps, from the file where it is already there."""
+        known = results.find(attack, budget.grey_eps)
+        if known is not None:
+            return known
+        made = None if attack == CLEAN else ATTACKS[attack].build(budget, task.objective)
+        scope, title = (args.seed, attack, budget.grey_eps), f"{attack} eps {budget.grey_eps:g}"
+        found = evaluate(target, loader, task, made, classes=classes, source=source, scope=scope, title=title)
+        results.add(_row(attack, budget, found))
+        return results.rows[-1]
+
+    print(task.clean_line(row(CLEAN, Budget(0, 0, 0)).scores), flush=True)
+    for attack in args.attacks:
+        print(attack)
+        for eps in args.epsilons:
+            budget = ATTACKS[attack].budget(eps)
+            done = row(attack, budget)
+            print(f"\t{budget_line(budget)} {task.attack_line(done.scores)} totalTIme:{done.seconds:.2f}s", flush=True)
+    say(f"results in {results.csv_path} and {results.json_path.name}")
+
+
+def _spec(args: argparse.Namespace, *models: str) -> DatasetSpec:
+    """The data set at the size asked for, which the models must be able to take."""
+    spec = DATASETS[args.dataset]
+    if args.imgSize is not None:
+        spec = spec.at_size(args.imgSize)
+    for model in models:
+        if spec.size < MODELS[model].min_size:
+            raise UserError(
+                f"--imgSize {spec.size} is too small for {model}: it takes {MODELS[model].min_size} or more"
+            )
+    return spec
+
+
+def _load_lists(args: argparse.Namespace, spec: DatasetSpec) -> tuple[ImageData, ImageData]:
+    """The training and the test list, both checked before either is decoded."""
+    train_list = read_samples(spec, args.dataRoot, "train")
+    test_list = read_samples(spec, args.dataRoot, "test", classes=train_list.classes)
+    shared = count_shared(train_list, test_list)
+    if shared:
+        say(f"warning: {shared} images are in both {train_list.path} and {test_list.path.name}: scores will flatter")
+    train_list, test_list = train_list.first(args.limit), test_list.first(args.limit)
+    return (
+        load_data(args.dataRoot, train_list, workers=args.workers),
+        load_data(args.dataRoot, test_list, workers=args.workers),
+    )
+
+
+def _load_helper(args: argparse.Namespace, spec: DatasetSpec, classes: int) -> nn.Module | None:
+    """HAT's helper, checked before any work; other methods have none."""
+    if args.method != "hat":
+        return None
+    if args.helperModel is None or args.helperWeight is None:
+        raise UserError("--method hat needs --helperModel and --helperWeight: a naturally trained network")
+    return load_model(args.helperModel, args.helperWeight, spec, classes=classes)[0]
+
+
+def _settings(
+    args: argparse.Namespace, spec: DatasetSpec, train_data: ImageData, test_data: ImageData
+) -> TrainingSettings:
+    is_natural, is_hat = args.method == "nat", args.method == "hat"
+    eps = 0.0 if is_natural else args.eps
+    beta = getattr(args, "beta", None)
+    return TrainingSettings(
+        dataset=spec.name,
+        model=args.model,
+        method=args.method,
+        classes=train_data.samples.classes,
+        eps=eps,
+        steps=0 if is_natural else TRAINING_STEPS,
+        step_size=0.0 if is_natural else step_size_for(eps),
+        beta=default_beta(args.method, spec.name) if beta is None else beta,
+        gamma=args.gamma if is_hat else 0.0,
+        hat_step=args.hatStep if is_hat else 0.0,
+        helper=weights_digest(args.helperWeight) if is_hat else None,
+        epochs=args.epoch,
+        batch_size=args.bs,
+        lr=args.lr,
+        weight_decay=args.wd,
+        init=args.init or ("imagenet" if MODELS[args.model].load_imagenet else "random"),
+        seed=args.seed,
+        size=spec.size,
+        val_fraction=args.valFraction,
+        train_data=train_data.facts,
+        test_data=test_data.facts,
+    )
+
+
+def _is_trained(checkpoint: Path, settings: TrainingSettings) -> bool:
+    """True when there is nothing left to do; a checkpoint of other settings makes way, and is not lost."""
+    found = standing(checkpoint, settings)
+    if found is Standing.FINISHED:
+        print(f"{checkpoint} is trained already with these settings; delete it to train it again")
+        return True
+    if found is Standing.ANOTHER:
+        moved = set_aside(checkpoint, record_path(checkpoint))
+        say(f"{checkpoint} was made with other settings or by another program: kept as {moved[0].name}")
+    return False
+
+
+class _Validation:
+    """Scores a network in training: clean, and under PGD-20 at the training eps where there is one."""
+
+    def __init__(
+        self, task: Task, model: nn.Module, loader: EvaluationLoader, classes: int, settings: TrainingSettings
+    ) -> None:
+        self._task, self._model, self._loader, self._classes = task, model, loader, classes
+        self._scope = (settings.seed, "validation", settings.eps)
+        self._budget = pgd_budget(settings.eps)
+        self.attack_name = f" under PGD-{self._budget.steps}" if settings.eps else ""
+
+    def __call__(self) -> tuple[Scores, Scores | None]:
+        clean = self._evaluate(None)
+        if self._budget.eps == 0:
+            return clean, None
+        return clean, self._evaluate(self._budget)
+
+    def _evaluate(self, budget: Budget | None) -> Scores:
+        attack = None if budget is None else ATTACKS["pgd"].build(budget, self._task.objective)
+        return evaluate(
+            self._model,
+            self._loader,
+            self._task,
+            attack,
+            classes=self._classes,
+            scope=self._scope,
+            title="validation" if budget is None else "validation under attack",
+        ).scores
+
+
+def _epoch_line(task: Task, epoch: Epoch, epochs: int, is_best: bool) -> str:
+    name = task.selection
+    robust = f" robust {name} {epoch.robust[name]:.4f}" if epoch.robust else ""
+    return (
+        f"epoch {epoch.number}/{epochs} loss {epoch.loss:.4f} clean {name} {epoch.clean[name]:.4f}{robust}"
+        f" {epoch.seconds:.1f} s{' (best so far)' if is_best else ''}"
+    )
+
+
+def _open_results(
+    args: argparse.Namespace, task: Task, spec: DatasetSpec, data: ImageData, source_model: str, source_weight: Path
+) -> ResultFile:
+    """The run's result files, with the rows that an earlier, equal run has already finished."""
+    samples = data.samples
+    run: dict[str, Any] = {
+        "seed": args.seed,
+        "size": spec.size,
+        "data": data.facts,
+        "target_sha256": weights_digest(args.targetWeight),
+        "source_sha256": weights_digest(source_weight),
+    }
+    record = {
+        "versions": runtime.versions(),
+        "target_training": (read_record(args.targetWeight) or {}).get("settings"),
+        "samples": {
+            "index": list(range(len(samples))),
+            "file": samples.files,
+            "label": samples.masks or samples.labels.tolist(),
+        },
+    }
+    facts = {
+        "dataset": samples.dataset_name,
+        "target_model": args.targetModel,
+        "target_weight": str(args.targetWeight),
+        "source_model": source_model,
+        "source_weight": str(source_weight),
+    }
+    stem = result_stem(args.resultDir, spec.name, args.targetWeight, source_weight)
+    results = ResultFile(stem, facts, task.score_names, run, record)
+    for path in results.resume():
+        say(f"results of another run were there: kept as {path}")
+    if results.rows:
+        say(f"{len(results.rows)} rows are in {results.csv_path} already and are not repeated")
+    return results
+
+
+def _row(attack: str, budget: Budget, found: Evaluation) -> Row:
+    return Row(
+        attack=attack,
+        eps=budget.grey_eps,
+        steps=budget.steps,
+        step_size=budget.grey_step_size,
+        n=len(found),
+        scores=found.scores,
+        seconds=found.seconds,
+        outcomes=found.outcomes.tolist(),
+    )

@@ -1,0 +1,180 @@
+"""Every data set of the survey, declared once, as data (REFERENCE section 2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+TaskName = Literal["single-label", "multi-label", "segmentation"]
+Split = Literal["train", "test"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# The columns of ChestX-ray14's multi-label lists, in the published order.
+CHEST_FINDINGS = (
+    "Cardiomegaly",
+    "Emphysema",
+    "Effusion",
+    "Hernia",
+    "Infiltration",
+    "Mass",
+    "Nodule",
+    "Atelectasis",
+    "Pneumothorax",
+    "Pleural_Thickening",
+    "Pneumonia",
+    "Fibrosis",
+    "Edema",
+    "Consolidation",
+)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of a training image; each sample draws its own."""
+
+    rotation: float = 0.0  # degrees: the angle is uniform in +-rotation, nearest pixel, black corners
+    horizontal_flip: float = 0.0  # probability
+    vertical_flip: float = 0.0  # probability
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """One data set: where its lists and images lie below the data root, and how an image becomes a network's input."""
+
+    name: str  # what --dataset takes and checkpoints are named by
+    task: TaskName
+    folder: str  # below the data root
+    train_list: str  # CSV in `folder`
+    test_list: str
+    download: str  # what `python -m advmia prepare --dataset` calls the official download
+    size: int  # side of the square image that the network sees, in pixels
+    resize: int  # side of the square that the whole image is resized to before its centre is cropped to `size`
+    image_folder: str = "img"  # in `folder`
+    mask_folder: str | None = None  # in `folder`; segmentation only
+    classes: int | None = None  # None: as many as the training list has
+    findings: tuple[str, ...] = ()  # multi-label only: the list's header
+    augmentation: Augmentation = Augmentation()
+    mean: tuple[float, float, float] | None = None  # normalisation, applied inside the network
+    std: tuple[float, float, float] | None = None
+    aliases: tuple[str, ...] = ()  # other spellings in circulation; letter case never matters
+
+    def list_path(self, root: Path, split: Split) -> Path:
+        """The CSV list of `split` below the data root `root`."""
+        return root / self.folder / (self.train_list if split == "train" else self.test_list)
+
+    def at_size(self, size: int) -> DatasetSpec:
+        """This data set at `size` pixels: the crop keeps its share of the resized image."""
+        return replace(self, size=size, resize=round(size * self.resize / self.size))
+
+
+_FLIPS_AND_ROTATION = Augmentation(rotation=20.0, horizontal_flip=0.5, vertical_flip=0.5)
+_HORIZONTAL_FLIP = Augmentation(horizontal_flip=0.5)
+
+_SPECS = (
+    DatasetSpec(
+        name="mesidorBin",
+        task="single-label",
+        folder="mesidor",
+        train_list="trainbin.csv",
+        test_list="testbin.csv",
+        download="mesidor",
+        size=299,
+        resize=299,
+        classes=2,
+        augmentation=_FLIPS_AND_ROTATION,
+    ),
+    DatasetSpec(
+        name="mesidorMulti",
+        task="single-label",
+        folder="mesidor",
+        train_list="train.csv",
+        test_list="test.csv",
+        download="mesidor",
+        size=299,
+        resize=299,
+        augmentation=_FLIPS_AND_ROTATION,
+        aliases=("mesidorMul",),
+    ),
+    DatasetSpec(
+        name="melBin",
+        task="single-label",
+        folder="mel2017",
+        train_list="trainbin.csv",
+        test_list="testbin.csv",
+        download="isic2017",
+        size=224,
+        resize=256,
+        classes=2,
+        augmentation=_FLIPS_AND_ROTATION,
+        aliases=("melanomaBin",),
+    ),
+    DatasetSpec(
+        name="melMulti",
+        task="single-label",
+        folder="mel2017",
+        train_list="train.csv",
+        test_list="test.csv",
+        download="isic2017",
+        size=224,
+        resize=256,
+        augmentation=_FLIPS_AND_ROTATION,
+        aliases=("melMul", "melanomaMul"),
+    ),
+    DatasetSpec(
+        name="xrayBin",
+        task="single-label",
+        folder="xray",
+        train_list="trainbin.csv",
+        test_list="testbin.csv",
+        download="chestxray14",
+        size=224,
+        resize=256,
+        classes=2,
+        augmentation=_HORIZONTAL_FLIP,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+    ),
+    DatasetSpec(
+        name="xray_multilabel",
+        task="multi-label",
+        folder="xray",
+        train_list="trainMultiLabel_1w.csv",
+        test_list="testMultiLabel_1w.csv",
+        download="chestxray14",
+        size=224,
+        resize=256,
+        classes=len(CHEST_FINDINGS),
+        findings=CHEST_FINDINGS,
+        augmentation=_HORIZONTAL_FLIP,
+    ),
+    DatasetSpec(
+        name="mel",
+        task="segmentation",
+        folder="mel2017",
+        train_list="trainSeg.csv",
+        test_list="testSeg.csv",
+        download="isic2017",
+        size=256,
+        resize=256,
+        mask_folder="target",
+        classes=2,
+    ),
+    DatasetSpec(
+        name="xray",
+        task="segmentation",
+        folder="covidSeg",
+        train_list="trainSeg.csv",
+        test_list="testSeg.csv",
+        download="covid19radiography",
+        size=256,
+        resize=256,
+        image_folder="image",
+        mask_folder="target",
+        classes=2,
+    ),
+)
+
+DATASETS: dict[str, DatasetSpec] = {spec.name: spec for spec in _SPECS}

@@ -1,0 +1,70 @@
+"""One evaluation: a loader, a target, and perhaps an attack made on a source."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from advmia.attacks.steps import Attack, frozen_eval
+from advmia.data.loading import EvaluationLoader
+from advmia.metrics import Scores
+from advmia.rng import SampleRng
+from advmia.tasks import Task
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one pass over a list gave."""
+
+    scores: Scores
+    outcomes: Tensor  # (N, ...): what the task records of each image, in the list's order
+    seconds: float  # spent in the attack; for a clean pass, in the network
+
+    def __len__(self) -> int:
+        return len(self.outcomes)
+
+
+def evaluate(
+    model: nn.Module,
+    loader: EvaluationLoader,
+    task: Task,
+    attack: Attack | None = None,
+    *,
+    classes: int,
+    source: nn.Module | None = None,
+    scope: tuple[object, ...] = (),
+    title: str = "clean",
+) -> Evaluation:
+    """Scores `model` on the loader's images, attacked where `attack` is given.
+
+    Adversarial images are made on `source` (a transfer attack) or, by default, on `model` itself (white-box).
+    `scope` names the purpose of the random draws, e.g. (seed, "pgd", eps); each sample's draws depend on it and on the
+    sample's row alone, so neither the batch size nor the order changes an outcome.
+    """
+    meter, outcomes, seconds = task.meter(classes), [], 0.0
+    attacked = model if source is None else source
+    for batch in tqdm(loader, desc=title, unit="batch", disable=None, leave=False):
+        start = _now(loader.device)
+        x = batch.x
+        if attack is not None:
+            rng = SampleRng.of(*scope, samples=batch.index.tolist(), device=loader.device)
+            x = attack(attacked, x, batch.y, rng=rng)
+            seconds += _now(loader.device) - start
+        with torch.no_grad(), frozen_eval(model):
+            logits = model(x).float()
+        if attack is None:
+            seconds += _now(loader.device) - start
+        meter.update(logits, batch.y)
+        outcomes.append(task.outcome(logits, batch.y).cpu())
+    return Evaluation(meter.compute(), torch.cat(outcomes), seconds)
+
+
+def _now(device: torch.device) -> float:
+    """Seconds, once the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -1,0 +1,50 @@
+"""Files are written whole or not at all: under a temporary name, then renamed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from advmia.errors import UserError
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`, which replaces `path` when the block ends well and vanishes when not.
+
+    Makes missing parent folders. Raises `UserError` when the disk is full, read-only or not ours to write.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path} ({error.strerror or error}): free space or choose another folder"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes `text` as UTF-8, whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def set_aside(*paths: Path) -> list[Path]:
+    """Renames those of the files that exist, all with one number, so that none is written over; returns new names."""
+    number = 1
+    while any(_aside(path, number).exists() for path in paths):
+        number += 1
+    present = [path for path in paths if path.exists()]
+    return [path.rename(_aside(path, number)) for path in present]
+
+
+def _aside(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.name}.earlier-{number}")

@@ -1,0 +1,100 @@
+"""U-Net (Ronneberger, Fischer and Brox, U-Net: Convolutional Networks for Biomedical Image Segmentation, MICCAI 2015).
+
+Beside the paper's: convolutions are padded, so that the output has the input's size, and followed by batch norm.
+Weights start from torch's defaults.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class DoubleConv(nn.Module):
+    """Twice (3x3 convolution, batch norm, ReLU): (B, in, H, W) -> (B, out, H, W)."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.double_conv = nn.Sequential(
+            nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(),
+            nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.double_conv(x)
+
+
+class Down(nn.Module):
+    """Halve, rounding down, and convolve: (B, in, H, W) -> (B, out, H/2, W/2)."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.maxpool_conv = nn.Sequential(nn.MaxPool2d(2), DoubleConv(in_channels, out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.maxpool_conv(x)
+
+
+class Up(nn.Module):
+    """Double, join the skip connection and convolve: (B, in, h, w) and (B, in/2, H, W) -> (B, out, H, W).
+
+    Where the encoder rounded a side down, the doubled map is zero-padded to the skip's size.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose2d(in_channels, in_channels // 2, 2, stride=2)
+        self.conv = DoubleConv(in_channels, out_channels)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        x = self.up(x)  # (B, in/2, 2h, 2w)
+        rows, columns = skip.shape[2] - x.shape[2], skip.shape[3] - x.shape[3]
+        if rows or columns:
+            x = F.pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
+        return self.conv(torch.cat((skip, x), dim=1))  # (B, in, H, W) -> (B, out, H, W)
+
+
+class OutConv(nn.Module):
+    """The 1x1 convolution to logits: (B, in, H, W) -> (B, classes, H, W)."""
+
+    def __init__(self, in_channels: int, classes: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, classes, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class UNet(nn.Module):
+    """(B, 3, H, W) float pixels in [0, 1] -> (B, classes, H, W) logits; sides need not be divisible by 16."""
+
+    def __init__(self, classes: int, normalize: nn.Module) -> None:
+        super().__init__()
+        self.normalize = normalize
+        self.inc = DoubleConv(3, 64)
+        self.down1 = Down(64, 128)
+        self.down2 = Down(128, 256)
+        self.down3 = Down(256, 512)
+        self.down4 = Down(512, 1024)
+        self.up1 = Up(1024, 512)
+        self.up2 = Up(512, 256)
+        self.up3 = Up(256, 128)
+        self.up4 = Up(128, 64)
+        self.outc = OutConv(64, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x1 = self.inc(self.normalize(x))  # (B, 64, H, W)
+        x2 = self.down1(x1)  # (B, 128, H/2, W/2)
+        x3 = self.down2(x2)  # (B, 256, H/4, W/4)
+        x4 = self.down3(x3)  # (B, 512, H/8, W/8)
+        x5 = self.down4(x4)  # (B, 1024, H/16, W/16)
+        out = self.up1(x5, x4)  # (B, 512, H/8, W/8)
+        out = self.up2(out, x3)  # (B, 256, H/4, W/4)
+        out = self.up3(out, x2)  # (B, 128, H/2, W/2)
+        out = self.up4(out, x1)  # (B, 64, H, W)
+        return self.outc(out)

@@ -1,0 +1,92 @@
+"""Result files: one CSV row per (attack, eps), and a JSON record with the outcome of each image."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from advmia.files import set_aside, write_text
+
+CLEAN = "none"  # the attack of the clean row
+
+
+@dataclass(frozen=True)
+class Row:
+    """One evaluation: an attack at one eps, or the clean images. eps and step_size are grey levels out of 255."""
+
+    attack: str
+    eps: float
+    steps: int
+    step_size: float
+    n: int  # images
+    scores: dict[str, float]
+    seconds: float
+    outcomes: list[Any]  # of each image, in the order of the record's `samples`
+
+
+@dataclass
+class ResultFile:
+    """The results of one target (and source) on one list: `<stem>.csv` and `<stem>.json`, rewritten after each row."""
+
+    stem: Path
+    facts: dict[str, Any]  # the first columns: data set, target and source
+    score_names: Sequence[str]
+    run: dict[str, Any]  # all that the outcomes depend on; rows of another run are never mixed in
+    record: dict[str, Any]  # further facts for the reader: versions, samples
+    rows: list[Row] = field(default_factory=list)
+
+    @property
+    def csv_path(self) -> Path:
+        return self.stem.with_name(self.stem.name + ".csv")
+
+    @property
+    def json_path(self) -> Path:
+        return self.stem.with_name(self.stem.name + ".json")
+
+    def resume(self) -> list[Path]:
+        """Takes over the rows of an earlier, equal run; sets files of any other run aside and returns their names."""
+        earlier = read_results(self.json_path) if self.json_path.exists() else None
+        if earlier is not None and earlier.get("run") == self.run:
+            self.rows = [Row(**row) for row in earlier["rows"]]
+            return []
+        return set_aside(self.csv_path, self.json_path)
+
+    def find(self, attack: str, eps: float) -> Row | None:
+        return next((row for row in self.rows if (row.attack, row.eps) == (attack, eps)), None)
+
+    def add(self, row: Row) -> None:
+        """Keeps the row and writes both files."""
+        self.rows.append(row)
+        self.save()
+
+    def save(self) -> None:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow([*self.facts, "attack", "eps", "steps", "step_size", "n", *self.score_names, "seconds"])
+        for row in self.rows:
+            scores = [f"{row.scores[name]:.6f}" for name in self.score_names]
+            budget = [row.attack, f"{row.eps:g}", row.steps, f"{row.step_size:g}"]
+            writer.writerow([*self.facts.values(), *budget, row.n, *scores, f"{row.seconds:.3f}"])
+        write_text(self.csv_path, text.getvalue())
+        whole = {**self.facts, "run": self.run, **self.record, "rows": [vars(row) for row in self.rows]}
+        write_text(self.json_path, json.dumps(whole, allow_nan=False) + "\n")
+
+
+def read_results(path: Path) -> dict[str, Any] | None:
+    """The JSON record at `path`; None when it is no result file."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and "rows" in record and "run" in record else None
+
+
+def result_stem(folder: Path, dataset: str, target: Path, source: Path) -> Path:
+    """`<folder>/<dataset>__<target file>[__from__<source file>]`; white-box results name no source."""
+    name = f"{dataset}__{target.name}"
+    return folder / (name if source == target else f"{name}__from__{source.name}")

@@ -1,0 +1,38 @@
+"""What several test files share: the real images (where they are at hand) and the fixtures of the reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def official() -> Path:
+    """Real ISIC-2017 and ChestX-ray14 images in the layout of their official downloads."""
+    path = SHARED / "data" / "official"
+    if not path.is_dir():
+        pytest.skip(f"no real images at {path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def reference_fixtures() -> Path:
+    """Numbers that the reference's networks give."""
+    path = SHARED / "fixtures"
+    if not path.is_dir():
+        pytest.skip(f"no reference fixtures at {path}")
+    return path
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked gpu skip, with the reason, where there is no CUDA device."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))

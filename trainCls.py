@@ -1,0 +1,19 @@
+"""Trains a single-label classifier, naturally or adversarially, and keeps its best epoch.
+
+example: python trainCls.py --dataset melBin --method pgdat --model res18 --eps 8 --epoch 100 --bs 32 --gpu 0
+"""
+
+import sys
+
+from advmia import cli, commands
+from advmia.tasks import SINGLE_LABEL
+
+
+def main() -> int:
+    parser = cli.train_parser(SINGLE_LABEL, __doc__)
+    args = parser.parse_args()
+    return cli.run(parser, lambda: commands.train(SINGLE_LABEL, args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -6,10 +6,12 @@ import argparse
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NoReturn
 
+from advmia.data.phantoms import FOLDERS
+from advmia.data.prepare import DOWNLOADS, SPLITS
 from advmia.data.specs import DATASETS
 from advmia.errors import UserError
 from advmia.runtime import say
@@ -26,13 +28,13 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
 class Parser(argparse.ArgumentParser):
     """Takes flags in any letter case, and says what is wrong in one line."""
 
-    def parse_args(self, argv: Sequence[str] | None = None) -> argparse.Namespace:  # type: ignore[override]
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def, override]
         spellings = {flag.lower(): flag for action in self._actions for flag in action.option_strings}
         words = []
-        for word in sys.argv[1:] if argv is None else argv:
+        for word in sys.argv[1:] if args is None else args:
             flag, equals, value = word.partition("=")
             words.append(spellings.get(flag.lower(), flag) + equals + value)
-        return super().parse_args(words)
+        return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
@@ -107,8 +109,45 @@ def test_parser(task: Task, description: str | None) -> Parser:
     return parser
 
 
-def _parser(description: str | None) -> Parser:
-    return Parser(description=description, formatter_class=_Help, allow_abbrev=False)
+def tools_parser() -> Parser:
+    """`python -m advmia`: what is done around training and testing."""
+    parser = _parser("Prepares data, makes generated stand-ins, and tables results.", prog="python -m advmia")
+    tools = parser.add_subparsers(dest="tool", required=True, metavar="prepare | phantoms | tables")
+
+    prepare = tools.add_parser(
+        "prepare", help="official download -> the layout that the scripts read", formatter_class=_Help
+    )
+    prepare.add_argument("--dataset", required=True, type=_one_of(DOWNLOADS), help=_listed("download", DOWNLOADS))
+    prepare.add_argument("--source", required=True, type=Path, help="folder of the unpacked download, or the .npz file")
+    prepare.add_argument("--dataRoot", type=Path, default=Path("data"), help="folder of the data sets")
+    prepare.add_argument(
+        "--meta", type=Path, help="folder of the survey's published lists (default: lists are derived)"
+    )
+    prepare.add_argument("--split", type=_one_of(SPLITS), default="published", help=_listed("train and test", SPLITS))
+    placing = prepare.add_mutually_exclusive_group()
+    placing.add_argument("--link", action="store_true", help="link to the download's images")
+    placing.add_argument("--copy", action="store_false", dest="link", help="copy the download's images (the default)")
+
+    phantoms = tools.add_parser(
+        "phantoms", help="generated images in the layouts, to try things on", formatter_class=_Help
+    )
+    folders = {spec.name: spec.folder for spec in DATASETS.values() if spec.name not in FOLDERS}
+    phantoms.add_argument("--dataRoot", type=Path, default=Path("data"), help="folder of the data sets")
+    phantoms.add_argument(
+        "--dataset", nargs="+", type=_one_of(FOLDERS, folders), default=list(FOLDERS), help=_listed("folders", FOLDERS)
+    )
+    phantoms.add_argument("--count", type=_whole(1), default=800, help="images a folder")
+    phantoms.add_argument("--size", type=_whole(1), default=64, help="side of the images in pixels")
+    phantoms.add_argument("--seed", type=_whole(0), default=0, help="another seed gives other images")
+
+    tables = tools.add_parser("tables", help="result files -> tables and curves", formatter_class=_Help)
+    tables.add_argument("results", nargs="+", type=Path, help="result files (.json) or folders of them")
+    tables.add_argument("--out", type=Path, help="also write tables.md and a picture per data set here")
+    return parser
+
+
+def _parser(description: str | None, prog: str | None = None) -> Parser:
+    return Parser(prog=prog, description=description, formatter_class=_Help, allow_abbrev=False)
 
 
 def _add_dataset(group: argparse._ArgumentGroup, task: Task) -> None:

@@ -9,7 +9,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from advmia.data.cache import cached_images, cached_masks
@@ -78,6 +77,8 @@ def load_data(root: Path, samples: SampleList, *, workers: int) -> ImageData:
 
 def hold_out(data: ImageData, fraction: float, *, seed: int) -> tuple[ImageData, ImageData]:
     """Splits off `fraction` of the rows, keeping the classes' shares: (the rest, the part held out)."""
+    from sklearn.model_selection import train_test_split  # here, because it takes a second to import
+
     labels = data.samples.labels.numpy() if data.samples.spec.task == "single-label" else None
     try:
         kept, held = train_test_split(data.rows, test_size=fraction, random_state=seed, stratify=labels)

@@ -1,0 +1,41 @@
+# Sourced by the other scripts: sets PYTHON to an interpreter that has the packages of a requirements file.
+# The interpreter at hand is taken if it has them all; else .venv is made or completed, which needs a package index.
+
+has_packages() { # interpreter, requirements file
+  "$1" - "$2" <<'PY' 2>/dev/null
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from pip._vendor.packaging.requirements import Requirement
+
+def check(path: Path) -> None:
+    for line in path.read_text().splitlines():
+        line = line.split("#")[0].strip()
+        if line.startswith("-r"):
+            check(path.parent / line[2:].strip())
+        elif line:
+            wanted = Requirement(line)
+            if not wanted.specifier.contains(version(wanted.name), prereleases=True):
+                sys.exit(1)
+
+check(Path(sys.argv[1]))
+sys.exit(sys.version_info < (3, 10))
+PY
+}
+
+find_python() { # requirements file
+  local candidate
+  for candidate in "${PYTHON:-python3}" .venv/bin/python; do
+    if has_packages "$candidate" "$1"; then PYTHON=$candidate; return; fi
+  done
+  if [ ! -x .venv/bin/python ]; then
+    local base=${PYTHON:-python3}
+    "$base" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null ||
+      { echo "advmia needs Python 3.10 or later; $base is not: set PYTHON to one" >&2; exit 2; }
+    echo "making .venv" >&2
+    "$base" -m venv .venv || { echo "could not make .venv with $base -m venv" >&2; exit 2; }
+  fi
+  echo "installing $1 into .venv (some minutes, once)" >&2
+  .venv/bin/python -m pip install --quiet -r "$1" || { echo "pip could not install $1 into .venv" >&2; exit 2; }
+  PYTHON=.venv/bin/python
+}

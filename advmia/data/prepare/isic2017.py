@@ -1,0 +1,117 @@
+"""ISIC 2017: dermoscopy images (JPEG) with a diagnosis and a mask of the lesion, in three parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from advmia.data.prepare.files import Original
+from advmia.data.prepare.records import (
+    Collection,
+    Division,
+    Record,
+    Rule,
+    columns,
+    index,
+    plain_name,
+    read_csv,
+    require,
+    skipped,
+    walk,
+)
+from advmia.data.specs import DatasetSpec
+from advmia.errors import UserError
+
+# The order matters: the published test list is the test part's rows, then the validation part's.
+PARTS = {"Training": "train", "Test": "test", "Validation": "validation"}
+DIAGNOSES = ("nevus or other", "melanoma", "seborrheic keratosis")
+
+
+def _published(spec: DatasetSpec, records: list[Record]) -> Division:
+    return [r for r in records if r.part == "train"], [r for r in records if r.part != "train"]
+
+
+def _official(spec: DatasetSpec, records: list[Record]) -> Division:
+    return [r for r in records if r.part == "train"], [r for r in records if r.part == "test"]
+
+
+RULES = {
+    "published": Rule(
+        _published,
+        "derived: train is the training part, test is the test part followed by the validation part, as in the"
+        " published lists",
+    ),
+    "official": Rule(
+        _official,
+        "derived: train is the training part, test is the test part alone; the validation part is left out (the"
+        " published lists append it to test)",
+    ),
+}
+
+
+def collect(source: Path) -> Collection:
+    """The images below `source` that have a diagnosis; superpixels and metadata are passed over."""
+    files = walk(source)
+    tables = index(files, rf"ISIC-2017_({'|'.join(PARTS)})(_v2)?_Part3_GroundTruth\.csv")
+    images = index(files, r"ISIC_\d{7}\.jpe?g")
+    masks = index(files, r"ISIC_\d{7}_segmentation\.png")
+    require(tables, "ISIC-2017_Training_Part3_GroundTruth.csv and its like", source, files)
+    require(images, "images ISIC_*.jpg", source, files)
+    records, absent, notes = [], [], []
+    for title, part in PARTS.items():
+        rows = [
+            row for name, path in tables.items() if name.startswith(f"isic-2017_{title.lower()}") for row in _rows(path)
+        ]
+        if not rows:
+            notes.append(f"the {title} part is not in the download (no labels for it)")
+        for image, diagnosis in rows:
+            path = images.get(f"{image}.jpg".lower()) or images.get(f"{image}.jpeg".lower())
+            if path is None:
+                absent.append(image)
+            else:
+                records.append(_record(image, path, masks.get(f"{image}_segmentation.png".lower()), diagnosis, part))
+    require(records, "images that the label files name", source, files)
+    unlabelled = sorted(set(images) - {record.name.lower() for record in records})
+    notes += skipped(absent, "labelled images that are not in the download")
+    notes += skipped(unlabelled, "images without a row in a Part3_GroundTruth.csv")
+    notes += skipped([r.name for r in records if r.mask is None], "images without a mask, in the Seg lists only")
+    return Collection(
+        folder="mel2017",
+        records=records,
+        rules=RULES,
+        meanings={
+            "melMulti": ", ".join(f"{label} = {name}" for label, name in enumerate(DIAGNOSES)),
+            "melBin": "1 = melanoma or seborrheic keratosis, 0 = nevus or other",
+            "mel": "lesion masks",
+        },
+        notes=notes,
+    )
+
+
+def _rows(path: Path) -> list[tuple[str, str]]:
+    """(image id, class) of each row of a diagnosis table."""
+    rows = []
+    for where, (image, melanoma, keratosis) in columns(
+        path, read_csv(path), ("image_id", "melanoma", "seborrheic_keratosis")
+    ):
+        flags = (_flag(melanoma, where), _flag(keratosis, where))
+        if flags == (1, 1):
+            raise UserError(
+                f"{where}: {image} is both melanoma and seborrheic keratosis, expected at most one; mend it"
+            )
+        rows.append((plain_name(image, where), str(flags[0] + 2 * flags[1])))
+    return rows
+
+
+def _flag(text: str, where: str) -> int:
+    if text not in ("0.0", "1.0", "0", "1"):
+        raise UserError(f"{where}: expected a label of 0.0 or 1.0, got {text!r}; mend the row")
+    return int(float(text))
+
+
+def _record(image: str, path: Path, mask: Path | None, diagnosis: str, part: str) -> Record:
+    """Masks get the published lists' spelling, whatever letter case the download has."""
+    kind = DIAGNOSES[int(diagnosis)]
+    entries = {"melMulti": diagnosis, "melBin": str(int(diagnosis != "0"))}
+    if mask is not None:
+        entries["mel"] = f"{image}_segmentation.png"
+    return Record(f"{image}.jpg", Original(path), entries, Original(mask) if mask else None, kind, part)

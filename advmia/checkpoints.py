@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from advmia.budgets import grey_token
 from advmia.data.specs import DatasetSpec
 from advmia.errors import UserError
-from advmia.files import whole_file, write_text
+from advmia.files import whole_file, write_json
 from advmia.models import MODELS, build_model, count_classes, identify
 
 StateDict = dict[str, Tensor]
@@ -158,7 +158,7 @@ class BestCheckpoint:
 
     def _write(self, *, finished: bool) -> None:
         record = {**self._record, "finished": finished, "best_epoch": self.epoch, "epochs": self._epochs}
-        write_text(record_path(self._path), json.dumps(record, indent=2, allow_nan=False) + "\n")
+        write_json(record_path(self._path), record, indent=2)
 
 
 class Standing(Enum):

@@ -28,7 +28,7 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
 class Parser(argparse.ArgumentParser):
     """Takes flags in any letter case, and says what is wrong in one line."""
 
-    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def, override]
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
         spellings = {flag.lower(): flag for action in self._actions for flag in action.option_strings}
         words = []
         for word in sys.argv[1:] if args is None else args:

@@ -33,7 +33,7 @@ from advmia.metrics import Scores
 from advmia.models import MODELS, build_model
 from advmia.results import CLEAN, ResultFile, Row, result_stem
 from advmia.runtime import say
-from advmia.tasks import Task, budget_line
+from advmia.tasks import Task
 from advmia.training import Epoch, fit
 
 
@@ -106,7 +106,7 @@ def test(task: Task, args: argparse.Namespace) -> None:
         known = results.find(attack, budget.grey_eps)
         if known is not None:
             return known
-        made = None if attack == CLEAN else ATTACKS[attack].build(budget, task.objective)
+        made = None if attack == CLEAN else ATTACKS[attack].build(budget, task.attacks[attack])
         scope, title = (args.seed, attack, budget.grey_eps), f"{attack} eps {budget.grey_eps:g}"
         found = evaluate(target, loader, task, made, classes=classes, source=source, scope=scope, title=title)
         results.add(_row(attack, budget, found))
@@ -118,7 +118,7 @@ def test(task: Task, args: argparse.Namespace) -> None:
         for eps in args.epsilons:
             budget = ATTACKS[attack].budget(eps)
             done = row(attack, budget)
-            print(f"\t{budget_line(budget)} {task.attack_line(done.scores)} totalTIme:{done.seconds:.2f}s", flush=True)
+            print(task.attack_line(budget, done.scores, done.seconds), flush=True)
     say(f"results in {results.csv_path} and {results.json_path.name}")
 
 
@@ -219,7 +219,7 @@ class _Validation:
         return clean, self._evaluate(self._budget)
 
     def _evaluate(self, budget: Budget | None) -> Scores:
-        attack = None if budget is None else ATTACKS["pgd"].build(budget, self._task.objective)
+        attack = None if budget is None else ATTACKS["pgd"].build(budget, self._task.attacks["pgd"])
         return evaluate(
             self._model,
             self._loader,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from advmia.errors import UserError
 
@@ -28,13 +31,27 @@ def whole_file(path: Path) -> Iterator[Path]:
             f"cannot write {path} ({error.strerror or error}): free space or choose another folder"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # nothing there, or no folder to look in: never in the way of the error above
+            temporary.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
     """Writes `text` as UTF-8, whole or not at all."""
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any, *, indent: int | None = None) -> None:
+    """Writes `value` as JSON, whole or not at all. JSON has no NaN: an undefined number is null."""
+    write_text(path, json.dumps(_without_nan(value), indent=indent, allow_nan=False) + "\n")
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def set_aside(*paths: Path) -> list[Path]:

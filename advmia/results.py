@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from advmia.files import set_aside, write_text
+from advmia.files import set_aside, write_json, write_text
 
 CLEAN = "none"  # the attack of the clean row
 
@@ -52,7 +53,7 @@ class ResultFile:
         """Takes over the rows of an earlier, equal run; sets files of any other run aside and returns their names."""
         earlier = read_results(self.json_path) if self.json_path.exists() else None
         if earlier is not None and earlier.get("run") == self.run:
-            self.rows = [Row(**row) for row in earlier["rows"]]
+            self.rows = [_row(row) for row in earlier["rows"]]
             return []
         return set_aside(self.csv_path, self.json_path)
 
@@ -69,12 +70,18 @@ class ResultFile:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow([*self.facts, "attack", "eps", "steps", "step_size", "n", *self.score_names, "seconds"])
         for row in self.rows:
-            scores = [f"{row.scores[name]:.6f}" for name in self.score_names]
+            scores = ["" if math.isnan(row.scores[name]) else f"{row.scores[name]:.6f}" for name in self.score_names]
             budget = [row.attack, f"{row.eps:g}", row.steps, f"{row.step_size:g}"]
             writer.writerow([*self.facts.values(), *budget, row.n, *scores, f"{row.seconds:.3f}"])
         write_text(self.csv_path, text.getvalue())
         whole = {**self.facts, "run": self.run, **self.record, "rows": [vars(row) for row in self.rows]}
-        write_text(self.json_path, json.dumps(whole, allow_nan=False) + "\n")
+        write_json(self.json_path, whole)
+
+
+def _row(written: dict[str, Any]) -> Row:
+    """A row as it was before it was written: JSON's null is an undefined score."""
+    scores = {name: math.nan if score is None else score for name, score in written["scores"].items()}
+    return Row(**{**written, "scores": scores})
 
 
 def read_results(path: Path) -> dict[str, Any] | None:

@@ -30,11 +30,11 @@ class Task:
     name: TaskName
     models: tuple[str, ...]
     methods: tuple[str, ...]
-    attacks: tuple[str, ...]
+    attacks: dict[str, Objective]  # name: the per-sample loss that it ascends
     checkpoint_folder: str
     checkpoint_name: Callable[[TrainingSettings], str]
     default_lr: float
-    objective: Objective  # per-sample loss: an attack ascends its sum
+    objective: Objective  # per-sample loss: training descends its mean
     meter: Callable[[int], Meter]  # of the number of classes
     outcome: Callable[[Tensor, Tensor], Tensor]  # (logits, y) to what is recorded of each image, first axis the batch
     score_names: tuple[str, ...]  # columns of the result files
@@ -43,7 +43,7 @@ class Task:
     optimizer: Callable[[Iterable[Parameter], float, float], Optimizer]  # (parameters, lr, weight decay)
     schedule: Callable[[Optimizer, float, int], LRScheduler]  # (optimizer, lr, steps in all), stepped every batch
     clean_line: Callable[[Scores], str]  # as the reference prints it
-    attack_line: Callable[[Scores], str]  # likewise, behind the budget
+    attack_line: Callable[[Budget, Scores, float], str]  # likewise; the last is the attack's seconds
 
     @property
     def datasets(self) -> tuple[str, ...]:
@@ -71,11 +71,12 @@ def _classification_clean_line(s: Scores) -> str:
     return f"nat acc: {s['accuracy']:.4f} recall:{s['recall']:.4f} prec:{s['precision']:.4f} f1:{s['f1']:.4f}"
 
 
-def _classification_attack_line(s: Scores) -> str:
-    return f"acc: {s['accuracy']:.4f} recall: {s['recall']:.4f} prec: {s['precision']:.4f} f1: {s['f1']:.4f}"
+def _classification_attack_line(budget: Budget, s: Scores, seconds: float) -> str:
+    scores = f"acc: {s['accuracy']:.4f} recall: {s['recall']:.4f} prec: {s['precision']:.4f} f1: {s['f1']:.4f}"
+    return f"\t{_spelled(budget)} {scores} totalTIme:{seconds:.2f}s"
 
 
-def budget_line(budget: Budget) -> str:
+def _spelled(budget: Budget) -> str:
     """`eps:1-255 step:20 stepSize:05-255`, the reference's spelling."""
     eps, step_size = grey_token(budget.grey_eps), grey_token(budget.grey_step_size)
     return f"eps:{eps}-255 step:{budget.steps} stepSize:{step_size}-255"
@@ -85,7 +86,7 @@ SINGLE_LABEL = Task(
     name="single-label",
     models=tuple(name for name, spec in MODELS.items() if spec.kind == "classification"),
     methods=("nat", "pgdat", "trades", "mart", "hat"),
-    attacks=("fgsm", "pgd"),
+    attacks={"fgsm": cross_entropy, "pgd": cross_entropy},
     checkpoint_folder="clsCkpt",
     checkpoint_name=classification_name,
     default_lr=0.01,

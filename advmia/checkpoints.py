@@ -60,6 +60,15 @@ def classification_name(settings: TrainingSettings) -> str:
     return f"{head}_beta{settings.beta:g}_class{settings.classes}_{attack}_{tail}"
 
 
+def segmentation_name(settings: TrainingSettings) -> str:
+    """The reference's file name, e.g. `UNet_mel_PGDAT_CrossEntropyLoss_Adam_eps8-255_step10_stepSize2-255`."""
+    name = f"{MODELS[settings.model].class_name}_{settings.dataset}_{settings.method.upper()}_CrossEntropyLoss_Adam"
+    if settings.method == "nat":
+        return name
+    eps, step_size = grey_token(settings.eps), grey_token(settings.step_size)
+    return f"{name}_eps{eps}-255_step{settings.steps}_stepSize{step_size}-255"
+
+
 def save_weights(path: Path, model: nn.Module) -> None:
     """The bare state_dict, on the CPU, whole or not at all."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}

@@ -23,7 +23,13 @@ from advmia.checkpoints import (
     weights_digest,
 )
 from advmia.data.loading import EvaluationLoader, ImageData, TrainingLoader, hold_out, load_data
-from advmia.data.readers import count_classes, count_shared, read_samples
+from advmia.data.readers import (
+    SampleList,
+    count_classes,
+    count_odd_masks,
+    count_shared,
+    read_samples,
+)
 from advmia.data.specs import DATASETS, DatasetSpec
 from advmia.errors import UserError
 from advmia.evaluation import Evaluation, evaluate
@@ -56,6 +62,7 @@ def train(task: Task, args: argparse.Namespace) -> None:
     if args.valFraction is not None:
         chosen_on = f"held-out {args.valFraction:g} of the training list"
         train_data, test_data = hold_out(train_data, args.valFraction, seed=args.seed)
+    _check_scorable(test_data)
     loader = TrainingLoader(train_data, args.bs, devices[0], task.order, spec.augmentation, args.seed)
     optimizer = task.optimizer(model.parameters(), args.lr, args.wd)
     schedule = task.schedule(optimizer, args.lr, args.epoch * (len(train_data) // args.bs + 1))
@@ -92,8 +99,8 @@ def test(task: Task, args: argparse.Namespace) -> None:
     source = None
     if (source_model, source_weight) != (args.targetModel, args.targetWeight):
         source = load_model(source_model, source_weight, spec, classes=classes)[0]
-    samples = read_samples(spec, args.dataRoot, "test", classes=classes)
-    data = load_data(args.dataRoot, samples.first(args.limit), workers=args.workers)
+    data = _load(args, read_samples(spec, args.dataRoot, "test", classes=classes))
+    _check_scorable(data)
     results = _open_results(args, task, spec, data, source_model, source_weight)
 
     loader = EvaluationLoader(data, args.bs, devices[0])
@@ -142,11 +149,28 @@ def _load_lists(args: argparse.Namespace, spec: DatasetSpec) -> tuple[ImageData,
     shared = count_shared(train_list, test_list)
     if shared:
         say(f"warning: {shared} images are in both {train_list.path} and {test_list.path.name}: scores will flatter")
-    train_list, test_list = train_list.first(args.limit), test_list.first(args.limit)
-    return (
-        load_data(args.dataRoot, train_list, workers=args.workers),
-        load_data(args.dataRoot, test_list, workers=args.workers),
-    )
+    return _load(args, train_list), _load(args, test_list)
+
+
+def _load(args: argparse.Namespace, samples: SampleList) -> ImageData:
+    """The pixels of the rows asked for; what is odd about them is said."""
+    samples = samples.first(args.limit)
+    odd = count_odd_masks(samples)
+    if odd:
+        say(f"{samples.path}: {odd} masks have another size than their image; both are resized to the same square")
+    data = load_data(args.dataRoot, samples, workers=args.workers)
+    if data.empty_masks:
+        say(f"{samples.path}: {data.empty_masks} masks are all background")
+    return data
+
+
+def _check_scorable(data: ImageData) -> None:
+    """Says for which findings a list has no AUROC; none for any of them is no list to score on."""
+    undefined, where = data.undefined_findings, data.samples.path
+    if undefined and len(undefined) == len(data.samples.spec.findings):
+        raise UserError(f"{where}: no finding has both a positive and a negative among the {len(data)} rows: use more")
+    if undefined:
+        say(f"{where}: {', '.join(undefined)} have one class only in {len(data)} rows: left out of the mean AUROC")
 
 
 def _load_helper(args: argparse.Namespace, spec: DatasetSpec, classes: int) -> nn.Module | None:

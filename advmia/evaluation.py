@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from advmia.attacks.steps import Attack, frozen_eval
 from advmia.data.loading import EvaluationLoader
+from advmia.errors import UserError
 from advmia.metrics import Scores
 from advmia.rng import SampleRng
 from advmia.tasks import Task
@@ -58,6 +59,8 @@ def evaluate(
             logits = model(x).float()
         if attack is None:
             seconds += _now(loader.device) - start
+        if not logits.isfinite().all():  # argmax would call NaN class 0
+            raise UserError(f"{title}: the network's outputs are not all finite numbers; its weights must be made anew")
         meter.update(logits, batch.y)
         outcomes.append(task.outcome(logits, batch.y).cpu())
     return Evaluation(meter.compute(), torch.cat(outcomes), seconds)

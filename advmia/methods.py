@@ -64,7 +64,7 @@ class TRADES:
 
 @dataclass(frozen=True)
 class MART:
-    """Boosted CE on x' plus beta times KL weighted by the clean error (Wang et al. 2020, equations 10 and 11)."""
+    """Boosted CE on x' plus beta times KL weighted by the clean error (Wang et al. 2020, section 3)."""
 
     budget: Budget
     beta: float
@@ -72,12 +72,13 @@ class MART:
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
         x_adv = _ascend_from_normal(model, x, y, cross_entropy, self.budget, rng)
         logits, logits_adv = model(x).float(), model(x_adv).float()
-        p, p_adv = F.softmax(logits, dim=1), F.softmax(logits_adv, dim=1)
-        truth = F.one_hot(y, p.shape[1]).bool()
+        log_p, p_adv = F.log_softmax(logits, dim=1), F.softmax(logits_adv, dim=1)
+        truth = F.one_hot(y, p_adv.shape[1]).bool()
         strongest_wrong = p_adv.masked_fill(truth, -1.0).amax(dim=1)
         boosted = cross_entropy(logits_adv, y) - torch.log(1.0001 - strongest_wrong + 1e-12)
-        divergence = F.kl_div(torch.log(p_adv + 1e-12), p, reduction="none").sum(dim=1)
-        weight = 1.0000001 - p[truth]
+        # log_target: the gradient by a p that underflows to 0 would be NaN
+        divergence = F.kl_div(torch.log(p_adv + 1e-12), log_p, reduction="none", log_target=True).sum(dim=1)
+        weight = 1.0000001 - log_p[truth].exp()
         return boosted.mean() + self.beta * (divergence * weight).mean()
 
 
@@ -85,7 +86,7 @@ class MART:
 class HAT:
     """TRADES plus gamma times CE at x + h (x' - x), labelled by a frozen, naturally trained helper at x'.
 
-    Rade and Moosavi-Dezfooli 2022, equation 4 and algorithm 1.
+    Rade and Moosavi-Dezfooli 2022, algorithm 1.
     """
 
     budget: Budget

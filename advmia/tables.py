@@ -1,4 +1,4 @@
-"""From result files to a table of robust accuracies, and curves over eps."""
+"""From result files to a table of robust scores, and curves over eps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _IDENTITY = ["model", "method", "from", "images"]
 
 
 def gather(paths: Sequence[Path]) -> pd.DataFrame:
-    """One line per (result file, attack, eps): dataset, model, method, from, images, attack, eps, accuracy.
+    """One line per (result file, attack, eps): dataset, model, method, from, images, attack, eps, score_name, score.
 
     `paths`: result files (.json) or folders of them. Raises `UserError` when there are none.
     """
@@ -45,7 +45,8 @@ def _lines(file: Path) -> list[dict[str, Any]]:
             "images": row["n"],
             "attack": row["attack"],
             "eps": row["eps"],
-            "accuracy": row["scores"]["accuracy"],
+            "score_name": next(iter(row["scores"])),  # the task's first: accuracy, mean AUROC or Dice
+            "score": next(iter(row["scores"].values())),
         }
         for row in record["rows"]
     ]
@@ -60,9 +61,9 @@ def _method(record: dict[str, Any]) -> str:
 
 
 def robustness_table(results: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy in percent of one data set: a row per result file, a column per attack and eps, `clean` first."""
+    """Scores in percent of one data set: a row per result file, a column per attack and eps, `clean` first."""
     column = results.apply(lambda row: "clean" if row["attack"] == CLEAN else f"{row['attack']} {row['eps']:g}", axis=1)
-    table = (100 * results["accuracy"]).groupby([*(results[key] for key in [*_IDENTITY, "file"]), column]).first()
+    table = (100 * results["score"]).groupby([*(results[key] for key in [*_IDENTITY, "file"]), column]).first()
     wide = table.unstack().reindex(columns=list(dict.fromkeys(column)))
     return wide.round(1).reset_index().drop(columns="file")
 
@@ -89,8 +90,9 @@ def write_tables(paths: Sequence[Path], out: Path | None) -> str:
     sections = []
     for dataset, part in results.groupby("dataset", sort=True):
         table = robustness_table(part)
+        name = part["score_name"].iloc[0]
         sections.append(
-            f"{dataset}: accuracy in percent, by attack and eps (grey levels out of 255)\n\n{to_markdown(table)}"
+            f"{dataset}: {name} in percent, by attack and eps (grey levels out of 255)\n\n{to_markdown(table)}"
         )
         if out is not None:
             plot_curves(part, str(dataset), out / f"{dataset}.png")
@@ -101,7 +103,7 @@ def write_tables(paths: Sequence[Path], out: Path | None) -> str:
 
 
 def plot_curves(results: pd.DataFrame, dataset: str, path: Path) -> None:
-    """Accuracy over eps, one panel per attack, one curve per result file; the clean accuracy stands at eps 0."""
+    """Score over eps, one panel per attack, one curve per result file; the clean score stands at eps 0."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -119,10 +121,10 @@ def plot_curves(results: pd.DataFrame, dataset: str, path: Path) -> None:
                 shown = curve[curve["attack"].isin([CLEAN, attack])].sort_values("eps")
                 first = curve.iloc[0]
                 name = f"{first['model']} {first['method']}" + (f" from {first['from']}" if first["from"] else "")
-                panel.plot(shown["eps"], 100 * shown["accuracy"], marker=marker, label=name)
+                panel.plot(shown["eps"], 100 * shown["score"], marker=marker, label=name)
             panel.set(title=attack, xlabel="eps (grey levels out of 255)", ylim=(-2, 102))
             panel.grid(alpha=0.3)
-        panels[0][0].set_ylabel("accuracy (%)")
+        panels[0][0].set_ylabel(f"{results['score_name'].iloc[0]} (%)")
         panels[0][-1].legend()
         figure.suptitle(f"{dataset}, {results['images'].max()} images")
         with whole_file(path) as temporary:

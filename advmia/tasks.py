@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from torch import Tensor
 from torch.nn import Parameter
-from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+from torch.optim import SGD, Adam, Optimizer
+from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 
 from advmia.attacks.steps import Objective
 from advmia.budgets import Budget, grey_token
-from advmia.checkpoints import TrainingSettings, classification_name
+from advmia.checkpoints import TrainingSettings, classification_name, segmentation_name
 from advmia.data.loading import Order
-from advmia.data.specs import DATASETS, TaskName
-from advmia.losses import cross_entropy
-from advmia.metrics import ClassificationMeter, Meter, Scores
+from advmia.data.specs import CHEST_FINDINGS, DATASETS, TaskName
+from advmia.losses import binary_cross_entropy, cross_entropy, pixel_cross_entropy, soft_dice
+from advmia.metrics import ClassificationMeter, Meter, MultiLabelMeter, Scores, SegmentationMeter, mask_overlap
 from advmia.models import MODELS
 
 MOMENTUM = 0.9
@@ -60,7 +61,22 @@ def sgd(parameters: Iterable[Parameter], lr: float, weight_decay: float) -> Opti
 
 def one_cycle(optimizer: Optimizer, lr: float, steps: int) -> LRScheduler:
     """Torch's one-cycle schedule: cosine, momentum cycled between 0.85 and 0.95."""
-    return OneCycleLR(optimizer, max_lr=lr, total_steps=steps, pct_start=WARM_UP_SHARE)
+    # Torch divides by zero when the rate rises for exactly one step: a hair longer, then.
+    share = WARM_UP_SHARE + (1e-9 if WARM_UP_SHARE * steps == 1 else 0)
+    return OneCycleLR(optimizer, max_lr=lr, total_steps=steps, pct_start=share)
+
+
+def adam(parameters: Iterable[Parameter], lr: float, weight_decay: float) -> Optimizer:
+    return Adam(parameters, lr=lr, weight_decay=weight_decay)
+
+
+def constant(optimizer: Optimizer, lr: float, steps: int) -> LRScheduler:
+    return ConstantLR(optimizer, factor=1.0, total_iters=0)
+
+
+def label_scores(logits: Tensor, _: Tensor) -> Tensor:
+    """The logit of each label, by which AUROC ranks."""
+    return logits
 
 
 def predicted_class(logits: Tensor, _: Tensor) -> Tensor:
@@ -82,9 +98,36 @@ def _spelled(budget: Budget) -> str:
     return f"eps:{eps}-255 step:{budget.steps} stepSize:{step_size}-255"
 
 
+def _multi_label_clean_line(s: Scores) -> str:
+    return f"nat mean AUC: {s['auroc']:.4f}{_by_finding(s)}"
+
+
+def _multi_label_attack_line(budget: Budget, s: Scores, seconds: float) -> str:
+    return f"\t{_spelled(budget)} mean AUC: {s['auroc']:.4f} totalTIme:{seconds:.2f}s{_by_finding(s)}"
+
+
+def _by_finding(s: Scores) -> str:
+    """One further line a finding; an undefined one is said."""
+    lines = []
+    for name, score in s.items():
+        if name != "auroc":
+            lines.append(f"\t\t{name}: " + ("undefined (one class only)" if math.isnan(score) else f"{score:.4f}"))
+    return "\n" + "\n".join(lines)
+
+
+def _segmentation_clean_line(s: Scores) -> str:
+    return f"test dice:{s['dice']:.4f} test iou:{s['iou']:.4f} test ceLoss:{s['ce_loss']:.4f}"
+
+
+def _segmentation_attack_line(budget: Budget, s: Scores, seconds: float) -> str:
+    return f"{_spelled(budget)} dice:{s['dice']:.4f} IoU:{s['iou']:.4f}"
+
+
+_CLASSIFIERS = tuple(name for name, spec in MODELS.items() if spec.kind == "classification")
+
 SINGLE_LABEL = Task(
     name="single-label",
-    models=tuple(name for name, spec in MODELS.items() if spec.kind == "classification"),
+    models=_CLASSIFIERS,
     methods=("nat", "pgdat", "trades", "mart", "hat"),
     attacks={"fgsm": cross_entropy, "pgd": cross_entropy},
     checkpoint_folder="clsCkpt",
@@ -100,4 +143,44 @@ SINGLE_LABEL = Task(
     schedule=one_cycle,
     clean_line=_classification_clean_line,
     attack_line=_classification_attack_line,
+)
+
+MULTI_LABEL = Task(
+    name="multi-label",
+    models=_CLASSIFIERS,
+    methods=("nat", "pgdat"),
+    attacks={"pgd": binary_cross_entropy},
+    checkpoint_folder="clsCkpt",
+    checkpoint_name=classification_name,
+    default_lr=0.01,
+    objective=binary_cross_entropy,
+    meter=lambda _: MultiLabelMeter(CHEST_FINDINGS),
+    outcome=label_scores,
+    score_names=("auroc", *CHEST_FINDINGS),
+    selection="auroc",
+    order="shuffled",
+    optimizer=sgd,
+    schedule=one_cycle,
+    clean_line=_multi_label_clean_line,
+    attack_line=_multi_label_attack_line,
+)
+
+SEGMENTATION = Task(
+    name="segmentation",
+    models=tuple(name for name, spec in MODELS.items() if spec.kind == "segmentation"),
+    methods=("nat", "pgdat"),
+    attacks={"pgd": pixel_cross_entropy, "pgd-dice": soft_dice},
+    checkpoint_folder="segckpt",
+    checkpoint_name=segmentation_name,
+    default_lr=1e-4,
+    objective=pixel_cross_entropy,
+    meter=SegmentationMeter,
+    outcome=mask_overlap,
+    score_names=("dice", "iou", "ce_loss"),
+    selection="dice",
+    order="shuffled",
+    optimizer=adam,
+    schedule=constant,
+    clean_line=_segmentation_clean_line,
+    attack_line=_segmentation_attack_line,
 )

@@ -21,4 +21,5 @@ class AttackSpec:
 ATTACKS: dict[str, AttackSpec] = {
     "fgsm": AttackSpec(fgsm, fgsm_budget),
     "pgd": AttackSpec(pgd, pgd_budget),
+    "pgd-dice": AttackSpec(pgd, pgd_budget),  # segmentation: the same attack up the soft Dice loss
 }

@@ -75,7 +75,7 @@ def normal_start(x: Tensor, eps: float, rng: SampleRng, scale: float = 0.001) ->
 def ascend(model: nn.Module, x: Tensor, y: Tensor, objective: Objective, budget: Budget, start: Tensor) -> Tensor:
     """Sign steps up the objective from `start`, projected after each (Madry et al. 2018, equation in section 2.1)."""
     x_adv = start
-    for _ in range(budget.steps):
+    for _ in range(budget.steps if budget.eps else 0):
         gradient = input_gradient(model, x_adv, y, objective)
-        x_adv = project(x_adv + budget.step_size * gradient.sign_(), x, budget.eps)
+        x_adv = project(x_adv + budget.step_size * gradient.sign(), x, budget.eps)
     return x_adv.detach()

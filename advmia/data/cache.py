@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import io
 import json
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -88,15 +89,30 @@ class _Job:
         key = json.dumps([self.recipe, PIL.__version__, self.samples.spec.folder, self.names])
         return f"{self.samples.spec.folder}-{hashlib.sha256(key.encode()).hexdigest()[:20]}"
 
+    def header(self) -> bytes:
+        """What the array's .npy file begins with."""
+        header = io.BytesIO()
+        shape = (len(self.names), *self.shape)
+        np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        return header.getvalue()
+
     def fingerprint(self) -> str:
         """Changes with any input file's size or modification time."""
-        stats = [(self.folder / name).stat() for name in self.names]
+        stats = []
+        for position in range(len(self.names)):
+            with self._reading(position) as path:
+                stats.append(path.stat())
         return hashlib.sha256(json.dumps([(s.st_size, s.st_mtime_ns) for s in stats]).encode()).hexdigest()
 
     def load_item(self, position: int) -> np.ndarray:
+        with self._reading(position) as path:
+            return self.load(path)
+
+    @contextmanager
+    def _reading(self, position: int) -> Iterator[Path]:
         path = self.folder / self.names[position]
         try:
-            return self.load(path)
+            yield path
         except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
             raise UserError(
                 f"{self.samples.path} row {self.samples.rows[position]}: cannot read {path} ({error});"
@@ -106,12 +122,14 @@ class _Job:
 
 def _cached(root: Path, job: _Job, workers: int) -> CachedArray:
     path = root / CACHE_FOLDER / f"{job.file_stem()}.npy"
-    with _locked(path.with_suffix(".lock")):
-        fingerprint = job.fingerprint()
-        cached = _read(path, job, fingerprint)
-        if cached is None:
-            _build(path, job, fingerprint, workers)
+    cached = _read(path, job, job.fingerprint())  # a finished array needs no lock: a read-only folder will do
+    if cached is None:
+        with _locked(path.with_suffix(".lock")):
+            fingerprint = job.fingerprint()
             cached = _read(path, job, fingerprint)
+            if cached is None:
+                _build(path, job, fingerprint, workers)
+                cached = _read(path, job, fingerprint)
     if cached is None:
         raise UserError(f"{path} does not read back as it was written: check the disk, or change --dataRoot")
     return cached
@@ -120,24 +138,29 @@ def _cached(root: Path, job: _Job, workers: int) -> CachedArray:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """One process at a time; the system drops the lock when its holder dies."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
-    except OSError as error:
-        raise UserError(f"cannot write the image cache at {path.parent} ({error.strerror})") from error
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fcntl.flock(stack.enter_context(path.open("w")), fcntl.LOCK_EX)
+        except OSError as error:
+            raise UserError(
+                f"cannot write the image cache at {path.parent} ({error.strerror}): make it writable,"
+                f" or choose another --dataRoot"
+            ) from error
         yield
 
 
 def _read(path: Path, job: _Job, fingerprint: str) -> CachedArray | None:
     """The array, if it is there, whole, and made from the files as they are now."""
+    header = job.header()  # known to the byte: nothing in a damaged file is parsed
     try:
         facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        pixels = np.load(path, mmap_mode="r", allow_pickle=False)
+        with path.open("rb") as file:
+            is_ours = file.read(len(header)) == header
+        pixels = np.memmap(path, np.uint8, mode="r", offset=len(header), shape=(len(job.names), *job.shape))
     except (OSError, ValueError):
         return None
-    if facts.get("fingerprint") != fingerprint or pixels.shape != (len(job.names), *job.shape):
+    if not is_ours or not isinstance(facts, dict) or facts.get("fingerprint") != fingerprint:
         return None
     checksum = _checksum(pixels)
     return CachedArray(pixels, checksum) if facts.get("crc32") == checksum else None
@@ -153,15 +176,14 @@ def _checksum(array: np.ndarray) -> int:
 
 def _build(path: Path, job: _Job, fingerprint: str, workers: int) -> None:
     """Decodes every file and writes array and facts. Old facts go first, so that a kill leaves nothing half true."""
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):  # of a killed build; the lock is ours
+    for leftover in path.parent.glob(f".{path.stem}.*.tmp"):  # of a killed build; the lock is ours
         leftover.unlink()
     path.with_suffix(".json").unlink(missing_ok=True)
     count, checksum = len(job.names), 0
-    header = {"descr": "|u1", "fortran_order": False, "shape": (count, *job.shape)}
     bar = tqdm(total=count, desc=f"caching {job.folder}", unit="img", disable=None)
     # Plain writes, not a memory map: on a full disk a map would end the process without a word.
     with whole_file(path) as temporary, temporary.open("wb") as file, ThreadPoolExecutor(workers) as pool, bar:
-        np.lib.format.write_array_header_1_0(file, header)
+        file.write(job.header())
         for start in range(0, count, _FILES_AT_A_TIME):
             for item in pool.map(job.load_item, range(start, min(start + _FILES_AT_A_TIME, count))):
                 data = np.ascontiguousarray(item).tobytes()

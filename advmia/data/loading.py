@@ -46,6 +46,18 @@ class ImageData:
             "content": samples.label or "official",
         }
 
+    @property
+    def empty_masks(self) -> int:
+        """How many masks are all background."""
+        return 0 if self.masks is None else sum(not self.masks[row].any() for row in self.rows)
+
+    @property
+    def undefined_findings(self) -> list[str]:
+        """Multi-label: the findings that all images have, or none has; AUROC is undefined for them."""
+        names = self.samples.spec.findings
+        positives = self.targets(self.rows).sum(dim=0) if names else torch.empty(0)
+        return [name for name, count in zip(names, positives, strict=True) if count in (0, len(self))]
+
     def targets(self, rows: np.ndarray) -> Tensor:
         """Labels of the rows: (B,) int64, (B, 14) float32, or masks (B, S, S) int64."""
         if self.masks is not None:
@@ -79,7 +91,7 @@ def hold_out(data: ImageData, fraction: float, *, seed: int) -> tuple[ImageData,
     """Splits off `fraction` of the rows, keeping the classes' shares: (the rest, the part held out)."""
     from sklearn.model_selection import train_test_split  # here, because it takes a second to import
 
-    labels = data.samples.labels.numpy() if data.samples.spec.task == "single-label" else None
+    labels = data.samples.labels.numpy()[data.rows] if data.samples.spec.task == "single-label" else None
     try:
         kept, held = train_test_split(data.rows, test_size=fraction, random_state=seed, stratify=labels)
     except ValueError as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from advmia.data.markers import data_label
@@ -63,7 +64,7 @@ def read_samples(spec: DatasetSpec, root: Path, split: Split, *, classes: int | 
     a missing list, folder or image, an empty list, a row of the wrong form and a label out of range, naming the row.
     """
     path = spec.list_path(root, split)
-    rows = _read_rows(spec, path)
+    rows = read_rows(spec, path)
     files = tuple(image for _, image, _ in rows)
     folder = root / spec.folder
     _check_files(path, rows, files, folder / spec.image_folder, "image")
@@ -91,7 +92,7 @@ def count_classes(spec: DatasetSpec, root: Path) -> int | None:
     path = spec.list_path(root, "train")
     if spec.classes is not None or not path.exists():
         return spec.classes
-    return _parse_labels(spec, path, _read_rows(spec, path), None)[1]
+    return _parse_labels(spec, path, read_rows(spec, path), None)[1]
 
 
 def count_shared(train: SampleList, test: SampleList) -> int:
@@ -99,7 +100,25 @@ def count_shared(train: SampleList, test: SampleList) -> int:
     return len(set(train.files) & set(test.files))
 
 
-def _read_rows(spec: DatasetSpec, path: Path) -> list[Row]:
+def count_odd_masks(samples: SampleList) -> int:
+    """Segmentation: how many masks have another size in pixels than their image."""
+    folders = (samples.folder / samples.spec.image_folder, samples.folder / str(samples.spec.mask_folder))
+    return sum(
+        _image_size(folders[0] / image) != _image_size(folders[1] / mask)
+        for image, mask in zip(samples.files, samples.masks, strict=bool(samples.masks))
+    )
+
+
+def _image_size(path: Path) -> tuple[int, int]:
+    """Width and height from the file's header; (0, 0) for no image: decoding names it, with its row."""
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return 0, 0
+
+
+def read_rows(spec: DatasetSpec, path: Path) -> list[Row]:
     """The rows of a list, header (multi-label) checked and dropped, blank lines skipped."""
     second = "mask" if spec.mask_folder else "label"
     try:
@@ -117,7 +136,7 @@ def _read_rows(spec: DatasetSpec, path: Path) -> list[Row]:
     rows = []
     for number, row in lines:
         if len(row) != 2 or not row[0].strip() or not row[1].strip():
-            raise UserError(f"{path} row {number}: expected `image,{second}`, got `{','.join(row)}`")
+            raise UserError(f"{path} row {number}: expected `image,{second}`, got `{_shown(','.join(row))}`")
         rows.append((number, row[0].strip(), row[1].strip()))
     if not rows:
         raise UserError(f"{path} is empty: expected rows `image,{second}`")
@@ -125,24 +144,34 @@ def _read_rows(spec: DatasetSpec, path: Path) -> list[Row]:
 
 
 def _drop_header(spec: DatasetSpec, path: Path, lines: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
-    header = tuple(name.strip() for name in lines[0][1]) if lines else ()
+    number, row = lines[0] if lines else (1, [])
+    header = tuple(name.strip() for name in row)
     # Some copies of the list have a first column for the image's name.
     if header[-len(spec.findings) :] != spec.findings:
-        raise UserError(f"{path} row 1: expected the header {','.join(spec.findings)}, got `{','.join(header)}`")
+        expected = ",".join(spec.findings)
+        raise UserError(f"{path} row {number}: expected the header {expected}, got `{_shown(','.join(header))}`")
     return lines[1:]
 
 
+def _shown(text: str) -> str:
+    """What a message repeats of a row: after a quote that is never closed, a row is the whole rest of the file."""
+    text = " ".join(text.split())
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
 def _check_files(path: Path, rows: Sequence[Row], names: Sequence[str], folder: Path, kind: str) -> None:
-    """Each name is a file in `folder`. Looking in the folder's listing also keeps `../` and absolute paths out."""
+    """Each name is a file in `folder`, and no link to nowhere. Looking in its listing keeps `../` and `/` out."""
     try:
-        present = {entry.name for entry in os.scandir(folder)}
+        present = {entry.name for entry in os.scandir(folder) if entry.is_file()}
     except OSError as error:
         raise UserError(f"no {kind} folder at {folder} ({error.strerror}); {path} lists its files") from error
     missing = [(row[0], name) for row, name in zip(rows, names, strict=True) if name not in present]
     if missing:
         line, name = missing[0]
         more = f" (and {len(missing) - 1} more rows)" if len(missing) > 1 else ""
-        raise UserError(f"{path} row {line}: {kind} {name} is not in {folder}{more}; complete the folder or the list")
+        raise UserError(
+            f"{path} row {line}: {kind} {_shown(name)} is not in {folder}{more}; complete the folder or the list"
+        )
 
 
 def _parse_labels(spec: DatasetSpec, path: Path, rows: Sequence[Row], classes: int | None) -> tuple[Tensor, int]:
@@ -167,13 +196,13 @@ def _parse_integer(path: Path, line: int, text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise UserError(f"{path} row {line}: expected an integer label, got `{text}`") from None
+        raise UserError(f"{path} row {line}: expected an integer label, got `{_shown(text)}`") from None
 
 
 def _parse_bits(spec: DatasetSpec, path: Path, rows: Sequence[Row]) -> Tensor:
     width = len(spec.findings)
     for line, _, text in rows:
         if len(text) != width + 1 or text[0] != "b" or set(text[1:]) - {"0", "1"}:
-            raise UserError(f"{path} row {line}: expected the letter b and {width} bits, got `{text}`")
+            raise UserError(f"{path} row {line}: expected the letter b and {width} bits, got `{_shown(text)}`")
     bits = np.array([[bit == "1" for bit in text[1:]] for _, _, text in rows], dtype=np.float32)
     return torch.from_numpy(bits)

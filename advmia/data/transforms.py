@@ -24,8 +24,7 @@ def load_image(path: Path, resize: int, size: int) -> np.ndarray:
     EXIF rotation is not applied: masks would no longer fit. Raises OSError or ValueError for what is no 8-bit image.
     """
     with Image.open(path) as image:
-        if image.mode.startswith(("I", "F")):
-            raise ValueError(f"{image.mode} pixels; expected 8 bits a channel")
+        _check_depth(image)
         resized = image.convert("RGB").resize((resize, resize), Image.Resampling.BILINEAR)
     # round() to even, as torchvision's CenterCrop
     offset = round((resize - size) / 2)
@@ -35,13 +34,21 @@ def load_image(path: Path, resize: int, size: int) -> np.ndarray:
 def load_mask(path: Path, size: int) -> np.ndarray:
     """A mask file as uint8 (size, size) of 0 and 1, nearest-neighbour resized. Raises as `load_image`."""
     with Image.open(path) as image:
+        _check_depth(image)
         resized = image.convert("L").resize((size, size), Image.Resampling.NEAREST)
     return (np.asarray(resized) >= FOREGROUND).astype(np.uint8)
 
 
+def _check_depth(image: Image.Image) -> None:
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(f"{image.mode} pixels; expected 8 bits a channel")
+
+
 def to_pixels(images: Tensor) -> Tensor:
     """uint8 (B, H, W, C) to float32 (B, C, H, W) in [0, 1], in channels-last memory."""
-    return images.permute(0, 3, 1, 2).to(torch.float32).div_(GREY_LEVELS)
+    # A plain number would make CUDA multiply by its reciprocal: the last bit of half the grey levels would differ.
+    levels = torch.full((), GREY_LEVELS, dtype=torch.float32, device=images.device)
+    return images.permute(0, 3, 1, 2).to(torch.float32).div_(levels)
 
 
 def augment(images: Tensor, augmentation: Augmentation, draws: Tensor) -> Tensor:

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# The main job, end to end, on generated images: trains a network naturally and with PGD-AT, attacks both, prints the
+# robustness table and draws the curves. Everything goes to the folder DEMO (default demo); what is finished is not
+# repeated. Sets up .venv if need be. Further arguments go to every training and test command, e.g. --gpu 0
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/python.sh
+find_python requirements.txt
+DEMO=${DEMO:-demo}
+
+COMMON=(--dataset melBin --dataRoot "$DEMO/data" --imgSize 32 "$@")
+"$PYTHON" -m advmia phantoms --dataRoot "$DEMO/data" --dataset mel2017 --count 520 --size 64
+for method in nat pgdat; do
+  "$PYTHON" trainCls.py "${COMMON[@]}" --method $method --model mv2 --eps 8 --epoch 5 --bs 16 --saveDir "$DEMO/clsCkpt"
+done
+for weights in "$DEMO"/clsCkpt/MobileNetV2_melBin_*_maxLR0.01_weightDecay0.001; do
+  "$PYTHON" testCls.py "${COMMON[@]}" --targetModel mv2 --targetWeight "$weights" --bs 32 --resultDir "$DEMO/results"
+done
+"$PYTHON" -m advmia tables "$DEMO/results" --out "$DEMO"
+echo "curves: $DEMO/melBin[phantom].png; per-image outcomes: $DEMO/results"

@@ -1,0 +1,72 @@
+"""Grey levels become pixel values here alone; the survey's step sizes (REFERENCE sections 4 and 5)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from advmia.budgets import Budget, fgsm_budget, grey_token, pgd_budget, step_size_for, training_budget
+from advmia.errors import UserError
+
+PUBLISHED = [(1, 0.5), (2, 0.5), (4, 1), (8, 2)]  # eps, step size; grey levels
+
+
+@pytest.mark.parametrize(("eps", "step_size"), PUBLISHED)
+def test_published_budgets(eps: float, step_size: float) -> None:
+    """Fails for another step size, number of steps, or divisor than the survey's."""
+    assert step_size_for(eps) == step_size
+    assert training_budget(eps) == Budget(eps / 255, 10, step_size / 255)
+    assert pgd_budget(eps) == Budget(eps / 255, 20, step_size / 255)
+    assert fgsm_budget(eps) == Budget(eps / 255, 1, eps / 255)
+
+
+@pytest.mark.parametrize(("eps", "step_size"), [(0, 0.5), (0.5, 0.5), (3, 0.75), (16, 4), (255, 63.75)])
+def test_step_size_of_other_budgets(eps: float, step_size: float) -> None:
+    """Fails if an eps that the survey does not have gets no step size, or one of another rule."""
+    assert step_size_for(eps) == step_size
+
+
+@pytest.mark.parametrize("eps", [0, 0.5, 1, 2, 4, 8, 12.75, 255])
+def test_grey_levels_come_back(eps: float) -> None:
+    """Fails if rounding shows: results are found again by their grey eps."""
+    budget = Budget.grey(eps, 20, eps / 4)
+    assert budget.grey_eps == eps
+    assert budget.grey_step_size == round(eps / 4, 6)
+
+
+@pytest.mark.parametrize(
+    ("eps", "steps", "step_size", "says"),
+    [
+        pytest.param(8, 20, 0.01, r"eps 8 is outside \[0, 1\].*Budget\.grey", id="grey eps as pixel value"),
+        pytest.param(-0.01, 20, 0.01, "eps -0.01 is outside", id="negative eps"),
+        pytest.param(float("nan"), 20, 0.01, "eps nan is outside", id="eps not a number"),
+        pytest.param(0.03, -1, 0.01, "steps >= 0.*got -1 and 0.01", id="negative steps"),
+        pytest.param(0.03, 20, -0.01, "step size >= 0, got 20 and -0.01", id="negative step size"),
+    ],
+)
+def test_bad_budgets(eps: float, steps: int, step_size: float, says: str) -> None:
+    """Fails if a budget that no attack can keep is built."""
+    with pytest.raises(UserError, match=says):
+        Budget(eps, steps, step_size)
+
+
+def test_grey_levels_beyond_white() -> None:
+    """Fails if the check comes before the division."""
+    with pytest.raises(UserError, match="is outside"):
+        Budget.grey(256, 20, 1)
+    assert Budget.grey(255, 20, 1).eps == 1
+
+
+def test_a_budget_cannot_be_changed() -> None:
+    """Fails if an attack could alter the budget that the record states."""
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Budget.grey(8, 20, 2).eps = 0.5  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("grey", "token"), [(0, "0"), (0.5, "05"), (1, "1"), (1.0, "1"), (2, "2"), (2.5, "2.5"), (8, "8"), (0.25, "025")]
+)
+def test_grey_token(grey: float, token: str) -> None:
+    """Fails if checkpoints and output lines no longer carry the reference's spelling (0.5 is `05`)."""
+    assert grey_token(grey) == token

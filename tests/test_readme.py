@@ -1,0 +1,90 @@
+"""Every command that the README shows is run, in its order, at tiny scale."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from downloads import make_chest, make_covid, make_isic, make_mesidor, make_npz
+from running import ROOT, run_process
+
+TEST = ["--imgSize", "16", "--gpu", "cpu", "--dataRoot", "phantoms"]
+TRAIN = [*TEST, "--epoch", "1", "--bs", "8"]
+FEW = ["--limit", "4"]
+SHRINK = {  # later flags win
+    "trainCls.py": [*TRAIN, *FEW],
+    "trainChex.py": TRAIN,
+    "trainSeg.py": [*TRAIN, *FEW, "--imgSize", "32"],
+    "testCls.py": [*TEST, *FEW],
+    "testChex.py": TEST,
+    "testSeg.py": [*TEST, *FEW, "--imgSize", "32"],
+    "phantoms": ["--count", "24", "--size", "32"],
+}
+NOT_RUN_HERE = {
+    "git": "fetches this repository",
+    "scripts/test.sh": "is what runs this test",
+    "scripts/demo.sh": "has a test of its own",
+}
+
+
+def readme_commands() -> list[list[str]]:
+    blocks = re.findall(r"^```\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
+    return [shlex.split(line) for block in blocks for line in block.splitlines()]
+
+
+def make_downloads(folder: Path) -> None:
+    """What a user would have downloaded, under the names that the README uses."""
+    make_mesidor(folder / "messidor", {f"2005102{n}_0000_0100_PP": n % 4 for n in range(10)})
+    make_isic(folder / "isic2017")
+    labels = ["No Finding", "Hernia", "Mass|Edema"]
+    make_chest(folder / "chestxray14", [(f"{n:08d}_000.png", labels[n % 3], n) for n in range(1, 13)])
+    make_covid(folder / "covid", [f"{name}-{n}" for name in ("COVID", "Normal") for n in range(1, 9)])
+    make_npz(
+        folder / "retinamnist_224.npz", {part: [[n % 5] for n in range(5)] for part in ("train", "val", "test")}, 224
+    )
+    masks = {f"{part}_label": np.eye(256, dtype=np.uint8)[None] for part in ("train", "val", "test")}
+    images = {f"{part}_images": np.zeros((1, 256, 256, 3), np.uint8) for part in ("train", "val", "test")}
+    np.savez(folder / "isic2018_256.npz", **images, **masks)
+
+
+def test_every_readme_command(tmp_path: Path) -> None:
+    """Fails when the README names a flag, file or checkpoint that does not exist."""
+    (tmp_path / "downloads").mkdir()
+    make_downloads(tmp_path / "downloads")
+    commands = readme_commands()
+    assert len(commands) > 20
+    for words in sorted(commands, key=lambda words: "phantoms" not in words):  # the others' data first
+        if words[0] in NOT_RUN_HERE:
+            continue
+        assert words[0] == "python", words
+        program = words[2:] if words[1] == "-m" else words[1:]
+        extra = SHRINK.get(program[0], SHRINK.get(program[1], []))
+        done = run_process(*program, *extra, cwd=tmp_path)
+        assert done.returncode == 0, (words, done.stderr)
+    assert (tmp_path / "tables" / "tables.md").exists()
+
+
+def test_demo(tmp_path: Path) -> None:
+    """The first command of the README, tiny: both networks trained and attacked, table and curves made, twice."""
+    command = [ROOT / "scripts" / "demo.sh", "--limit", "8", "--imgSize", "16", "--gpu", "cpu"]
+    environment = os.environ | {"PYTHON": sys.executable, "DEMO": str(tmp_path / "demo"), "OMP_NUM_THREADS": "1"}
+    for _ in range(2):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+        assert done.returncode == 0, done.stderr
+        assert re.search(r"^\| mv2 +\| nat ", done.stdout, re.M) and re.search(
+            r"^\| mv2 +\| pgdat 8 ", done.stdout, re.M
+        )
+    assert "trained already" in done.stdout
+    assert (tmp_path / "demo" / "melBin[phantom].png").exists()
+
+
+@pytest.mark.parametrize("script", ["trainCls", "trainChex", "trainSeg", "testCls", "testChex", "testSeg"])
+def test_help(script: str, tmp_path: Path) -> None:
+    done = run_process(f"{script}.py", "--help", cwd=tmp_path)
+    assert done.returncode == 0 and f"example: python {script}.py" in done.stdout

@@ -1,0 +1,19 @@
+"""Trains a classifier of the 14 findings of ChestX-ray14, naturally or adversarially, and keeps its best epoch.
+
+example: python trainChex.py --method pgdat --model res18 --eps 8 --epoch 100 --bs 32 --gpu 0
+"""
+
+import sys
+
+from advmia import cli, commands
+from advmia.tasks import MULTI_LABEL
+
+
+def main() -> int:
+    parser = cli.train_parser(MULTI_LABEL, __doc__)
+    args = parser.parse_args()
+    return cli.run(parser, lambda: commands.train(MULTI_LABEL, args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

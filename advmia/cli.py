@@ -81,7 +81,8 @@ def train_parser(task: Task, description: str | None) -> Parser:
     how.add_argument(
         "--valFraction",
         type=_share,
-        help="choose the epoch on this held-out share of the training list (default: on the test list, as the survey)",
+        help="choose the epoch on this held-out share of the training list, drawn by image, not by patient"
+        " (default: on the test list, as the survey)",
     )
     _add_common(parser, bs=32)
     parser.add_argument("--saveDir", type=Path, default=Path(task.checkpoint_folder), help="where checkpoints go")

@@ -159,6 +159,8 @@ def _load(args: argparse.Namespace, samples: SampleList) -> ImageData:
     if odd:
         say(f"{samples.path}: {odd} masks have another size than their image; both are resized to the same square")
     data = load_data(args.dataRoot, samples, workers=args.workers)
+    if data.empty_masks == len(data):
+        raise UserError(f"{samples.path}: all {len(data)} masks are empty: foreground must be grey 128 or more of 255")
     if data.empty_masks:
         say(f"{samples.path}: {data.empty_masks} masks are all background")
     return data

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from advmia.attacks.steps import Attack, frozen_eval
 from advmia.data.loading import EvaluationLoader
 from advmia.errors import UserError
+from advmia.inference import inference_copy
 from advmia.metrics import Scores
 from advmia.rng import SampleRng
 from advmia.tasks import Task
@@ -53,7 +54,7 @@ def evaluate(
         x = batch.x
         if attack is not None:
             rng = SampleRng.of(*scope, samples=batch.index.tolist(), device=loader.device)
-            x = attack(attacked, x, batch.y, rng=rng)
+            x = attack(inference_copy(attacked, x), x, batch.y, rng=rng)
             seconds += _now(loader.device) - start
         with torch.no_grad(), frozen_eval(model):
             logits = model(x).float()

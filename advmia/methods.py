@@ -1,7 +1,7 @@
 """Training methods: `method(model, x, y, rng=rng) -> loss`.
 
-Adversarial examples are made with the model in eval mode and its parameters frozen; the loss is taken with the model as
-it is handed over (train mode in training), so that its gradient updates the parameters.
+Adversarial examples are made on the model's frozen copy in eval mode; the loss is taken with the model as it is handed
+over (train mode in training), so that its gradient updates the parameters.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from advmia.attacks.gradient import pgd
 from advmia.attacks.steps import Objective, ascend, frozen_eval, normal_start
 from advmia.budgets import Budget
+from advmia.inference import inference_copy
 from advmia.losses import cross_entropy, kl_divergence
 from advmia.rng import SampleRng
 
@@ -45,7 +46,7 @@ class PGDAT:
     budget: Budget
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
-        x_adv = pgd(self.budget, self.objective)(model, x, y, rng=rng)
+        x_adv = pgd(self.budget, self.objective)(inference_copy(model, x), x, y, rng=rng)
         return self.objective(model(x_adv), y).mean()
 
 
@@ -70,7 +71,7 @@ class MART:
     beta: float
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
-        x_adv = _ascend_from_normal(model, x, y, cross_entropy, self.budget, rng)
+        x_adv = _ascend_from_normal(inference_copy(model, x), x, y, cross_entropy, self.budget, rng)
         logits, logits_adv = model(x).float(), model(x_adv).float()
         log_p, p_adv = F.log_softmax(logits, dim=1), F.softmax(logits_adv, dim=1)
         truth = F.one_hot(y, p_adv.shape[1]).bool()
@@ -110,16 +111,17 @@ class HAT:
 
 def divergence_ascent(model: nn.Module, x: Tensor, y: Tensor, budget: Budget, rng: SampleRng) -> Tensor:
     """The adversarial example of TRADES and HAT: sign steps up KL(f(x) || f(x')) from near x."""
-    with torch.no_grad(), frozen_eval(model):
-        clean_logits = model(x)
-    return _ascend_from_normal(model, x, y, lambda logits, _: kl_divergence(logits, clean_logits), budget, rng)
+    attacked = inference_copy(model, x)
+    with torch.no_grad(), frozen_eval(attacked):
+        clean_logits = attacked(x)
+    return _ascend_from_normal(attacked, x, y, lambda logits, _: kl_divergence(logits, clean_logits), budget, rng)
 
 
 def _ascend_from_normal(
-    model: nn.Module, x: Tensor, y: Tensor, objective: Objective, budget: Budget, rng: SampleRng
+    attacked: nn.Module, x: Tensor, y: Tensor, objective: Objective, budget: Budget, rng: SampleRng
 ) -> Tensor:
-    with frozen_eval(model):
-        return ascend(model, x, y, objective, budget, normal_start(x, budget.eps, rng))
+    with frozen_eval(attacked):
+        return ascend(attacked, x, y, objective, budget, normal_start(x, budget.eps, rng))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def seed_from(*key: object) -> int:
-    """A 63-bit seed from anything with a stable repr: numbers, strings."""
+    """A 63-bit seed (of which torch's CPU generator uses 32) from the key's repr: 8 and 8.0 are different keys."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 

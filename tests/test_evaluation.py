@@ -35,6 +35,13 @@ from advmia.losses import cross_entropy
 from advmia.rng import SampleRng
 from advmia.tasks import SINGLE_LABEL
 
+
+@pytest.fixture(autouse=True)
+def attacks_run_on_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests follow single passes; that attacks run on a faithful copy instead is tested in test_inference."""
+    monkeypatch.setattr("advmia.evaluation.inference_copy", lambda model, x: model)
+
+
 IMAGES = 40
 BUDGET = Budget(8 / 255, 3, 2 / 255)
 PGD = pgd(BUDGET, cross_entropy)

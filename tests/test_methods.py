@@ -38,6 +38,13 @@ from advmia.methods import HAT, MART, METHODS, PGDAT, TRADES, Method, MethodSett
 from advmia.rng import SampleRng
 from advmia.tasks import MULTI_LABEL, SEGMENTATION, Task
 
+
+@pytest.fixture(autouse=True)
+def attacks_run_on_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests follow single passes; that attacks run on a faithful copy instead is tested in test_inference."""
+    monkeypatch.setattr("advmia.methods.inference_copy", lambda model, x: model)
+
+
 IMAGES = 12
 EPS, STEPS, STEP = 8 / 255, 3, 2 / 255
 BUDGET = Budget(EPS, STEPS, STEP)

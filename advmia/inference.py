@@ -1,0 +1,106 @@
+"""The network as attacks see it: a frozen copy in eval mode, batch norm folded into the convolutions before it.
+
+In eval mode batch norm is a fixed scale and shift of each channel, so the convolution before it can do its work. The
+copy computes the same function up to rounding; an attack, which runs it many times over, is saved the passes over
+memory that batch norm costs. What attacks find is always scored on the network itself.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import cast
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from advmia.attacks.steps import frozen_eval
+
+# How far the copy's outputs may be from the network's, as a share of the largest.
+_ROUNDING = 1e-3
+
+
+def inference_copy(model: nn.Module, x: Tensor) -> nn.Module:
+    """The copy of `model` for attacks, with the weights that the model has now.
+
+    The copy is made once for each model and refreshed when weights or running statistics have changed since. `x`:
+    images (B, C, H, W) on which a new copy is compared with the model; where they differ (a batch norm that is
+    registered after a convolution, but not fed by it), nothing is folded.
+    """
+    known = _COPIES.get(model)
+    if known is None:
+        known = _COPIES[model] = _Copy(model, fold=True)
+        if not known.agrees_with(model, x):
+            known = _COPIES[model] = _Copy(model, fold=False)
+    return known.refreshed(model)
+
+
+class _Copy:
+    """The copy of one network. It holds no reference to the network, which would keep it in memory for ever."""
+
+    def __init__(self, model: nn.Module, *, fold: bool) -> None:
+        self._network = copy.deepcopy(model).requires_grad_(False)
+        self._folds = [_Fold(self._network, *names) for names in list(_fed_batch_norms(self._network))] if fold else []
+        self._network.eval()
+        self._versions: list[tuple[int, int]] = []
+
+    @torch.no_grad()
+    def refreshed(self, model: nn.Module) -> nn.Module:
+        weights = model.state_dict()
+        versions = [(tensor.data_ptr(), tensor._version) for tensor in weights.values()]
+        if versions != self._versions:
+            for name, tensor in self._network.state_dict().items():
+                if name in weights:
+                    tensor.copy_(weights[name])
+            for fold in self._folds:
+                fold.refresh(weights)
+            self._versions = versions
+        return self._network
+
+    @torch.no_grad()
+    def agrees_with(self, model: nn.Module, x: Tensor) -> bool:
+        with frozen_eval(model):
+            expected, found = model(x[:2]), self.refreshed(model)(x[:2])
+        return bool((found - expected).abs().max() <= _ROUNDING * expected.abs().max())
+
+
+class _Fold:
+    """A convolution that takes over the batch norm behind it."""
+
+    def __init__(self, network: nn.Module, conv: str, norm: str) -> None:
+        self._conv_name, self._norm_name = conv, norm
+        self._conv = cast(nn.Conv2d, network.get_submodule(conv))
+        batch_norm = cast(nn.BatchNorm2d, network.get_submodule(norm))
+        self._epsilon = batch_norm.eps
+        if self._conv.bias is None:
+            self._conv.bias = nn.Parameter(self._conv.weight.new_zeros(self._conv.out_channels), requires_grad=False)
+        parent, _, child = norm.rpartition(".")
+        setattr(network.get_submodule(parent), child, nn.Identity())
+
+    def refresh(self, weights: dict[str, Tensor]) -> None:
+        """y = (conv(x) - mean) * scale + bias, in float64: it is done once and used many times."""
+
+        def read(name: str, default: float) -> Tensor:
+            mean = weights[f"{self._norm_name}.running_mean"]
+            return weights.get(name, torch.full_like(mean, default)).double()
+
+        scale = read(f"{self._norm_name}.weight", 1.0)
+        scale = scale / torch.sqrt(read(f"{self._norm_name}.running_var", 1.0) + self._epsilon)
+        shift = read(f"{self._conv_name}.bias", 0.0) - read(f"{self._norm_name}.running_mean", 0.0)
+        assert self._conv.bias is not None
+        self._conv.weight.copy_(weights[f"{self._conv_name}.weight"].double() * scale[:, None, None, None])
+        self._conv.bias.copy_(shift * scale + read(f"{self._norm_name}.bias", 0.0))
+
+
+def _fed_batch_norms(network: nn.Module) -> Iterator[tuple[str, str]]:
+    """(convolution, batch norm) names: registered one after the other in the same module, as in all our networks."""
+    for path, module in network.named_modules():
+        for (name, first), (next_name, second) in pairwise(module.named_children()):
+            if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d) and second.running_mean is not None:
+                prefix = f"{path}." if path else ""
+                yield prefix + name, prefix + next_name
+
+
+_COPIES: WeakKeyDictionary[nn.Module, _Copy] = WeakKeyDictionary()

@@ -1,0 +1,524 @@
+"""The cache gives the pixels that decoding gives, decodes once, and survives what happens to files and processes."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import multiprocessing
+import os
+import resource
+import signal
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from io import BufferedWriter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from advmia.data import cache
+from advmia.data.cache import CACHE_FOLDER, CachedArray, cached_images, cached_masks
+from advmia.data.readers import SampleList, read_samples
+from advmia.data.specs import DATASETS
+from advmia.data.transforms import load_image, load_mask
+from advmia.errors import UserError
+
+FORK = multiprocessing.get_context("fork")
+SPEC = DATASETS["mel"].at_size(16)
+COUNT = 5
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A data root with one small segmentation list."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "data" / SPEC.folder
+    for name, shape in ((SPEC.image_folder, (20, 30, 3)), (str(SPEC.mask_folder), (20, 30))):
+        (folder / name).mkdir(parents=True)
+        for number in range(COUNT):
+            write_image(folder / name / f"{number}.png", rng, shape)
+    write_list(tmp_path / "data", range(COUNT))
+    return tmp_path / "data"
+
+
+def write_image(path: Path, rng: np.random.Generator, shape: tuple[int, ...] = (20, 30, 3)) -> None:
+    Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(path, compress_level=0)
+
+
+def write_list(root: Path, numbers: Any) -> None:
+    rows = "".join(f"{number}.png,{number}.png\n" for number in numbers)
+    SPEC.list_path(root, "train").write_text(rows)
+
+
+def samples_of(root: Path) -> SampleList:
+    return read_samples(SPEC, root, "train")
+
+
+def image_path(root: Path, number: int) -> Path:
+    return root / SPEC.folder / SPEC.image_folder / f"{number}.png"
+
+
+def direct(root: Path) -> np.ndarray:
+    """What the cache must hold."""
+    return np.stack([load_image(image_path(root, number), SPEC.resize, SPEC.size) for number in range(COUNT)])
+
+
+def cache_files(root: Path) -> dict[str, Path]:
+    """The cache's files by suffix; one array's."""
+    paths = {path.suffix: path for path in (root / CACHE_FOLDER).iterdir()}
+    assert set(paths) == {".npy", ".json", ".lock"} and len(list((root / CACHE_FOLDER).iterdir())) == 3
+    return paths
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the images decoded, in no order."""
+    names: list[str] = []
+
+    def load(path: Path, resize: int, size: int) -> np.ndarray:
+        names.append(path.name)
+        return load_image(path, resize, size)
+
+    monkeypatch.setattr(cache, "load_image", load)
+    return names
+
+
+def get(root: Path, workers: int = 2) -> CachedArray:
+    return cached_images(root, samples_of(root), workers=workers)
+
+
+# ---------------------------------------------------------------- what it holds
+
+
+@pytest.mark.parametrize("workers", [1, 3, 16])
+def test_holds_what_decoding_gives(workers: int, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if rows are mixed up by the threads or the chunks, or a byte or the checksum differs."""
+    monkeypatch.setattr(cache, "_FILES_AT_A_TIME", 2)
+    for _ in range(2):  # as built, and as read again
+        array = get(root, workers)
+        assert array.pixels.dtype == np.uint8 and np.array_equal(array.pixels, direct(root))
+        assert array.crc32 == zlib.crc32(direct(root).tobytes())
+        assert not array.pixels.flags.writeable
+    assert np.array_equal(np.load(cache_files(root)[".npy"]), direct(root))
+
+
+def test_masks(root: Path) -> None:
+    """Fails if masks come from the image folder or another row."""
+    masks = cached_masks(root, samples_of(root), workers=1).pixels
+    folder = root / SPEC.folder / str(SPEC.mask_folder)
+    expected = np.stack([load_mask(folder / f"{number}.png", SPEC.size) for number in range(COUNT)])
+    assert masks.shape == (COUNT, 16, 16) and np.array_equal(masks, expected) and set(np.unique(masks)) == {0, 1}
+
+
+def test_real_images(official: Path, tmp_path: Path) -> None:
+    """Fails if a real data set's cache differs from decoding each file."""
+    spec = DATASETS["xrayBin"].at_size(32)
+    folder = tmp_path / spec.folder
+    folder.mkdir()
+    (folder / spec.image_folder).symlink_to(official / "chestxray14" / "images_001" / "images")
+    names = sorted(path.name for path in (folder / spec.image_folder).iterdir())[:300]
+    spec.list_path(tmp_path, "test").write_text("".join(f"{name},0\n" for name in names))
+    pixels = cached_images(tmp_path, read_samples(spec, tmp_path, "test"), workers=2).pixels
+    expected = [load_image(folder / spec.image_folder / name, spec.resize, spec.size) for name in names]
+    assert np.array_equal(pixels, np.stack(expected))
+
+
+def test_checksum_of_a_large_array(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if the checksum read in pieces is not that of the whole."""
+    monkeypatch.setattr(cache, "_CHECKSUM_BYTES", 7)
+    assert get(root).crc32 == zlib.crc32(direct(root).tobytes())
+
+
+# ---------------------------------------------------------------- when it is built
+
+
+def test_decodes_once(root: Path, decoded: list[str]) -> None:
+    """Fails if a second run decodes again."""
+    get(root)
+    assert sorted(decoded) == [f"{number}.png" for number in range(COUNT)]
+    decoded.clear()
+    get(root)
+    assert decoded == []
+
+
+def test_lists_share_an_array_by_their_files(root: Path, decoded: list[str]) -> None:
+    """Fails if order, length or size of the images do not tell arrays apart, or the list's own name does."""
+    get(root)
+    for numbers, count in ((range(COUNT), 1), ((4, 3, 2, 1, 0), 2), ((0, 1, 2), 3), ((0, 0, 1), 4)):
+        write_list(root, numbers)
+        samples = samples_of(root)
+        pixels = cached_images(root, samples, workers=1).pixels
+        assert np.array_equal(pixels, direct(root)[list(numbers)])
+        assert len(list((root / CACHE_FOLDER).glob("*.npy"))) == count
+    decoded.clear()
+    other = read_samples(DATASETS["mel"].at_size(24), root, "train")
+    assert cached_images(root, other, workers=1).pixels.shape == (3, 24, 24, 3)
+    assert len(decoded) == 3 and len(list((root / CACHE_FOLDER).glob("*.npy"))) == 5
+
+
+def test_limit_is_another_array(root: Path, decoded: list[str]) -> None:
+    """Fails if the first rows of a list are taken for the list, or the list for its first rows."""
+    assert np.array_equal(cached_images(root, samples_of(root).first(2), workers=1).pixels, direct(root)[:2])
+    assert len(decoded) == 2
+    assert np.array_equal(get(root).pixels, direct(root))
+
+
+def test_crop_and_plain_resize_differ(root: Path) -> None:
+    """Fails if two transforms to one size share an array: melBin's crop and the segmentation's plain resize."""
+    write = "".join(f"{number}.png,0\n" for number in range(COUNT))
+    cropped = DATASETS["melBin"].at_size(16)
+    cropped.list_path(root, "train").write_text(write)
+    plain = get(root).pixels
+    assert cropped.folder == SPEC.folder and cropped.resize != SPEC.resize
+    pixels = cached_images(root, read_samples(cropped, root, "train"), workers=1).pixels
+    assert pixels.shape == plain.shape and not np.array_equal(pixels, plain)
+
+
+def _same_size_other_content(root: Path) -> None:
+    path = image_path(root, 2)
+    before = path.stat()
+    write_image(path, np.random.default_rng(9))
+    assert path.stat().st_size == before.st_size
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda root: write_image(image_path(root, 2), np.random.default_rng(9)), id="content"),
+        pytest.param(_same_size_other_content, id="content, a nanosecond later"),
+        pytest.param(lambda root: write_image(image_path(root, 0), np.random.default_rng(9), (9, 9, 3)), id="size"),
+        pytest.param(lambda root: image_path(root, 4).write_bytes(image_path(root, 1).read_bytes()), id="copied over"),
+    ],
+)
+def test_a_changed_image_is_decoded_anew(change: Callable[[Path], object], root: Path, decoded: list[str]) -> None:
+    """Fails if pixels of an image that was replaced since are still handed out."""
+    old = np.array(get(root).pixels)
+    decoded.clear()
+    change(root)
+    pixels = get(root).pixels
+    assert np.array_equal(pixels, direct(root)) and not np.array_equal(pixels, old)
+    assert len(decoded) == COUNT
+    get(root)
+    assert len(decoded) == COUNT
+
+
+def _flip(path: Path, position: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(data)
+
+
+def _as_signed(paths: dict[str, Path]) -> None:
+    paths[".npy"].write_bytes(paths[".npy"].read_bytes().replace(b"|u1", b"|i1", 1))
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        pytest.param(lambda p: p[".npy"].unlink(), id="array gone"),
+        pytest.param(lambda p: p[".npy"].write_bytes(b""), id="array empty"),
+        pytest.param(lambda p: os.truncate(p[".npy"], 40), id="array cut in its header"),
+        pytest.param(lambda p: os.truncate(p[".npy"], p[".npy"].stat().st_size - 1), id="array a byte short"),
+        pytest.param(lambda p: _flip(p[".npy"], -1), id="last pixel"),
+        pytest.param(lambda p: _flip(p[".npy"], 128), id="first pixel"),
+        pytest.param(lambda p: _flip(p[".npy"], 0), id="magic number"),
+        pytest.param(lambda p: _flip(p[".npy"], 8), id="header's length"),
+        pytest.param(lambda p: _flip(p[".npy"], 12), id="header's text"),
+        pytest.param(_as_signed, id="header's pixel type"),
+        pytest.param(lambda p: p[".npy"].write_bytes(b"PK\x03\x04" + bytes(1000)), id="array an archive"),
+        pytest.param(lambda p: p[".json"].unlink(), id="facts gone"),
+        pytest.param(lambda p: p[".json"].write_bytes(b""), id="facts empty"),
+        pytest.param(lambda p: p[".json"].write_text('{"fingerprint": "ab'), id="facts cut"),
+        pytest.param(lambda p: p[".json"].write_bytes(b"\xff\xfe\xfd"), id="facts garbled"),
+        pytest.param(lambda p: p[".json"].write_text("[]"), id="facts a list"),
+        pytest.param(lambda p: p[".json"].write_text("{}"), id="facts without content"),
+        pytest.param(lambda p: p[".json"].write_text("null"), id="facts null"),
+    ],
+)
+def test_a_damaged_cache_is_built_again(
+    harm: Callable[[dict[str, Path]], object], root: Path, decoded: list[str]
+) -> None:
+    """Fails if damage gets into training, or ends in a traceback instead of a rebuild."""
+    get(root)
+    decoded.clear()
+    harm(cache_files(root))
+    array = get(root)
+    assert np.array_equal(array.pixels, direct(root)) and array.pixels.dtype == np.uint8
+    assert len(decoded) == COUNT
+    get(root)
+    assert len(decoded) == COUNT
+
+
+def test_an_array_of_other_facts_is_not_taken(root: Path) -> None:
+    """Fails if a whole array that belongs to other files passes for this list's."""
+    get(root)
+    paths = cache_files(root)
+    other = np.zeros((COUNT, 16, 16, 3), dtype=np.uint8)
+    np.save(paths[".npy"], other)
+    assert np.array_equal(get(root).pixels, direct(root))
+
+
+def test_a_disk_that_loses_bytes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if an array that does not read back is used, or built for ever."""
+    checksum = zlib.crc32
+    monkeypatch.setattr(cache, "_checksum", lambda array: checksum(array.tobytes()) ^ 1)
+    with pytest.raises(UserError, match="does not read back as it was written"):
+        get(root)
+
+
+# ---------------------------------------------------------------- bad images
+
+
+def _link_to_nowhere(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.with_name("gone.png"))
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        pytest.param(lambda path: os.truncate(path, path.stat().st_size // 2), "", id="cut"),
+        pytest.param(lambda path: path.write_bytes(b""), "cannot identify", id="empty"),
+        pytest.param(lambda path: path.write_text("<html>404</html>"), "cannot identify", id="web page"),
+        pytest.param(
+            lambda path: Image.fromarray(np.zeros((9, 9), dtype=np.uint16)).save(path), "expected 8 bits", id="16 bits"
+        ),
+        pytest.param(Path.unlink, "No such file", id="gone since the list was checked"),
+        pytest.param(_link_to_nowhere, "No such file", id="broken link"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["image", "mask"])
+def test_unreadable_files(kind: str, harm: Callable[[Path], object], says: str, root: Path) -> None:
+    """Fails if the message lacks row or file, or if half an array stays behind."""
+    SPEC.list_path(root, "train").write_text("0.png,0.png\n\n1.png,1.png\n2.png,2.png\n")
+    samples = samples_of(root)
+    folder = root / SPEC.folder / str(SPEC.image_folder if kind == "image" else SPEC.mask_folder)
+    harm(folder / "1.png")
+    build = cached_images if kind == "image" else cached_masks
+    with pytest.raises(UserError) as caught:
+        build(root, samples, workers=2)
+    text = str(caught.value)
+    assert text.startswith(f"{samples.path} row 3: cannot read {folder / '1.png'} (") and says in text
+    assert "take the row out of the list" in text and "\n" not in text
+    assert {path.suffix for path in (root / CACHE_FOLDER).glob("*")} <= {".lock"}
+
+
+def test_an_image_that_is_mended(root: Path, decoded: list[str]) -> None:
+    """Fails if a failed build gets in the next one's way."""
+    whole = image_path(root, 3).read_bytes()
+    os.truncate(image_path(root, 3), 50)
+    with pytest.raises(UserError, match=r"row 4: cannot read .*3\.png"):
+        get(root)
+    image_path(root, 3).write_bytes(whole)
+    assert np.array_equal(get(root).pixels, direct(root))
+
+
+# ---------------------------------------------------------------- processes, disks
+
+
+def fork(work: Callable[[], object]) -> Any:
+    """Starts `work` in a process of its own; a `UserError` ends it with status 2."""
+
+    def run() -> None:
+        try:
+            work()
+        except UserError as error:
+            print(error, flush=True)
+            os._exit(2)
+        os._exit(0)
+
+    process = FORK.Process(target=run)
+    process.start()
+    return process
+
+
+def join(process: Any) -> int:
+    process.join(60)
+    assert process.exitcode is not None, "still running"
+    return process.exitcode
+
+
+def test_two_processes_decode_once(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails without the lock: the first process decodes only when the second one waits for it, or builds as well."""
+    log = tmp_path / "decoded.txt"
+    arrived = FORK.Semaphore(0)
+    both = FORK.Event()
+    lock = fcntl.flock
+
+    def count_and_lock(file: BufferedWriter, operation: int) -> None:
+        arrived.release()
+        lock(file, operation)
+
+    def load(path: Path, resize: int, size: int) -> np.ndarray:
+        if not both.is_set():
+            assert arrived.acquire(timeout=30) and arrived.acquire(timeout=30)  # both are at the lock
+            both.set()
+        with log.open("a") as file:
+            file.write(f"{path.name}\n")
+        return load_image(path, resize, size)
+
+    monkeypatch.setattr(cache.fcntl, "flock", count_and_lock)
+    monkeypatch.setattr(cache, "load_image", load)
+
+    def work(number: int) -> None:
+        np.save(tmp_path / f"{number}.npy", get(root, workers=1).pixels)
+
+    processes = [fork(lambda number=number: work(number)) for number in range(2)]
+    assert [join(process) for process in processes] == [0, 0]
+    assert sorted(log.read_text().split()) == [f"{number}.png" for number in range(COUNT)]
+    for number in range(2):
+        assert np.array_equal(np.load(tmp_path / f"{number}.npy"), direct(root))
+
+
+@pytest.mark.parametrize("killed_at", ["while decoding", "between array and facts", "while writing the facts"])
+def test_a_killed_builder(killed_at: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if what kill -9 leaves is used, gets in the next run's way, or stays for ever."""
+
+    def die(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def load(path: Path, resize: int, size: int) -> np.ndarray:
+        if path.name == "3.png":
+            die()
+        return load_image(path, resize, size)
+
+    def build() -> None:
+        if killed_at == "while decoding":
+            monkeypatch.setattr(cache, "load_image", load)
+            monkeypatch.setattr(cache, "_FILES_AT_A_TIME", 1)
+        elif killed_at == "between array and facts":
+            monkeypatch.setattr(cache, "write_text", die)
+        else:
+            monkeypatch.setattr(Path, "write_text", lambda path, *_, **__: (path.touch(), die()))
+        get(root)
+
+    assert join(fork(build)) == -signal.SIGKILL
+    left = [path.name for path in (root / CACHE_FOLDER).iterdir()]
+    assert any(name.endswith(".tmp") for name in left) == (killed_at != "between array and facts")
+    assert not any(name.endswith(".json") for name in left)
+    assert np.array_equal(get(root).pixels, direct(root))
+    cache_files(root)  # nothing but array, facts and lock
+
+
+def test_a_killed_rebuild(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if old facts outlive the array that they were about."""
+    get(root)
+    write_image(image_path(root, 0), np.random.default_rng(9))
+
+    def build() -> None:
+        monkeypatch.setattr(cache, "load_image", lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+        get(root)
+
+    assert join(fork(build)) == -signal.SIGKILL
+    assert not list((root / CACHE_FOLDER).glob("*.json"))
+    assert np.array_equal(get(root).pixels, direct(root))
+    cache_files(root)
+
+
+def test_full_disk(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Fails if the limit that the system sets to a file ends the process otherwise than by a `UserError`."""
+
+    def build() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
+        get(root)
+
+    assert join(fork(build)) == 2
+    told = capfd.readouterr().out
+    assert "cannot write" in told and "File too large" in told and "free space" in told
+    assert [path.suffix for path in (root / CACHE_FOLDER).iterdir()] == [".lock"]
+    assert np.array_equal(get(root).pixels, direct(root))
+
+
+def test_disk_fills_up_before_the_last_byte(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if an error that comes only with the final sync leaves an array behind."""
+
+    def fail(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(UserError, match=r"cannot write .*\.npy \(No space left on device\): free space"):
+            get(root)
+    assert [path.suffix for path in (root / CACHE_FOLDER).iterdir()] == [".lock"]
+    assert np.array_equal(get(root).pixels, direct(root))
+
+
+@pytest.fixture
+def read_only(root: Path) -> Iterator[Callable[[], None]]:
+    """Takes the right to write away from the data root, and gives it back."""
+    with ExitStack() as stack:
+
+        def take() -> None:
+            for folder in (root, root / CACHE_FOLDER):
+                if folder.exists():
+                    folder.chmod(0o555)
+                    stack.callback(folder.chmod, 0o755)
+            if os.access(root, os.W_OK):
+                pytest.skip("the super-user may write anywhere")
+            lock = next((root / CACHE_FOLDER).glob("*.lock"), None)
+            if lock is not None:
+                lock.chmod(0o444)
+
+        yield take
+
+
+def test_read_only_root_without_a_cache(root: Path, read_only: Callable[[], None]) -> None:
+    """Fails if the system's error comes through bare."""
+    read_only()
+    with pytest.raises(UserError, match=r"cannot write the image cache at .*cache \(Permission denied\)"):
+        get(root)
+
+
+def test_read_only_root_with_a_cache(root: Path, read_only: Callable[[], None], decoded: list[str]) -> None:
+    """Fails if a finished array is of no use to who may only read it."""
+    get(root)
+    decoded.clear()
+    read_only()
+    assert np.array_equal(get(root).pixels, direct(root)) and decoded == []
+
+
+def _lock_is_a_folder(root: Path) -> None:
+    get(root)
+    lock = cache_files(root)[".lock"]
+    lock.unlink()
+    lock.mkdir()
+
+
+def test_a_finished_array_needs_no_lock(root: Path, decoded: list[str]) -> None:
+    """Fails if reading needs the right to write; as in a read-only folder, but for the super-user too."""
+    _lock_is_a_folder(root)
+    decoded.clear()
+    assert np.array_equal(get(root).pixels, direct(root)) and decoded == []
+
+
+def _cache_is_a_file(root: Path) -> None:
+    (root / CACHE_FOLDER).touch()
+
+
+def _unlockable(_: object, __: int) -> None:
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+
+def test_places_that_cannot_be_locked(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if a file system without locks, or a file in the folder's place, ends in a traceback."""
+    with monkeypatch.context() as patch:
+        patch.setattr(cache.fcntl, "flock", _unlockable)
+        with pytest.raises(UserError, match=r"cannot write the image cache at .* \(No locks available\): .*--dataRoot"):
+            get(root)
+    _lock_is_a_folder(root)
+    write_image(image_path(root, 0), np.random.default_rng(9))
+    with pytest.raises(UserError, match=r"cannot write the image cache at .* \(Is a directory\)"):
+        get(root)
+
+
+def test_a_file_in_the_cache_folders_place(root: Path) -> None:
+    """Fails if the system's error comes through bare."""
+    _cache_is_a_file(root)
+    with pytest.raises(UserError, match=r"cannot write the image cache at .* \(File exists\)"):
+        get(root)

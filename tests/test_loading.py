@@ -1,0 +1,367 @@
+"""Batches: which rows, in which order, how augmented - and that none of it depends on the batch size."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from advmia.data.loading import Batch, EvaluationLoader, ImageData, Order, TrainingLoader, hold_out, load_data
+from advmia.data.markers import write_marker
+from advmia.data.readers import SampleList, read_samples
+from advmia.data.specs import DATASETS, Augmentation
+from advmia.data.transforms import to_pixels
+from advmia.errors import UserError
+
+CPU = torch.device("cpu")
+THREE = Augmentation(rotation=20, horizontal_flip=0.5, vertical_flip=0.5)
+
+
+def some_data(labels: list[Any], *, name: str = "melMulti", side: int = 4) -> ImageData:
+    """Images whose pixels spell their row (below 65,536); masks, for segmentation, likewise."""
+    count = len(labels)
+    spec = DATASETS[name]
+    dtype = torch.float32 if spec.task == "multi-label" else torch.int64
+    targets = torch.empty(count, 0) if spec.task == "segmentation" else torch.tensor(labels, dtype=dtype)
+    names = tuple(f"{row}.png" for row in range(count))
+    samples = SampleList(
+        spec=spec,
+        path=Path("train.csv"),
+        folder=Path(),
+        rows=tuple(range(1, count + 1)),
+        files=names,
+        labels=targets,
+        masks=names if spec.task == "segmentation" else (),
+        classes=int(targets.max()) + 1 if spec.task == "single-label" else 2,
+        digest="0" * 64,
+        label="",
+    )
+    images = np.zeros((count, side, side, 3), dtype=np.uint8)
+    images[..., 0], images[..., 1] = (np.arange(count).reshape(-1, 1, 1) // part % 256 for part in (256, 1))
+    images[:, : side // 2, :, 2] = 200  # upper and lower half differ, so that flips show
+    masks = np.broadcast_to((np.arange(count) % 2).astype(np.uint8)[:, None, None], (count, side, side)).copy()
+    return ImageData(samples, images, masks if spec.task == "segmentation" else None, np.arange(count), "0" * 8)
+
+
+def rows_shown(x: Tensor) -> list[int]:
+    """The rows that a batch's pixels spell, at the centre, where augmentation does not reach."""
+    centre = (x[:, :, x.shape[2] // 2, x.shape[3] // 2] * 255).round().long()
+    return (centre[:, 0] * 256 + centre[:, 1]).tolist()
+
+
+def training(
+    data: ImageData, *, bs: int = 4, order: Order = "weighted", augmentation: Augmentation = THREE, seed: int = 0
+) -> TrainingLoader:
+    return TrainingLoader(data, bs, CPU, order, augmentation, seed)
+
+
+def whole_epoch(loader: TrainingLoader, number: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    batches = list(loader.epoch(number))
+    return tuple(torch.cat([getattr(batch, part) for batch in batches]) for part in ("x", "y", "index"))  # type: ignore[return-value]
+
+
+# ---------------------------------------------------------------- evaluation
+
+
+@pytest.mark.parametrize(("count", "bs", "sizes"), [(10, 4, [4, 4, 2]), (8, 4, [4, 4]), (3, 16, [3]), (3, 1, [1] * 3)])
+def test_evaluation_takes_every_row_once_in_order(count: int, bs: int, sizes: list[int]) -> None:
+    """Fails if the last short batch is dropped or filled up, or the order or the index is not the list's."""
+    data = some_data([row % 3 for row in range(count)])
+    loader = EvaluationLoader(data, bs, CPU)
+    for _ in range(2):  # a loader can be walked again
+        batches = list(loader)
+        assert [len(batch) for batch in batches] == sizes and len(loader) == len(sizes)
+        assert torch.cat([batch.index for batch in batches]).tolist() == list(range(count))
+        assert [row for batch in batches for row in rows_shown(batch.x)] == list(range(count))
+        assert torch.cat([batch.y for batch in batches]).tolist() == [row % 3 for row in range(count)]
+
+
+def test_evaluation_pixels() -> None:
+    """Fails if evaluation images are augmented, normalised or of another type than promised."""
+    data = some_data([0, 1, 2])
+    batch = next(iter(EvaluationLoader(data, 3, CPU)))
+    assert isinstance(batch, Batch) and batch.x.dtype == torch.float32 and batch.x.shape == (3, 3, 4, 4)
+    assert torch.equal(batch.x, to_pixels(torch.from_numpy(data.images)))
+    assert batch.y.dtype == torch.int64 and batch.index.dtype == torch.int64 and batch.index.device == CPU
+
+
+@pytest.mark.parametrize("bs", [1, 3, 64])
+def test_index_of_a_held_out_part_is_the_row_in_the_list(bs: int) -> None:
+    """Fails if a sample's noise would change with the part that it is evaluated in."""
+    data = some_data([row % 2 for row in range(40)])
+    _, held = hold_out(data, 0.25, seed=0)
+    batches = list(EvaluationLoader(held, bs, CPU))
+    index = torch.cat([batch.index for batch in batches]).tolist()
+    assert index == held.rows.tolist() == sorted(index) and len(index) == 10
+    assert [row for batch in batches for row in rows_shown(batch.x)] == index
+    assert torch.cat([batch.y for batch in batches]).tolist() == [row % 2 for row in index]
+
+
+def test_targets_of_each_task() -> None:
+    """Fails if a criterion gets targets of another type or shape than it takes."""
+    bits = [[float(row == finding) for finding in range(14)] for row in range(3)]
+    multi = next(iter(EvaluationLoader(some_data(bits, name="xray_multilabel"), 3, CPU)))
+    assert multi.y.dtype == torch.float32 and torch.equal(multi.y, torch.tensor(bits))
+    masks = next(iter(EvaluationLoader(some_data([0] * 3, name="mel"), 3, CPU)))
+    assert masks.y.dtype == torch.int64 and masks.y.shape == (3, 4, 4)
+    assert masks.y[:, 0, 0].tolist() == [0, 1, 0]
+
+
+def test_findings_without_an_auroc() -> None:
+    """Fails if a finding that all images or none of them have is not named, or the whole list counts for a part."""
+    bits = [[1.0, 0.0, float(row % 2), float(row == 5)] + [float(row % 3 == 0)] * 10 for row in range(6)]
+    data = some_data(bits, name="xray_multilabel")
+    assert data.undefined_findings == ["Cardiomegaly", "Emphysema"]
+    part = replace(data, rows=np.arange(5))
+    assert part.undefined_findings == ["Cardiomegaly", "Emphysema", "Hernia"]
+    assert some_data([0, 1]).undefined_findings == some_data([0], name="mel").undefined_findings == []
+
+
+def test_empty_masks() -> None:
+    """Fails if masks without foreground are not counted, or rows beyond the part are."""
+    data = some_data([0] * 5, name="mel")  # every other mask, from the first, is empty
+    assert data.empty_masks == 3 and some_data([0, 1]).empty_masks == 0
+    assert replace(data, rows=np.arange(2)).empty_masks == 1
+
+
+# ---------------------------------------------------------------- training
+
+
+@pytest.mark.parametrize("order", ["weighted", "shuffled"])
+def test_an_epoch_does_not_depend_on_the_batch_size(order: Order) -> None:
+    """Fails if rows or augmentation are drawn batch by batch."""
+    data = some_data([int(row > 50) for row in range(65)], side=12)
+    epochs = [whole_epoch(training(data, bs=bs, order=order), 3) for bs in (1, 7, 64, 1000)]
+    for other in epochs[1:]:
+        for part, expected in zip(other, epochs[0], strict=True):
+            assert torch.equal(part, expected)
+    assert epochs[0][2].tolist() == list(range(65))
+
+
+@pytest.mark.parametrize("order", ["weighted", "shuffled"])
+def test_an_epoch_depends_on_seed_and_number_alone(order: Order) -> None:
+    """Fails if a resumed run sees other batches than one that went through, or if epochs or seeds repeat."""
+    data = some_data([row % 2 for row in range(40)], side=8)
+    loader = training(data, order=order)
+    gone_through = [whole_epoch(loader, number) for number in range(3)]
+    torch.manual_seed(99)
+    resumed = whole_epoch(training(data, order=order), 2)
+    assert all(torch.equal(a, b) for a, b in zip(gone_through[2], resumed, strict=True))
+    others = [*gone_through[:2], whole_epoch(training(data, order=order, seed=1), 2)]
+    orders = {tuple(rows_shown(epoch[0])) for epoch in (*others, resumed)}
+    assert len(orders) == 4
+
+
+@pytest.mark.parametrize(("count", "bs", "sizes"), [(10, 4, [4, 4, 2]), (8, 4, [4, 4]), (3, 16, [3])])
+@pytest.mark.parametrize("order", ["weighted", "shuffled"])
+def test_batch_sizes(order: Order, count: int, bs: int, sizes: list[int]) -> None:
+    """Fails if the last short batch is dropped: the reference keeps it."""
+    loader = training(some_data([row % 2 for row in range(count)]), bs=bs, order=order)
+    assert [len(batch) for batch in loader.epoch(0)] == sizes and len(loader) == len(sizes)
+
+
+def test_weighted_sampling_evens_out_the_classes() -> None:
+    """Fails if classes come as often as they are in the list, or if one sample of a class is preferred."""
+    labels = [0] * 90 + [1] * 8 + [2] * 2
+    data = some_data(labels, side=1)
+    drawn: list[int] = []
+    for number in range(300):
+        x, y, _ = whole_epoch(training(data, bs=100, augmentation=Augmentation()), number)
+        rows = rows_shown(x)
+        assert len(rows) == 100  # N draws an epoch
+        assert y.tolist() == [labels[row] for row in rows]
+        drawn += rows
+    counts = np.bincount(drawn, minlength=100)
+    shares = np.array([counts[:90].sum(), counts[90:98].sum(), counts[98:].sum()]) / len(drawn)
+    assert np.abs(shares - 1 / 3).max() < 0.015
+    for members in (counts[90:98], counts[98:]):
+        assert np.abs(members / members.mean() - 1).max() < 0.12
+    assert counts[:90].min() > 0
+
+
+def test_weighted_sampling_draws_with_replacement() -> None:
+    """Fails if every row comes once: rare classes would never be seen more often than they are."""
+    x, _, _ = whole_epoch(training(some_data([0] * 30 + [1] * 2)))
+    assert len(set(rows_shown(x))) < 32
+
+
+def test_weighted_sampling_of_a_part() -> None:
+    """Fails if rows that were held out are trained on, or weights are counted over the whole list."""
+    data = some_data([0] * 60 + [1] * 20, side=1)
+    kept, held = hold_out(data, 0.25, seed=0)
+    assert len(training(kept, bs=1)) == 60
+    rows = [row for number in range(100) for row in rows_shown(whole_epoch(training(kept, bs=60), number)[0])]
+    assert set(rows) == set(kept.rows.tolist()) and not set(rows) & set(held.rows.tolist())
+    assert abs(np.mean(np.array(rows) >= 60) - 0.5) < 0.03
+
+
+def test_shuffled_order_is_a_permutation() -> None:
+    """Fails if rows are repeated or left out, or if every epoch has the same order."""
+    loader = training(some_data([0, 1] * 20), bs=7, order="shuffled")
+    orders = [rows_shown(whole_epoch(loader, number)[0]) for number in range(3)]
+    assert all(sorted(order) == list(range(40)) for order in orders)
+    assert len({tuple(order) for order in (*orders, list(range(40)))}) == 4
+
+
+def test_masks_stay_with_their_images() -> None:
+    """Fails if images are shuffled and masks are not, or otherwise."""
+    data = some_data([0] * 30, name="mel")
+    for batch in training(data, bs=8, order="shuffled", augmentation=data.samples.spec.augmentation).epoch(0):
+        rows = torch.tensor(rows_shown(batch.x))
+        assert torch.equal(batch.y, (rows % 2)[:, None, None].expand(-1, 4, 4))
+
+
+def test_multi_label_targets_stay_with_their_images() -> None:
+    """Fails if bits are shuffled apart from the images."""
+    bits = [[float(row >> finding & 1) for finding in range(14)] for row in range(40)]
+    data = some_data(bits, name="xray_multilabel")
+    for batch in training(data, bs=8, order="shuffled", augmentation=Augmentation(horizontal_flip=0.5)).epoch(0):
+        assert batch.y.tolist() == [bits[row] for row in rows_shown(batch.x)]
+
+
+def test_each_sample_is_augmented_by_its_own_draw() -> None:
+    """Fails if all images of a batch are flipped together, or not about half of them."""
+    data = some_data([0, 1] * 200)
+    x, _, _ = whole_epoch(training(data, bs=400, order="shuffled", augmentation=Augmentation(vertical_flip=0.5)))
+    flipped = x[:, 2, 0, 0] == 0
+    assert 0.42 < flipped.double().mean() < 0.58
+    runs = (flipped[1:] != flipped[:-1]).sum()
+    assert 150 < runs < 250
+
+
+def test_no_augmentation_gives_the_evaluations_pixels() -> None:
+    """Fails if training changes images of a data set that has no augmentation."""
+    data = some_data([0, 1] * 5)
+    x, _, _ = whole_epoch(training(data, order="shuffled", augmentation=Augmentation()))
+    assert torch.equal(x, to_pixels(torch.from_numpy(data.images[rows_shown(x)])))
+
+
+# ---------------------------------------------------------------- holding out
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.2, 0.5])
+def test_hold_out_keeps_the_shares_of_the_classes(fraction: float) -> None:
+    """Fails if rows are in both parts or in none, or a rare class is in one part alone."""
+    labels = [0] * 200 + [1] * 60 + [2] * 20
+    data = some_data(labels, side=1)
+    kept, held = hold_out(data, fraction, seed=3)
+    assert sorted([*kept.rows, *held.rows]) == list(range(280))
+    assert len(held) == round(280 * fraction) and len(kept) == 280 - len(held)
+    for label, count in enumerate((200, 60, 20)):
+        assert abs(sum(labels[row] == label for row in held.rows) - fraction * count) <= 1
+    assert held.samples.classes == kept.samples.classes == 3
+
+
+def test_hold_out_depends_on_the_seed_alone() -> None:
+    """Fails if a resumed run would choose its epoch on other images."""
+    data = some_data([0, 1] * 50, side=1)
+    parts = [hold_out(data, 0.2, seed=seed)[1].rows.tolist() for seed in (0, 0, 1)]
+    assert parts[0] == parts[1] != parts[2]
+
+
+@pytest.mark.parametrize(("name", "label"), [("mel", 0), ("xray_multilabel", [0.0] * 14)])
+def test_hold_out_without_classes(name: str, label: object) -> None:
+    """Fails if a list without one class a row cannot be split."""
+    kept, held = hold_out(some_data([label] * 20, name=name, side=1), 0.25, seed=0)
+    assert sorted([*kept.rows, *held.rows]) == list(range(20)) and len(held) == 5
+
+
+def test_hold_out_of_a_part() -> None:
+    """Fails if a part's rows are matched with the whole list's labels."""
+    data = some_data([0] * 60 + [1] * 20, side=1)
+    kept, _ = hold_out(data, 0.5, seed=0)
+    rest, held = hold_out(kept, 0.5, seed=0)
+    assert sorted([*rest.rows, *held.rows]) == kept.rows.tolist()
+    assert (held.rows >= 60).sum() == 5
+
+
+@pytest.mark.parametrize(
+    ("labels", "fraction"),
+    [
+        pytest.param([0, 1] * 10, 0.0, id="nothing"),
+        pytest.param([0, 1] * 10, 1.0, id="everything"),
+        pytest.param([0, 1] * 10, 1.5, id="more than everything"),
+        pytest.param([0, 1] * 10, -0.1, id="negative"),
+        pytest.param([0, 1] * 10, float("nan"), id="not a number"),
+        pytest.param([0, 1] * 10, 0.05, id="fewer rows than classes"),
+        pytest.param([0] * 10 + [1], 0.3, id="a class of one row"),
+        pytest.param([0], 0.5, id="one row"),
+    ],
+)
+def test_hold_out_of_a_bad_fraction(labels: list[int], fraction: float) -> None:
+    """Fails if scikit-learn's error comes through bare, or names no flag."""
+    with pytest.raises(UserError) as caught:
+        hold_out(some_data(labels, side=1), fraction, seed=0)
+    text = str(caught.value)
+    assert text.startswith(f"cannot hold out {fraction} of the {len(labels)} rows of train.csv (")
+    assert text.endswith("change --valFraction") and "\n" not in text
+
+
+# ---------------------------------------------------------------- from files
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A data root with a segmentation list; mask n is image n's red channel above 127."""
+    spec = DATASETS["mel"]
+    rng = np.random.default_rng(0)
+    for folder in ("img", "target"):
+        (tmp_path / spec.folder / folder).mkdir(parents=True)
+    for number in range(6):
+        image = rng.choice(np.array([0, 255], dtype=np.uint8), (16, 16, 3))
+        Image.fromarray(image).save(tmp_path / spec.folder / "img" / f"{number}.png")
+        Image.fromarray(image[..., 0]).save(tmp_path / spec.folder / "target" / f"m{number}.png")
+    rows = "".join(f"{number}.png,m{number}.png\n" for number in (3, 0, 5, 1, 4, 2))
+    spec.list_path(tmp_path, "train").write_text(rows)
+    return tmp_path
+
+
+def load(root: Path, limit: int | None = None) -> ImageData:
+    samples = read_samples(DATASETS["mel"].at_size(16), root, "train")
+    return load_data(root, samples.first(limit), workers=2)
+
+
+def test_masks_of_files_stay_with_their_images(root: Path) -> None:
+    """Fails if the two caches hold their rows in different orders."""
+    data = load(root)
+    evaluation = list(EvaluationLoader(data, 4, CPU))
+    for batch in (*evaluation, *training(data, order="shuffled", augmentation=Augmentation()).epoch(0)):
+        assert torch.equal(batch.y, batch.x[:, 0].long())
+    assert sum(len(batch) for batch in evaluation) == 6
+
+
+def test_facts_tell_data_apart(root: Path) -> None:
+    """Fails if a record would say the same of two runs on other lists, pixels, masks, or generated images."""
+    facts = [load(root).facts, load(root, 3).facts]
+    folder = root / "mel2017"
+    image = np.zeros((16, 16), dtype=np.uint8)
+    Image.fromarray(image).save(folder / "target" / "m0.png")
+    facts.append(load(root).facts)
+    Image.fromarray(image).save(folder / "img" / "0.png")
+    facts.append(load(root).facts)
+    write_marker(folder, ["trainSeg.csv"], {"label": "phantom"})
+    facts.append(load(root).facts)
+    path = folder / "trainSeg.csv"
+    path.write_text(path.read_text() + "\n")
+    facts.append(load(root).facts)
+    assert len({tuple(sorted(fact.items())) for fact in facts}) == len(facts)  # type: ignore[type-var]
+    assert [fact["content"] for fact in facts] == ["official"] * 4 + ["phantom"] * 2
+    assert [fact["images"] for fact in facts] == [6, 3, 6, 6, 6, 6]
+    assert facts[0]["list"] == "trainSeg.csv"
+
+
+@pytest.mark.gpu
+def test_batches_on_a_gpu() -> None:
+    """Fails if a batch on the GPU has other pixels or rows, or an index that is not on the CPU."""
+    data = some_data([0, 1] * 20, side=12)
+    for number in range(2):
+        on_gpu = TrainingLoader(data, 8, torch.device("cuda"), "weighted", THREE, 0)
+        for ours, theirs in zip(on_gpu.epoch(number), training(data, bs=8).epoch(number), strict=True):
+            assert ours.x.is_cuda and ours.y.is_cuda and ours.index.device == CPU
+            assert torch.equal(ours.x.cpu(), theirs.x) and torch.equal(ours.y.cpu(), theirs.y)

@@ -1,0 +1,351 @@
+"""From list to samples: what is read, and what each kind of bad input is told."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from advmia.data.markers import write_marker
+from advmia.data.readers import count_classes, count_odd_masks, count_shared, read_samples
+from advmia.data.specs import CHEST_FINDINGS, DATASETS, Split
+from advmia.errors import UserError
+
+HEADER = ",".join(CHEST_FINDINGS)
+BITS = "b00100000000010"
+IMAGES = ("a.png", "b.png", "c.png", "d.png", "ä.png")
+
+
+def place(root: Path, name: str, text: str | bytes, split: Split = "train") -> Path:
+    """A list of the data set `name` and (empty) files for it to name; readers look at no pixels."""
+    spec = DATASETS[name]
+    path = spec.list_path(root, split)
+    for folder in (spec.image_folder, spec.mask_folder):
+        if folder is not None:
+            (path.parent / folder).mkdir(parents=True, exist_ok=True)
+            for image in IMAGES:
+                (path.parent / folder / image).touch()
+    path.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8"))
+    return path
+
+
+def complaint(root: Path, name: str, split: Split = "train", classes: int | None = None) -> str:
+    """What the user is told: one line."""
+    with pytest.raises(UserError) as caught:
+        read_samples(DATASETS[name], root, split, classes=classes)
+    text = str(caught.value)
+    assert "\n" not in text and "\r" not in text
+    return text
+
+
+# ---------------------------------------------------------------- what is read
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("a.png,0\nb.png,1\nc.png,2\n", id="plain"),
+        pytest.param("a.png,0\nb.png,1\nc.png,2", id="no newline at the end"),
+        pytest.param("a.png,0\r\nb.png,1\r\nc.png,2\r\n", id="Windows lines"),
+        pytest.param("\ufeffa.png,0\nb.png,1\nc.png,2\n", id="byte order mark"),
+        pytest.param(" a.png , 0\nb.png,1 \nc.png,2\n", id="spaces"),
+        pytest.param('"a.png","0"\n"b.png",1\nc.png,"2"\n', id="quotes"),
+    ],
+)
+def test_lists_as_editors_leave_them(text: str, tmp_path: Path) -> None:
+    """Fails if a byte order mark, spaces, quotes or line ends get into names or labels."""
+    place(tmp_path, "melMulti", text)
+    samples = read_samples(DATASETS["melMulti"], tmp_path, "train")
+    assert samples.files == ("a.png", "b.png", "c.png")
+    assert samples.labels.dtype == torch.int64 and samples.labels.tolist() == [0, 1, 2]
+    assert samples.rows == (1, 2, 3)
+    assert (samples.masks, samples.classes, samples.label) == ((), 3, "")
+
+
+def test_blank_lines_count_as_lines(tmp_path: Path) -> None:
+    """Fails if blank lines are samples, or if later rows are then named by the wrong number."""
+    place(tmp_path, "melBin", "\na.png,0\n\n\nb.png,1\n,\n\n")
+    samples = read_samples(DATASETS["melBin"], tmp_path, "train")
+    assert (samples.files, samples.rows) == (("a.png", "b.png"), (2, 5))
+    place(tmp_path, "melBin", "\na.png,0\n\n\nb.png,yes\n")
+    assert "trainbin.csv row 5: " in complaint(tmp_path, "melBin")
+
+
+def test_order_and_repetition_are_kept(tmp_path: Path) -> None:
+    """Fails if rows are sorted or made unique: the published test lists have an order, and one image in two rows."""
+    place(tmp_path, "melBin", "c.png,1\na.png,0\nc.png,1\nä.png,0\n")
+    samples = read_samples(DATASETS["melBin"], tmp_path, "train")
+    assert samples.files == ("c.png", "a.png", "c.png", "ä.png")
+    assert samples.labels.tolist() == [1, 0, 1, 0]
+
+
+@pytest.mark.parametrize("first", ["", "Image Index,"])
+def test_multi_label(first: str, tmp_path: Path) -> None:
+    """Fails if bits shift against the findings, or the header is counted as a sample."""
+    place(tmp_path, "xray_multilabel", f"{first}{HEADER}\na.png,{BITS}\nb.png,b{'0' * 14}\n")
+    samples = read_samples(DATASETS["xray_multilabel"], tmp_path, "train")
+    assert samples.labels.dtype == torch.float32 and samples.labels.shape == (2, 14)
+    found = [finding for finding, bit in zip(CHEST_FINDINGS, samples.labels[0], strict=True) if bit]
+    assert found == ["Effusion", "Edema"]
+    assert samples.labels[1].sum() == 0
+    assert (samples.classes, samples.rows) == (14, (2, 3))
+
+
+def test_segmentation(tmp_path: Path) -> None:
+    """Fails if masks and images are mixed up, or labels are made out of names."""
+    place(tmp_path, "mel", "a.png,b.png\nc.png,d.png\n")
+    samples = read_samples(DATASETS["mel"], tmp_path, "train")
+    assert (samples.files, samples.masks) == (("a.png", "c.png"), ("b.png", "d.png"))
+    assert samples.labels.shape == (2, 0) and samples.classes == 2
+
+
+def test_first_rows_keep_the_number_of_classes(tmp_path: Path) -> None:
+    """Fails if `--limit` changes K (the network's width), the digest, or cuts one column and not another."""
+    place(tmp_path, "melMulti", "a.png,0\nb.png,0\nc.png,1\nd.png,2\n")
+    samples = read_samples(DATASETS["melMulti"], tmp_path, "train")
+    two = samples.first(2)
+    assert (len(two), two.files, two.rows, two.labels.tolist()) == (2, ("a.png", "b.png"), (1, 2), [0, 0])
+    assert (two.classes, two.digest) == (3, samples.digest)
+    assert samples.first(None) is samples
+    assert samples.first(99).files == samples.files
+    place(tmp_path, "mel", "a.png,b.png\nc.png,d.png\n")
+    assert read_samples(DATASETS["mel"], tmp_path, "train").first(1).masks == ("b.png",)
+
+
+def test_digest_is_of_the_file(tmp_path: Path) -> None:
+    """Fails if two lists that differ in a byte could be taken for one another."""
+    path = place(tmp_path, "melBin", "a.png,0\nb.png,1\n")
+    samples = read_samples(DATASETS["melBin"], tmp_path, "train")
+    assert samples.digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    place(tmp_path, "melBin", "a.png,0\nb.png,0\n")
+    assert read_samples(DATASETS["melBin"], tmp_path, "train").digest != samples.digest
+
+
+def test_generated_images_are_named_as_such(tmp_path: Path) -> None:
+    """Fails if a list's marker does not reach the name in the results, or reaches another list's."""
+    for split in ("train", "test"):
+        place(tmp_path, "melBin", "a.png,0\nb.png,1\n", split)  # type: ignore[arg-type]
+    write_marker(tmp_path / "mel2017", ["testbin.csv"], {"label": "DermaMNIST 64"})
+    assert read_samples(DATASETS["melBin"], tmp_path, "train").dataset_name == "melBin"
+    assert read_samples(DATASETS["melBin"], tmp_path, "test").dataset_name == "melBin[DermaMNIST 64]"
+
+
+# ---------------------------------------------------------------- classes
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"), [([0, 1], 2), ([2, 0, 1, 1], 3), ([0, 1, 2, 3], 4), ([0, 0], 1)], ids=str
+)
+def test_classes_come_from_the_training_list(labels: list[int], classes: int, tmp_path: Path) -> None:
+    """Fails if K is the largest label, the number of rows, or a constant."""
+    rows = [f"{image},{label}\n" for image, label in zip(IMAGES, labels, strict=False)]
+    place(tmp_path, "mesidorMulti", "".join(rows))
+    assert read_samples(DATASETS["mesidorMulti"], tmp_path, "train").classes == classes
+    assert count_classes(DATASETS["mesidorMulti"], tmp_path) == classes
+
+
+def test_a_test_list_may_lack_classes_but_have_no_more(tmp_path: Path) -> None:
+    """Fails if the test list's own labels decide about K, or if a label beyond K reaches the loss."""
+    place(tmp_path, "melMulti", "a.png,0\nb.png,2\n", "test")
+    assert read_samples(DATASETS["melMulti"], tmp_path, "test", classes=3).classes == 3
+    text = complaint(tmp_path, "melMulti", "test", classes=2)
+    assert "test.csv row 2: label 2 is out of range" in text and "2 classes" in text and "0 to 1" in text
+
+
+@pytest.mark.parametrize("name", ["melBin", "mel", "xray_multilabel", "xrayBin", "mesidorBin", "xray"])
+def test_declared_classes_need_no_list(name: str, tmp_path: Path) -> None:
+    """Fails if a declared number of classes is looked for in a list."""
+    assert count_classes(DATASETS[name], tmp_path) == DATASETS[name].classes
+
+
+def test_classes_without_a_training_list(tmp_path: Path) -> None:
+    """Fails if testing needs the training list: where it is missing, the checkpoint says K."""
+    place(tmp_path, "melMulti", "a.png,0\nb.png,1\n", "test")
+    assert count_classes(DATASETS["melMulti"], tmp_path) is None
+
+
+def test_classes_of_a_bad_training_list(tmp_path: Path) -> None:
+    """Fails if a gap in the training list is overlooked when only K is asked for."""
+    place(tmp_path, "melMulti", "a.png,0\nb.png,2\n")
+    with pytest.raises(UserError, match=r"train\.csv row 2: label 2 is out of range"):
+        count_classes(DATASETS["melMulti"], tmp_path)
+
+
+def test_shared_images_are_counted_once_each(tmp_path: Path) -> None:
+    """Fails if repeated rows count twice, or the labels have a say."""
+    place(tmp_path, "melBin", "a.png,0\nb.png,1\nb.png,1\nc.png,0\n", "train")
+    place(tmp_path, "melBin", "b.png,0\nc.png,0\nd.png,1\nb.png,0\n", "test")
+    train, test = (read_samples(DATASETS["melBin"], tmp_path, split) for split in ("train", "test"))  # type: ignore[arg-type]
+    assert count_shared(train, test) == count_shared(test, train) == 2
+
+
+def test_masks_of_another_size_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if width and height are confused, or a file that is no image (decoding names it) ends the count."""
+    place(tmp_path, "mel", "a.png,a.png\nb.png,b.png\nc.png,c.png\nd.png,d.png\n")
+    folder = tmp_path / "mel2017"
+    for image, size, mask_size in (("a.png", (6, 4), (6, 4)), ("b.png", (6, 4), (4, 6)), ("c.png", (6, 4), (3, 2))):
+        Image.new("RGB", size).save(folder / "img" / image)
+        Image.new("L", mask_size).save(folder / "target" / image)
+    samples = read_samples(DATASETS["mel"], tmp_path, "train")
+    assert count_odd_masks(samples) == 2
+    assert count_odd_masks(samples.first(1)) == 0
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)  # now every image is a "decompression bomb"
+    assert count_odd_masks(samples) == 0
+
+
+def test_labels_are_no_masks(tmp_path: Path) -> None:
+    """Fails if masks are looked for where a list has labels."""
+    place(tmp_path, "melBin", "a.png,0\nb.png,1\n")
+    assert count_odd_masks(read_samples(DATASETS["melBin"], tmp_path, "train")) == 0
+
+
+# ---------------------------------------------------------------- bad input
+
+WRONG_BITS = "expected the letter b and 14 bits, got "
+# data set, list, what the message must hold
+BAD_LISTS = [
+    pytest.param("melBin", "", ["trainbin.csv is empty", "`image,label`"], id="empty"),
+    pytest.param("melBin", "\n \n,\n".replace(" ", ""), ["trainbin.csv is empty"], id="blank lines only"),
+    pytest.param("mel", "", ["trainSeg.csv is empty", "`image,mask`"], id="empty mask list"),
+    pytest.param("melBin", "a.png,0\nx.png,1\n", ["row 2: image x.png is not in ", "img;"], id="missing image"),
+    pytest.param(
+        "melBin",
+        "a.png,0\nx.png,1\nb.png,1\ny.png,1\nz.png,1\n",
+        ["row 2: image x.png is not in ", "(and 2 more rows)", "complete the folder or the list"],
+        id="missing images",
+    ),
+    pytest.param("mel", "a.png,b.png\nc.png,x.png\n", ["row 2: mask x.png is not in ", "target"], id="missing mask"),
+    pytest.param("melBin", "../img/a.png,0\n", ["row 1: image ../img/a.png is not in "], id="path upwards"),
+    pytest.param("mel", "a.png,../img/a.png\n", ["row 1: mask ../img/a.png is not in "], id="mask path upwards"),
+    pytest.param("melBin", "./a.png,0\n", ["row 1: image ./a.png is not in "], id="path"),
+    pytest.param("melBin", ".,0\n", ["row 1: image . is not in "], id="the folder itself"),
+    pytest.param("melBin", "A.PNG,0\n", ["row 1: image A.PNG is not in "], id="another letter case"),
+    pytest.param("melBin", "a.png,0\nb.png,one\n", ["row 2: expected an integer label, got `one`"], id="word"),
+    pytest.param("melBin", "a.png,1.0\n", ["row 1: expected an integer label, got `1.0`"], id="decimal"),
+    pytest.param("melBin", "image,label\na.png,0\n", ["row 1: image image is not in "], id="header"),
+    pytest.param("melBin", "a.png,0\nb.png,2\n", ["row 2: label 2 is out of range", "0 to 1"], id="third of 2 classes"),
+    pytest.param("melBin", "a.png,0\nb.png,-1\n", ["row 2: label -1 is out of range", "0 to 1"], id="negative"),
+    pytest.param("melMulti", "a.png,0\nb.png,2\n", ["row 2: label 2 is out of range", "0 to 1"], id="gap"),
+    pytest.param("melMulti", "a.png,1\nb.png,2\n", ["row 2: label 2 is out of range", "0 to 1"], id="from 1"),
+    pytest.param("melBin", "a.png\n", ["row 1: expected `image,label`, got `a.png`"], id="one column"),
+    pytest.param("melBin", "a.png,0,1\n", ["row 1: expected `image,label`, got `a.png,0,1`"], id="three columns"),
+    pytest.param("mel", "a.png\n", ["row 1: expected `image,mask`, got `a.png`"], id="no mask"),
+    pytest.param("melBin", "a.png,0\nb.png,\n", ["row 2: expected `image,label`, got `b.png,`"], id="no label"),
+    pytest.param("melBin", "a.png,0\n,1\n", ["row 2: expected `image,label`, got `,1`"], id="no image"),
+    pytest.param("melBin", "a.png;0\n", ["row 1: expected `image,label`, got `a.png;0`"], id="semicolons"),
+    pytest.param("melBin", "a.png,0\n".encode("utf-16"), ["trainbin.csv", "expected UTF-8"], id="UTF-16"),
+    pytest.param("melBin", "ä.png,0\n".encode("latin-1"), ["trainbin.csv", "expected UTF-8"], id="Latin-1"),
+    pytest.param("melBin", b"\x89PNG\r\n\x1a\n", ["trainbin.csv", "expected UTF-8"], id="an image"),
+    pytest.param("xray_multilabel", "", ["row 1: expected the header Cardiomegaly,Emphysema"], id="empty multi-label"),
+    pytest.param("xray_multilabel", f"{HEADER}\n", ["MultiLabel_1w.csv is empty"], id="header alone"),
+    pytest.param(
+        "xray_multilabel", f"a.png,{BITS}\n", ["row 1: expected the header", f"`a.png,{BITS}`"], id="no header"
+    ),
+    pytest.param(
+        "xray_multilabel",
+        "\n" + HEADER.replace("Mass,Nodule", "Nodule,Mass") + f"\na.png,{BITS}\n",
+        ["row 2: expected the header Cardiomegaly,", "Infiltration,Mass,Nodule", "got `Cardiomegaly,"],
+        id="other order",
+    ),
+    pytest.param("xray_multilabel", f"{HEADER}\na.png,{BITS[:-1]}\n", ["row 2: ", WRONG_BITS, BITS[:-1]], id="13 bits"),
+    pytest.param("xray_multilabel", f"{HEADER}\na.png,{BITS}0\n", ["row 2: ", WRONG_BITS, f"{BITS}0"], id="15 bits"),
+    pytest.param("xray_multilabel", f"{HEADER}\na.png,c{BITS[1:]}\n", ["row 2: ", WRONG_BITS], id="letter c"),
+    pytest.param("xray_multilabel", f"{HEADER}\na.png,{BITS[1:]}\n", ["row 2: ", WRONG_BITS], id="no letter"),
+    pytest.param("xray_multilabel", f"{HEADER}\na.png,{BITS[:-1]}2\n", ["row 2: ", WRONG_BITS], id="digit 2"),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "says"), BAD_LISTS)
+def test_bad_lists(name: str, text: str | bytes, says: list[str], tmp_path: Path) -> None:
+    """Fails if bad input gets through, or the message lacks the file, the row, or what was expected."""
+    path = place(tmp_path, name, text)
+    told = complaint(tmp_path, name)
+    assert str(path) in told
+    for words in says:
+        assert words in told
+
+
+def test_absolute_path(tmp_path: Path) -> None:
+    """Fails if a list can name files outside its folder."""
+    place(tmp_path, "melBin", "")
+    outside = tmp_path / "outside.png"
+    outside.touch()
+    for name in (str(outside), "../../outside.png"):
+        place(tmp_path, "melBin", f"{name},0\n")
+        assert f"row 1: image {name[:60]}" in complaint(tmp_path, "melBin")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param('a.png,0\n"b.png,1\n' + "c.png,0\n" * 5000, id="in an image's name"),
+        pytest.param('a.png,0\nb.png,"1\n' + "c.png,0\n" * 5000, id="in a label"),
+    ],
+)
+def test_a_quote_that_is_never_closed(text: str, tmp_path: Path) -> None:
+    """Fails if the message repeats the whole rest of the file, or breaks into lines."""
+    path = place(tmp_path, "melBin", text)
+    told = complaint(tmp_path, "melBin")
+    assert f"{path} row 2: expected " in told and "png" in told
+    assert len(told) < len(str(path)) + 200
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_missing_list(name: str, tmp_path: Path) -> None:
+    """Fails if the message does not say where the list was looked for and how to make it."""
+    for split in ("train", "test"):
+        told = complaint(tmp_path, name, split)  # type: ignore[arg-type]
+        assert f"no list at {DATASETS[name].list_path(tmp_path, split)}: " in told  # type: ignore[arg-type]
+        for words in (f"prepare --dataset {DATASETS[name].download}", "phantoms", "--dataRoot"):
+            assert words in told
+
+
+def _list_is_a_folder(folder: Path) -> None:
+    (folder / "trainSeg.csv").unlink()
+    (folder / "trainSeg.csv").mkdir()
+
+
+def _images_is_a_file(folder: Path) -> None:
+    (folder / "img").rename(folder / "kept")
+    (folder / "img").touch()
+
+
+def _image_is_a_folder(folder: Path) -> None:
+    (folder / "img" / "a.png").unlink()
+    (folder / "img" / "a.png").mkdir()
+
+
+def _image_is_a_link_to_nowhere(folder: Path) -> None:
+    (folder / "img" / "a.png").unlink()
+    (folder / "img" / "a.png").symlink_to(folder / "gone" / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        pytest.param(_list_is_a_folder, "cannot read the list {folder}/trainSeg.csv", id="list is a folder"),
+        pytest.param(lambda f: (f / "img").rename(f / "kept"), "no image folder at {folder}/img (No", id="no images"),
+        pytest.param(lambda f: (f / "target").rename(f / "kept"), "no mask folder at {folder}/target (", id="no masks"),
+        pytest.param(_images_is_a_file, "no image folder at {folder}/img (Not a directory)", id="image folder a file"),
+        pytest.param(_image_is_a_folder, "row 1: image a.png is not in {folder}/img", id="an image is a folder"),
+        pytest.param(_image_is_a_link_to_nowhere, "row 1: image a.png is not in {folder}/img", id="broken link"),
+    ],
+)
+def test_bad_folders(harm: Callable[[Path], None], says: str, tmp_path: Path) -> None:
+    """Fails if the system's error comes through bare, or later, when work has begun."""
+    place(tmp_path, "mel", "a.png,b.png\n")
+    folder = tmp_path / "mel2017"
+    harm(folder)
+    told = complaint(tmp_path, "mel")
+    assert says.format(folder=folder) in told and str(folder / "trainSeg.csv") in told
+
+
+def test_links_to_images_are_images(tmp_path: Path) -> None:
+    """Fails if `prepare --link` makes folders that cannot be read."""
+    place(tmp_path, "melBin", "x.png,0\n")
+    (tmp_path / "mel2017" / "img" / "x.png").symlink_to(tmp_path / "mel2017" / "img" / "a.png")
+    assert read_samples(DATASETS["melBin"], tmp_path, "train").files == ("x.png",)

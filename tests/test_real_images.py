@@ -65,6 +65,90 @@ def test_every_data_set_and_model(
         assert all(0 <= p < CLASSES[dataset] for row in record["rows"] for p in row["outcomes"])
 
 
+def check_results(stem: str, rows: list[tuple[str, str]], scores: tuple[str, ...]) -> None:
+    """The result file holds these (attack, eps) rows, and of each image an outcome."""
+    with Path(f"results/{stem}.csv").open(newline="") as file:
+        found = list(csv.DictReader(file))
+    assert [(row["attack"], row["eps"]) for row in found] == rows
+    assert set(scores) <= found[0].keys()
+    record = json.loads(Path(f"results/{stem}.json").read_text())
+    assert all(len(row["outcomes"]) == row["n"] == len(record["samples"]["file"]) for row in record["rows"])
+
+
+@pytest.mark.parametrize(("method", "name"), [("trades", "trades_beta6"), ("mart", "mart_beta6"), ("hat", "hat_beta6")])
+def test_other_methods(
+    method: str, name: str, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TRADES, MART and HAT train on melMulti, and what they trained is attacked."""
+    monkeypatch.chdir(tmp_path)
+    common = [
+        "--dataset",
+        "melMulti",
+        "--gpu",
+        "cpu",
+        "--dataRoot",
+        data_root,
+        "--bs",
+        8,
+        "--imgSize",
+        32,
+        "--limit",
+        8,
+    ]
+    tail = "maxLR0.01_weightDecay0.001"
+    helper = ["--helperModel", "mv2", "--helperWeight", f"clsCkpt/MobileNetV2_melMulti_nat_class3_{tail}"]
+    for each, more in (("nat", []), (method, helper if method == "hat" else [])):
+        words = ["trainCls.py", *common, "--method", each, "--model", "mv2", "--epoch", 1, "--eps", 8, *more]
+        assert run_main(monkeypatch, words) == 0
+    weights = f"MobileNetV2_melMulti_{name}_class3_ADV8-255_10_2-255_{tail}"
+    target = ["--targetModel", "mv2", "--targetWeight", f"clsCkpt/{weights}", "--epsilons", 8]
+    assert run_main(monkeypatch, ["testCls.py", *common, *target]) == 0
+    check_results(f"melMulti__{weights}", [("none", "0"), ("fgsm", "8"), ("pgd", "8")], ("accuracy",))
+
+
+def test_findings(
+    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """trainChex and testChex on the 14 labels; the sample's test list has no Hernia, which is said and left out."""
+    monkeypatch.chdir(tmp_path)
+    common = ["--gpu", "cpu", "--dataRoot", data_root, "--bs", 32, "--imgSize", 16, "--limit", 160]
+    for method in ("nat", "pgdat"):
+        words = ["trainChex.py", *common, "--method", method, "--model", "mv2", "--epoch", 1, "--eps", 8]
+        assert run_main(monkeypatch, words) == 0
+    attack, tail = "ADV8-255_10_2-255", "maxLR0.01_weightDecay0.001"
+    weights = f"MobileNetV2_xray_multilabel_pgdat_beta0_class14_{attack}_{tail}"
+    target = ["--targetModel", "mv2", "--targetWeight", f"clsCkpt/{weights}", "--epsilons", 8]
+    assert run_main(monkeypatch, ["testChex.py", *common, *target]) == 0
+    check_results(f"xray_multilabel__{weights}", [("none", "0"), ("pgd", "8")], ("auroc", "Hernia", "Consolidation"))
+    record = json.loads(Path(f"results/xray_multilabel__{weights}.json").read_text())
+    scores = record["rows"][0]["scores"]
+    assert scores["Hernia"] is None
+    defined = [score for name, score in scores.items() if name != "auroc" and score is not None]
+    assert scores["auroc"] == pytest.approx(sum(defined) / len(defined))
+    printed = capsys.readouterr()
+    assert "Hernia: undefined" in printed.out and "Hernia" in printed.err
+
+
+def test_lesion_masks(data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """trainSeg and testSeg on the lesion masks, white-box and from a surrogate of the other architecture."""
+    monkeypatch.chdir(tmp_path)
+    common = ["--dataset", "mel", "--gpu", "cpu", "--dataRoot", data_root, "--bs", 4, "--imgSize", 32, "--limit", 4]
+    for method, model in (("nat", "segnet"), ("pgdat", "unet")):
+        words = ["trainSeg.py", *common, "--method", method, "--model", model, "--epoch", 1, "--eps", 8]
+        assert run_main(monkeypatch, words) == 0
+    weights, surrogate = (
+        "UNet_mel_PGDAT_CrossEntropyLoss_Adam_eps8-255_step10_stepSize2-255",
+        "SegNet_mel_NAT_CrossEntropyLoss_Adam",
+    )
+    target = ["--targetModel", "unet", "--targetWeight", f"segckpt/{weights}", "--epsilons", 8]
+    rows = [("none", "0"), ("pgd", "8"), ("pgd-dice", "8")]
+    assert run_main(monkeypatch, ["testSeg.py", *common, *target]) == 0
+    check_results(f"mel__{weights}", rows, ("dice", "iou", "ce_loss"))
+    source = ["--surrogateModel", "segnet", "--surrogateWeight", f"segckpt/{surrogate}"]
+    assert run_main(monkeypatch, ["testSeg.py", *common, *target, *source]) == 0
+    check_results(f"mel__{weights}__from__{surrogate}", rows, ("dice", "iou", "ce_loss"))
+
+
 def test_own_size(data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One batch at the data set's own 224 pixels, for the lightest network."""
     monkeypatch.chdir(tmp_path)

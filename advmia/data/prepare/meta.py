@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import get_args
 
 from advmia.data.prepare.lists import ImageList, list_name
-from advmia.data.prepare.records import Collection, Record, plain_name, read_csv
+from advmia.data.prepare.records import Collection, Record, plain_name
+from advmia.data.readers import read_rows
 from advmia.data.specs import DATASETS, DatasetSpec, Split
 from advmia.errors import UserError
 
@@ -103,26 +104,15 @@ def _match(path: Path, spec: DatasetSpec, by_name: dict[str, Record]) -> tuple[l
 
 def _read_list(path: Path, spec: DatasetSpec) -> list[tuple[str, str]]:
     """(image, entry) of each row, checked."""
-    table = [(number, row) for number, row in enumerate(read_csv(path), start=1) if any(row)]
-    if spec.findings:
-        header = tuple(cell.strip() for cell in table[0][1]) if table else ()
-        # Some copies of the list have a first column for the image's name.
-        if header[-len(spec.findings) :] != spec.findings:
-            raise UserError(
-                f"{path} row 1: expected the header {','.join(spec.findings)}, got {','.join(header)!r};"
-                " give the published list"
-            )
-        table = table[1:]
     pattern, form = {
         "single-label": (r"\d+", "a class number"),
         "multi-label": (rf"b[01]{{{len(spec.findings)}}}", f"the letter b and {len(spec.findings)} bits"),
         "segmentation": (r".+", "its mask's file name"),
     }[spec.task]
     rows = []
-    for number, row in table:
+    for number, image, entry in read_rows(spec, path):
         where = f"{path} row {number}"
-        if len(row) != 2 or not re.fullmatch(pattern, row[1].strip()):
-            raise UserError(f"{where}: expected an image's file name and {form}, got {','.join(row)!r}; mend the row")
-        entry = plain_name(row[1], where) if spec.mask_folder else row[1].strip()
-        rows.append((plain_name(row[0], where), entry))
+        if not re.fullmatch(pattern, entry):
+            raise UserError(f"{where}: expected an image's file name and {form}, got '{image},{entry}'; mend the row")
+        rows.append((plain_name(image, where), plain_name(entry, where) if spec.mask_folder else entry))
     return rows

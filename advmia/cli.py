@@ -48,7 +48,7 @@ def run(parser: argparse.ArgumentParser, command: Callable[[], None]) -> int:
         say(f"{parser.prog}: error: {' '.join(str(error).split())}")
         return 2
     except KeyboardInterrupt:
-        say(f"{parser.prog}: stopped; what was finished is kept, and the same command goes on from it")
+        say(f"{parser.prog}: stopped; the best epoch so far, or the finished result rows, are kept")
         return 130
     return 0
 

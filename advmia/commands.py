@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -47,17 +47,18 @@ def train(task: Task, args: argparse.Namespace) -> None:
     """Trains one network; keeps its best epoch as `<saveDir>/<the reference's name>`, with a record beside it."""
     devices = runtime.pick_devices(args.gpu)
     spec = _spec(args, args.model)
-    train_data, test_data = _load_lists(args, spec)
-    classes = train_data.samples.classes
+    train_list, test_list = _read_lists(args, spec)
+    classes = train_list.classes
     helper = _load_helper(args, spec, classes)
+    runtime.seed_everything(args.seed)
+    network = build_model(args.model, classes, mean=spec.mean, std=spec.std, init=_first_weights(args))
+    train_data, test_data = _load(args, train_list), _load(args, test_list)
     settings = _settings(args, spec, train_data, test_data)
     checkpoint = args.saveDir / task.checkpoint_name(settings)
     if _is_trained(checkpoint, settings):
         return
-    runtime.seed_everything(args.seed)
-    network = build_model(args.model, classes, mean=spec.mean, std=spec.std, init=settings.init)  # type: ignore[arg-type]
-    model = runtime.on_devices(network, devices)
 
+    model = runtime.on_devices(network, devices)
     chosen_on = "test list"
     if args.valFraction is not None:
         chosen_on = f"held-out {args.valFraction:g} of the training list"
@@ -142,14 +143,14 @@ def _spec(args: argparse.Namespace, *models: str) -> DatasetSpec:
     return spec
 
 
-def _load_lists(args: argparse.Namespace, spec: DatasetSpec) -> tuple[ImageData, ImageData]:
+def _read_lists(args: argparse.Namespace, spec: DatasetSpec) -> tuple[SampleList, SampleList]:
     """The training and the test list, both checked before either is decoded."""
     train_list = read_samples(spec, args.dataRoot, "train")
     test_list = read_samples(spec, args.dataRoot, "test", classes=train_list.classes)
     shared = count_shared(train_list, test_list)
     if shared:
         say(f"warning: {shared} images are in both {train_list.path} and {test_list.path.name}: scores will flatter")
-    return _load(args, train_list), _load(args, test_list)
+    return train_list, test_list
 
 
 def _load(args: argparse.Namespace, samples: SampleList) -> ImageData:
@@ -184,6 +185,11 @@ def _load_helper(args: argparse.Namespace, spec: DatasetSpec, classes: int) -> n
     return load_model(args.helperModel, args.helperWeight, spec, classes=classes)[0]
 
 
+def _first_weights(args: argparse.Namespace) -> Literal["random", "imagenet"]:
+    """chexnet starts from ImageNet weights unless told otherwise; the other networks have none."""
+    return args.init or ("imagenet" if MODELS[args.model].load_imagenet else "random")
+
+
 def _settings(
     args: argparse.Namespace, spec: DatasetSpec, train_data: ImageData, test_data: ImageData
 ) -> TrainingSettings:
@@ -206,7 +212,7 @@ def _settings(
         batch_size=args.bs,
         lr=args.lr,
         weight_decay=args.wd,
-        init=args.init or ("imagenet" if MODELS[args.model].load_imagenet else "random"),
+        init=_first_weights(args),
         seed=args.seed,
         size=spec.size,
         val_fraction=args.valFraction,

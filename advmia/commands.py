@@ -77,7 +77,7 @@ def train(task: Task, args: argparse.Namespace) -> None:
             helper=runtime.on_devices(helper, devices) if helper else None,
         )
     )
-    validation = _Validation(task, model, EvaluationLoader(test_data, args.bs, devices[0]), classes, settings)
+    validation = _Validation(task, model, EvaluationLoader(test_data, args.bs, devices[0]), settings)
     score_name = f"{task.selection}{validation.attack_name}"
     say(f"training {checkpoint}; the epoch is chosen by {score_name} on the {chosen_on}")
     selection = {"score": score_name, "chosen_on": chosen_on}
@@ -116,7 +116,7 @@ def test(task: Task, args: argparse.Namespace) -> None:
             return known
         made = None if attack == CLEAN else ATTACKS[attack].build(budget, task.attacks[attack])
         scope, title = (args.seed, attack, budget.grey_eps), f"{attack} eps {budget.grey_eps:g}"
-        found = evaluate(target, loader, task, made, classes=classes, source=source, scope=scope, title=title)
+        found = evaluate(target, loader, task, made, source=source, scope=scope, title=title)
         results.add(_row(attack, budget, found))
         return results.rows[-1]
 
@@ -236,10 +236,8 @@ def _is_trained(checkpoint: Path, settings: TrainingSettings) -> bool:
 class _Validation:
     """Scores a network in training: clean, and under PGD-20 at the training eps where there is one."""
 
-    def __init__(
-        self, task: Task, model: nn.Module, loader: EvaluationLoader, classes: int, settings: TrainingSettings
-    ) -> None:
-        self._task, self._model, self._loader, self._classes = task, model, loader, classes
+    def __init__(self, task: Task, model: nn.Module, loader: EvaluationLoader, settings: TrainingSettings) -> None:
+        self._task, self._model, self._loader = task, model, loader
         self._scope = (settings.seed, "validation", settings.eps)
         self._budget = pgd_budget(settings.eps)
         self.attack_name = f" under PGD-{self._budget.steps}" if settings.eps else ""
@@ -257,7 +255,6 @@ class _Validation:
             self._loader,
             self._task,
             attack,
-            classes=self._classes,
             scope=self._scope,
             title="validation" if budget is None else "validation under attack",
         ).scores

@@ -36,7 +36,6 @@ def evaluate(
     task: Task,
     attack: Attack | None = None,
     *,
-    classes: int,
     source: nn.Module | None = None,
     scope: tuple[object, ...] = (),
     title: str = "clean",
@@ -47,7 +46,7 @@ def evaluate(
     `scope` names the purpose of the random draws, e.g. (seed, "pgd", eps); each sample's draws depend on it and on the
     sample's row alone, so neither the batch size nor the order changes an outcome.
     """
-    meter, outcomes, seconds = task.meter(classes), [], 0.0
+    meter, outcomes, seconds = task.meter(loader.data.samples.classes), [], 0.0
     attacked = model if source is None else source
     for batch in tqdm(loader, desc=title, unit="batch", disable=None, leave=False):
         start = _now(loader.device)

@@ -331,7 +331,7 @@ def test_batch_size_and_order_change_no_outcome(attack: str, batch_size: int, sh
             return parts[-1]
 
         loader = EvaluationLoader(replace(data, rows=order), size, CPU)
-        evaluation = evaluate(model, loader, SINGLE_LABEL, keeping, classes=3, scope=(0, attack, EPS))
+        evaluation = evaluate(model, loader, SINGLE_LABEL, keeping, scope=(0, attack, EPS))
         back = torch.from_numpy(np.argsort(order))
         return evaluation.outcomes[back], torch.cat(parts)[back]
 

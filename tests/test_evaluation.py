@@ -76,7 +76,7 @@ def test_clean_pass() -> None:
     """Fails when images and labels lose their order, or the last short batch is dropped."""
     model, data = trained(), loader()
     x, y = pixels(IMAGES)
-    found = evaluate(model, data, SINGLE_LABEL, classes=3)
+    found = evaluate(model, data, SINGLE_LABEL)
     with torch.no_grad():
         predicted = model(x).argmax(dim=1)
     assert torch.equal(found.outcomes, predicted)
@@ -90,12 +90,12 @@ def test_white_box_by_default() -> None:
     """Fails when the target itself is not what examples are made on, or the clean images are scored."""
     model, (x, y) = trained(), pixels(IMAGES)
     attack = Keeping(shift=-0.1)
-    found = evaluate(model, loader(), SINGLE_LABEL, attack, classes=3)
+    found = evaluate(model, loader(), SINGLE_LABEL, attack)
     assert all(attacked is model for attacked in attack.models)
     assert torch.equal(torch.cat(attack.x), x) and torch.equal(torch.cat(attack.y), y)
     with torch.no_grad():
         assert torch.equal(found.outcomes, model(x - 0.1).argmax(dim=1))
-    assert found.scores != evaluate(model, loader(), SINGLE_LABEL, classes=3).scores
+    assert found.scores != evaluate(model, loader(), SINGLE_LABEL).scores
 
 
 def test_examples_are_made_on_the_source_and_scored_on_the_target() -> None:
@@ -110,7 +110,7 @@ def test_examples_are_made_on_the_source_and_scored_on_the_target() -> None:
         with torch.no_grad():
             return scored(x_adv)
 
-    found = evaluate(target, loader(), task, attack, classes=3, source=source).outcomes
+    found = evaluate(target, loader(), task, attack, source=source).outcomes
     torch.testing.assert_close(found, by_hand(target, source), rtol=1e-4, atol=1e-4)
     for scored, attacked in ((target, target), (source, source), (source, target)):
         assert (found - by_hand(scored, attacked)).abs().max() > 0.1
@@ -124,7 +124,7 @@ def test_an_opposite_source() -> None:
         source.weight.mul_(-0.01)
     attack = fgsm(Budget(0.2, 1, 0.2), cross_entropy)
     accuracies = [
-        evaluate(target, loader(classes=2), SINGLE_LABEL, attack, classes=2, source=model).scores["accuracy"]
+        evaluate(target, loader(classes=2), SINGLE_LABEL, attack, source=model).scores["accuracy"]
         for model in (None, source)
     ]
     assert accuracies == [0.0, 1.0]
@@ -134,7 +134,7 @@ def test_target_and_source_get_what_is_theirs() -> None:
     """Fails when the target is queried by the attack, or the source scored: counts of forward passes."""
     target, source = trained(seed=0), trained(seed=1)
     target_calls, source_calls = record_calls(target), record_calls(source)
-    evaluate(target, loader(), SINGLE_LABEL, PGD, classes=3, source=source)
+    evaluate(target, loader(), SINGLE_LABEL, PGD, source=source)
     assert len(target_calls) == 3
     assert len(source_calls) == 3 * BUDGET.steps
 
@@ -149,7 +149,7 @@ def test_scores_do_not_depend_on_the_batch_size(batch_size: int, attacked: bool,
     """Fails when scores of batches are averaged, or randomness is the batch's."""
     model, source = trained(), trained(seed=1) if transfer else None
     attack = PGD if attacked else None
-    settings = {"classes": 3, "source": source, "scope": (0, "pgd", 8.0)}
+    settings = {"source": source, "scope": (0, "pgd", 8.0)}
     expected = evaluate(model, loader(16), SINGLE_LABEL, attack, **settings)
     found = evaluate(model, loader(batch_size), SINGLE_LABEL, attack, **settings)
     assert found.scores == expected.scores
@@ -161,9 +161,9 @@ def test_noise_is_the_lists_rows_not_the_loaders_places() -> None:
     """Fails when a part of the list is attacked with other noise than the same images in the whole list."""
     data = image_data(12)
     whole, part = Keeping(), Keeping()
-    evaluate(trained(), EvaluationLoader(data, 5, CPU), SINGLE_LABEL, whole, classes=3, scope=(0,))
+    evaluate(trained(), EvaluationLoader(data, 5, CPU), SINGLE_LABEL, whole, scope=(0,))
     some = replace(data, rows=np.array([3, 7, 8]))
-    found = evaluate(trained(), EvaluationLoader(some, 2, CPU), SINGLE_LABEL, part, classes=3, scope=(0,))
+    found = evaluate(trained(), EvaluationLoader(some, 2, CPU), SINGLE_LABEL, part, scope=(0,))
     assert torch.equal(torch.cat(part.noise), torch.cat(whole.noise)[[3, 7, 8]])
     assert len(found) == 3
 
@@ -173,7 +173,7 @@ def test_scope_names_the_noise() -> None:
 
     def noise(*scope: object) -> Tensor:
         attack = Keeping()
-        evaluate(trained(), loader(count=6), SINGLE_LABEL, attack, classes=3, scope=scope)
+        evaluate(trained(), loader(count=6), SINGLE_LABEL, attack, scope=scope)
         return torch.cat(attack.noise)
 
     expected = noise(0, "pgd", 8.0)
@@ -187,8 +187,8 @@ def test_half_precision_outputs(dtype: torch.dtype) -> None:
     """Fails when meters or outcomes meet half precision."""
     model = trained()
     half = Wrapped(model, lambda logits: logits.to(dtype))
-    expected = evaluate(model, loader(), SINGLE_LABEL, classes=3).outcomes
-    found = evaluate(half, loader(), SINGLE_LABEL, classes=3).outcomes
+    expected = evaluate(model, loader(), SINGLE_LABEL).outcomes
+    found = evaluate(half, loader(), SINGLE_LABEL).outcomes
     assert (found != expected).sum() <= 2
 
 
@@ -200,8 +200,8 @@ def test_networks_are_as_before(attacked: bool) -> None:
     """Fails when validation leaves the network in eval mode, moves its batch statistics, or gathers gradients."""
     model, source = unsettle(network("small")), unsettle(network("small-normalized"))
     before = Snapshot.of(model), Snapshot.of(source)
-    evaluate(model, loader(), SINGLE_LABEL, PGD if attacked else None, classes=3, source=source)
-    evaluate(model, loader(), SINGLE_LABEL, PGD if attacked else None, classes=3)
+    evaluate(model, loader(), SINGLE_LABEL, PGD if attacked else None, source=source)
+    evaluate(model, loader(), SINGLE_LABEL, PGD if attacked else None)
     before[0].assert_same(model)
     before[1].assert_same(source)
 
@@ -215,24 +215,24 @@ def test_networks_are_as_before_when_the_pass_fails() -> None:
     model = unsettle(Wrapped(network("small"), fail))
     before = Snapshot.of(model)
     with pytest.raises(RuntimeError, match="out of memory"):
-        evaluate(model, loader(), SINGLE_LABEL, classes=3)
+        evaluate(model, loader(), SINGLE_LABEL)
     before.assert_same(model)
 
 
 def test_network_in_training_is_scored_in_eval_mode() -> None:
     """Fails when validation scores with dropout and the batch's own statistics."""
     model = trained()
-    expected = evaluate(model, loader(), SINGLE_LABEL, classes=3).outcomes
+    expected = evaluate(model, loader(), SINGLE_LABEL).outcomes
     calls = record_calls(model.train())
     model.dropout.p = 0.9
-    found = evaluate(model, loader(), SINGLE_LABEL, classes=3)
+    found = evaluate(model, loader(), SINGLE_LABEL)
     assert torch.equal(found.outcomes, expected)
     assert all(call.training == frozenset() for call in calls)
 
 
 def test_outcomes_carry_no_graph() -> None:
     """Fails when scoring keeps the graph of every batch in memory."""
-    found = evaluate(trained(), loader(), replace(SINGLE_LABEL, outcome=lambda logits, y: logits), classes=3)
+    found = evaluate(trained(), loader(), replace(SINGLE_LABEL, outcome=lambda logits, y: logits))
     assert not found.outcomes.requires_grad
     assert found.outcomes.shape == (IMAGES, 3)
 
@@ -265,7 +265,7 @@ def test_time_is_the_attacks_alone(attacked: bool, expected: float, monkeypatch:
         return x
 
     class SlowLoader:
-        device = CPU
+        data, device = loader(16).data, CPU
 
         def __iter__(self) -> Iterator[Batch]:
             for batch in loader(16):
@@ -273,7 +273,7 @@ def test_time_is_the_attacks_alone(attacked: bool, expected: float, monkeypatch:
                 yield batch
 
     model = Wrapped(trained(), score)
-    found = evaluate(model, SlowLoader(), SINGLE_LABEL, attack if attacked else None, classes=3)  # type: ignore[arg-type]
+    found = evaluate(model, SlowLoader(), SINGLE_LABEL, attack if attacked else None)  # type: ignore[arg-type]
     assert found.seconds == pytest.approx(expected)
 
 
@@ -290,7 +290,7 @@ def test_outputs_that_are_not_finite_are_no_scores(value: float, attacked: bool)
     before = Snapshot.of(copy.deepcopy(model))
     attack = fgsm(Budget(8 / 255, 1, 8 / 255), cross_entropy) if attacked else None
     with pytest.raises(UserError, match=r"fgsm eps 8: .*not all finite") as caught:
-        evaluate(model, loader(), SINGLE_LABEL, attack, classes=3, title="fgsm eps 8")
+        evaluate(model, loader(), SINGLE_LABEL, attack, title="fgsm eps 8")
     assert "\n" not in str(caught.value)
     assert before.modes == Snapshot.of(model).modes
 
@@ -306,7 +306,7 @@ def test_outcomes_on_a_gpu_do_not_depend_on_the_batch_size(batch_size: int) -> N
     model = trained().to(device)
     data = image_data(IMAGES)
     found = [
-        evaluate(model, EvaluationLoader(data, size, device), SINGLE_LABEL, PGD, classes=3, scope=(0,))
+        evaluate(model, EvaluationLoader(data, size, device), SINGLE_LABEL, PGD, scope=(0,))
         for size in (16, batch_size)
     ]
     assert (found[0].outcomes != found[1].outcomes).sum() <= 1

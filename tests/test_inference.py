@@ -161,7 +161,6 @@ def test_evaluation_attacks_the_copy_and_scores_the_network(transfer: bool) -> N
         EvaluationLoader(image_data(4), 4, torch.device("cpu")),
         SINGLE_LABEL,
         ATTACKS["pgd"].build(pgd_budget(8), attack),
-        classes=3,
         source=source if transfer else None,
     )
     assert (len(attacked), len(passes)) == (20, 1)

@@ -93,7 +93,7 @@ def hold_out(data: ImageData, fraction: float, *, seed: int) -> tuple[ImageData,
 
     labels = data.samples.labels.numpy()[data.rows] if data.samples.spec.task == "single-label" else None
     try:
-        kept, held = train_test_split(data.rows, test_size=fraction, random_state=seed, stratify=labels)
+        kept, held = train_test_split(data.rows, test_size=fraction, random_state=seed % 2**32, stratify=labels)
     except ValueError as error:
         raise UserError(
             f"cannot hold out {fraction} of the {len(data)} rows of {data.samples.path} ({error}); change --valFraction"

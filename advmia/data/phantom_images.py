@@ -113,9 +113,9 @@ def _retinopathy(rng: Rng, image: Array, x: Array, y: Array, grade: int) -> Arra
 # Skin lesions -------------------------------------------------------------------------------------------------------
 
 _LESIONS = (  # colour, smallest and largest radius, raggedness, softness of the edge
-    ((0.53, 0.34, 0.24), (0.24, 0.42), 0.05, 0.14),  # nevus
-    ((0.26, 0.15, 0.13), (0.44, 0.72), 0.16, 0.10),  # melanoma
-    ((0.42, 0.34, 0.27), (0.44, 0.72), 0.08, 0.05),  # seborrheic keratosis
+    ((0.55, 0.36, 0.26), (0.22, 0.40), 0.05, 0.14),  # nevus
+    ((0.26, 0.15, 0.13), (0.46, 0.74), 0.16, 0.10),  # melanoma
+    ((0.40, 0.33, 0.26), (0.46, 0.74), 0.08, 0.05),  # seborrheic keratosis
 )
 
 

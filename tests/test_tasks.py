@@ -1,0 +1,79 @@
+"""Whatever a task offers can be built, and scores what it says."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from advmia.attacks import ATTACKS
+from advmia.budgets import Budget
+from advmia.data.specs import DATASETS
+from advmia.methods import METHODS, MethodSettings, default_beta
+from advmia.models import MODELS, build_model
+from advmia.rng import SampleRng
+from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL, Task
+
+ONE_STEP = Budget.grey(8, steps=1, step_size=2)
+TASKS = {task.name: task for task in (SINGLE_LABEL, MULTI_LABEL, SEGMENTATION)}
+
+
+@pytest.fixture(params=TASKS)
+def task(request: pytest.FixtureRequest) -> Task:
+    return TASKS[request.param]
+
+
+def example(task: Task, dataset: str) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Two images of 32 pixels, their targets, and the number of classes."""
+    spec = DATASETS[dataset]
+    classes = spec.classes or 3
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    y = {
+        "single-label": torch.tensor([0, 1]),
+        "multi-label": (torch.arange(2 * classes) % 3 == 0).float().reshape(2, classes),
+        "segmentation": (x[:, 0] > 0.5).long(),
+    }[task.name]
+    return x, y, classes
+
+
+def test_every_data_set_has_a_task() -> None:
+    """Fails when a data set is declared that no script offers, or is offered twice."""
+    offered = [name for task in TASKS.values() for name in task.datasets]
+    assert sorted(offered) == sorted(DATASETS)
+
+
+def test_every_model_has_a_task() -> None:
+    assert {name for task in TASKS.values() for name in task.models} == set(MODELS)
+
+
+def test_every_allowed_combination(task: Task) -> None:
+    """Each data set x model x method gives a loss whose gradient reaches the weights; each attack an image."""
+    for dataset in task.datasets:
+        x, y, classes = example(task, dataset)
+        for name in task.models:
+            model = build_model(name, classes, mean=DATASETS[dataset].mean, std=DATASETS[dataset].std)
+            for method in task.methods:
+                check_method(task, method, dataset, model, x, y)
+            for attack, objective in task.attacks.items():
+                made = ATTACKS[attack].build(ONE_STEP, objective)
+                x_adv = made(model, x, y, rng=SampleRng.of(0, samples=range(2)))
+                assert 0 < (x_adv - x).abs().max() <= 8 / 255 + 1e-6
+
+
+def check_method(task: Task, name: str, dataset: str, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
+    settings = MethodSettings(task.objective, ONE_STEP, default_beta(name, dataset), 1.0, 3.5, helper=model)
+    model.zero_grad()
+    METHODS[name](settings)(model, x, y, rng=SampleRng.of(0, samples=range(2))).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters()), (name, dataset)
+
+
+def test_scores_are_the_columns(task: Task) -> None:
+    """Fails when a result file would lack a column, or a selection name a score that no meter gives."""
+    x, y, classes = example(task, task.datasets[0])
+    logits = build_model(task.models[0], classes)(x).detach()
+    meter = task.meter(classes)
+    meter.update(logits, y)
+    scores = meter.compute()
+    assert tuple(scores) == task.score_names and task.selection in scores
+    assert len(task.outcome(logits, y)) == len(x)
+    assert torch.isfinite(task.criterion(logits, y))

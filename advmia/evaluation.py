@@ -12,7 +12,7 @@ from tqdm import tqdm
 from advmia.attacks.steps import Attack, frozen_eval
 from advmia.data.loading import EvaluationLoader
 from advmia.errors import UserError
-from advmia.inference import inference_copy
+from advmia.inference import EqualBlocks, inference_copy
 from advmia.metrics import Scores
 from advmia.rng import SampleRng
 from advmia.tasks import Task
@@ -53,10 +53,10 @@ def evaluate(
         x = batch.x
         if attack is not None:
             rng = SampleRng.of(*scope, samples=batch.index.tolist(), device=loader.device)
-            x = attack(inference_copy(attacked, x), x, batch.y, rng=rng)
+            x = attack(EqualBlocks(inference_copy(attacked, x)), x, batch.y, rng=rng)
             seconds += _now(loader.device) - start
         with torch.no_grad(), frozen_eval(model):
-            logits = model(x).float()
+            logits = EqualBlocks(model)(x).float()
         if attack is None:
             seconds += _now(loader.device) - start
         if not logits.isfinite().all():  # argmax would call NaN class 0

@@ -18,6 +18,9 @@ from torch import Tensor, nn
 
 from advmia.attacks.steps import frozen_eval
 
+# Images a block of `EqualBlocks`: few, so that a short batch wastes little; one alone would be slow for small images.
+BLOCK = 4
+
 # How far the copy's outputs may be from the network's, as a share of the largest.
 _ROUNDING = 1e-3
 
@@ -35,6 +38,27 @@ def inference_copy(model: nn.Module, x: Tensor) -> nn.Module:
         if not known.agrees_with(model, x):
             known = _COPIES[model] = _Copy(model, fold=False)
     return known.refreshed(model)
+
+
+class EqualBlocks(nn.Module):
+    """Runs a network on a CPU on blocks of equal size, so that an image's outputs depend on that image alone.
+
+    Convolutions and matrix products choose their algorithm, and so their rounding, by the shape of the batch; an
+    attack that takes signs of gradients makes much of a last bit. A block that is short is filled up, and what that
+    gives is thrown away. On a GPU, where small blocks would be slow, the batch is run whole.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images x (B, C, H, W) to the network's outputs, (B, ...)."""
+        if x.device.type != "cpu":
+            return self.network(x)
+        filling = x[-1:].detach().expand(-len(x) % BLOCK, -1, -1, -1)
+        blocks = torch.cat([x, filling]).contiguous(memory_format=torch.channels_last).split(BLOCK)
+        return torch.cat([self.network(block) for block in blocks])[: len(x)]
 
 
 class _Copy:

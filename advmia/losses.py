@@ -28,7 +28,8 @@ def binary_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
 def pixel_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """Mean over the pixels of each image's cross-entropy; logits (B, K, H, W), y (B, H, W) int64; shape (B,)."""
-    return F.cross_entropy(logits.float(), y, reduction="none").mean(dim=(1, 2))
+    # Two means, not one: a single one would be summed in another order where the batch is one image.
+    return F.cross_entropy(logits.float(), y, reduction="none").mean(dim=2).mean(dim=1)
 
 
 def soft_dice(logits: Tensor, y: Tensor) -> Tensor:

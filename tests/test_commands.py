@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from running import run_main, run_process, run_well
 
 from advmia.checkpoints import load_weights
 from advmia.data.phantoms import make_phantoms
+from advmia.data.specs import DATASETS
 from advmia.models import build_model
 
 NATURAL = "MobileNetV2_melBin_nat_class2_maxLR0.01_weightDecay0.001"
@@ -205,6 +207,33 @@ def test_an_unreadable_image_is_named_before_training(
     said = capsys.readouterr().err
     assert f"trainbin.csv row 3: cannot read data/mel2017/img/{listed}" in said and said.count("\n") == 1
     assert not (tmp_path / "clsCkpt").exists()
+
+
+def test_odd_masks_are_handled_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """A mask of another size than its image is resized with it; an empty one trains and is scored; both are counted."""
+    make_phantoms(tmp_path / "data", ["mel2017"], count=24, size=32)
+    folder = tmp_path / "data" / "mel2017"
+    train_list, test_list = ((folder / f"{name}Seg.csv").read_text().splitlines() for name in ("train", "test"))
+    masks = [folder / DATASETS["mel"].mask_folder / line.split(",")[1] for line in (*train_list, *test_list)]
+    with Image.open(masks[0]) as whole:
+        resized = whole.resize((20, 48))
+    resized.save(masks[0])
+    Image.new("L", (32, 32)).save(masks[len(train_list)])
+    monkeypatch.chdir(tmp_path)
+    words = ["trainSeg.py", "--dataset", "mel", "--method", "nat", "--model", "unet", "--epoch", 1, "--bs", 4]
+    assert run_main(monkeypatch, [*words, "--gpu", "cpu", "--imgSize", 32]) == 0
+    said = capsys.readouterr()
+    assert "trainSeg.csv: 1 masks have another size than their image" in said.err
+    assert "testSeg.csv: 1 masks are all background" in said.err
+    assert "dice" in said.out and "nan" not in said.out
+
+    for mask in masks[len(train_list) :]:
+        Image.new("L", (32, 32)).save(mask)
+    assert run_main(monkeypatch, [*words, "--gpu", "cpu", "--imgSize", 32, "--saveDir", "other"]) == 2
+    assert "testSeg.csv: all 6 masks are empty" in capsys.readouterr().err
+    assert not Path("other").exists()
 
 
 def test_tables(place: Path, tmp_path: Path) -> None:

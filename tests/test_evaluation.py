@@ -38,8 +38,10 @@ from advmia.tasks import SINGLE_LABEL
 
 @pytest.fixture(autouse=True)
 def attacks_run_on_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """These tests follow single passes; that attacks run on a faithful copy instead is tested in test_inference."""
+    """These tests follow single passes; that attacks run on a faithful copy instead is tested in test_inference, and
+    that batches are run in blocks of equal size in test_equal_outcomes."""
     monkeypatch.setattr("advmia.evaluation.inference_copy", lambda model, x: model)
+    monkeypatch.setattr("advmia.evaluation.EqualBlocks", lambda model: model)
 
 
 IMAGES = 40

@@ -1,0 +1,99 @@
+"""What is recorded of an image is the same, to the bit on a CPU, whatever images share its batch and in which order."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from networks import CPU, image_data, network, one_thread, targets, trained  # noqa: F401
+from torch import nn
+
+from advmia.attacks import ATTACKS
+from advmia.budgets import Budget
+from advmia.data.loading import EvaluationLoader, ImageData
+from advmia.data.specs import CHEST_FINDINGS, DATASETS
+from advmia.evaluation import evaluate
+from advmia.inference import BLOCK, EqualBlocks
+from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL, Task
+
+IMAGES, SIZE = 9, 32
+NETWORKS = {
+    SINGLE_LABEL.name: ("res18-normalized", "mv2", "chexnet-normalized"),
+    MULTI_LABEL.name: ("res18-normalized", "mv2", "chexnet-normalized"),
+    SEGMENTATION.name: ("unet", "segnet"),
+}
+CASES = [
+    (task, name, attack)
+    for task in (SINGLE_LABEL, MULTI_LABEL, SEGMENTATION)
+    for name in NETWORKS[task.name]
+    for attack in task.attacks
+]
+
+
+def data_of(task: Task) -> ImageData:
+    """Nine images with what the task labels them by."""
+    data = image_data(IMAGES, size=SIZE)
+    if task is MULTI_LABEL:
+        labels = targets(task, IMAGES, SIZE, len(CHEST_FINDINGS))
+        spec = DATASETS["xray_multilabel"].at_size(SIZE)
+        return replace(data, samples=replace(data.samples, spec=spec, labels=labels))
+    if task is SEGMENTATION:
+        samples = replace(data.samples, spec=DATASETS["mel"].at_size(SIZE), classes=2)
+        return replace(data, samples=samples, masks=targets(task, IMAGES, SIZE, 2).numpy().astype(np.uint8))
+    return data
+
+
+def model_of(task: Task, name: str) -> nn.Module:
+    classes = {SINGLE_LABEL.name: 3, MULTI_LABEL.name: len(CHEST_FINDINGS), SEGMENTATION.name: 2}[task.name]
+    return network(name, classes).to(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "attack"), CASES, ids=[f"{task.name}-{name}-{attack}" for task, name, attack in CASES]
+)
+def test_outcomes_are_the_images_own(task: Task, name: str, attack: str) -> None:
+    """Fails when rounding, noise or a loss depends on the batch: batches of 1, 7 and 64, and the list backwards.
+
+    The outcomes are the logits themselves, for predictions would hide what a larger list would show.
+    """
+    model, data = model_of(task, name), data_of(task)
+    budget = Budget(8 / 255, steps=2, step_size=4 / 255)
+    made = ATTACKS[attack].build(budget, task.attacks[attack])
+    exact = replace(task, outcome=lambda logits, y: logits)
+
+    def outcomes(data: ImageData, batch_size: int) -> torch.Tensor:
+        loader = EvaluationLoader(data, batch_size, CPU)
+        return evaluate(model, loader, exact, made, scope=(0, attack, 8.0)).outcomes
+
+    expected = outcomes(data, 64)
+    assert not torch.equal(expected, evaluate(model, EvaluationLoader(data, 64, CPU), exact).outcomes)  # it attacks
+    assert torch.equal(outcomes(data, 1), expected)
+    assert torch.equal(outcomes(data, 7), expected)
+    backwards = replace(data, rows=data.rows[::-1].copy())
+    assert torch.equal(outcomes(backwards, 7), expected.flip(0))
+
+
+@pytest.mark.parametrize("count", [1, BLOCK, 2 * BLOCK + 1])
+def test_blocks_are_the_network(count: int) -> None:
+    """Values and gradients of the network, without what fills the last block up; each image's own gradient."""
+    model = trained()
+    data = image_data(count)
+    x = next(iter(EvaluationLoader(data, count, CPU))).x
+    plain, blocks = x.clone().requires_grad_(True), x.clone().requires_grad_(True)
+    expected, found = model(plain), EqualBlocks(model)(blocks)
+    torch.testing.assert_close(found, expected)
+    expected.square().sum().backward()
+    found.square().sum().backward()
+    torch.testing.assert_close(blocks.grad, plain.grad)
+
+
+def test_only_blocks_reach_the_network() -> None:
+    """Fails when a short batch reaches the network as it is, whose rounding is then another."""
+    sizes: list[int] = []
+    model = trained()
+    model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    for count in (1, 6, 8):
+        EqualBlocks(model)(torch.rand(count, 3, 16, 16))
+    assert sizes == [BLOCK] * 5

@@ -5,8 +5,11 @@ Logits are scored in float32 whatever precision the network ran in.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+CONFIDENCE = 50.0  # of the wrong class, beyond which the survey's CW does not go
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
@@ -43,3 +46,50 @@ def soft_dice(logits: Tensor, y: Tensor) -> Tensor:
     overlap = (p * truth).sum(dim=(2, 3))  # (B, K)
     size = (p + truth).sum(dim=(2, 3))
     return 1 - ((2 * overlap + 1) / (size + 1)).mean(dim=1)
+
+
+def margin(logits: Tensor, y: Tensor) -> Tensor:
+    """How far the true class leads: z_y - max of the others; logits (B, K >= 2), y (B,) int64; shape (B,).
+
+    Negative where the image is misclassified. Blind to a constant added to the logits.
+    """
+    logits = logits.float()
+    true = logits.gather(1, y[:, None])[:, 0]
+    return true - logits.scatter(1, y[:, None], -torch.inf).amax(dim=1)
+
+
+def confident_margin(logits: Tensor, y: Tensor) -> Tensor:
+    """-max(margin + 50, 0): what CW ascends (Carlini and Wagner 2017, f_6 with the survey's confidence); shape (B,)."""
+    return -(margin(logits, y) + CONFIDENCE).clamp(min=0)
+
+
+def label_margin(logits: Tensor, y: Tensor) -> Tensor:
+    """Minus the mean over the labels of how far each is on its right side; logits and y (B, L), y of 0 and 1; (B,).
+
+    Not cut off where a label is wrong: AUROC ranks images, so that further wrong is worse.
+    """
+    return -((2 * y - 1) * logits.float()).mean(dim=1)
+
+
+def targeted_cross_entropy(logits: Tensor, pair: Tensor) -> Tensor:
+    """Minus the cross-entropy against the target; logits (B, K), pair (B, 2) int64 of label and target; shape (B,)."""
+    return -cross_entropy(logits, pair[:, 1])
+
+
+def targeted_margin(logits: Tensor, pair: Tensor) -> Tensor:
+    """z_t - z_y; logits (B, K >= 2), pair (B, 2) int64 of label y and target t; shape (B,).
+
+    Where only the gradient's sign and the order of values count, as in APGD, the logits' scale cancels as in DLR.
+    """
+    chosen = logits.float().gather(1, pair)
+    return chosen[:, 1] - chosen[:, 0]
+
+
+def targeted_dlr(logits: Tensor, pair: Tensor) -> Tensor:
+    """-(z_y - z_t) / (z_1st - (z_3rd + z_4th) / 2), ranked by size; logits (B, K >= 4), pair as above; shape (B,).
+
+    Croce and Hein 2020a (Reliable evaluation ...), equation 6: the difference of logits ratio. Blind to the logits'
+    scale and to a constant added to them.
+    """
+    first, _, third, fourth = logits.float().topk(4, dim=1).values.unbind(dim=1)
+    return targeted_margin(logits, pair) / (first - (third + fourth) / 2 + 1e-12)

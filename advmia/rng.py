@@ -35,6 +35,10 @@ class SampleRng:
         """Streams for the samples numbered `samples`, for the purpose `scope`, e.g. `(seed, "pgd", eps)`."""
         return cls([generator_for(*scope, int(sample), device=device) for sample in samples])
 
+    def take(self, places: Tensor) -> SampleRng:
+        """The streams at some places of the batch, (n,) int64; they go on where the batch's have got to."""
+        return SampleRng([self._generators[place] for place in places.tolist()])
+
     def uniform(self, like: Tensor) -> Tensor:
         """Uniform in [0, 1), shape, dtype and device of `like`, whose first axis is the samples."""
         return self._draw(torch.rand, like)

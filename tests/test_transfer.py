@@ -14,7 +14,6 @@ from running import run_main
 from advmia.data.phantoms import make_phantoms
 from advmia.models import build_model
 
-
 PGD = ["--attacks", "pgd", "--epsilons", "8"]
 
 

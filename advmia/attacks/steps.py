@@ -10,10 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from advmia.budgets import Budget
+from advmia.losses import margin
 from advmia.rng import SampleRng
 
 # What an attack ascends: (logits (B, ...), y (B, ...)) -> loss of each sample, shape (B,).
 Objective = Callable[[Tensor, Tensor], Tensor]
+
+
+# A margin that rounding in the network could turn is no success: how wide it must be, as a share of the largest logit.
+_CLEAR = 1e-5
 
 
 class Attack(Protocol):
@@ -21,6 +26,9 @@ class Attack(Protocol):
 
     x_adv is detached, in [0, 1] and within the attack's budget of x. The model's parameters, their `grad` and
     `requires_grad`, every submodule's mode, its running statistics, and x itself are as before.
+
+    An attack may tell more: `notes`, a dict of tensors (B, ...), holds facts of each image of the last call, e.g. the
+    queries spent on it; `losses(classes)` names the losses that it ascends on a network of so many classes.
     """
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor: ...
@@ -55,6 +63,39 @@ def input_gradient(model: nn.Module, x: Tensor, y: Tensor, objective: Objective)
     with torch.enable_grad():
         loss = objective(model(x), y).sum()
     return torch.autograd.grad(loss, x)[0]
+
+
+def fooled(logits: Tensor, y: Tensor) -> Tensor:
+    """Which images (B,) are misclassified by a clear margin; logits (B, K), y (B,) int64.
+
+    Attacks run on a copy of the network whose logits are rounded otherwise: a hair's breadth would be none on it.
+    """
+    return margin(logits, y) < -_CLEAR * logits.float().abs().amax(dim=1)
+
+
+def on_right_images(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    rng: SampleRng,
+    attack: Callable[[Tensor, Tensor, Tensor, SampleRng], Tensor],
+) -> Tensor:
+    """Attacks the images that `model`, in eval mode, classifies rightly; the others are fooled already and left alone.
+
+    `attack` takes those images, their labels, their logits and their random streams, and returns their x_adv.
+    """
+    x_adv = x.detach().clone()
+    logits = forward(model, x_adv)
+    right = (~fooled(logits, y)).nonzero()[:, 0]
+    if len(right):
+        x_adv[right] = attack(x_adv[right], y[right], logits[right], rng.take(right))
+    return x_adv
+
+
+@torch.no_grad()
+def forward(model: nn.Module, x: Tensor) -> Tensor:
+    """The logits in float32, without a graph."""
+    return model(x).float()
 
 
 def project(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:

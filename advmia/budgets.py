@@ -9,6 +9,9 @@ from advmia.errors import UserError
 GREY_LEVELS = 255
 TRAINING_STEPS = 10
 EVALUATION_STEPS = 20  # also the validation after every epoch
+CW_STEPS = 30
+AUTO_STEPS = 100  # of APGD and FAB, alone and in AutoAttack
+QUERIES = 5000  # of Square, and SimBA's directions
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,26 @@ def pgd_budget(eps: float) -> Budget:
 def fgsm_budget(eps: float) -> Budget:
     """One step of the whole eps. `eps` in grey levels."""
     return Budget.grey(eps, 1, eps)
+
+
+def cw_budget(eps: float) -> Budget:
+    """CW-30. `eps` in grey levels; the step is 0.0015 in pixel units up to eps 2, 0.003 beyond."""
+    return Budget(eps / GREY_LEVELS, CW_STEPS, 0.0015 if eps <= 2 else 0.003)
+
+
+def auto_budget(eps: float) -> Budget:
+    """APGD, FAB and AutoAttack, which choose the size of their steps: it is given as 0. `eps` in grey levels."""
+    return Budget.grey(eps, AUTO_STEPS, 0)
+
+
+def square_budget(eps: float) -> Budget:
+    """Square's 5,000 queries; it takes no steps. `eps` in grey levels."""
+    return Budget.grey(eps, QUERIES, 0)
+
+
+def simba_budget(eps: float) -> Budget:
+    """SimBA's 5,000 directions; eps (grey levels) is the size of a step, not a bound."""
+    return Budget.grey(eps, QUERIES, eps)
 
 
 def grey_token(grey: float) -> str:

@@ -100,7 +100,11 @@ def test_parser(task: Task, description: str | None) -> Parser:
     what.add_argument("--surrogateWeight", "--surrogatePath", type=Path, help="its checkpoint (default: the target's)")
     how = parser.add_argument_group("how")
     how.add_argument(
-        "--attacks", nargs="+", type=_one_of(task.attacks), default=list(task.attacks), help="which, in order"
+        "--attacks",
+        nargs="+",
+        type=_one_of(task.attacks),
+        default=list(task.quick_attacks),
+        help=_listed("in order; of those known, the default takes the least time", task.attacks),
     )
     how.add_argument(
         "--epsilons", nargs="+", type=grey_level, default=[1.0, 2.0, 4.0, 8.0], help="grey levels out of 255"

@@ -16,7 +16,14 @@ from advmia.budgets import Budget, grey_token
 from advmia.checkpoints import TrainingSettings, classification_name, segmentation_name
 from advmia.data.loading import Order
 from advmia.data.specs import CHEST_FINDINGS, DATASETS, TaskName
-from advmia.losses import binary_cross_entropy, cross_entropy, pixel_cross_entropy, soft_dice
+from advmia.losses import (
+    binary_cross_entropy,
+    confident_margin,
+    cross_entropy,
+    label_margin,
+    pixel_cross_entropy,
+    soft_dice,
+)
 from advmia.metrics import ClassificationMeter, Meter, MultiLabelMeter, Scores, SegmentationMeter, mask_overlap
 from advmia.models import MODELS
 
@@ -32,6 +39,7 @@ class Task:
     models: tuple[str, ...]
     methods: tuple[str, ...]
     attacks: dict[str, Objective]  # name: the per-sample loss that it ascends
+    quick_attacks: tuple[str, ...]  # those tested with unless told otherwise; the others take hundreds of passes
     checkpoint_folder: str
     checkpoint_name: Callable[[TrainingSettings], str]
     default_lr: float
@@ -129,7 +137,14 @@ SINGLE_LABEL = Task(
     name="single-label",
     models=_CLASSIFIERS,
     methods=("nat", "pgdat", "trades", "mart", "hat"),
-    attacks={"fgsm": cross_entropy, "pgd": cross_entropy},
+    attacks={
+        "fgsm": cross_entropy,
+        "pgd": cross_entropy,
+        "cw": confident_margin,
+        # AutoAttack and its parts, and SimBA, have further losses of their own.
+        **dict.fromkeys(("aa", "apgd-ce", "apgd-t", "fab-t", "square", "simba"), cross_entropy),
+    },
+    quick_attacks=("fgsm", "pgd", "cw"),
     checkpoint_folder="clsCkpt",
     checkpoint_name=classification_name,
     default_lr=0.01,
@@ -149,7 +164,13 @@ MULTI_LABEL = Task(
     name="multi-label",
     models=_CLASSIFIERS,
     methods=("nat", "pgdat"),
-    attacks={"pgd": binary_cross_entropy},
+    attacks={
+        "pgd": binary_cross_entropy,
+        "pgd-margin": label_margin,
+        "apgd": binary_cross_entropy,
+        "apgd-margin": label_margin,
+    },
+    quick_attacks=("pgd",),
     checkpoint_folder="clsCkpt",
     checkpoint_name=classification_name,
     default_lr=0.01,
@@ -169,7 +190,13 @@ SEGMENTATION = Task(
     name="segmentation",
     models=tuple(name for name, spec in MODELS.items() if spec.kind == "segmentation"),
     methods=("nat", "pgdat"),
-    attacks={"pgd": pixel_cross_entropy, "pgd-dice": soft_dice},
+    attacks={
+        "pgd": pixel_cross_entropy,
+        "pgd-dice": soft_dice,
+        "apgd": pixel_cross_entropy,
+        "apgd-dice": soft_dice,
+    },
+    quick_attacks=("pgd", "pgd-dice"),
     checkpoint_folder="segckpt",
     checkpoint_name=segmentation_name,
     default_lr=1e-4,

@@ -1,4 +1,7 @@
-"""FGSM and PGD: sign steps up a loss."""
+"""FGSM, PGD and CW: sign steps up a loss.
+
+Cost an image: FGSM one forward and one backward pass, PGD and CW as many as steps.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,9 @@ class SignAscent:
     objective: Objective
     random_start: bool
 
+    def losses(self, classes: int) -> tuple[str, ...]:
+        return (self.objective.__name__,)
+
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
         if self.budget.eps == 0:
             return x.detach().clone()
@@ -30,6 +36,14 @@ class SignAscent:
 def pgd(budget: Budget, objective: Objective, *, random_start: bool = True) -> SignAscent:
     """Projected gradient descent (Madry et al. 2018): a random start, then `budget.steps` projected sign steps."""
     return SignAscent(budget, objective, random_start)
+
+
+def cw(budget: Budget, objective: Objective) -> SignAscent:
+    """The survey's CW: PGD on `advmia.losses.confident_margin` (Carlini and Wagner 2017, f_6, without their tanh).
+
+    Their change of variable is flat at 0 and leaves black pixels as they are, of which a fundus has many.
+    """
+    return pgd(budget, objective)
 
 
 def fgsm(budget: Budget, objective: Objective) -> SignAscent:

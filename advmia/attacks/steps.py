@@ -26,12 +26,20 @@ class Attack(Protocol):
 
     x_adv is detached, in [0, 1] and within the attack's budget of x. The model's parameters, their `grad` and
     `requires_grad`, every submodule's mode, its running statistics, and x itself are as before.
-
-    An attack may tell more: `notes`, a dict of tensors (B, ...), holds facts of each image of the last call, e.g. the
-    queries spent on it; `losses(classes)` names the losses that it ascends on a network of so many classes.
     """
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor: ...
+
+
+class EvaluationAttack(Attack, Protocol):
+    """What `advmia.attacks.ATTACKS` builds: an attack that also names the losses it ascends on so many classes."""
+
+    def losses(self, classes: int) -> tuple[str, ...]: ...
+
+
+def notes_of(attack: Attack) -> dict[str, Tensor]:
+    """Facts (B,) of each image of the attack's last call, e.g. the queries spent on it; most attacks note none."""
+    return getattr(attack, "notes", {})
 
 
 @contextmanager
@@ -59,10 +67,17 @@ def input_gradient(model: nn.Module, x: Tensor, y: Tensor, objective: Objective)
 
     The sum, not the mean: an image's gradient must not depend on how many others share its batch.
     """
+    return value_and_gradient(model, x, y, objective)[2]
+
+
+def value_and_gradient(model: nn.Module, x: Tensor, y: Tensor, objective: Objective) -> tuple[Tensor, Tensor, Tensor]:
+    """(logits (B, ...) in float32, the objective of each image (B,), its gradient by x)."""
     x = x.detach().requires_grad_(True)
     with torch.enable_grad():
-        loss = objective(model(x), y).sum()
-    return torch.autograd.grad(loss, x)[0]
+        logits = model(x)
+        loss = objective(logits, y)
+        (gradient,) = torch.autograd.grad(loss.sum(), x)
+    return logits.detach().float(), loss.detach(), gradient
 
 
 def fooled(logits: Tensor, y: Tensor) -> Tensor:

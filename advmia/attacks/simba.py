@@ -1,0 +1,122 @@
+"""SimBA-DCT (Guo et al. 2019, "Simple black-box adversarial attacks", algorithm 1 with the cosine basis).
+
+Cost for an image that is never fooled, N directions: 1 forward pass to begin with and at most two for each direction;
+where the first of the two helps, the second is saved. No backward pass.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from advmia.attacks.steps import Objective, fooled, forward, frozen_eval
+from advmia.budgets import Budget
+from advmia.rng import SampleRng
+
+
+@dataclass(frozen=True)
+class SimBA:
+    """Steps of eps along random directions of the DCT basis of the whole image, kept where the true class loses.
+
+    **eps is the size of a step, not a bound**: the result is in [0, 1] but may be further than eps from x; evaluations
+    report how far. `budget.steps` is the number of directions. `notes["queries"]`: those spent on each image of the
+    last call, without the first look at the image itself. Otherwise as `advmia.attacks.steps.Attack`.
+    """
+
+    budget: Budget
+    notes: dict[str, Tensor] = field(default_factory=dict, compare=False)
+
+    def losses(self, classes: int) -> tuple[str, ...]:
+        return (log_odds.__name__,)
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
+        x_adv = x.detach().clone()
+        queries = self.notes["queries"] = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        if self.budget.eps == 0:
+            return x_adv
+        with frozen_eval(model):
+            logits = forward(model, x_adv)
+            places = (~fooled(logits, y)).nonzero()[:, 0]
+            run = _Run(model, x_adv[places], y[places], log_odds(logits, y)[places], self.budget.eps)
+            order = _directions(x_adv[places], self.budget.steps, rng.take(places))
+            for direction in range(order.shape[1] if len(places) else 0):
+                queries[places] += run.try_direction(order[:, direction])
+                left = ~run.is_fooled
+                if not left.all():
+                    x_adv[places] = run.now
+                    places, order = places[left], order[left]
+                    run.keep(left)
+                    if not len(places):
+                        break
+            x_adv[places] = run.now
+        return x_adv
+
+
+def simba(budget: Budget, objective: Objective) -> SimBA:
+    """SimBA-DCT; it lowers the true class's probability, whatever the objective."""
+    return SimBA(budget)
+
+
+def log_odds(logits: Tensor, y: Tensor) -> Tensor:
+    """log(p_y / (1 - p_y)), shape (B,): in the same order as p_y, but it does not saturate at 1; logits (B, K)."""
+    true = logits.gather(1, y[:, None])[:, 0]
+    return true - logits.scatter(1, y[:, None], -torch.inf).logsumexp(dim=1)
+
+
+class _Run:
+    """The images still attacked, and the sum of the steps kept so far."""
+
+    def __init__(self, model: nn.Module, x: Tensor, y: Tensor, odds: Tensor, eps: float) -> None:
+        self.model, self.x, self.y, self.odds, self.eps = model, x, y, odds, eps
+        self.now, self.steps = x.clone(), torch.zeros_like(x)
+        self.is_fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        self.height_basis, self.width_basis = (cosines(length).to(x) for length in x.shape[2:])
+
+    def try_direction(self, coefficient: Tensor) -> Tensor:
+        """One step back or forth along coefficient (B,) of each image, if either helps; the queries spent, (B,)."""
+        height, width = self.x.shape[2:]
+        channel = coefficient // (height * width)
+        row, column = coefficient % (height * width) // width, coefficient % width
+        # The inverse DCT of one coefficient is an outer product of two cosines, in one channel.
+        step = self.eps * self.height_basis[row][:, :, None] * self.width_basis[column][:, None, :]  # (B, H, W)
+        back = torch.arange(len(self.x), device=self.x.device)
+        helped = self._probe(back, channel, -step)
+        forth = (~helped).nonzero()[:, 0]
+        if len(forth):
+            self._probe(forth, channel[forth], step[forth])
+        return 1 + (~helped).long()
+
+    def _probe(self, places: Tensor, channel: Tensor, step: Tensor) -> Tensor:
+        """Which of the images at `places` lose odds by the step; it is kept for those."""
+        moved = self.steps[places, channel] + step
+        probe = self.now[places]
+        probe[torch.arange(len(places), device=probe.device), channel] = (self.x[places, channel] + moved).clamp(0, 1)
+        logits = forward(self.model, probe)
+        odds = log_odds(logits, self.y[places])
+        helps = odds < self.odds[places]
+        kept = places[helps]
+        self.steps[kept, channel[helps]] = moved[helps]
+        self.now[kept], self.odds[kept] = probe[helps], odds[helps]
+        self.is_fooled[kept] = fooled(logits, self.y[places])[helps]
+        return helps
+
+    def keep(self, which: Tensor) -> None:
+        for name in ("x", "y", "odds", "now", "steps", "is_fooled"):
+            setattr(self, name, getattr(self, name)[which])
+
+
+def cosines(length: int) -> Tensor:
+    """The orthonormal DCT-II basis, (length, length) float32: row k is the k-th cosine, of unit L2 norm."""
+    places, frequency = torch.arange(length).double() + 0.5, torch.arange(length).double()
+    basis = torch.cos(math.pi / length * frequency[:, None] * places) * math.sqrt(2 / length)
+    basis[0] /= math.sqrt(2)
+    return basis.float()
+
+
+def _directions(x: Tensor, count: int, rng: SampleRng) -> Tensor:
+    """The first `count` of each image's coefficients in random order, (B, count) int64; none is tried twice."""
+    numbers = rng.uniform(x).flatten(1)
+    return numbers.topk(min(count, numbers.shape[1]), dim=1).indices

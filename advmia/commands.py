@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +12,7 @@ from torch import nn
 
 from advmia import runtime
 from advmia.attacks import ATTACKS
-from advmia.budgets import TRAINING_STEPS, Budget, pgd_budget, step_size_for, training_budget
+from advmia.budgets import GREY_LEVELS, TRAINING_STEPS, Budget, pgd_budget, step_size_for, training_budget
 from advmia.checkpoints import (
     BestCheckpoint,
     Standing,
@@ -117,7 +118,8 @@ def test(task: Task, args: argparse.Namespace) -> None:
         made = None if attack == CLEAN else ATTACKS[attack].build(budget, task.attacks[attack])
         scope, title = (args.seed, attack, budget.grey_eps), f"{attack} eps {budget.grey_eps:g}"
         found = evaluate(target, loader, task, made, source=source, scope=scope, title=title)
-        results.add(_row(attack, budget, found))
+        losses = made.losses(classes) if made else ()
+        results.add(_row(attack, budget, losses, found))
         return results.rows[-1]
 
     print(task.clean_line(row(CLEAN, Budget(0, 0, 0)).scores), flush=True)
@@ -127,6 +129,8 @@ def test(task: Task, args: argparse.Namespace) -> None:
             budget = ATTACKS[attack].budget(eps)
             done = row(attack, budget)
             print(task.attack_line(budget, done.scores, done.seconds), flush=True)
+            if done.queries is not None:
+                print(f"\t\tmean queries: {done.queries:.1f} mean L2: {done.l2:.4f} mean Linf: {done.linf:.2f}/255")
     say(f"results in {results.csv_path} and {results.json_path.name}")
 
 
@@ -275,6 +279,7 @@ def _open_results(
     """The run's result files, with the rows that an earlier, equal run has already finished."""
     samples = data.samples
     run: dict[str, Any] = {
+        "format": 2,
         "seed": args.seed,
         "size": spec.size,
         "data": data.facts,
@@ -306,7 +311,9 @@ def _open_results(
     return results
 
 
-def _row(attack: str, budget: Budget, found: Evaluation) -> Row:
+def _row(attack: str, budget: Budget, losses: Sequence[str], found: Evaluation) -> Row:
+    linf = found.linf * GREY_LEVELS
+    notes = {"l2": found.l2, "linf": linf, **found.notes}
     return Row(
         attack=attack,
         eps=budget.grey_eps,
@@ -315,5 +322,10 @@ def _row(attack: str, budget: Budget, found: Evaluation) -> Row:
         n=len(found),
         scores=found.scores,
         seconds=found.seconds,
+        l2=float(found.l2.mean()),
+        linf=float(linf.mean()),
+        queries=float(found.notes["queries"].float().mean()) if "queries" in found.notes else None,
+        losses=list(losses),
         outcomes=found.outcomes.tolist(),
+        notes={name: values.tolist() for name, values in notes.items()},
     )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from advmia.attacks.steps import Attack, frozen_eval
+from advmia.attacks.steps import Attack, frozen_eval, notes_of
 from advmia.data.loading import EvaluationLoader
 from advmia.errors import UserError
 from advmia.inference import EqualBlocks, inference_copy
@@ -25,6 +26,9 @@ class Evaluation:
     scores: Scores
     outcomes: Tensor  # (N, ...): what the task records of each image, in the list's order
     seconds: float  # spent in the attack; for a clean pass, in the network
+    l2: Tensor  # (N,) float32: how far each image was moved, pixels in [0, 1]
+    linf: Tensor  # (N,) float32: likewise
+    notes: dict[str, Tensor]  # (N,) each: what the attack notes of its images (`advmia.attacks.steps.notes_of`)
 
     def __len__(self) -> int:
         return len(self.outcomes)
@@ -46,7 +50,8 @@ def evaluate(
     `scope` names the purpose of the random draws, e.g. (seed, "pgd", eps); each sample's draws depend on it and on the
     sample's row alone, so neither the batch size nor the order changes an outcome.
     """
-    meter, outcomes, seconds = task.meter(loader.data.samples.classes), [], 0.0
+    meter, seconds = task.meter(loader.data.samples.classes), 0.0
+    columns: dict[str, list[Tensor]] = defaultdict(list)  # of each batch
     attacked = model if source is None else source
     for batch in tqdm(loader, desc=title, unit="batch", disable=None, leave=False):
         start = _now(loader.device)
@@ -55,6 +60,8 @@ def evaluate(
             rng = SampleRng.of(*scope, samples=batch.index.tolist(), device=loader.device)
             x = attack(EqualBlocks(inference_copy(attacked, x)), x, batch.y, rng=rng)
             seconds += _now(loader.device) - start
+            for name, values in notes_of(attack).items():
+                columns[name].append(values.cpu())
         with torch.no_grad(), frozen_eval(model):
             logits = EqualBlocks(model)(x).float()
         if attack is None:
@@ -62,8 +69,13 @@ def evaluate(
         if not logits.isfinite().all():  # argmax would call NaN class 0
             raise UserError(f"{title}: the network's outputs are not all finite numbers; its weights must be made anew")
         meter.update(logits, batch.y)
-        outcomes.append(task.outcome(logits, batch.y).cpu())
-    return Evaluation(meter.compute(), torch.cat(outcomes), seconds)
+        moved = (x - batch.x).flatten(1)
+        columns["l2"].append(moved.norm(dim=1).cpu())
+        columns["linf"].append(moved.abs().amax(dim=1).cpu())
+        columns["outcomes"].append(task.outcome(logits, batch.y).cpu())
+    whole = {name: torch.cat(values) for name, values in columns.items()}
+    outcomes, l2, linf = (whole.pop(name) for name in ("outcomes", "l2", "linf"))
+    return Evaluation(meter.compute(), outcomes, seconds, l2, linf, notes=whole)
 
 
 def _now(device: torch.device) -> float:

@@ -14,6 +14,7 @@ from typing import Any
 from advmia.files import set_aside, write_json, write_text
 
 CLEAN = "none"  # the attack of the clean row
+_MEANS = ("mean_l2", "mean_linf", "mean_queries")  # last columns of the CSV file
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,12 @@ class Row:
     n: int  # images
     scores: dict[str, float]
     seconds: float
+    l2: float  # mean over the images of how far they were moved, pixels in [0, 1]
+    linf: float  # likewise, in grey levels out of 255 as eps
+    queries: float | None  # mean over the images, of attacks that count them
+    losses: list[str]  # that the attack ascended
     outcomes: list[Any]  # of each image, in the order of the record's `samples`
+    notes: dict[str, list[Any]]  # of each image likewise: "l2", "linf" and what the attack noted
 
 
 @dataclass
@@ -68,11 +74,14 @@ class ResultFile:
     def save(self) -> None:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([*self.facts, "attack", "eps", "steps", "step_size", "n", *self.score_names, "seconds"])
+        writer.writerow(
+            [*self.facts, "attack", "eps", "steps", "step_size", "n", *self.score_names, "seconds", *_MEANS]
+        )
         for row in self.rows:
             scores = ["" if math.isnan(row.scores[name]) else f"{row.scores[name]:.6f}" for name in self.score_names]
+            means = ["" if value is None else f"{value:.6g}" for value in (row.l2, row.linf, row.queries)]
             budget = [row.attack, f"{row.eps:g}", row.steps, f"{row.step_size:g}"]
-            writer.writerow([*self.facts.values(), *budget, row.n, *scores, f"{row.seconds:.3f}"])
+            writer.writerow([*self.facts.values(), *budget, row.n, *scores, f"{row.seconds:.3f}", *means])
         write_text(self.csv_path, text.getvalue())
         whole = {**self.facts, "run": self.run, **self.record, "rows": [vars(row) for row in self.rows]}
         write_json(self.json_path, whole)

@@ -21,7 +21,7 @@ NATURAL = "MobileNetV2_melBin_nat_class2_maxLR0.01_weightDecay0.001"
 ROBUST = "MobileNetV2_melBin_pgdat_beta0_class2_ADV8-255_10_2-255_maxLR0.01_weightDecay0.001"
 COLUMNS = (
     "dataset,target_model,target_weight,source_model,source_weight,"
-    "attack,eps,steps,step_size,n,accuracy,recall,precision,f1,seconds"
+    "attack,eps,steps,step_size,n,accuracy,recall,precision,f1,seconds,mean_l2,mean_linf,mean_queries"
 )
 
 
@@ -111,7 +111,8 @@ def test_white_box_results(place: Path) -> None:
     settings = [(row["attack"], row["eps"], row["steps"], row["step_size"]) for row in rows]
     fgsm = [("fgsm", eps, "1", eps) for eps in "1248"]
     pgd = [("pgd", eps, "20", step) for eps, step in zip("1248", ("0.5", "0.5", "1", "2"), strict=True)]
-    assert settings == [("none", "0", "0", "0"), *fgsm, *pgd]
+    cw = [("cw", eps, "30", step) for eps, step in zip("1248", ("0.3825", "0.3825", "0.765", "0.765"), strict=True)]
+    assert settings == [("none", "0", "0", "0"), *fgsm, *pgd, *cw]
     assert {row["dataset"] for row in rows} == {"melBin[phantom]"}
     assert "melBin[phantom]" in printed
     number = r"\d\.\d{4}"
@@ -171,7 +172,9 @@ def test_outcomes_do_not_depend_on_the_batch_size(place: Path, tmp_path: Path) -
     """Promise 2, through the whole program."""
     outcomes = []
     for size in (1, 4, 64):
-        test_weights(place, ROBUST, "--bs", size, "--resultDir", tmp_path / str(size), "--attacks", "pgd")
+        test_weights(
+            place, ROBUST, "--bs", size, "--resultDir", tmp_path / str(size), "--attacks", "pgd", "--epsilons", 8
+        )
         record = json.loads((tmp_path / str(size) / f"melBin__{ROBUST}.json").read_text())
         outcomes.append([row["outcomes"] for row in record["rows"]])
     assert outcomes[0] == outcomes[1] == outcomes[2]

@@ -58,7 +58,7 @@ def test_every_data_set_and_model(
         with Path(f"{stem}.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
         assert [(row["attack"], row["eps"], row["n"]) for row in rows] == [
-            (a, e, "8") for a, e in (("none", "0"), ("fgsm", "8"), ("pgd", "8"))
+            (a, e, "8") for a, e in (("none", "0"), ("fgsm", "8"), ("pgd", "8"), ("cw", "8"))
         ]
         assert {row["dataset"] for row in rows} == {dataset}, "real images carry no stand-in's name"
         record = json.loads(Path(f"{stem}.json").read_text())
@@ -103,7 +103,34 @@ def test_other_methods(
     weights = f"MobileNetV2_melMulti_{name}_class3_ADV8-255_10_2-255_{tail}"
     target = ["--targetModel", "mv2", "--targetWeight", f"clsCkpt/{weights}", "--epsilons", 8]
     assert run_main(monkeypatch, ["testCls.py", *common, *target]) == 0
-    check_results(f"melMulti__{weights}", [("none", "0"), ("fgsm", "8"), ("pgd", "8")], ("accuracy",))
+    rows = [("none", "0"), ("fgsm", "8"), ("pgd", "8"), ("cw", "8")]
+    check_results(f"melMulti__{weights}", rows, ("accuracy",))
+
+
+@pytest.mark.parametrize("dataset", CLASSES)
+def test_autoattack_and_simba(
+    dataset: str, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Both run for two classes and three; their rows hold losses, queries and how far images were moved.
+
+    With a twentieth of the steps and a hundredth of the queries, for a network of one epoch may not give way at all.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("advmia.budgets.AUTO_STEPS", 5)
+    monkeypatch.setattr("advmia.budgets.QUERIES", 50)
+    common = ["--dataset", dataset, "--gpu", "cpu", "--dataRoot", data_root, "--imgSize", 16, "--limit", 2]
+    how = ["--method", "nat", "--model", "mv2", "--epoch", 1, "--bs", 2]
+    assert run_main(monkeypatch, ["trainCls.py", *common, *how]) == 0
+    name = f"MobileNetV2_{dataset}_nat_class{CLASSES[dataset]}_maxLR0.01_weightDecay0.001"
+    target = ["--targetModel", "mv2", "--targetWeight", f"clsCkpt/{name}", "--attacks", "aa", "simba", "--epsilons", 8]
+    assert run_main(monkeypatch, ["testCls.py", *common, *target]) == 0
+    check_results(f"{dataset}__{name}", [("none", "0"), ("aa", "8"), ("simba", "8")], ("accuracy",))
+    clean, aa, simba = json.loads(Path(f"results/{dataset}__{name}.json").read_text())["rows"]
+    assert clean["losses"] == [] and clean["linf"] == 0
+    assert {loss.split(":")[0] for loss in aa["losses"]} == {"apgd-ce", "apgd-t", "fab-t", "square"}
+    assert all(linf <= 8.001 for linf in aa["notes"]["linf"]) and len(aa["notes"]["fooled_by"]) == 2
+    assert len(simba["notes"]["queries"]) == len(simba["notes"]["l2"]) == 2
+    assert "mean queries:" in capsys.readouterr().out
 
 
 def test_findings(

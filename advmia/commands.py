@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from advmia import runtime
+from advmia import reliability, runtime
 from advmia.attacks import ATTACKS
 from advmia.budgets import TRAINING_STEPS, Budget, pgd_budget, step_size_for, training_budget
 from advmia.checkpoints import (
@@ -127,6 +127,8 @@ def test(task: Task, args: argparse.Namespace) -> None:
             budget = ATTACKS[attack].budget(eps)
             done = row(attack, budget)
             print(task.attack_line(budget, done.scores, done.seconds), flush=True)
+    for check in reliability.conclude(results, loader, task, target, source):
+        print(check.line, flush=True)
     say(f"results in {results.csv_path} and {results.json_path.name}")
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from advmia import runtime
+from advmia import reliability, runtime
 from advmia.attacks import ATTACKS
 from advmia.budgets import GREY_LEVELS, TRAINING_STEPS, Budget, pgd_budget, step_size_for, training_budget
 from advmia.checkpoints import (
@@ -131,6 +131,8 @@ def test(task: Task, args: argparse.Namespace) -> None:
             print(task.attack_line(budget, done.scores, done.seconds), flush=True)
             if done.queries is not None:
                 print(f"\t\tmean queries: {done.queries:.1f} mean L2: {done.l2:.4f} mean Linf: {done.linf:.2f}/255")
+    for check in reliability.conclude(results, loader, task, target, source):
+        print(check.line, flush=True)
     say(f"results in {results.csv_path} and {results.json_path.name}")
 
 
@@ -279,7 +281,6 @@ def _open_results(
     """The run's result files, with the rows that an earlier, equal run has already finished."""
     samples = data.samples
     run: dict[str, Any] = {
-        "format": 2,
         "seed": args.seed,
         "size": spec.size,
         "data": data.facts,

@@ -28,12 +28,12 @@ class Row:
     n: int  # images
     scores: dict[str, float]
     seconds: float
-    l2: float  # mean over the images of how far they were moved, pixels in [0, 1]
-    linf: float  # likewise, in grey levels out of 255 as eps
-    queries: float | None  # mean over the images, of attacks that count them
-    losses: list[str]  # that the attack ascended
     outcomes: list[Any]  # of each image, in the order of the record's `samples`
-    notes: dict[str, list[Any]]  # of each image likewise: "l2", "linf" and what the attack noted
+    l2: float = 0.0  # mean over the images of how far they were moved, pixels in [0, 1]
+    linf: float = 0.0  # likewise, in grey levels out of 255 as eps
+    queries: float | None = None  # mean over the images, of attacks that count them
+    losses: list[str] = field(default_factory=list)  # that the attack ascended
+    notes: dict[str, list[Any]] = field(default_factory=dict)  # of each image: "l2", "linf" and what the attack noted
 
 
 @dataclass

@@ -49,7 +49,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "advmia.checkpoints",
     ),
     ("advmia.tasks", "advmia.methods"),
-    ("advmia.training", "advmia.evaluation", "advmia.gradcam"),
+    ("advmia.training", "advmia.evaluation", "advmia.reliability", "advmia.gradcam"),
     ("advmia.cli", "advmia.commands", "advmia.tables", "advmia.__main__"),
     # The entry scripts, which nothing imports.
     ("trainCls", "trainChex", "trainSeg", "testCls", "testChex", "testSeg", "gradVisual"),

@@ -17,6 +17,6 @@ for method in nat pgdat trades mart; do
 done
 "$PYTHON" trainCls.py "${COMMON[@]}" --method hat --helperModel mv2 --helperWeight "$NATURAL" "${TRAIN[@]}"
 for weights in "$METHODS"/clsCkpt/MobileNetV2_melBin_*_maxLR0.01_weightDecay0.001; do
-  "$PYTHON" testCls.py "${COMMON[@]}" --targetModel mv2 --targetWeight "$weights" --attacks fgsm pgd cw --bs 32 --resultDir "$METHODS/results"
+  "$PYTHON" testCls.py "${COMMON[@]}" --targetModel mv2 --targetWeight "$weights" --attacks fgsm pgd cw --epsilons 8 --bs 32 --resultDir "$METHODS/results"
 done
 "$PYTHON" -m advmia tables "$METHODS/results" --out "$METHODS"

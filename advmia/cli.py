@@ -99,18 +99,28 @@ def test_parser(task: Task, description: str | None) -> Parser:
     what.add_argument("--surrogateModel", type=network, help="network that attacks are made on (default: the target's)")
     what.add_argument("--surrogateWeight", "--surrogatePath", type=Path, help="its checkpoint (default: the target's)")
     how = parser.add_argument_group("how")
-    how.add_argument(
-        "--attacks",
-        nargs="+",
-        type=_one_of(task.attacks),
-        default=list(task.quick_attacks),
-        help=_listed("in order; of those known, the default takes the least time", task.attacks),
-    )
-    how.add_argument(
-        "--epsilons", nargs="+", type=grey_level, default=[1.0, 2.0, 4.0, 8.0], help="grey levels out of 255"
-    )
+    _add_attacks(how, task, list(task.quick_attacks))
     _add_common(parser, bs=16)
     parser.add_argument("--resultDir", type=Path, default=Path("results"), help="where result files go")
+    return parser
+
+
+def visual_parser(task: Task, description: str | None) -> Parser:
+    parser = _parser(description)
+    what = parser.add_argument_group("what to look at")
+    _add_dataset(what, task, {"mel": "melBin", "xray": "xrayBin"})
+    what.add_argument("--model", required=True, type=_one_of(task.models), help=_listed("network", task.models))
+    what.add_argument("--weight", required=True, type=Path, help="its checkpoint")
+    what.add_argument("--saveDir", required=True, type=Path, help="folder for the pictures; made, never emptied")
+    how = parser.add_argument_group("how")
+    how.add_argument(
+        "--overlayOn",
+        type=_one_of(("attacked", "clean")),
+        default="attacked",
+        help="image under an attacked image's map; the published code drew the clean one",
+    )
+    _add_attacks(how, task, ["pgd"])
+    _add_common(parser, bs=16)
     return parser
 
 
@@ -155,13 +165,26 @@ def _parser(description: str | None, prog: str | None = None) -> Parser:
     return Parser(prog=prog, description=description, formatter_class=_Help, allow_abbrev=False)
 
 
-def _add_dataset(group: argparse._ArgumentGroup, task: Task) -> None:
+def _add_dataset(group: argparse._ArgumentGroup, task: Task, more: dict[str, str] | None = None) -> None:
     if len(task.datasets) == 1:
         group.set_defaults(dataset=task.datasets[0])
         return
-    aliases = {alias: name for name in task.datasets for alias in DATASETS[name].aliases}
+    aliases = {alias: name for name in task.datasets for alias in DATASETS[name].aliases} | (more or {})
     group.add_argument(
         "--dataset", required=True, type=_one_of(task.datasets, aliases), help=_listed("data set", task.datasets)
+    )
+
+
+def _add_attacks(group: argparse._ArgumentGroup, task: Task, default: list[str]) -> None:
+    group.add_argument(
+        "--attacks",
+        nargs="+",
+        type=_one_of(task.attacks),
+        default=default,
+        help=_listed("in order; of those known, the default takes the least time", task.attacks),
+    )
+    group.add_argument(
+        "--epsilons", nargs="+", type=grey_level, default=[1.0, 2.0, 4.0, 8.0], help="grey levels out of 255"
     )
 
 

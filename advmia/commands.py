@@ -42,6 +42,7 @@ from advmia.results import CLEAN, ResultFile, Row, result_stem
 from advmia.runtime import say
 from advmia.tasks import Task
 from advmia.training import Epoch, fit
+from advmia.visual import MapFolder, View, draw_maps
 
 
 def train(task: Task, args: argparse.Namespace) -> None:
@@ -134,6 +135,36 @@ def test(task: Task, args: argparse.Namespace) -> None:
     for check in reliability.conclude(results, loader, task, target, source):
         print(check.line, flush=True)
     say(f"results in {results.csv_path} and {results.json_path.name}")
+
+
+def visualise(task: Task, args: argparse.Namespace) -> None:
+    """Grad-CAM of each image's true class, clean and under attack: JPEGs, a contact sheet and a CSV in `--saveDir`."""
+    devices = runtime.pick_devices(args.gpu)
+    spec = _spec(args, args.model)
+    model, classes = load_model(args.model, args.weight, spec, classes=count_classes(spec, args.dataRoot))
+    data = _load(args, read_samples(spec, args.dataRoot, "test", classes=classes))
+    run = {
+        "weight_sha256": weights_digest(args.weight),
+        "data": data.facts,
+        **{name: getattr(args, name) for name in ("imgSize", "seed", "attacks", "epsilons", "overlayOn")},
+    }
+    folder = MapFolder(args.saveDir, run)
+    if folder.is_finished:
+        print(f"{args.saveDir} holds these maps already; delete {folder.record_path} to draw them again")
+        return
+    views = [View("clean", 0.0, None, ())]
+    for name in args.attacks:
+        for eps in args.epsilons:
+            made = ATTACKS[name].build(ATTACKS[name].budget(eps), task.attacks[name])
+            views.append(View(name, eps, made, (args.seed, name, eps)))
+    layer = MODELS[args.model].cam_layer
+    assert layer is not None, f"{args.model} names no layer for Grad-CAM"
+    model = runtime.on_devices(model, devices[:1])
+    loader = EvaluationLoader(data, args.bs, devices[0])
+    rows = draw_maps(model, layer, loader, views, folder, on_clean=args.overlayOn == "clean")
+    print(
+        f"{len(rows)} maps of {len(data)} images, the contact sheet gradVisual.png and gradVisual.csv in {args.saveDir}"
+    )
 
 
 def _spec(args: argparse.Namespace, *models: str) -> DatasetSpec:

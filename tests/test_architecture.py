@@ -36,6 +36,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "advmia.results",
         "advmia.runtime",
         "advmia.inference",
+        "advmia.overlays",
     ),
     (
         "advmia.data.cache",
@@ -49,7 +50,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "advmia.checkpoints",
     ),
     ("advmia.tasks", "advmia.methods"),
-    ("advmia.training", "advmia.evaluation", "advmia.reliability", "advmia.gradcam"),
+    ("advmia.training", "advmia.evaluation", "advmia.reliability", "advmia.gradcam", "advmia.visual"),
     ("advmia.cli", "advmia.commands", "advmia.tables", "advmia.__main__"),
     # The entry scripts, which nothing imports.
     ("trainCls", "trainChex", "trainSeg", "testCls", "testChex", "testSeg", "gradVisual"),

@@ -24,6 +24,7 @@ SHRINK = {  # later flags win
     "testCls.py": [*TEST, *FEW],
     "testChex.py": TEST,
     "testSeg.py": [*TEST, *FEW, "--imgSize", "32"],
+    "gradVisual.py": [*TEST, *FEW],
     "phantoms": ["--count", "24", "--size", "32"],
 }
 NOT_RUN_HERE = {

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from advmia import reliability, runtime
@@ -120,7 +121,11 @@ def test(task: Task, args: argparse.Namespace) -> None:
         scope, title = (args.seed, attack, budget.grey_eps), f"{attack} eps {budget.grey_eps:g}"
         found = evaluate(target, loader, task, made, source=source, scope=scope, title=title)
         losses = made.losses(classes) if made else ()
-        results.add(_row(attack, budget, losses, found))
+        scores = found.scores
+        if made:
+            clean = torch.tensor(row(CLEAN, Budget(0, 0, 0)).outcomes)
+            scores = scores | task.against_clean(clean, found.outcomes, data.targets(data.rows))
+        results.add(_row(attack, budget, losses, scores, found))
         return results.rows[-1]
 
     print(task.clean_line(row(CLEAN, Budget(0, 0, 0)).scores), flush=True)
@@ -343,7 +348,7 @@ def _open_results(
     return results
 
 
-def _row(attack: str, budget: Budget, losses: Sequence[str], found: Evaluation) -> Row:
+def _row(attack: str, budget: Budget, losses: Sequence[str], scores: Scores, found: Evaluation) -> Row:
     linf = found.linf * GREY_LEVELS
     notes = {"l2": found.l2, "linf": linf, **found.notes}
     return Row(
@@ -352,7 +357,7 @@ def _row(attack: str, budget: Budget, losses: Sequence[str], found: Evaluation) 
         steps=budget.steps,
         step_size=budget.grey_step_size,
         n=len(found),
-        scores=found.scores,
+        scores=scores,
         seconds=found.seconds,
         l2=float(found.l2.mean()),
         linf=float(linf.mean()),

@@ -50,7 +50,7 @@ def evaluate(
     `scope` names the purpose of the random draws, e.g. (seed, "pgd", eps); each sample's draws depend on it and on the
     sample's row alone, so neither the batch size nor the order changes an outcome.
     """
-    meter, seconds = task.meter(loader.data.samples.classes), 0.0
+    meter, seconds = task.meter(loader.data.samples.classes, loader.data.samples.spec.positive), 0.0
     columns: dict[str, list[Tensor]] = defaultdict(list)  # of each batch
     attacked = model if source is None else source
     for batch in tqdm(loader, desc=title, unit="batch", disable=None, leave=False):

@@ -58,6 +58,13 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     return true - logits.scatter(1, y[:, None], -torch.inf).amax(dim=1)
 
 
+def log_odds(logits: Tensor, y: Tensor) -> Tensor:
+    """log(p_y / (1 - p_y)), shape (B,): in the same order as p_y, but it does not saturate at 1; logits (B, K)."""
+    logits = logits.float()
+    true = logits.gather(1, y[:, None])[:, 0]
+    return true - logits.scatter(1, y[:, None], -torch.inf).logsumexp(dim=1)
+
+
 def confident_margin(logits: Tensor, y: Tensor) -> Tensor:
     """-max(margin + 50, 0): what CW ascends (Carlini and Wagner 2017, f_6 with the survey's confidence); shape (B,)."""
     return -(margin(logits, y) + CONFIDENCE).clamp(min=0)

@@ -78,7 +78,8 @@ class ResultFile:
             [*self.facts, "attack", "eps", "steps", "step_size", "n", *self.score_names, "seconds", *_MEANS]
         )
         for row in self.rows:
-            scores = ["" if math.isnan(row.scores[name]) else f"{row.scores[name]:.6f}" for name in self.score_names]
+            values = [row.scores.get(name, math.nan) for name in self.score_names]
+            scores = ["" if math.isnan(value) else f"{value:.6f}" for value in values]
             means = ["" if value is None else f"{value:.6g}" for value in (row.l2, row.linf, row.queries)]
             budget = [row.attack, f"{row.eps:g}", row.steps, f"{row.step_size:g}"]
             writer.writerow([*self.facts.values(), *budget, row.n, *scores, f"{row.seconds:.3f}", *means])

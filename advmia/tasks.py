@@ -24,7 +24,15 @@ from advmia.losses import (
     pixel_cross_entropy,
     soft_dice,
 )
-from advmia.metrics import ClassificationMeter, Meter, MultiLabelMeter, Scores, SegmentationMeter, mask_overlap
+from advmia.metrics import (
+    ClassificationMeter,
+    Meter,
+    MultiLabelMeter,
+    Scores,
+    SegmentationMeter,
+    mask_overlap,
+    success_rate,
+)
 from advmia.models import MODELS
 
 MOMENTUM = 0.9
@@ -44,8 +52,9 @@ class Task:
     checkpoint_name: Callable[[TrainingSettings], str]
     default_lr: float
     objective: Objective  # per-sample loss: training descends its mean
-    meter: Callable[[int], Meter]  # of the number of classes
+    meter: Callable[[int, int], Meter]  # (number of classes, the one that means disease)
     outcome: Callable[[Tensor, Tensor], Tensor]  # (logits, y) to what is recorded of each image, first axis the batch
+    against_clean: Callable[[Tensor, Tensor, Tensor], Scores]  # (clean outcomes, attacked, y): further scores
     score_names: tuple[str, ...]  # columns of the result files
     selection: str  # the score by which the best epoch is chosen
     order: Order  # of an epoch's samples
@@ -89,6 +98,10 @@ def label_scores(logits: Tensor, _: Tensor) -> Tensor:
 
 def predicted_class(logits: Tensor, _: Tensor) -> Tensor:
     return logits.argmax(dim=1)
+
+
+def _nothing(clean: Tensor, attacked: Tensor, y: Tensor) -> Scores:
+    return {}
 
 
 def _classification_clean_line(s: Scores) -> str:
@@ -151,7 +164,11 @@ SINGLE_LABEL = Task(
     objective=cross_entropy,
     meter=ClassificationMeter,
     outcome=predicted_class,
-    score_names=("accuracy", "recall", "precision", "f1"),
+    against_clean=lambda clean, attacked, y: {"attack_success_rate": success_rate(clean, attacked, y)},
+    score_names=(
+        *("accuracy", "recall", "precision", "f1"),
+        *("balanced_accuracy", "auroc", "sensitivity", "specificity", "attack_success_rate"),
+    ),
     selection="accuracy",
     order="weighted",
     optimizer=sgd,
@@ -175,8 +192,9 @@ MULTI_LABEL = Task(
     checkpoint_name=classification_name,
     default_lr=0.01,
     objective=binary_cross_entropy,
-    meter=lambda _: MultiLabelMeter(CHEST_FINDINGS),
+    meter=lambda classes, positive: MultiLabelMeter(CHEST_FINDINGS),
     outcome=label_scores,
+    against_clean=_nothing,
     score_names=("auroc", *CHEST_FINDINGS),
     selection="auroc",
     order="shuffled",
@@ -201,8 +219,9 @@ SEGMENTATION = Task(
     checkpoint_name=segmentation_name,
     default_lr=1e-4,
     objective=pixel_cross_entropy,
-    meter=SegmentationMeter,
+    meter=lambda classes, positive: SegmentationMeter(),
     outcome=mask_overlap,
+    against_clean=_nothing,
     score_names=("dice", "iou", "ce_loss"),
     selection="dice",
     order="shuffled",

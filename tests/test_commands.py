@@ -21,7 +21,8 @@ NATURAL = "MobileNetV2_melBin_nat_class2_maxLR0.01_weightDecay0.001"
 ROBUST = "MobileNetV2_melBin_pgdat_beta0_class2_ADV8-255_10_2-255_maxLR0.01_weightDecay0.001"
 COLUMNS = (
     "dataset,target_model,target_weight,source_model,source_weight,"
-    "attack,eps,steps,step_size,n,accuracy,recall,precision,f1,seconds,mean_l2,mean_linf,mean_queries"
+    "attack,eps,steps,step_size,n,accuracy,recall,precision,f1,"
+    "balanced_accuracy,auroc,sensitivity,specificity,attack_success_rate,seconds,mean_l2,mean_linf,mean_queries"
 )
 
 
@@ -63,7 +64,7 @@ def test_training_writes_weights_and_record(place: Path) -> None:
     record = json.loads((place / "clsCkpt" / f"{ROBUST}.json").read_text())
     assert record["finished"] and record["best_epoch"] == 1 and len(record["epochs"]) == 1
     assert record["selection"] == {"score": "accuracy under PGD-20", "chosen_on": "test list"}
-    assert record["epochs"][0]["robust"].keys() == {"accuracy", "recall", "precision", "f1"}
+    assert {"accuracy", "recall", "precision", "f1", "auroc"} <= record["epochs"][0]["robust"].keys()
     settings = record["settings"]
     wanted = {"dataset": "melBin", "model": "mv2", "method": "pgdat", "eps": 8.0, "steps": 10, "step_size": 2.0}
     assert settings | wanted | {"seed": 0, "size": 16, "batch_size": 8} == settings

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import math
+import warnings
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from networks import one_thread as one_thread
 from networks import targets
-from sklearn.metrics import accuracy_score, f1_score, jaccard_score, precision_score, recall_score, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    f1_score,
+    jaccard_score,
+    precision_score,
+    recall_score,
+    roc_auc_score,
+)
 from torch import Tensor
 
-from advmia.data.specs import CHEST_FINDINGS
-from advmia.metrics import ClassificationMeter, MultiLabelMeter, SegmentationMeter, mask_overlap
+from advmia.data.specs import CHEST_FINDINGS, DATASETS
+from advmia.losses import log_odds
+from advmia.metrics import ClassificationMeter, MultiLabelMeter, SegmentationMeter, mask_overlap, success_rate
 from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL, Task
 
 
@@ -50,7 +61,49 @@ def test_scores_are_those_of_scikit_learn(classes: int, count: int, seed: int) -
     y = torch.randint(classes, (count,), generator=generator)
     logits = torch.randn(count, classes, generator=generator) + 1.5 * F.one_hot(y, classes)
     scores = metered(classes, logits, y).compute()
-    assert scores == pytest.approx(expected_scores(logits.argmax(dim=1), y), abs=1e-12)
+    expected = expected_scores(logits.argmax(dim=1), y)
+    assert {name: scores[name] for name in expected} == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("count", [1, 5, 200])
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_clinical_scores_are_those_of_scikit_learn(classes: int, count: int, seed: int) -> None:
+    """Fails when AUROC ranks another class, ties are not halved, or sensitivity and specificity change places.
+
+    Scores are rounded, so that ties abound; where scikit-learn has no number, ours is NaN.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.randint(classes, (count,), generator=generator)
+    logits = (torch.randn(count, classes, generator=generator) + F.one_hot(y, classes)).round(decimals=1)
+    scores, predicted = metered(classes, logits, y).compute(), logits.argmax(dim=1)
+    present = [each for each in range(classes) if 0 < (y == each).sum() < count]
+    # By log-odds, which rank as probabilities do: those of the softmax would tie where these differ by rounding.
+    aurocs = [roc_auc_score(y == each, log_odds(logits, torch.full_like(y, each))) for each in present]
+    assert scores["auroc"] == pytest.approx(np.mean(aurocs) if aurocs else math.nan, nan_ok=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a predicted class that no label has
+        assert scores["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(y, predicted))
+    recalls = recall_score(y, predicted, labels=[0, 1], average=None, zero_division=math.nan)
+    expected = recalls if classes == 2 else [math.nan, math.nan]
+    assert [scores["specificity"], scores["sensitivity"]] == pytest.approx(list(expected), nan_ok=True)
+
+
+def test_which_class_means_disease() -> None:
+    """Fails when class 1 is taken for disease where it means No Finding."""
+    assert DATASETS["xrayBin"].positive == 0 and DATASETS["melBin"].positive == DATASETS["mesidorBin"].positive == 1
+    y, logits = torch.tensor([0, 0, 0, 1]), one_hot([0, 0, 1, 1], 2)
+    meter = SINGLE_LABEL.meter(2, DATASETS["xrayBin"].positive)
+    meter.update(logits, y)
+    scores = meter.compute()
+    assert (scores["sensitivity"], scores["specificity"]) == pytest.approx((2 / 3, 1.0))
+
+
+def test_success_rate_is_of_the_images_that_were_right() -> None:
+    """Fails when images that were wrong to begin with count as the attack's success."""
+    y, clean = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 0, 1, 0])
+    assert success_rate(clean, torch.tensor([1, 0, 1, 0]), y) == pytest.approx(1 / 3)
+    assert math.isnan(success_rate(1 - y, y, y))
 
 
 @pytest.mark.parametrize(
@@ -67,7 +120,8 @@ def test_scores_are_those_of_scikit_learn(classes: int, count: int, seed: int) -
 def test_undefined_scores_are_0(predicted: list[int], y: list[int], classes: int) -> None:
     """Fails when a class without labels or predictions gives NaN, or is counted though it is neither."""
     scores = metered(classes, one_hot(predicted, classes), torch.tensor(y)).compute()
-    assert scores == pytest.approx(expected_scores(torch.tensor(predicted), torch.tensor(y)), abs=1e-12)
+    expected = expected_scores(torch.tensor(predicted), torch.tensor(y))
+    assert {name: scores[name] for name in expected} == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
@@ -189,7 +243,7 @@ def masks(count: int, classes: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def overlapped(classes: int, logits: Tensor, y: Tensor, batch_size: int = 4) -> SegmentationMeter:
-    meter = SegmentationMeter(classes)
+    meter = SegmentationMeter()
     for part in zip(logits.split(batch_size), y.split(batch_size), strict=True):
         meter.update(*part)
     return meter
@@ -235,13 +289,14 @@ def test_merged_masks_are_the_whole() -> None:
 def test_the_tasks_meter_gives_the_scores_of_its_columns(task: Task) -> None:
     """Fails when the result files name a score that the meter does not compute, or the selection is by none."""
     classes = len(CHEST_FINDINGS) if task is MULTI_LABEL else 2
-    meter = task.meter(classes)
+    meter = task.meter(classes, 1)
     shape = (4, classes, 8, 8) if task is SEGMENTATION else (4, classes)
     logits, y = torch.randn(shape), targets(task, 4, 8, classes)
     meter.update(logits, y)
-    assert tuple(meter.compute()) == task.score_names
+    outcomes = task.outcome(logits, y)
+    assert tuple(meter.compute() | task.against_clean(outcomes, outcomes, y)) == task.score_names
     assert task.selection in task.score_names
-    assert len(task.outcome(logits, y)) == 4
+    assert len(outcomes) == 4
 
 
 @pytest.mark.gpu

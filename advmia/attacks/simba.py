@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from advmia.attacks.steps import Objective, fooled, forward, frozen_eval
 from advmia.budgets import Budget
+from advmia.losses import log_odds
 from advmia.rng import SampleRng
 
 
@@ -58,12 +59,6 @@ class SimBA:
 def simba(budget: Budget, objective: Objective) -> SimBA:
     """SimBA-DCT; it lowers the true class's probability, whatever the objective."""
     return SimBA(budget)
-
-
-def log_odds(logits: Tensor, y: Tensor) -> Tensor:
-    """log(p_y / (1 - p_y)), shape (B,): in the same order as p_y, but it does not saturate at 1; logits (B, K)."""
-    true = logits.gather(1, y[:, None])[:, 0]
-    return true - logits.scatter(1, y[:, None], -torch.inf).logsumexp(dim=1)
 
 
 class _Run:

@@ -55,6 +55,7 @@ class DatasetSpec:
     image_folder: str = "img"  # in `folder`
     mask_folder: str | None = None  # in `folder`; segmentation only
     classes: int | None = None  # None: as many as the training list has
+    positive: int = 1  # the class that means disease, where there are two
     findings: tuple[str, ...] = ()  # multi-label only: the list's header
     augmentation: Augmentation = Augmentation()
     mean: tuple[float, float, float] | None = None  # normalisation, applied inside the network
@@ -133,6 +134,7 @@ _SPECS = (
         size=224,
         resize=256,
         classes=2,
+        positive=0,  # any finding; 1 is No Finding
         augmentation=_HORIZONTAL_FLIP,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,

@@ -475,10 +475,8 @@ def same_values_and_gradients(loss: Loss, y: Tensor, plain: Callable[[Tensor, in
 def test_margins(classes: int, scale: float) -> None:
     """Fails when the true class counts among the others, or CW's confidence is cut off elsewhere than at 50."""
     logits, y = scale * random(30, classes), torch.arange(30) % classes
-    same_values_and_gradients(margin, y, lambda row, place: plain_margin(row, int(y[place])), logits)
-    same_values_and_gradients(
-        confident_margin, y, lambda row, place: plain_confident_margin(row, int(y[place])), logits
-    )
+    for loss, plain in ((margin, plain_margin), (confident_margin, plain_confident_margin)):
+        same_values_and_gradients(loss, y, lambda row, place, f=plain: f(row, int(y[place])), logits)
     assert (confident_margin(logits, y) == 0).any() == (scale > 1)
 
 

@@ -172,7 +172,8 @@ def run(request: pytest.FixtureRequest, unsettled: nn.Module) -> Run:
     x, _ = pixels(2, size=32)
     y = (predictions(unsettled, x) + torch.tensor([0, 1])) % 3
     x_before, y_before, before = x.clone(), y.clone(), Snapshot.of(unsettled)
-    steps = min(TRAITS[request.param].steps, 10)  # deep networks are slow
+    # Deep networks are slow; but few of SimBA's directions help.
+    steps = TRAITS[request.param].steps if request.param == "simba" else min(TRAITS[request.param].steps, 10)
     x_adv = made(request.param, steps=steps)(unsettled, x, y, rng=streams(2))
     return Run(request.param, unsettled, before, Snapshot.of(unsettled), x, x_before, y, y_before, x_adv)
 

@@ -39,6 +39,19 @@ def test_a_stream_goes_on(draw: str) -> None:
 
 
 @pytest.mark.parametrize("draw", DRAWS)
+def test_some_streams_go_on_where_the_batch_has_got_to(draw: str) -> None:
+    """Fails if `take` starts the streams anew, mixes up their places, or leaves the batch's behind."""
+    like = torch.zeros(4, *SHAPE)
+    batch, expected = SampleRng.of(0, samples=range(4)), SampleRng.of(0, samples=range(4))
+    getattr(batch, draw)(like), getattr(expected, draw)(like)
+    some = batch.take(torch.tensor([3, 1]))
+    second, third = getattr(expected, draw)(like), getattr(expected, draw)(like)
+    assert torch.equal(getattr(some, draw)(like[:2]), second[[3, 1]])
+    assert torch.equal(getattr(batch, draw)(like)[[3, 1, 0]], torch.stack([third[3], third[1], second[0]]))
+    assert getattr(batch.take(torch.tensor([], dtype=torch.int64)), draw)(like[:0]).shape == (0, *SHAPE)
+
+
+@pytest.mark.parametrize("draw", DRAWS)
 @pytest.mark.parametrize(
     ("scope", "other"),
     [

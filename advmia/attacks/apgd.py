@@ -6,7 +6,6 @@ one for each target and loss; where images are dropped once fooled, one forward 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -143,9 +142,9 @@ def auto_ascend(
             run = run.keep(~reached)
         if not len(run.places) or step == budget.steps:
             break
+        if step in checkpoints:  # not before: going back to the best would lose a point that meets `done`
+            run.adapt(checkpoints[step])
         run.step(model, objective, budget, is_first=step == 0, is_last=step + 1 == budget.steps)
-        if step + 1 in checkpoints:
-            run.adapt(checkpoints[step + 1])
     x_adv[run.places] = run.best
     return x_adv, is_done
 
@@ -223,10 +222,10 @@ def _where(which: Tensor, yes: Tensor, no: Tensor) -> Tensor:
 
 def _checkpoints(steps: int) -> dict[int, int]:
     """Each checkpoint w_j of section 3.1, with the steps since the one before."""
-    shares = [0.0, 0.22]
-    while shares[-1] < 1:
-        shares.append(shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06))
-    at = sorted({math.ceil(share * steps) for share in shares if share <= 1})
+    shares = [0, 22]  # in hundredths: rounding would move ceil(0.57 * 100)
+    while shares[-1] < 100:
+        shares.append(shares[-1] + max(shares[-1] - shares[-2] - 3, 6))
+    at = sorted({-(-share * steps // 100) for share in shares if share <= 100})
     return {later: later - earlier for earlier, later in pairwise(at)}
 
 

@@ -51,10 +51,11 @@ class Square:
                 new = self._proposal(query, x, best, numbers)
                 logits = forward(model, new)
                 queries[places] += 1
-                better = margin(logits, y) < lead
+                is_fooled = fooled(logits, y)
+                better = (margin(logits, y) < lead) | is_fooled
                 lead = torch.where(better, margin(logits, y), lead)
                 best = torch.where(better.view(-1, 1, 1, 1), new, best)
-                left = ~fooled(logits, y)
+                left = ~is_fooled
                 if not left.all():
                     x_adv[places] = best
                     places, x, y, best, lead = (each[left] for each in (places, x, y, best, lead))

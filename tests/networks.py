@@ -13,10 +13,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from advmia.budgets import Budget
 from advmia.data.loading import EvaluationLoader, ImageData, TrainingLoader
 from advmia.data.readers import SampleList
 from advmia.data.specs import DATASETS, IMAGENET_MEAN, IMAGENET_STD, Augmentation
 from advmia.losses import cross_entropy
+from advmia.methods import PGDAT, Natural
 from advmia.models import Normalize, build_model
 from advmia.rng import SampleRng
 from advmia.tasks import MULTI_LABEL, SEGMENTATION, Task
@@ -118,21 +120,26 @@ def _network(name: str, classes: int) -> nn.Module:
         return NETWORKS[name](classes)
 
 
-def trained(classes: int = 3, size: int = 16, seed: int = 0) -> nn.Module:
-    """A new copy, in eval mode, of a small network that has learnt `image_data`: right mostly, and easily misled."""
-    return copy.deepcopy(_trained(classes, size, seed))
+def trained(classes: int = 3, size: int = 16, seed: int = 0, hardened: float = 0) -> nn.Module:
+    """A new copy, in eval mode, of a small network that has learnt `image_data`: right mostly, and easily misled.
+
+    Less easily where it was `hardened`: it then learnt from PGD examples of that eps in grey levels.
+    """
+    return copy.deepcopy(_trained(classes, size, seed, hardened))
 
 
 @cache
-def _trained(classes: int, size: int, seed: int) -> nn.Module:
+def _trained(classes: int, size: int, seed: int, hardened: float) -> nn.Module:
     x, y = pixels(96, classes=classes, size=size, seed=1)
+    method = PGDAT(cross_entropy, Budget.grey(hardened, 5, hardened / 4)) if hardened else Natural(cross_entropy)
+    rng = streams(96, seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = SmallNet(classes, dropout=0.0)
         optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
         for _ in range(50):
             optimizer.zero_grad()
-            cross_entropy(model(x), y).mean().backward()
+            method(model, x, y, rng=rng).backward()
             optimizer.step()
     model.zero_grad(set_to_none=True)
     return model.eval()

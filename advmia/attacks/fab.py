@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from advmia.attacks.apgd import likeliest_wrong
 from advmia.attacks.steps import Objective, fooled, forward, frozen_eval, on_right_images, value_and_gradient
 from advmia.budgets import Budget
-from advmia.losses import targeted_margin
+from advmia.losses import margin, targeted_margin
 from advmia.rng import SampleRng
 
 OVERSHOOT = 1.05  # eta
@@ -58,11 +58,14 @@ class TargetedFAB:
         for _ in range(self.budget.steps):
             _, lead, gradient = value_and_gradient(model, now, pair, targeted_margin)
             found = _step(now, x, gradient, lead)
-            is_over = fooled(forward(model, found), pair[:, 0])
-            reached = is_over & ((found - x).abs().flatten(1).amax(dim=1) <= self.budget.eps)
+            logits = forward(model, found)
+            is_near = (found - x).abs().flatten(1).amax(dim=1) <= self.budget.eps
+            reached = fooled(logits, pair[:, 0]) & is_near
             x_adv[places[reached]] = found[reached]
             is_done[places[reached]] = True
-            # From over the boundary the search goes on nearer to x.
+            # From over the boundary the search goes on nearer to x. Over by a hair is over here: as the steps close in
+            # on the boundary they end less and less far over it, and one that waits for a clear margin stays there.
+            is_over = margin(logits, pair[:, 0]) <= 0
             now = torch.where(is_over.view(-1, 1, 1, 1), x + BACKWARD * (found - x), found)
             places, x, pair, now = (each[~reached] for each in (places, x, pair, now))
             if not len(places):

@@ -95,9 +95,10 @@ def test_scores_are_the_columns(task: Task) -> None:
     """Fails when a result file would lack a column, or a selection name a score that no meter gives."""
     x, y, classes = example(task, task.datasets[0])
     logits = build_model(task.models[0], classes)(x).detach()
-    meter = task.meter(classes)
+    meter = task.meter(classes, 1)
     meter.update(logits, y)
-    scores = meter.compute()
+    outcomes = task.outcome(logits, y)
+    scores = meter.compute() | task.against_clean(outcomes, outcomes, y)
     assert tuple(scores) == task.score_names and task.selection in scores
-    assert len(task.outcome(logits, y)) == len(x)
+    assert len(outcomes) == len(x)
     assert torch.isfinite(task.criterion(logits, y))

@@ -27,6 +27,7 @@ SHRINK = {  # later flags win
     "gradVisual.py": [*TEST, *FEW],
     "phantoms": ["--count", "24", "--size", "32"],
 }
+METHODS = ("nat", "pgdat 8", "trades 8", "mart 8", "hat 8")
 NOT_RUN_HERE = {
     "git": "fetches this repository",
     "scripts/test.sh": "is what runs this test",
@@ -71,18 +72,21 @@ def test_every_readme_command(tmp_path: Path) -> None:
     assert (tmp_path / "tables" / "tables.md").exists()
 
 
-def test_demo(tmp_path: Path) -> None:
-    """The first command of the README, tiny: both networks trained and attacked, table and curves made, twice."""
-    command = [ROOT / "scripts" / "demo.sh", "--limit", "8", "--imgSize", "16", "--gpu", "cpu"]
-    environment = os.environ | {"PYTHON": sys.executable, "DEMO": str(tmp_path / "demo"), "OMP_NUM_THREADS": "1"}
-    for _ in range(2):
+@pytest.mark.parametrize(
+    ("script", "methods", "again"), [("demo", ("nat", "pgdat 8"), True), ("methods", METHODS, False)]
+)
+def test_script(script: str, methods: tuple[str, ...], again: bool, tmp_path: Path) -> None:
+    """The scripts that train and compare, tiny: all networks trained and attacked, table and curves made."""
+    command = [ROOT / "scripts" / f"{script}.sh", "--limit", "8", "--imgSize", "16", "--gpu", "cpu"]
+    small = {"EPOCHS": "1", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | small | {"PYTHON": sys.executable, script.upper(): str(tmp_path / "out")}
+    for _ in range(1 + again):
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
         assert done.returncode == 0, done.stderr
-        assert re.search(r"^\| mv2 +\| nat ", done.stdout, re.M) and re.search(
-            r"^\| mv2 +\| pgdat 8 ", done.stdout, re.M
-        )
-    assert "trained already" in done.stdout
-    assert (tmp_path / "demo" / "melBin[phantom].png").exists()
+        for method in methods:
+            assert re.search(rf"^\| mv2 +\| {method} ", done.stdout, re.M)
+    assert not again or "trained already" in done.stdout
+    assert (tmp_path / "out" / "melBin[phantom].png").exists()
 
 
 @pytest.mark.parametrize("script", ["trainCls", "trainChex", "trainSeg", "testCls", "testChex", "testSeg"])

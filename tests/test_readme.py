@@ -78,11 +78,9 @@ def test_demo(tmp_path: Path) -> None:
     for _ in range(2):
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
         assert done.returncode == 0, done.stderr
-        assert re.search(r"^\| mv2 +\| nat ", done.stdout, re.M) and re.search(
-            r"^\| mv2 +\| pgdat 8 ", done.stdout, re.M
-        )
+        assert all(re.search(rf"^\| {method} +\| 8 ", done.stdout, re.M) for method in ("nat", "pgdat 8"))
     assert "trained already" in done.stdout
-    assert (tmp_path / "demo" / "melBin[phantom].png").exists()
+    assert (tmp_path / "demo" / "melBin[phantom]__mv2.png").exists()
 
 
 @pytest.mark.parametrize("script", ["trainCls", "trainChex", "trainSeg", "testCls", "testChex", "testSeg"])

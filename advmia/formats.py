@@ -79,7 +79,7 @@ def _latex(table: Table) -> str:
     """A `table` that needs no package."""
     rows = [[_bold(_quoted(cell.text)) if cell.best else _quoted(cell.text) for cell in row] for row in table.rows]
     lines = [" & ".join(row) + r" \\" for row in [[_quoted(name) for name in table.header], *rows]]
-    caption = " ".join(f"{_quoted(text)}." for text in (table.title, *table.notes))
+    caption = " ".join(f"{_quoted(text.rstrip('.'))}." for text in (table.title, *table.notes))
     return "\n".join(
         [
             r"\begin{table}",

@@ -169,11 +169,11 @@ def settings(entries: Sequence[Entry]) -> list[str]:
     _tell(shown, "tested", entries, [_tested(entry) for entry in entries])
     texts = ["; ".join(parts) for parts in shown]
     for name in ("weights", "file"):
-        names = [(entry.method, text, entry.images) for entry, text in zip(entries, texts, strict=True)]
-        for at, entry in enumerate(entries):
-            if names.count(names[at]) > 1:
-                value = entry.target[:8] if name == "weights" else str(entry.file)
-                texts[at] = "; ".join(filter(None, [texts[at], f"{name} {value}"]))
+        values = [entry.target[:8] if name == "weights" else str(entry.file) for entry in entries]
+        alike = [(entry.method, text, entry.images) for entry, text in zip(entries, texts, strict=True)]
+        for at, key in enumerate(alike):
+            if len({value for value, other in zip(values, alike, strict=True) if other == key}) > 1:
+                texts[at] = "; ".join(filter(None, [texts[at], f"{name} {values[at]}"]))
     return texts
 
 

@@ -40,42 +40,42 @@ def bootstrap_auroc(scores: np.ndarray, positive: np.ndarray) -> list[Interval]:
     label; the mean is then over the others.
     """
     ranks = [_Ranking(scores[:, label], positive[:, label]) for label in range(scores.shape[1])]
-    found = np.concatenate(
-        [np.stack([ranking.auroc(counts) for ranking in ranks], axis=1) for counts in _resamples(len(scores))]
-    )
+    # Images along the first axis: their rows, one number a resample, are then moved and added as wholes.
+    chunks = (np.ascontiguousarray(counts.T) for counts in _resamples(len(scores)))
+    found = np.concatenate([np.stack([ranking.auroc(counts) for ranking in ranks], axis=1) for counts in chunks])
     return [_percentiles(_mean_of_defined(found)), *(_percentiles(column) for column in found.T)]
 
 
 def auroc(scores: np.ndarray, positive: np.ndarray) -> list[float]:
     """The mean AUROC over labels, then of each label, as `bootstrap_auroc` takes them."""
-    once = np.ones((1, len(scores)), dtype=np.int64)
+    once = np.ones((len(scores), 1), dtype=np.int32)
     found = [_Ranking(scores[:, label], positive[:, label]).auroc(once)[0] for label in range(scores.shape[1])]
     return [float(_mean_of_defined(np.array([found]))[0]), *map(float, found)]
 
 
 class _Ranking:
-    """One label's images in the order of their scores, so that each resample's AUROC is a sum over counts."""
+    """One label's images, ranked once, so that each resample's AUROC is a sum over counts."""
 
     def __init__(self, scores: np.ndarray, positive: np.ndarray) -> None:
-        self._order = np.argsort(scores, kind="stable")
-        ranked = scores[self._order]
-        self._positive = positive[self._order].astype(np.int64)
-        self._ties = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))  # where a new score begins
+        self._positives, negatives = np.flatnonzero(positive), np.flatnonzero(positive == 0)
+        self._negatives = negatives[np.argsort(scores[negatives], kind="stable")]
+        ranked = scores[self._negatives]
+        self._below = np.searchsorted(ranked, scores[self._positives], side="left")  # negatives below each positive
+        self._not_above = np.searchsorted(ranked, scores[self._positives], side="right")  # those, and ties
 
     def auroc(self, counts: np.ndarray) -> np.ndarray:
-        """How often each image is drawn (R, N) to each resample's AUROC (R,); NaN where one class is missing."""
-        ranked = counts[:, self._order]
-        hits = ranked * self._positive
-        misses = np.add.reduceat(ranked - hits, self._ties, axis=1)
-        hits = np.add.reduceat(hits, self._ties, axis=1)
-        below = np.cumsum(misses, axis=1) - misses
-        wins = (hits * (2 * below + misses)).sum(axis=1)  # in halves: a tie counts as half a win
-        pairs = 2 * hits.sum(axis=1) * misses.sum(axis=1)
+        """How often each image is drawn, image by image (N, R), to each resample's AUROC (R,); NaN for one class."""
+        hits = counts[self._positives].astype(np.int64)
+        misses = np.zeros((len(self._negatives) + 1, counts.shape[1]), dtype=np.int32)
+        np.cumsum(counts[self._negatives], axis=0, dtype=np.int32, out=misses[1:])
+        # In halves, for a tie counts as half a win: whole numbers, so that no machine rounds them otherwise.
+        wins = (hits * (misses[self._below] + misses[self._not_above])).sum(axis=0)
+        pairs = 2 * hits.sum(axis=0) * misses[-1]
         return np.where(pairs > 0, wins / np.maximum(pairs, 1), np.nan)
 
 
 def _resamples(n: int) -> Iterator[np.ndarray]:
-    """How often each of `n` images is drawn, int64 (R, n), in chunks that hold `RESAMPLES` rows together.
+    """How often each of `n` images is drawn, int32 (R, n), in chunks that hold `RESAMPLES` rows together.
 
     Equal for equal n, so rows on the same images are resampled alike. RandomState: its stream is frozen for good.
     """
@@ -84,7 +84,7 @@ def _resamples(n: int) -> Iterator[np.ndarray]:
     for start in range(0, RESAMPLES, step):
         size = min(step, RESAMPLES - start)
         drawn = rng.randint(0, n, size=(size, n), dtype=np.int64) + n * np.arange(size)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)
+        yield np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n).astype(np.int32)
 
 
 def _mean_of_defined(values: np.ndarray) -> np.ndarray:

@@ -19,6 +19,8 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _MARKERS = "osD^vP*X<"
 _LINES = ("-", "--", "-.", ":")
 _PANELS_A_ROW = 3
+_STEP = 2.5  # between curves, in points
+_TITLES = {"simba": "simba (eps: a step, no bound)"}
 
 
 @dataclass(frozen=True)
@@ -80,32 +82,57 @@ def _draw(curves: Sequence[Curve], attacks: Sequence[str], title: str, score: st
     for panel in panels:
         drawn, names = panel.get_legend_handles_labels()
         handles |= dict(zip(names, drawn, strict=True))
-    figure.legend(handles.values(), handles, loc="outside lower center", frameon=False)
+    names = [curve.name for curve in curves if curve.name in handles]
+    figure.legend(
+        [handles[name] for name in names],
+        names,
+        title="bars: 95 % confidence interval; markers stand side by side for legibility",
+        title_fontsize=8,
+        loc="outside lower center",
+        frameon=False,
+    )
     figure.suptitle(title, fontsize=10)
     return figure
 
 
 def _draw_panel(panel: Axes, curves: Sequence[Curve], attack: str) -> None:
-    for number, curve in enumerate(curves):
-        points = curve.points.get(attack, [])
-        if not points:
-            continue
-        eps = [point.eps for point in points]
-        colour = _COLOURS[number % len(_COLOURS)]
-        panel.fill_between(
-            eps, [point.low for point in points], [point.high for point in points], color=colour, alpha=0.13, lw=0
-        )
-        panel.plot(
-            eps,
+    from matplotlib.transforms import ScaledTranslation
+
+    shown = [(number, curve) for number, curve in enumerate(curves) if curve.points.get(attack)]
+    for place, (number, curve) in enumerate(shown):
+        points = curve.points[attack]
+        # Moved by points of print, not by grey levels: bars at one eps would hide each other.
+        aside = ScaledTranslation((place - (len(shown) - 1) / 2) * _STEP / 72, 0, panel.figure.dpi_scale_trans)
+        panel.errorbar(
+            [point.eps for point in points],
             [point.score for point in points],
-            color=colour,
+            yerr=[
+                [max(0.0, point.score - point.low) for point in points],
+                [max(0.0, point.high - point.score) for point in points],
+            ],
+            color=_COLOURS[number % len(_COLOURS)],
             marker=_MARKERS[number % len(_MARKERS)],
             linestyle=_LINES[number % len(_LINES)],
-            markersize=5,
-            linewidth=1.4,
+            markersize=4.5,
+            linewidth=1.3,
+            elinewidth=0.8,
+            capsize=2,
             label=curve.name,
+            transform=panel.transData + aside,
         )
-    ticks = sorted({point.eps for curve in curves for point in curve.points.get(attack, [])})
-    panel.set(title=attack, xlabel="eps (grey levels out of 255)", ylim=(-3, 103), xticks=ticks)
+    eps = {point.eps for _, curve in shown for point in curve.points[attack]}
+    margin = 0.08 * (max(eps) - min(eps)) or 1.0  # for the bars that stand aside
+    panel.set_xlim(min(eps) - margin, max(eps) + margin)
+    ticks = _legible(eps)
+    panel.set(title=_TITLES.get(attack, attack), xlabel="eps (grey levels out of 255)", ylim=(-3, 103), xticks=ticks)
     panel.set_xticklabels([f"{tick:g}" for tick in ticks])
     panel.grid(alpha=0.3)
+
+
+def _legible(ticks: set[float]) -> list[float]:
+    """Those of the ticks, from the right, whose labels do not run into each other."""
+    kept: list[float] = []
+    for tick in sorted(ticks, reverse=True):
+        if not kept or kept[-1] - tick >= (max(ticks) - min(ticks)) / 16:
+            kept.append(tick)
+    return kept[::-1]

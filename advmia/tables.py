@@ -91,7 +91,7 @@ def _score_table(group: Sequence[Scored], name: str) -> Table:
     ]
     title = f"{entries[0].dataset}, {entries[0].model}: {_measure(name, values)}, {_BY}"
     rows = tuple((*first, *rest) for first, rest in zip(known, cells, strict=True))
-    return Table(title, (*identity[0], "images", *heads.values()), rows, _apart(entries))
+    return Table(title, (*identity[0], "images", *heads.values()), rows, _notes(group))
 
 
 def _finding_table(group: Sequence[Scored]) -> Table:
@@ -108,8 +108,7 @@ def _finding_table(group: Sequence[Scored]) -> Table:
     )
     entry = group[0].entry
     title = f"{entry.dataset}, {entry.model}: AUROC by finding in percent (95 % bootstrap interval), {_BY}"
-    notes = _apart([one.entry for one in group])
-    return Table(title, ("finding", "positive images", *words, *heads.values()), rows, notes)
+    return Table(title, ("finding", "positive images", *words, *heads.values()), rows, _notes(group))
 
 
 def _identity(group: Sequence[Scored]) -> tuple[list[str], list[list[str]]]:
@@ -121,8 +120,11 @@ def _identity(group: Sequence[Scored]) -> tuple[list[str], list[list[str]]]:
     return ["method", "setting"], [[entry.method, text] for entry, text in zip(entries, told, strict=True)]
 
 
-def _apart(entries: Sequence[Entry]) -> tuple[str, ...]:
-    return (_APART,) if len({entry.tested for entry in entries}) > 1 else ()
+def _notes(group: Sequence[Scored]) -> tuple[str, ...]:
+    notes = [_APART] if len({one.entry.tested for one in group}) > 1 else []
+    if any(column.attack == "simba" for one in group for column in one.values):
+        notes.append("simba's eps is the length of a step, not a bound.")
+    return tuple(notes)
 
 
 Values = Sequence[Sequence[Value | None]]

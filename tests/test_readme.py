@@ -68,7 +68,7 @@ def test_every_readme_command(tmp_path: Path) -> None:
         extra = SHRINK.get(program[0], SHRINK.get(program[1], []))
         done = run_process(*program, *extra, cwd=tmp_path)
         assert done.returncode == 0, (words, done.stderr)
-    assert (tmp_path / "tables" / "tables.md").exists()
+    assert (tmp_path / "tables" / "tables.md").exists() and (tmp_path / "tables" / "tables.tex").exists()
 
 
 def test_demo(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def run_tool(args: argparse.Namespace) -> None:
         report = make_phantoms(args.dataRoot, args.dataset, count=args.count, size=args.size, seed=args.seed)
         print("\n".join(report))
     else:
-        print(write_tables(args.results, args.out), end="")
+        print(write_tables(args.results, args.out, form=args.format, scores=args.scores), end="")
 
 
 def main() -> int:

@@ -14,6 +14,7 @@ from advmia.data.phantoms import FOLDERS
 from advmia.data.prepare import DOWNLOADS, SPLITS
 from advmia.data.specs import DATASETS
 from advmia.errors import UserError
+from advmia.formats import EXTENSIONS
 from advmia.runtime import say
 from advmia.tasks import Task
 
@@ -157,7 +158,13 @@ def tools_parser() -> Parser:
 
     tables = tools.add_parser("tables", help="result files -> tables and curves", formatter_class=_Help)
     tables.add_argument("results", nargs="+", type=Path, help="result files (.json) or folders of them")
-    tables.add_argument("--out", type=Path, help="also write tables.md and a picture per data set here")
+    tables.add_argument(
+        "--format", type=_one_of(EXTENSIONS), default="md", help=_listed("of the tables' file", EXTENSIONS)
+    )
+    tables.add_argument("--out", type=Path, help="write the tables, and curves as PNG and PDF, to this folder")
+    tables.add_argument(
+        "--scores", nargs="+", default=[], metavar="NAME", help="further scores to table, as result rows name them"
+    )
     return parser
 
 

@@ -17,4 +17,4 @@ for weights in "$DEMO"/clsCkpt/MobileNetV2_melBin_*_maxLR0.01_weightDecay0.001; 
   "$PYTHON" testCls.py "${COMMON[@]}" --targetModel mv2 --targetWeight "$weights" --attacks fgsm pgd --bs 32 --resultDir "$DEMO/results"
 done
 "$PYTHON" -m advmia tables "$DEMO/results" --out "$DEMO"
-echo "curves: $DEMO/melBin[phantom].png; per-image outcomes: $DEMO/results"
+echo "curves: $DEMO/melBin[phantom]__mv2.png and .pdf; per-image outcomes: $DEMO/results"

@@ -37,6 +37,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "advmia.runtime",
         "advmia.inference",
         "advmia.overlays",
+        "advmia.intervals",
+        "advmia.formats",
+        "advmia.gather",
+        "advmia.plots",
     ),
     (
         "advmia.data.cache",
@@ -50,7 +54,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "advmia.checkpoints",
     ),
     ("advmia.tasks", "advmia.methods"),
-    ("advmia.training", "advmia.evaluation", "advmia.reliability", "advmia.gradcam", "advmia.visual"),
+    ("advmia.training", "advmia.evaluation", "advmia.reliability", "advmia.gradcam", "advmia.visual", "advmia.scored"),
     ("advmia.cli", "advmia.commands", "advmia.tables", "advmia.__main__"),
     # The entry scripts, which nothing imports.
     ("trainCls", "trainChex", "trainSeg", "testCls", "testChex", "testSeg", "gradVisual"),

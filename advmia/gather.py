@@ -1,0 +1,241 @@
+"""Result files as they come: read, checked, each counted once, and told apart by what they differ in."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from advmia.errors import UserError
+from advmia.results import read_results
+from advmia.runtime import say
+
+KINDS = ("accuracy", "dice", "auroc")  # the first that a row holds names its task
+METHODS = ("nat", "pgdat", "trades", "mart", "hat")  # in the order of the tables
+ABSENT = object()  # of a training that nothing is recorded of
+
+_FACTS = ("dataset", "target_model", "target_weight", "source_model", "source_weight")
+_DATA = ("content", "sha256", "pixels_crc32")
+_RUN = ("seed", "size", "data", "target_sha256", "source_sha256")
+# Training settings that belong to a method, and are compared between networks of one method and eps alone.
+_METHODS_OWN = ("steps", "step_size", "beta", "gamma", "hat_step", "helper")
+_SHARED = ("epochs", "batch_size", "lr", "weight_decay", "init", "seed", "size", "val_fraction")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One result file."""
+
+    file: Path
+    record: dict[str, Any]
+
+    @property
+    def dataset(self) -> str:
+        return self.record["dataset"]
+
+    @property
+    def model(self) -> str:
+        return self.record["target_model"]
+
+    @property
+    def target(self) -> str:
+        """SHA-256 of the attacked network's weights."""
+        return self.record["run"]["target_sha256"]
+
+    @property
+    def source(self) -> str:
+        return self.record["run"]["source_sha256"]
+
+    @property
+    def kind(self) -> str:
+        return kind_of(self.rows[0]["scores"])
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return self.record["rows"]
+
+    @property
+    def images(self) -> int:
+        return self.rows[0]["n"]
+
+    @property
+    def training(self) -> dict[str, Any] | None:
+        return self.record.get("target_training") or None
+
+    @property
+    def method(self) -> str:
+        """`pgdat 8`: method and training eps; the checkpoint's file name where its training is not recorded."""
+        training = self.training
+        if training is None:
+            return Path(self.record["target_weight"]).name
+        return training["method"] if training["method"] == "nat" else f"{training['method']} {training['eps']:g}"
+
+    @cached_property
+    def tested(self) -> tuple[str, ...]:
+        """What rows must share to be compared: seed, size and the very images."""
+        run = self.record["run"]
+        return tuple(str(value) for value in (run["seed"], run["size"], *map(run["data"].get, _DATA)))
+
+    def order(self) -> tuple[Any, ...]:
+        """By data set, model, method (in the published order), eps, and what tells equal ones apart."""
+        training = self.training or {}
+        method = training.get("method")
+        place = METHODS.index(method) if method in METHODS else len(METHODS)
+        settings = [_text(training.get(name)) for name in _SHARED]
+        budget = (place, training.get("eps", 0.0), self.method)
+        return (self.dataset, self.model, *budget, settings, -self.images, str(self.tested), str(self.file))
+
+
+def kind_of(scores: dict[str, Any]) -> str:
+    return next((kind for kind in KINDS if kind in scores), "")
+
+
+def gather(paths: Sequence[Path]) -> list[Entry]:
+    """The result files at `paths` (.json files, or folders of them), in the order of the tables.
+
+    A file that comes twice, also as a copy, counts once. Raises `UserError` when one is no result file, or none is.
+    """
+    files = {file.resolve(): file for path in paths for file in (path.glob("*.json") if path.is_dir() else [path])}
+    entries: dict[str, Entry] = {}
+    for file in sorted(files.values()):
+        entry = _read(file)
+        known = entries.setdefault(repr(entry.record), entry)
+        if known is not entry:
+            say(f"{file} repeats {known.file}: counted once")
+    if not entries:
+        raise UserError(f"no result files (.json, written by the test scripts) in {', '.join(map(str, paths))}")
+    return sorted(entries.values(), key=Entry.order)
+
+
+def _read(file: Path) -> Entry:
+    record = read_results(file)
+    if record is None:
+        raise UserError(f"{file} is no result file: expected the JSON that a test script wrote, or a folder of such")
+    try:
+        fault = _fault(record)
+    except (TypeError, AttributeError, KeyError) as error:
+        fault = f"a part has another type than expected ({error})"
+    if fault:
+        raise UserError(f"{file} is no whole result file: {fault}; test again, or leave it out")
+    return Entry(file, record)
+
+
+def _fault(record: dict[str, Any]) -> str | None:
+    """What of a record is missing or contradicts itself."""
+    missing = [name for name in _FACTS if not isinstance(record.get(name), str)]
+    missing += [f"run.{name}" for name in _RUN if name not in record["run"]]
+    if missing:
+        return f"it has no {', '.join(missing)}"
+    if not record["rows"]:
+        return "it has no rows"
+    if record.get("target_training") is not None and {"method", "eps"} - record["target_training"].keys():
+        return "its target_training names no method and eps"
+    record["run"]["data"].get("sha256")  # a dict, or it is caught above
+    seen, count = set(), record["rows"][0]["n"]
+    for row in record["rows"]:
+        where = f"row {row['attack']} eps {row['eps']:g}"
+        if (row["attack"], row["eps"]) in seen:
+            return f"{where} is there twice"
+        seen.add((row["attack"], row["eps"]))
+        if row["n"] != count or len(row["outcomes"]) != count or count < 1:
+            return f"{where} has {len(row['outcomes'])} outcomes of {row['n']} images, the first row has {count} images"
+        if kind_of(row["scores"]) != kind_of(record["rows"][0]["scores"]) or not kind_of(row["scores"]):
+            return f"{where} has none of the scores {', '.join(KINDS)}"
+        odd = [name for name, score in row["scores"].items() if score is not None and not math.isfinite(score)]
+        if odd:
+            return f"{where} has scores that are not finite: {', '.join(odd)}"
+    return None
+
+
+def groups(entries: Iterable[Entry], key: str) -> list[list[Entry]]:
+    """Entries of one data set and `key`, in order."""
+    found: dict[tuple[str, str], list[Entry]] = defaultdict(list)
+    for entry in entries:
+        found[entry.dataset, getattr(entry, key)].append(entry)
+    return list(found.values())
+
+
+# ---------------------------------------------------------------- what tells entries apart
+
+
+def settings(entries: Sequence[Entry]) -> list[str]:
+    """For each entry what it differs in from the others of its table, so that no two of one method read alike."""
+    shown: list[list[str]] = [[] for _ in entries]
+    _tell(shown, "trained", entries, [_trained(entry) for entry in entries])
+    _tell(shown, "tested", entries, [_tested(entry) for entry in entries])
+    texts = ["; ".join(parts) for parts in shown]
+    for name in ("weights", "file"):
+        values = [entry.target[:8] if name == "weights" else str(entry.file) for entry in entries]
+        alike = [(entry.method, text, entry.images) for entry, text in zip(entries, texts, strict=True)]
+        for at, key in enumerate(alike):
+            if len({value for value, other in zip(values, alike, strict=True) if other == key}) > 1:
+                texts[at] = "; ".join(filter(None, [texts[at], f"{name} {values[at]}"]))
+    return texts
+
+
+def network_names(entries: Sequence[Entry]) -> dict[str, str]:
+    """A name for each target, by the SHA-256 of its weights: model, method, and what equal ones differ in."""
+    networks = list({entry.target: entry for entry in entries}.values())
+    names = []
+    for entry in networks:
+        rivals = [other for other in networks if (other.model, other.method) == (entry.model, entry.method)]
+        shown: list[list[str]] = [[] for _ in rivals]
+        _tell(shown, "trained", rivals, [_trained(rival) for rival in rivals])
+        names.append(" ".join([entry.model, entry.method, *(f"({part})" for part in shown[rivals.index(entry)])]))
+    return {
+        entry.target: name if names.count(name) == 1 else f"{name} (weights {entry.target[:8]})"
+        for entry, name in zip(networks, names, strict=True)
+    }
+
+
+Facts = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]  # for the reader, of the method alone, and hashes
+
+
+def _trained(entry: Entry) -> Facts:
+    training = entry.training
+    if training is None:
+        return {}, {}, {}
+    data = training.get("train_data") or {}
+    plain = {name: training.get(name) for name in _SHARED}
+    plain |= {"images": data.get("images"), "content": data.get("content")}
+    own = {name: training.get(name) for name in _METHODS_OWN}
+    return plain, own, {"list": data.get("sha256"), "pixels": data.get("pixels_crc32")}
+
+
+def _tested(entry: Entry) -> Facts:
+    run, data = entry.record["run"], entry.record["run"]["data"]
+    plain = {"seed": run["seed"], "size": run["size"], "images": entry.images}
+    return plain, {}, {"list": data.get("sha256"), "pixels": data.get("pixels_crc32")}
+
+
+def _tell(shown: list[list[str]], verb: str, entries: Sequence[Entry], facts: Sequence[Facts]) -> None:
+    """Appends to each entry's parts `<verb>: <fact> <value>, ...` of those facts that differ."""
+    told: list[list[str]] = [[] for _ in entries]
+    for tier in range(3):
+        names = dict.fromkeys(name for fact in facts for name in fact[tier])
+        for name in names:
+            for at, entry in enumerate(entries):
+                # A method's own settings are compared within the method; a hash where all else is equal.
+                rivals = [
+                    fact[tier].get(name, ABSENT)
+                    for other, fact in zip(entries, facts, strict=True)
+                    if (tier != 1 or other.method == entry.method) and (tier != 2 or fact[0] == facts[at][0])
+                ]
+                value = facts[at][tier].get(name, ABSENT)
+                if (verb, name) == ("tested", "images"):  # a column of their own
+                    continue
+                if value is not ABSENT and any(rival is not ABSENT and rival != value for rival in rivals):
+                    told[at].append(f"{name.replace('_', ' ')} {_text(value)}")
+    for parts, words in zip(shown, told, strict=True):
+        parts += [f"{verb}: {', '.join(words)}"] if words else []
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    text = "none" if value is None else str(value)
+    return text[:8] if len(text) >= 32 else text  # a hash

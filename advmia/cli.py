@@ -127,7 +127,7 @@ def visual_parser(task: Task, description: str | None) -> Parser:
 def tools_parser() -> Parser:
     """`python -m advmia`: what is done around training and testing."""
     parser = _parser("Prepares data, makes generated stand-ins, and tables results.", prog="python -m advmia")
-    tools = parser.add_subparsers(dest="tool", required=True, metavar="prepare | phantoms | tables")
+    tools = parser.add_subparsers(dest="tool", required=True, metavar="prepare | phantoms | tables | where")
 
     prepare = tools.add_parser(
         "prepare", help="official download -> the layout that the scripts read", formatter_class=_Help
@@ -158,6 +158,13 @@ def tools_parser() -> Parser:
     tables = tools.add_parser("tables", help="result files -> tables and curves", formatter_class=_Help)
     tables.add_argument("results", nargs="+", type=Path, help="result files (.json) or folders of them")
     tables.add_argument("--out", type=Path, help="also write tables.md and a picture per data set here")
+
+    tools.add_parser(
+        "where",
+        help="command lines of the training and test scripts, from standard input -> the file that each will write"
+        " (checkpoint, result record); nothing is run",
+        formatter_class=_Help,
+    )
     return parser
 
 

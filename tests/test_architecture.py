@@ -35,6 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "advmia.data.transforms",
         "advmia.results",
         "advmia.runtime",
+        "advmia.progress",
         "advmia.inference",
         "advmia.overlays",
     ),
@@ -50,7 +51,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "advmia.checkpoints",
     ),
     ("advmia.tasks", "advmia.methods"),
-    ("advmia.training", "advmia.evaluation", "advmia.reliability", "advmia.gradcam", "advmia.visual"),
+    ("advmia.training", "advmia.evaluation", "advmia.reliability", "advmia.gradcam", "advmia.visual", "advmia.curves"),
     ("advmia.cli", "advmia.commands", "advmia.tables", "advmia.__main__"),
     # The entry scripts, which nothing imports.
     ("trainCls", "trainChex", "trainSeg", "testCls", "testChex", "testSeg", "gradVisual"),

@@ -1,14 +1,24 @@
-"""`python -m advmia prepare | phantoms | tables`."""
+"""`python -m advmia prepare | phantoms | tables | where`."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
+from pathlib import Path
 
-from advmia import cli
+from advmia import cli, commands
 from advmia.data.phantoms import make_phantoms
 from advmia.data.prepare import prepare
+from advmia.errors import UserError
 from advmia.tables import write_tables
+from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL
+
+# What stands behind each script: its task, its flags, and the file that it writes.
+_TASKS = {"Cls": SINGLE_LABEL, "Chex": MULTI_LABEL, "Seg": SEGMENTATION}
+SCRIPTS = {f"train{end}.py": (task, cli.train_parser, commands.checkpoint_path) for end, task in _TASKS.items()} | {
+    f"test{end}.py": (task, cli.test_parser, commands.result_path) for end, task in _TASKS.items()
+}
 
 
 def run_tool(args: argparse.Namespace) -> None:
@@ -18,8 +28,21 @@ def run_tool(args: argparse.Namespace) -> None:
     elif args.tool == "phantoms":
         report = make_phantoms(args.dataRoot, args.dataset, count=args.count, size=args.size, seed=args.seed)
         print("\n".join(report))
+    elif args.tool == "where":
+        for line in sys.stdin:
+            print(written_by(shlex.split(line)))
     else:
         print(write_tables(args.results, args.out, form=args.format, scores=args.scores), end="")
+
+
+def written_by(words: list[str]) -> Path:
+    """The file that a command such as `trainCls.py --dataset ...` will write. Refuses what the script would refuse."""
+    if not words or words[0] not in SCRIPTS:
+        raise UserError(f"expected a command of {', '.join(SCRIPTS)}, got `{shlex.join(words)}`")
+    task, make_parser, written = SCRIPTS[words[0]]
+    parser = make_parser(task, None)
+    parser.prog = words[0]  # it is this script's flags that would be wrong
+    return written(task, parser.parse_args(words[1:]))
 
 
 def main() -> int:

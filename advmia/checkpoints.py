@@ -72,8 +72,9 @@ def segmentation_name(settings: TrainingSettings) -> str:
 def save_weights(path: Path, model: nn.Module) -> None:
     """The bare state_dict, on the CPU, whole or not at all."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with whole_file(path) as temporary:
-        torch.save(weights, temporary)
+    # By its path, torch would write the temporary name into the file: equal weights are equal files.
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        torch.save(weights, file)
 
 
 def load_weights(path: Path) -> StateDict:

@@ -128,7 +128,7 @@ def visual_parser(task: Task, description: str | None) -> Parser:
 def tools_parser() -> Parser:
     """`python -m advmia`: what is done around training and testing."""
     parser = _parser("Prepares data, makes generated stand-ins, and tables results.", prog="python -m advmia")
-    tools = parser.add_subparsers(dest="tool", required=True, metavar="prepare | phantoms | tables")
+    tools = parser.add_subparsers(dest="tool", required=True, metavar="prepare | phantoms | tables | where")
 
     prepare = tools.add_parser(
         "prepare", help="official download -> the layout that the scripts read", formatter_class=_Help
@@ -164,6 +164,13 @@ def tools_parser() -> Parser:
     tables.add_argument("--out", type=Path, help="write the tables, and curves as PNG and PDF, to this folder")
     tables.add_argument(
         "--scores", nargs="+", default=[], metavar="NAME", help="further scores to table, as result rows name them"
+    )
+
+    tools.add_parser(
+        "where",
+        help="command lines of the training and test scripts, from standard input -> the file that each will write"
+        " (checkpoint, result record); nothing is run",
+        formatter_class=_Help,
     )
     return parser
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from advmia.checkpoints import (
     standing,
     weights_digest,
 )
+from advmia.curves import TrainingCurves, picture_path
 from advmia.data.loading import EvaluationLoader, ImageData, TrainingLoader, hold_out, load_data
 from advmia.data.readers import (
     SampleList,
@@ -36,7 +37,7 @@ from advmia.data.specs import DATASETS, DatasetSpec
 from advmia.errors import UserError
 from advmia.evaluation import Evaluation, evaluate
 from advmia.files import set_aside
-from advmia.methods import METHODS, MethodSettings, default_beta
+from advmia.methods import METHODS, Method, MethodSettings, default_beta
 from advmia.metrics import Scores
 from advmia.models import MODELS, build_model
 from advmia.results import CLEAN, ResultFile, Row, result_stem
@@ -56,7 +57,12 @@ def train(task: Task, args: argparse.Namespace) -> None:
     runtime.seed_everything(args.seed)
     network = build_model(args.model, classes, mean=spec.mean, std=spec.std, init=_first_weights(args))
     train_data, test_data = _load(args, train_list), _load(args, test_list)
-    settings = _settings(args, spec, train_data, test_data)
+    settings = replace(
+        _settings(args, spec, classes),
+        helper=weights_digest(args.helperWeight) if helper else None,
+        train_data=train_data.facts,
+        test_data=test_data.facts,
+    )
     checkpoint = args.saveDir / task.checkpoint_name(settings)
     if _is_trained(checkpoint, settings):
         return
@@ -70,24 +76,20 @@ def train(task: Task, args: argparse.Namespace) -> None:
     loader = TrainingLoader(train_data, args.bs, devices[0], task.order, spec.augmentation, args.seed)
     optimizer = task.optimizer(model.parameters(), args.lr, args.wd)
     schedule = task.schedule(optimizer, args.lr, args.epoch * (len(train_data) // args.bs + 1))
-    method = METHODS[args.method](
-        MethodSettings(
-            objective=task.objective,
-            budget=training_budget(settings.eps),
-            beta=settings.beta,
-            gamma=settings.gamma,
-            step=settings.hat_step,
-            helper=runtime.on_devices(helper, devices) if helper else None,
-        )
-    )
+    method = _method(task, settings, runtime.on_devices(helper, devices) if helper else None)
     validation = _Validation(task, model, EvaluationLoader(test_data, args.bs, devices[0]), settings)
     score_name = f"{task.selection}{validation.attack_name}"
     say(f"training {checkpoint}; the epoch is chosen by {score_name} on the {chosen_on}")
     selection = {"score": score_name, "chosen_on": chosen_on}
     best = BestCheckpoint(checkpoint, settings, {"selection": selection, "versions": runtime.versions()}, network)
-    for epoch in fit(model, method, loader, optimizer, schedule, epochs=args.epoch, validate=validation):
-        score = (epoch.robust or epoch.clean)[task.selection]
-        print(_epoch_line(task, epoch, args.epoch, best.offer(asdict(epoch), score)), flush=True)
+    epochs = fit(
+        model, method, loader, optimizer, schedule, epochs=args.epoch, validate=validation, note=validation.note
+    )
+    with TrainingCurves(checkpoint, task.selection, score_name) as curves:
+        for epoch in epochs:
+            score = (epoch.robust or epoch.clean)[task.selection]
+            print(_epoch_line(task, epoch, args.epoch, best.offer(asdict(epoch), score)), flush=True)
+            curves.add(epoch, best.epoch)
     best.finish()
     print(f"best epoch {best.epoch}: {score_name} {best.score:.4f}; weights in {checkpoint}")
 
@@ -172,6 +174,21 @@ def visualise(task: Task, args: argparse.Namespace) -> None:
     )
 
 
+def checkpoint_path(task: Task, args: argparse.Namespace) -> Path:
+    """Where `train` will keep its network. Reads no more than the labels, and those only of undeclared classes."""
+    spec = _spec(args, args.model)
+    classes = count_classes(spec, args.dataRoot) or read_samples(spec, args.dataRoot, "train").classes
+    return Path(args.saveDir / task.checkpoint_name(_settings(args, spec, classes)))
+
+
+def result_path(task: Task, args: argparse.Namespace) -> Path:
+    """The record that `test` will write. Reads nothing."""
+    spec = _spec(args, args.targetModel, args.surrogateModel or args.targetModel)
+    source = args.surrogateWeight or args.targetWeight
+    stem = result_stem(args.resultDir, spec.name, args.targetWeight, source)
+    return stem.with_name(stem.name + ".json")
+
+
 def _spec(args: argparse.Namespace, *models: str) -> DatasetSpec:
     """The data set at the size asked for, which the models must be able to take."""
     spec = DATASETS[args.dataset]
@@ -232,9 +249,8 @@ def _first_weights(args: argparse.Namespace) -> Literal["random", "imagenet"]:
     return args.init or ("imagenet" if MODELS[args.model].load_imagenet else "random")
 
 
-def _settings(
-    args: argparse.Namespace, spec: DatasetSpec, train_data: ImageData, test_data: ImageData
-) -> TrainingSettings:
+def _settings(args: argparse.Namespace, spec: DatasetSpec, classes: int) -> TrainingSettings:
+    """What the command line says of a training; the helper's digest and the data are to be filled in."""
     is_natural, is_hat = args.method == "nat", args.method == "hat"
     eps = 0.0 if is_natural else args.eps
     beta = getattr(args, "beta", None)
@@ -242,14 +258,14 @@ def _settings(
         dataset=spec.name,
         model=args.model,
         method=args.method,
-        classes=train_data.samples.classes,
+        classes=classes,
         eps=eps,
         steps=0 if is_natural else TRAINING_STEPS,
         step_size=0.0 if is_natural else step_size_for(eps),
         beta=default_beta(args.method, spec.name) if beta is None else beta,
         gamma=args.gamma if is_hat else 0.0,
         hat_step=args.hatStep if is_hat else 0.0,
-        helper=weights_digest(args.helperWeight) if is_hat else None,
+        helper=None,
         epochs=args.epoch,
         batch_size=args.bs,
         lr=args.lr,
@@ -258,8 +274,21 @@ def _settings(
         seed=args.seed,
         size=spec.size,
         val_fraction=args.valFraction,
-        train_data=train_data.facts,
-        test_data=test_data.facts,
+        train_data={},
+        test_data={},
+    )
+
+
+def _method(task: Task, settings: TrainingSettings, helper: nn.Module | None) -> Method:
+    return METHODS[settings.method](
+        MethodSettings(
+            objective=task.objective,
+            budget=training_budget(settings.eps),
+            beta=settings.beta,
+            gamma=settings.gamma,
+            step=settings.hat_step,
+            helper=helper,
+        )
     )
 
 
@@ -270,7 +299,7 @@ def _is_trained(checkpoint: Path, settings: TrainingSettings) -> bool:
         print(f"{checkpoint} is trained already with these settings; delete it to train it again")
         return True
     if found is Standing.ANOTHER:
-        moved = set_aside(checkpoint, record_path(checkpoint))
+        moved = set_aside(checkpoint, record_path(checkpoint), picture_path(checkpoint))
         say(f"{checkpoint} was made with other settings or by another program: kept as {moved[0].name}")
     return False
 
@@ -283,12 +312,18 @@ class _Validation:
         self._scope = (settings.seed, "validation", settings.eps)
         self._budget = pgd_budget(settings.eps)
         self.attack_name = f" under PGD-{self._budget.steps}" if settings.eps else ""
+        self._note = ""
 
     def __call__(self) -> tuple[Scores, Scores | None]:
         clean = self._evaluate(None)
-        if self._budget.eps == 0:
-            return clean, None
-        return clean, self._evaluate(self._budget)
+        robust = self._evaluate(self._budget) if self._budget.eps else None
+        kind, scores = ("robust", robust) if robust else ("clean", clean)
+        self._note = f", {kind} {self._task.selection} {scores[self._task.selection]:.4f}"
+        return clean, robust
+
+    def note(self) -> str:
+        """What the training bar says of the last validation; nothing before the first."""
+        return self._note
 
     def _evaluate(self, budget: Budget | None) -> Scores:
         attack = None if budget is None else ATTACKS["pgd"].build(budget, self._task.attacks["pgd"])

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from advmia.attacks.steps import Attack, frozen_eval, notes_of
 from advmia.data.loading import EvaluationLoader
 from advmia.errors import UserError
 from advmia.inference import EqualBlocks, inference_copy
 from advmia.metrics import Scores
+from advmia.progress import watched
 from advmia.rng import SampleRng
 from advmia.tasks import Task
 
@@ -53,7 +53,11 @@ def evaluate(
     meter, seconds = task.meter(loader.data.samples.classes, loader.data.samples.spec.positive), 0.0
     columns: dict[str, list[Tensor]] = defaultdict(list)  # of each batch
     attacked = model if source is None else source
-    for batch in tqdm(loader, desc=title, unit="batch", disable=None, leave=False):
+
+    def score_so_far(_: int) -> str:
+        return f"{task.selection} {meter.compute()[task.selection]:.4f}"
+
+    for batch in watched(loader, len(loader.data), title, score_so_far):
         start = _now(loader.device)
         x = batch.x
         if attack is not None:

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from tqdm import tqdm
 
 from advmia.data.loading import TrainingLoader
 from advmia.errors import UserError
 from advmia.methods import Method
 from advmia.metrics import Scores
+from advmia.progress import watched
 from advmia.rng import SampleRng
 
 
@@ -41,11 +41,15 @@ def fit(
     *,
     epochs: int,
     validate: Callable[[], tuple[Scores, Scores | None]],
+    note: Callable[[], str] = str,
 ) -> Iterator[Epoch]:
-    """Trains epoch by epoch, validating after each: (clean, robust) scores. The caller keeps what it wants to keep."""
+    """Trains epoch by epoch, validating after each: (clean, robust) scores. The caller keeps what it wants to keep.
+
+    `note`: what the bar shows beside the loss.
+    """
     for number in range(1, epochs + 1):
         start = time.perf_counter()
-        loss = train_one_epoch(model, method, loader, optimizer, schedule, number=number, epochs=epochs)
+        loss = train_one_epoch(model, method, loader, optimizer, schedule, number=number, epochs=epochs, note=note)
         seconds = time.perf_counter() - start
         clean, robust = validate()
         yield Epoch(number, loss, float(schedule.get_last_lr()[0]), seconds, clean, robust)
@@ -60,18 +64,19 @@ def train_one_epoch(
     *,
     number: int,
     epochs: int,
+    note: Callable[[], str] = str,
 ) -> float:
-    """One pass over the loader's epoch `number`; returns the mean loss. Raises `UserError` when it is not finite."""
+    """One pass over the loader's epoch `number`; returns the mean loss. Raises `UserError` when it is not finite.
+
+    `note`: what the bar shows beside the loss.
+    """
     model.train()
     total = torch.zeros((), device=loader.device)
-    batches = tqdm(
-        loader.epoch(number),
-        total=len(loader),
-        desc=f"epoch {number}/{epochs}",
-        unit="batch",
-        disable=None,
-        leave=False,
-    )
+
+    def loss_and_note(images: int) -> str:
+        return f"loss {float(total) / images:.4f}{note()}"
+
+    batches = watched(loader.epoch(number), len(loader.data), f"epoch {number}/{epochs}", loss_and_note)
     for batch in batches:
         rng = SampleRng.of(loader.seed, "train", number, samples=batch.index.tolist(), device=loader.device)
         loss = method(model, batch.x, batch.y, rng=rng)

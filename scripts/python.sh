@@ -23,11 +23,16 @@ sys.exit(sys.version_info < (3, 10))
 PY
 }
 
-find_python() { # requirements file
+pick_python() { # requirements file; fails where no interpreter has it all, and installs nothing
   local candidate
   for candidate in "${PYTHON:-python3}" .venv/bin/python; do
     if has_packages "$candidate" "$1"; then PYTHON=$candidate; return; fi
   done
+  return 1
+}
+
+find_python() { # requirements file
+  if pick_python "$1"; then return; fi
   if [ ! -x .venv/bin/python ]; then
     local base=${PYTHON:-python3}
     "$base" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null ||

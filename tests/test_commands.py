@@ -58,7 +58,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 def test_training_writes_weights_and_record(place: Path) -> None:
     """The reference's file names; a bare state_dict; a record that says how it came about."""
     assert sorted(path.name for path in (place / "clsCkpt").iterdir()) == sorted(
-        [NATURAL, ROBUST, f"{NATURAL}.json", f"{ROBUST}.json"]
+        name + end for name in (NATURAL, ROBUST) for end in ("", ".json", ".png")
     )
     build_model("mv2", 2).load_state_dict(torch.load(place / "clsCkpt" / ROBUST, weights_only=True), strict=True)
     record = json.loads((place / "clsCkpt" / f"{ROBUST}.json").read_text())

@@ -1,0 +1,133 @@
+# Sourced by sweep_eps.sh and reproduce.sh, which call run_sweep with their settings and then the user's flags (later
+# ones win). Each network is trained and tested, then all results are tabled. Whether a step is done already is decided
+# by the commands themselves, from their records; a sweep that was stopped is therefore started again as it was.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. scripts/python.sh
+PYTHON=${PYTHON:-python3}
+. scripts/survey/settings.sh # the survey's MODELS, EPSILONS and, of a training, CLASSIFIER
+
+run_sweep() {
+  read_flags "$@"
+  if [ -n "$DRY_RUN" ]; then
+    pick_python requirements.txt || fail "--dryRun needs a Python with the packages of requirements.txt: set PYTHON"
+  else
+    find_python requirements.txt
+  fi
+  plan_steps
+  if [ -n "$DRY_RUN" ]; then
+    printf '%s\n' "${COMMANDS[@]}"
+  else
+    run_steps
+  fi
+}
+
+fail() {
+  echo "${0##*/}: error: $1" >&2
+  exit 2
+}
+
+read_flags() {
+  DATASET='' NETWORKS=() METHODS=() TRAIN_EPS=() OUT='' DRY_RUN=''
+  TRAIN_FLAGS=() TEST_FLAGS=() ALL_FLAGS=()
+  local flag values
+  while [ $# -gt 0 ]; do
+    flag=$1 values=()
+    shift
+    [[ $flag == -* ]] || fail "expected a flag, got $flag (see ${0##*/} --help)"
+    if [[ $flag == --*=* ]]; then values=("${flag#*=}") flag=${flag%%=*}; fi
+    while [ $# -gt 0 ] && [[ $1 != --* ]]; do
+      values+=("$1")
+      shift
+    done
+    case ${flag,,} in # in any letter case, as the commands take them
+      --help | -h) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" && exit ;;
+      --dryrun) DRY_RUN=yes ;;
+      --dataset) DATASET=${values[*]} ;;
+      --model | --models) NETWORKS=("${values[@],,}") ;;
+      --method | --methods) METHODS=("${values[@],,}") ;;
+      --eps) TRAIN_EPS=("${values[@]}") ;;
+      --out) OUT=${values[*]} ;;
+      # What only one of the two commands knows goes to that one.
+      --epoch | --lr | --wd | --init | --valfraction | --beta | --gamma | --hatstep) TRAIN_FLAGS+=("$flag" "${values[@]}") ;;
+      --attacks | --epsilons) TEST_FLAGS+=("$flag" "${values[@]}") ;;
+      *) ALL_FLAGS+=("$flag" "${values[@]}") ;;
+    esac
+  done
+  if [ -z "$DATASET" ] || [ -z "$OUT" ] || [ ${#NETWORKS[@]} = 0 ] || [ ${#METHODS[@]} = 0 ] || [ ${#TRAIN_EPS[@]} = 0 ]; then
+    fail "a data set, a model, a method, a training eps or the folder for the output is missing (see ${0##*/} --help)"
+  fi
+}
+
+# Lines `model method eps`, each model's natural network first: hat is helped by it, so it is trained for hat alone too.
+list_networks() {
+  local model method eps
+  for model in "${NETWORKS[@]}"; do
+    if [[ " ${METHODS[*]} " =~ \ (nat|hat)\  ]]; then echo "$model nat 0"; fi
+    for method in "${METHODS[@]}"; do
+      if [ "$method" = nat ]; then continue; fi
+      for eps in "${TRAIN_EPS[@]}"; do echo "$model $method $eps"; done
+    done
+  done
+}
+
+# Sets STEPS (names, which logs are called by) and COMMANDS (lines, quoted for the shell). What a command would refuse
+# is refused here, before the first has run.
+plan_steps() {
+  local networks lines=() line paths i model method eps name test natural=''
+  mapfile -t networks < <(list_networks)
+  test=(testCls.py --dataset "$DATASET" "${TEST_FLAGS[@]}" "${ALL_FLAGS[@]}" --resultDir "$OUT/results")
+  for line in "${networks[@]}"; do
+    read -r model method eps <<<"$line"
+    # shellcheck disable=SC2086 # CLASSIFIER is several words
+    lines+=("$(quoted trainCls.py --dataset "$DATASET" --method "$method" --model "$model" --eps "$eps" $CLASSIFIER \
+      "${TRAIN_FLAGS[@]}" "${ALL_FLAGS[@]}" --saveDir "$OUT/clsCkpt")")
+  done
+  # The test command is asked about only to have its flags checked.
+  paths=$(printf '%s\n' "${lines[@]}" "$(quoted "${test[@]}" --targetModel "${NETWORKS[0]}" --targetWeight any)" |
+    "$PYTHON" -m advmia where) || exit 2
+  mapfile -t paths <<<"$paths"
+  STEPS=() COMMANDS=()
+  for i in "${!networks[@]}"; do
+    read -r model method eps <<<"${networks[i]}"
+    name=${DATASET}_${model}_$method
+    if [ "$method" = nat ]; then natural=${paths[i]}; else name+=_eps$eps; fi
+    if [ "$method" = hat ]; then lines[i]+=" $(quoted --helperModel "$model" --helperWeight "$natural")"; fi
+    add_step "train_$name" "$(quoted "$PYTHON") ${lines[i]}"
+    if [ "$method" = nat ] && [[ " ${METHODS[*]} " != *" nat "* ]]; then continue; fi # only hat's helper
+    add_step "test_$name" "$(quoted "$PYTHON" "${test[@]}" --targetModel "$model" --targetWeight "${paths[i]}")"
+  done
+  add_step "tables_$DATASET" "$(quoted "$PYTHON" -m advmia tables "$OUT/results" --out "$OUT/tables")"
+}
+
+add_step() { # name, command
+  STEPS+=("$1")
+  COMMANDS+=("$2")
+}
+
+quoted() {
+  local words
+  printf -v words '%q ' "$@"
+  echo "${words% }"
+}
+
+# One step after another, each to the screen and to the end of its log. The first that fails ends the sweep.
+run_steps() {
+  local i log status=0 lock
+  mkdir -p "$OUT/logs"
+  if command -v flock >/dev/null; then # held by the commands too: one that outlives a killed sweep still writes
+    exec {lock}>"$OUT/logs/.lock"
+    flock -n "$lock" || fail "another sweep is writing to $OUT"
+  fi
+  for i in "${!STEPS[@]}"; do
+    log=$OUT/logs/${STEPS[i]}.log
+    echo "[$((i + 1))/${#STEPS[@]}] ${STEPS[i]}"
+    printf '$ %s\n' "${COMMANDS[i]}" >>"$log"
+    # tee -i: after Ctrl-C the command has a last word.
+    bash -c "${COMMANDS[i]}" </dev/null 2>&1 | tee -ai "$log" || status=$?
+    if [ $status != 0 ]; then
+      echo "${0##*/}: ${STEPS[i]} failed with status $status; what is finished is kept; log: $log" >&2
+      exit $status
+    fi
+  done
+}

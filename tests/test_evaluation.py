@@ -84,7 +84,7 @@ def test_clean_pass() -> None:
     assert torch.equal(found.outcomes, predicted)
     assert found.scores["accuracy"] == pytest.approx(float((predicted == y).double().mean()))
     assert len(found) == IMAGES
-    assert set(found.scores) == set(SINGLE_LABEL.score_names)
+    assert {*found.scores, "attack_success_rate"} == set(SINGLE_LABEL.score_names)
     assert found.seconds >= 0
 
 

@@ -31,6 +31,8 @@ NOT_RUN_HERE = {
     "git": "fetches this repository",
     "scripts/test.sh": "is what runs this test",
     "scripts/demo.sh": "has a test of its own",
+    "scripts/sweep_eps.sh": "is listed below, and run by test_sweeps.py",
+    "scripts/reproduce.sh": "likewise",
 }
 
 
@@ -69,6 +71,17 @@ def test_every_readme_command(tmp_path: Path) -> None:
         done = run_process(*program, *extra, cwd=tmp_path)
         assert done.returncode == 0, (words, done.stderr)
     assert (tmp_path / "tables" / "tables.md").exists()
+
+
+def test_sweeps_are_listed() -> None:
+    """Fails when the README's sweeps have a flag that no command takes."""
+    sweeps = [words for words in readme_commands() if words[0] in ("scripts/sweep_eps.sh", "scripts/reproduce.sh")]
+    assert len(sweeps) == 2
+    for words in sweeps:
+        command = [*words, "--dryRun", "--dataRoot", "nowhere"]
+        environment = os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0 and "-m advmia tables" in done.stdout, done.stderr
 
 
 def test_demo(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The main job, end to end, on generated images: trains a network naturally and with PGD-AT, attacks both, prints the
-# robustness table and draws the curves. Everything goes to the folder DEMO (default demo); what is finished is not
+# robustness table and draws the curves and Grad-CAM maps. Everything goes to the folder DEMO (default demo); what is finished is not
 # repeated. Sets up .venv if need be. Further arguments go to every training and test command, e.g. --gpu 0
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -15,6 +15,7 @@ for method in nat pgdat; do
 done
 for weights in "$DEMO"/clsCkpt/MobileNetV2_melBin_*_maxLR0.01_weightDecay0.001; do
   "$PYTHON" testCls.py "${COMMON[@]}" --targetModel mv2 --targetWeight "$weights" --attacks fgsm pgd --bs 32 --resultDir "$DEMO/results"
+  "$PYTHON" gradVisual.py --limit 8 "${COMMON[@]}" --model mv2 --weight "$weights" --saveDir "$DEMO/maps/${weights##*/}"
 done
 "$PYTHON" -m advmia tables "$DEMO/results" --out "$DEMO"
-echo "curves: $DEMO/melBin[phantom]__mv2.png and .pdf; per-image outcomes: $DEMO/results"
+echo "curves: $DEMO/melBin[phantom]__mv2.png and .pdf; Grad-CAM: $DEMO/maps/*/gradVisual.png; per-image outcomes: $DEMO/results"

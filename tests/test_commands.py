@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from pathlib import Path
@@ -73,12 +74,16 @@ def test_training_writes_weights_and_record(place: Path) -> None:
 
 
 def test_same_seed_same_weights(place: Path, tmp_path: Path) -> None:
-    """A second training with the same arguments gives the same weights, bit for bit; another seed does not."""
+    """A second training with the same arguments gives the same weights, bit for bit; another seed does not.
+
+    The files are equal, too: hat's helper and a result's target are known by their file's digest.
+    """
     data = ["--dataRoot", place / "data"]
     train(tmp_path, "pgdat", *data)
     train(tmp_path, "pgdat", *data, "--seed", 1, "--saveDir", tmp_path / "other")
     first, again = load_weights(place / "clsCkpt" / ROBUST), load_weights(tmp_path / "clsCkpt" / ROBUST)
     assert all(torch.equal(first[name], again[name]) for name in first)
+    assert (place / "clsCkpt" / ROBUST).read_bytes() == (tmp_path / "clsCkpt" / ROBUST).read_bytes()
     other = load_weights(tmp_path / "other" / ROBUST)
     assert not torch.equal(first["conv1.weight"], other["conv1.weight"])
 
@@ -93,8 +98,45 @@ def test_training_again(place: Path, tmp_path: Path) -> None:
     assert (weights.read_bytes(), weights.stat().st_mtime_ns) == before
     train(tmp_path, "nat", *data, "--valFraction", 0.25)
     assert weights.with_name(f"{NATURAL}.earlier-1").read_bytes() == before[0]
+    assert weights.with_name(f"{NATURAL}.png.earlier-1").exists() and weights.with_name(f"{NATURAL}.png").exists()
     record = json.loads(weights.with_name(f"{NATURAL}.json").read_text())
     assert record["selection"] == {"score": "accuracy", "chosen_on": "held-out 0.25 of the training list"}
+
+
+def test_where(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """Fails when `where` names other files than those that training and testing write, or refuses what they take."""
+    lines = [
+        "trainCls.py --dataset melBin --method nat --model mv2",
+        "trainCls.py --dataset melBIN --method PGDAT --model mv2 --saveDir 'two words'",
+        f"testCls.py --dataset melBin --targetModel mv2 --targetWeight a/{ROBUST} --surrogateWeight b/{NATURAL}",
+        "trainSeg.py --dataset mel --method pgdat --model unet",
+        "testChex.py --targetModel mv2 --targetWeight a/b --resultDir c",
+    ]
+    expected = [
+        f"clsCkpt/{NATURAL}",
+        f"two words/{ROBUST}",
+        f"results/melBin__{ROBUST}__from__{NATURAL}.json",
+        "segckpt/UNet_mel_PGDAT_CrossEntropyLoss_Adam_eps8-255_step10_stepSize2-255",
+        "c/xray_multilabel__b.json",
+    ]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
+    assert run_main(monkeypatch, ["advmia", "where"]) == 0
+    assert capsys.readouterr().out.splitlines() == expected
+    more = f"trainCls.py --dataset melMulti --method nat --model mv2 --dataRoot {place}/data"  # classes are counted
+    for line, says in (
+        ("make coffee", "expected a command of trainCls.py, trainChex.py, "),
+        ("", "expected a command of trainCls.py, "),
+        ("trainCls.py --dataset melMulti --method nat --model mv2", "no list at data/mel2017/train.csv"),
+        ("testCls.py --dataset melBin", "testCls.py: error: the following arguments are required: --targetModel"),
+        (more, ""),
+    ):
+        monkeypatch.setattr("sys.stdin", io.StringIO(line + "\n"))
+        assert run_main(monkeypatch, ["advmia", "where"]) == (2 if says else 0)
+        said = capsys.readouterr()
+        assert says in said.err and said.err.count("\n") == bool(says)
+        assert bool(said.out) != bool(says)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_best_epoch_is_kept(place: Path, tmp_path: Path) -> None:

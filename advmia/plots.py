@@ -53,7 +53,7 @@ def plot_curves(curves: Sequence[Curve], title: str, score: str, stem: Path) -> 
     if not attacks:
         return []
     # Type 42 fonts stay text in the PDF, which journals ask for; no rc file of the user's makes another picture.
-    with plt.rc_context(matplotlib.rcParamsDefault), plt.rc_context({"pdf.fonttype": 42, "font.size": 9}):
+    with plt.style.context(["default", {"pdf.fonttype": 42, "font.size": 9}]):
         figure = _draw(curves, attacks, title, score)
         paths = []
         for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None, "Producer": None})):

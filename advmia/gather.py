@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -103,7 +104,7 @@ def gather(paths: Sequence[Path]) -> list[Entry]:
     entries: dict[str, Entry] = {}
     for file in sorted(files.values()):
         entry = _read(file)
-        known = entries.setdefault(repr(entry.record), entry)
+        known = entries.setdefault(hashlib.sha256(file.read_bytes()).hexdigest(), entry)
         if known is not entry:
             say(f"{file} repeats {known.file}: counted once")
     if not entries:
@@ -117,8 +118,8 @@ def _read(file: Path) -> Entry:
         raise UserError(f"{file} is no result file: expected the JSON that a test script wrote, or a folder of such")
     try:
         fault = _fault(record)
-    except (TypeError, AttributeError, KeyError) as error:
-        fault = f"a part has another type than expected ({error})"
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        fault = f"a part is missing or has another type than expected ({error})"
     if fault:
         raise UserError(f"{file} is no whole result file: {fault}; test again, or leave it out")
     return Entry(file, record)
@@ -132,12 +133,14 @@ def _fault(record: dict[str, Any]) -> str | None:
         return f"it has no {', '.join(missing)}"
     if not record["rows"]:
         return "it has no rows"
-    if record.get("target_training") is not None and {"method", "eps"} - record["target_training"].keys():
-        return "its target_training names no method and eps"
-    record["run"]["data"].get("sha256")  # a dict, or it is caught above
+    training, data = record.get("target_training") or {"method": "nat", "eps": 0.0}, record["run"]["data"]
+    if not isinstance(training["method"], str) or not math.isfinite(training["eps"]) or not isinstance(data, dict):
+        return "its target_training names no method and eps, or its run.data is no set of facts"
     seen, count = set(), record["rows"][0]["n"]
     for row in record["rows"]:
         where = f"row {row['attack']} eps {row['eps']:g}"
+        if not all(math.isfinite(row[name]) for name in ("eps", "steps", "step_size")):
+            return f"{where} has no finite steps"
         if (row["attack"], row["eps"]) in seen:
             return f"{where} is there twice"
         seen.add((row["attack"], row["eps"]))

@@ -19,7 +19,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _MARKERS = "osD^vP*X<"
 _LINES = ("-", "--", "-.", ":")
 _PANELS_A_ROW = 3
-_STEP = 2.5  # between curves, in points
+_STEP, _SPREAD = 2.5, 8.0  # between two curves and between the outermost, at most, in points of print
 _TITLES = {"simba": "simba (eps: a step, no bound)"}
 
 
@@ -53,7 +53,7 @@ def plot_curves(curves: Sequence[Curve], title: str, score: str, stem: Path) -> 
     if not attacks:
         return []
     # Type 42 fonts stay text in the PDF, which journals ask for; no rc file of the user's makes another picture.
-    with plt.rc_context(matplotlib.rcParamsDefault), plt.rc_context({"pdf.fonttype": 42, "font.size": 9}):
+    with plt.style.context(["default", {"pdf.fonttype": 42, "font.size": 9}]):
         figure = _draw(curves, attacks, title, score)
         paths = []
         for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None, "Producer": None})):
@@ -69,7 +69,9 @@ def _draw(curves: Sequence[Curve], attacks: Sequence[str], title: str, score: st
 
     across = min(len(attacks), _PANELS_A_ROW)
     down = -(-len(attacks) // across)
-    size = (max(4.6, 0.6 + 3.0 * across), 0.7 + 2.7 * down + 0.2 * len(curves))
+    width = max(4.6, 0.6 + 3.0 * across)
+    beside = 2 if max(len(curve.name) for curve in curves) < 5 * width else 1  # names of the legend in a line
+    size = (width, 0.9 + 2.7 * down + 0.2 * -(-len(curves) // beside))
     figure, grid = plt.subplots(down, across, figsize=size, sharey=True, squeeze=False, layout="constrained")
     panels = list(grid.flat)
     for panel, attack in zip(panels, attacks, strict=False):
@@ -86,8 +88,9 @@ def _draw(curves: Sequence[Curve], attacks: Sequence[str], title: str, score: st
     figure.legend(
         [handles[name] for name in names],
         names,
-        title="bars: 95 % confidence interval; markers stand side by side for legibility",
+        title="bars: 95 % confidence interval; markers at one eps stand side by side",
         title_fontsize=8,
+        ncols=beside,
         loc="outside lower center",
         frameon=False,
     )
@@ -102,7 +105,8 @@ def _draw_panel(panel: Axes, curves: Sequence[Curve], attack: str) -> None:
     for place, (number, curve) in enumerate(shown):
         points = curve.points[attack]
         # Moved by points of print, not by grey levels: bars at one eps would hide each other.
-        aside = ScaledTranslation((place - (len(shown) - 1) / 2) * _STEP / 72, 0, panel.figure.dpi_scale_trans)
+        step = min(_STEP, _SPREAD / len(shown)) / 72
+        aside = ScaledTranslation((place - (len(shown) - 1) / 2) * step, 0, panel.figure.dpi_scale_trans)
         panel.errorbar(
             [point.eps for point in points],
             [point.score for point in points],

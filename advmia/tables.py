@@ -24,7 +24,7 @@ _NAMES = {"accuracy": "accuracy", "auroc": "mean AUROC", "dice": "Dice", "iou": 
 _METHODS = {"accuracy": "Wilson", "auroc": "bootstrap", "dice": "bootstrap", "iou": "bootstrap"}
 _DEFAULT = {"accuracy": ("accuracy",), "auroc": ("auroc",), "dice": ("dice", "iou")}  # scores, by kind
 _AS_THEY_ARE = ("dice", "iou")  # three decimals, as the survey prints them; other shares are in percent
-_LOWER_IS_BETTER = ("asr", "ce_loss")
+_LOWER_IS_BETTER = ("attack_success_rate", "ce_loss")
 _BY = "by attack and eps (grey levels out of 255)"
 _APART = "Rows differ in what they were tested on: the best is marked among rows of the same images, size and seed."
 

@@ -349,9 +349,9 @@ def test_a_row_without_a_further_score_is_empty(tmp_path: Path) -> None:
     """Fails if older files, which lack a newer score, break its table, or a lower success rate is not the better."""
     for name, source, rate in (("a", NAT, 0.5), ("b", PGDAT, 0.25)):
         record = example(source)
-        record["rows"][-1]["scores"]["asr"] = rate
+        record["rows"][-1]["scores"]["attack_success_rate"] = rate
         save(tmp_path, name, record)
-    rows = table_of(write_tables([tmp_path], None, scores=["asr"]), "asr in percent")
+    rows = table_of(write_tables([tmp_path], None, scores=["attack_success_rate"]), "attack_success_rate in percent")
     assert [row[-1] for row in rows[1:]] == ["50.0", "**25.0**"] and {row[2] for row in rows[1:]} == {""}
 
 

@@ -1,0 +1,105 @@
+"""An interpreter that has imported torch already, for scripts that start many short processes.
+
+`python warm.py SOCKET` serves: it forks a real process for each command, which runs as if started anew. The program
+that `write_client` makes stands in for `python`: it hands its arguments, folder and output over and exits as the
+command does. Each command saves the seconds that importing torch takes.
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+CLIENT = """#!{python} -IS
+import array, json, os, socket, sys
+link = socket.socket(socket.AF_UNIX)
+link.connect({address!r})
+request = json.dumps([sys.argv[1:], os.getcwd()]).encode()
+link.sendmsg([request], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [1, 2]))])
+sys.exit(int(link.recv(16) or b"70"))
+"""
+
+
+@contextmanager
+def warm_python(folder: Path) -> Iterator[Path]:
+    """Serves while the block runs; yields the program to use as `python`."""
+    address, client = folder / "socket", folder / "python"
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    server = subprocess.Popen([sys.executable, __file__, str(address)], env=environment)
+    try:
+        deadline = time.monotonic() + 120
+        while not address.exists():
+            assert server.poll() is None and time.monotonic() < deadline, "the warm interpreter did not start"
+            time.sleep(0.05)
+        client.write_text(CLIENT.format(python=sys.executable, address=str(address)))
+        client.chmod(0o755)
+        yield client
+    finally:
+        server.kill()
+        server.wait()
+
+
+def serve(address: str) -> None:
+    import matplotlib.pyplot  # noqa: F401
+
+    import advmia.commands  # noqa: F401
+
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who serve
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(address + ".new")
+    listener.listen()
+    Path(address + ".new").rename(address)  # only now are clients heard
+    while True:
+        link, _ = listener.accept()
+        if os.fork() == 0:
+            answer(link)
+        link.close()
+
+
+def answer(link: socket.socket) -> None:
+    """Runs one command in a process of its own and sends its exit status."""
+    size = array.array("i").itemsize
+    request, rights, _, _ = link.recvmsg(65536, socket.CMSG_LEN(2 * size))
+    words, folder = json.loads(request)
+    outputs = array.array("i", rights[0][2][: 2 * size])
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    child = os.fork()
+    if child == 0:
+        for target, source in zip((1, 2), outputs, strict=True):
+            os.dup2(source, target)
+        os.chdir(folder)
+        sys.argv = words
+        status = run(words[0])
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    _, status = os.waitpid(child, 0)
+    link.sendall(str(os.waitstatus_to_exitcode(status)).encode())
+    os._exit(0)
+
+
+def run(script: str) -> int:
+    """The script's exit status; what it raises is told as the interpreter would."""
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])

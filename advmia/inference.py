@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from advmia.attacks.steps import frozen_eval
 
-# Images a block of `EqualBlocks`: few, so that a short batch wastes little; one alone would be slow for small images.
-BLOCK = 4
+# Images a block of `EqualBlocks`: few, so that a short batch wastes little; fewer are slow for images of 32 pixels.
+BLOCK = 8
 
 # How far the copy's outputs may be from the network's, as a share of the largest.
 _ROUNDING = 1e-3

@@ -14,7 +14,7 @@ for method in nat pgdat; do
   "$PYTHON" trainCls.py "${COMMON[@]}" --method $method --model mv2 --eps 8 --epoch "${EPOCHS:-6}" --bs 16 --saveDir "$DEMO/clsCkpt"
 done
 for weights in "$DEMO"/clsCkpt/MobileNetV2_melBin_*_maxLR0.01_weightDecay0.001; do
-  "$PYTHON" testCls.py "${COMMON[@]}" --targetModel mv2 --targetWeight "$weights" --attacks fgsm pgd --bs 32 --resultDir "$DEMO/results"
+  "$PYTHON" testCls.py "${COMMON[@]}" --targetModel mv2 --targetWeight "$weights" --attacks fgsm pgd --epsilons 2 4 8 --bs 32 --resultDir "$DEMO/results"
   "$PYTHON" gradVisual.py --limit 8 "${COMMON[@]}" --model mv2 --weight "$weights" --saveDir "$DEMO/maps/${weights##*/}"
 done
 "$PYTHON" -m advmia tables "$DEMO/results" --out "$DEMO"

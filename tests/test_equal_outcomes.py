@@ -120,6 +120,6 @@ def test_only_blocks_reach_the_network() -> None:
     sizes: list[int] = []
     model = trained()
     model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
-    for count in (1, 6, 8):
+    for count in (1, BLOCK + 2, 2 * BLOCK):
         EqualBlocks(model)(torch.rand(count, 3, 16, 16))
     assert sizes == [BLOCK] * 5

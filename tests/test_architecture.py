@@ -58,6 +58,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "advmia.training",
         "advmia.evaluation",
+        "advmia.probe",
         "advmia.reliability",
         "advmia.gradcam",
         "advmia.visual",

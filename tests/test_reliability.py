@@ -22,7 +22,8 @@ from advmia.data.loading import Batch, EvaluationLoader
 from advmia.data.phantoms import make_phantoms
 from advmia.losses import binary_cross_entropy, cross_entropy
 from advmia.models import build_model
-from advmia.reliability import Check, Probe, Table, conclude, probe, report
+from advmia.probe import Probe, probe, repeated, saturated, share_right
+from advmia.reliability import Check, Table, conclude, report
 from advmia.results import CLEAN, ResultFile, Row, read_results, result_stem
 from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL, Task
 
@@ -372,7 +373,7 @@ def test_other_tasks(task: Task, change: Callable[[Tensor], Tensor], expected: s
 )
 def test_share_right(logits: list, y: list, expected: list[float]) -> None:
     """Fails if findings compete like classes, or pixels' classes do not."""
-    assert reliability.share_right(torch.tensor(logits), torch.tensor(y)).tolist() == expected
+    assert share_right(torch.tensor(logits), torch.tensor(y)).tolist() == expected
 
 
 # --- single measures ------------------------------------------------------------------------------------------------
@@ -385,7 +386,7 @@ def test_share_right(logits: list, y: list, expected: list[float]) -> None:
 def test_saturated_cross_entropy(logits: list[float], expected: bool) -> None:
     """Float32 loses exp(-17) beside 1: fails if a loss of exactly 0 is not seen, or a
     mere large lead is, or the lead of a wrong class."""
-    found = reliability.saturated(torch.tensor([logits]), torch.tensor([0]), cross_entropy)
+    found = saturated(torch.tensor([logits]), torch.tensor([0]), cross_entropy)
     assert found.tolist() == [expected]
 
 
@@ -393,15 +394,15 @@ def test_saturated_findings() -> None:
     """Fails if findings that the loss is blind to hide behind one it sees: the loss itself is large."""
     y = torch.ones(2, 4)
     logits = torch.tensor([[90.0, 90.0, 90.0, -5.0], [90.0, -5.0, -5.0, -5.0]])
-    assert reliability.saturated(logits, y, binary_cross_entropy).tolist() == [True, False]
+    assert saturated(logits, y, binary_cross_entropy).tolist() == [True, False]
 
 
 def test_the_first_image_repeats_none() -> None:
     """Fails if the first image of the list is compared with itself, or that of a later batch with nothing."""
     logits = torch.ones(3, 2)
-    assert reliability.repeated(logits, None).tolist() == [False, True, True]
-    assert reliability.repeated(logits, logits[-1:]).tolist() == [True, True, True]
-    assert reliability.repeated(logits, logits[-1:] + 0.002).tolist() == [False, True, True]
+    assert repeated(logits, None).tolist() == [False, True, True]
+    assert repeated(logits, logits[-1:]).tolist() == [True, True, True]
+    assert repeated(logits, logits[-1:] + 0.002).tolist() == [False, True, True]
 
 
 def test_probe_does_not_depend_on_the_batch_size() -> None:
@@ -415,8 +416,8 @@ def test_probe_does_not_depend_on_the_batch_size() -> None:
 
 def test_probe_looks_at_few_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails if the whole list is passed through, which on a long one would cost as much as an attack."""
-    monkeypatch.setattr(reliability, "PROBED", 20)
-    monkeypatch.setattr(reliability, "ATTACKED", 6)
+    monkeypatch.setattr("advmia.probe.PROBED", 20)
+    monkeypatch.setattr("advmia.probe.ATTACKED", 6)
     loaded = []
 
     class Counting(Stretched):

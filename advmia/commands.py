@@ -35,7 +35,7 @@ from advmia.data.readers import (
 )
 from advmia.data.specs import DATASETS, DatasetSpec
 from advmia.errors import UserError
-from advmia.evaluation import Evaluation, evaluate
+from advmia.evaluation import Evaluation, evaluate, evaluate_each
 from advmia.files import set_aside
 from advmia.methods import METHODS, Method, MethodSettings, default_beta
 from advmia.metrics import Scores
@@ -114,28 +114,30 @@ def test(task: Task, args: argparse.Namespace) -> None:
     source = runtime.on_devices(source, devices) if source else None
     print(f"{results.facts['dataset']}: {len(data)} images", flush=True)
 
-    def row(attack: str, budget: Budget) -> Row:
-        """The result of one attack at one eps, from the file where it is already there."""
-        known = results.find(attack, budget.grey_eps)
-        if known is not None:
-            return known
-        made = None if attack == CLEAN else ATTACKS[attack].build(budget, task.attacks[attack])
-        scope, title = (args.seed, attack, budget.grey_eps), f"{attack} eps {budget.grey_eps:g}"
-        found = evaluate(target, loader, task, made, source=source, scope=scope, title=title)
-        losses = made.losses(classes) if made else ()
-        scores = found.scores
-        if made:
-            clean = torch.tensor(row(CLEAN, Budget(0, 0, 0)).outcomes)
-            scores = scores | task.against_clean(clean, found.outcomes, data.targets(data.rows))
-        results.add(_row(attack, budget, losses, scores, found))
-        return results.rows[-1]
+    def attack_at(name: str, budgets: list[Budget]) -> None:
+        """Adds a row for each budget; the attacks take turns on each image."""
+        made = ATTACKS[name].build_each(budgets, task.attacks[name])
+        scopes = [(args.seed, name, budget.grey_eps) for budget in budgets]
+        title = f"{name} eps {' '.join(f'{budget.grey_eps:g}' for budget in budgets)}"
+        found = evaluate_each(target, loader, task, made, source=source, scopes=scopes, title=title)
+        for budget, attack, each in zip(budgets, made, found, strict=True):
+            scores = each.scores | task.against_clean(unattacked, each.outcomes, truth)
+            results.add(_row(name, budget, attack.losses(classes), scores, each))
 
-    print(task.clean_line(row(CLEAN, Budget(0, 0, 0)).scores), flush=True)
-    for attack in args.attacks:
-        print(attack)
-        for eps in args.epsilons:
-            budget = ATTACKS[attack].budget(eps)
-            done = row(attack, budget)
+    if results.find(CLEAN, 0) is None:
+        clean = evaluate(target, loader, task)
+        results.add(_row(CLEAN, Budget(0, 0, 0), (), clean.scores, clean))
+    known = results.row(CLEAN, 0)
+    unattacked, truth = torch.tensor(known.outcomes), data.targets(data.rows)
+    print(task.clean_line(known.scores), flush=True)
+    for name in args.attacks:
+        print(name)
+        budgets = [ATTACKS[name].budget(eps) for eps in dict.fromkeys(args.epsilons)]
+        for budget in budgets:
+            missing = [each for each in budgets if results.find(name, each.grey_eps) is None]
+            if budget in missing:
+                attack_at(name, missing if ATTACKS[name].shares_gradient else [budget])
+            done = results.row(name, budget.grey_eps)
             print(task.attack_line(budget, done.scores, done.seconds), flush=True)
             if done.queries is not None:
                 print(f"\t\tmean queries: {done.queries:.1f} mean L2: {done.l2:.4f} mean Linf: {done.linf:.2f}/255")

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from advmia.attacks.steps import Attack, frozen_eval, notes_of
-from advmia.data.loading import EvaluationLoader
+from advmia.attacks.steps import Attack, drops_images, frozen_eval, notes_of
+from advmia.data.loading import Batch, EvaluationLoader
 from advmia.errors import UserError
-from advmia.inference import EqualBlocks, inference_copy
+from advmia.inference import Blocks, inference_copy
 from advmia.metrics import Scores
 from advmia.progress import watched
 from advmia.rng import SampleRng
 from advmia.tasks import Task
+
+# Pixels, in bytes, that are handed at once to an attack whose images leave as they are fooled: what is left of many
+# batches makes full ones. Such an attack keeps up to ten tensors of this size.
+WAVE_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -50,36 +55,72 @@ def evaluate(
     `scope` names the purpose of the random draws, e.g. (seed, "pgd", eps); each sample's draws depend on it and on the
     sample's row alone, so neither the batch size nor the order changes an outcome.
     """
-    meter, seconds = task.meter(loader.data.samples.classes, loader.data.samples.spec.positive), 0.0
-    columns: dict[str, list[Tensor]] = defaultdict(list)  # of each batch
-    attacked = model if source is None else source
+    return evaluate_each(model, loader, task, [attack], source=source, scopes=[scope], title=title)[0]
+
+
+def evaluate_each(
+    model: nn.Module,
+    loader: EvaluationLoader,
+    task: Task,
+    attacks: Sequence[Attack | None],
+    *,
+    source: nn.Module | None = None,
+    scopes: Sequence[tuple[object, ...]],
+    title: str,
+) -> list[Evaluation]:
+    """As `evaluate`, for several attacks that take turns on each batch: FGSMs of several eps then share a gradient."""
+    data, attacked = loader.data, model if source is None else source
+    tallies = [_Tally(task, data.samples.classes, data.samples.spec.positive) for _ in attacks]
+    scored = Blocks(model, loader.batch_size)
 
     def score_so_far(_: int) -> str:
-        return f"{task.selection} {meter.compute()[task.selection]:.4f}"
+        return f"{task.selection} {tallies[-1].meter.compute()[task.selection]:.4f}"
 
-    for batch in watched(loader, len(loader.data), title, score_so_far):
-        start = _now(loader.device)
-        x = batch.x
-        if attack is not None:
-            rng = SampleRng.of(*scope, samples=batch.index.tolist(), device=loader.device)
-            x = attack(EqualBlocks(inference_copy(attacked, x)), x, batch.y, rng=rng)
-            seconds += _now(loader.device) - start
-            for name, values in notes_of(attack).items():
-                columns[name].append(values.cpu())
-        with torch.no_grad(), frozen_eval(model):
-            logits = EqualBlocks(model)(x).float()
-        if attack is None:
-            seconds += _now(loader.device) - start
-        if not logits.isfinite().all():  # argmax would call NaN class 0
-            raise UserError(f"{title}: the network's outputs are not all finite numbers; its weights must be made anew")
-        meter.update(logits, batch.y)
+    waves = loader.waves(WAVE_BYTES if any(map(drops_images, attacks)) else 0)
+    for batch in watched(waves, len(data), title, score_so_far):
+        made_on = Blocks(inference_copy(attacked, batch.x), loader.batch_size) if any(attacks) else scored
+        for attack, scope, tally in zip(attacks, scopes, tallies, strict=True):
+            start, x = _now(loader.device), batch.x
+            if attack is not None:
+                rng = SampleRng.of(*scope, samples=batch.index.tolist(), device=loader.device)
+                x = attack(made_on, x, batch.y, rng=rng)
+                tally.note(_now(loader.device) - start, notes_of(attack))
+            with torch.no_grad(), frozen_eval(model):
+                logits = scored(x).float()
+            if attack is None:
+                tally.note(_now(loader.device) - start, {})
+            if not logits.isfinite().all():  # argmax would call NaN class 0
+                raise UserError(
+                    f"{title}: the network's outputs are not all finite numbers; its weights must be made anew"
+                )
+            tally.score(x, logits, batch)
+    return [tally.total() for tally in tallies]
+
+
+class _Tally:
+    """What one attack has given so far."""
+
+    def __init__(self, task: Task, classes: int, positive: int) -> None:
+        self.meter, self._task, self._seconds = task.meter(classes, positive), task, 0.0
+        self._columns: dict[str, list[Tensor]] = defaultdict(list)  # of each batch
+
+    def note(self, seconds: float, notes: dict[str, Tensor]) -> None:
+        self._seconds += seconds
+        for name, values in notes.items():
+            self._columns[name].append(values.cpu())
+
+    def score(self, x: Tensor, logits: Tensor, batch: Batch) -> None:
+        """Counts the batch, of which the attack has made x (B, C, H, W) and the network these logits."""
+        self.meter.update(logits, batch.y)
         moved = (x - batch.x).flatten(1)
-        columns["l2"].append(moved.norm(dim=1).cpu())
-        columns["linf"].append(moved.abs().amax(dim=1).cpu())
-        columns["outcomes"].append(task.outcome(logits, batch.y).cpu())
-    whole = {name: torch.cat(values) for name, values in columns.items()}
-    outcomes, l2, linf = (whole.pop(name) for name in ("outcomes", "l2", "linf"))
-    return Evaluation(meter.compute(), outcomes, seconds, l2, linf, notes=whole)
+        self._columns["l2"].append(moved.norm(dim=1).cpu())
+        self._columns["linf"].append(moved.abs().amax(dim=1).cpu())
+        self._columns["outcomes"].append(self._task.outcome(logits, batch.y).cpu())
+
+    def total(self) -> Evaluation:
+        whole = {name: torch.cat(values) for name, values in self._columns.items()}
+        outcomes, l2, linf = (whole.pop(name) for name in ("outcomes", "l2", "linf"))
+        return Evaluation(self.meter.compute(), outcomes, self._seconds, l2, linf, notes=whole)
 
 
 def _now(device: torch.device) -> float:

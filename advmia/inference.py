@@ -8,6 +8,7 @@ memory that batch norm costs. What attacks find is always scored on the network 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import cast
@@ -18,8 +19,9 @@ from torch import Tensor, nn
 
 from advmia.attacks.steps import frozen_eval
 
-# Images a block of `EqualBlocks`: few, so that a short batch wastes little; fewer are slow for images of 32 pixels.
-BLOCK = 8
+# Pixels a block of `Blocks` on a CPU: 16 images of 32 pixels, 4 of 64 or more. Fewer are slow, more waste more on a
+# short batch and fall out of the processor's cache.
+_BLOCK_PIXELS = 16 * 32 * 32
 
 # How far the copy's outputs may be from the network's, as a share of the largest.
 _ROUNDING = 1e-3
@@ -40,25 +42,32 @@ def inference_copy(model: nn.Module, x: Tensor) -> nn.Module:
     return known.refreshed(model)
 
 
-class EqualBlocks(nn.Module):
-    """Runs a network on a CPU on blocks of equal size, so that an image's outputs depend on that image alone.
+class Blocks(nn.Module):
+    """A network that is run on a few images at a time, however many it is given.
 
-    Convolutions and matrix products choose their algorithm, and so their rounding, by the shape of the batch; an
-    attack that takes signs of gradients makes much of a last bit. A block that is short is filled up, and what that
-    gives is thrown away. On a GPU, where small blocks would be slow, the batch is run whole.
+    On a CPU all blocks have one size, whatever the loader's batch, so that an image's outputs depend on that image
+    alone: convolutions and matrix products choose their algorithm, and so their rounding, by the shape of the batch,
+    and an attack that takes signs of gradients makes much of a last bit. A block that is short is filled up, and what
+    that gives is thrown away. On a GPU, where small blocks would be slow, a block has at most `at_most` images.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, at_most: int | None = None) -> None:
         super().__init__()
-        self.network = network
+        self.network, self._at_most = network, at_most
 
     def forward(self, x: Tensor) -> Tensor:
         """Images x (B, C, H, W) to the network's outputs, (B, ...)."""
-        if x.device.type != "cpu":
-            return self.network(x)
-        filling = x[-1:].detach().expand(-len(x) % BLOCK, -1, -1, -1)
-        blocks = torch.cat([x, filling]).contiguous(memory_format=torch.channels_last).split(BLOCK)
-        return torch.cat([self.network(block) for block in blocks])[: len(x)]
+        count, size = len(x), self.at_once(x)
+        if x.device.type == "cpu":
+            filling = x[-1:].detach().expand(-count % size, -1, -1, -1)
+            x = torch.cat([x, filling]).contiguous(memory_format=torch.channels_last)
+        return torch.cat([self.network(block) for block in x.split(size)])[:count]
+
+    def at_once(self, x: Tensor) -> int:
+        """How many of the images x make a block. Who keeps a graph, which takes memory, should pass no more than so."""
+        if x.device.type == "cpu":
+            return min(max(_BLOCK_PIXELS // math.prod(x.shape[2:]), 4), 16)
+        return self._at_most or max(len(x), 1)
 
 
 class _Copy:

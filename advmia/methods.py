@@ -58,7 +58,7 @@ class TRADES:
     beta: float
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
-        x_adv = divergence_ascent(model, x, y, self.budget, rng)
+        x_adv = divergence_ascent(model, x, self.budget, rng)
         logits, logits_adv = model(x), model(x_adv)
         return cross_entropy(logits, y).mean() + self.beta * kl_divergence(logits_adv, logits).mean()
 
@@ -97,7 +97,7 @@ class HAT:
     step: float = 3.5  # h
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
-        x_adv = divergence_ascent(model, x, y, self.budget, rng)
+        x_adv = divergence_ascent(model, x, self.budget, rng)
         with torch.no_grad(), frozen_eval(self.helper):
             helper_y = self.helper(x_adv).argmax(dim=1)
         logits, logits_adv = model(x), model(x_adv)
@@ -109,12 +109,12 @@ class HAT:
         )
 
 
-def divergence_ascent(model: nn.Module, x: Tensor, y: Tensor, budget: Budget, rng: SampleRng) -> Tensor:
+def divergence_ascent(model: nn.Module, x: Tensor, budget: Budget, rng: SampleRng) -> Tensor:
     """The adversarial example of TRADES and HAT: sign steps up KL(f(x) || f(x')) from near x."""
     attacked = inference_copy(model, x)
     with torch.no_grad(), frozen_eval(attacked):
         clean_logits = attacked(x)
-    return _ascend_from_normal(attacked, x, y, lambda logits, _: kl_divergence(logits, clean_logits), budget, rng)
+    return _ascend_from_normal(attacked, x, clean_logits, kl_divergence, budget, rng)
 
 
 def _ascend_from_normal(

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from advmia.attacks import ATTACKS
 from advmia.attacks.steps import Objective, frozen_eval, input_gradient
 from advmia.data.loading import Batch, EvaluationLoader
-from advmia.inference import EqualBlocks, inference_copy
+from advmia.inference import Blocks, inference_copy
 from advmia.rng import SampleRng
 from advmia.tasks import Task
 
@@ -151,7 +151,7 @@ def without_gradient(model: nn.Module, x: Tensor, y: Tensor, objective: Objectiv
     """At which images (B, C, H, W) the objective's gradient is zero everywhere or somewhere not finite; shape (B,)."""
     attacked = inference_copy(model, x)  # as attacks see the network
     with frozen_eval(attacked):
-        gradient = input_gradient(EqualBlocks(attacked), x, y, objective).flatten(1)
+        gradient = input_gradient(Blocks(attacked), x, y, objective).flatten(1)
     return (gradient == 0).all(dim=1) | ~gradient.isfinite().all(dim=1)
 
 
@@ -161,9 +161,9 @@ def holding(model: nn.Module, x: Tensor, y: Tensor, objective: Objective, rng: S
     Half, not none: of fourteen findings a rare one may well be out of reach, and guessing gets half of them right.
     """
     attack = ATTACKS["pgd"].build(ATTACKS["pgd"].budget(LARGE_EPS), objective)
-    x_adv = attack(EqualBlocks(inference_copy(model, x)), x, y, rng=rng)
+    x_adv = attack(Blocks(inference_copy(model, x)), x, y, rng=rng)
     with torch.no_grad(), frozen_eval(model):
-        return share_right(EqualBlocks(model)(x_adv).float(), y) >= 0.5
+        return share_right(Blocks(model)(x_adv).float(), y) >= 0.5
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def score_twice(network: nn.Module, x: Tensor) -> Passes:
     that is in train mode all the same has refused it or changed back.
     """
     with torch.no_grad(), frozen_eval(network):
-        first, second = EqualBlocks(network)(x).float(), EqualBlocks(network)(x).float()
+        first, second = Blocks(network)(x).float(), Blocks(network)(x).float()
         training = {name or "the network" for name, part in network.named_modules() if part.training}
     change = (first - second).abs().flatten(1).amax(dim=1)
     return Passes(first, change > HARDLY * first.abs().flatten(1).amax(dim=1), training)

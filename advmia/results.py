@@ -66,6 +66,12 @@ class ResultFile:
     def find(self, attack: str, eps: float) -> Row | None:
         return next((row for row in self.rows if (row.attack, row.eps) == (attack, eps)), None)
 
+    def row(self, attack: str, eps: float) -> Row:
+        """One that is known to be there."""
+        found = self.find(attack, eps)
+        assert found is not None, f"no row of {attack} at eps {eps}"
+        return found
+
     def add(self, row: Row) -> None:
         """Keeps the row and writes both files."""
         self.rows.append(row)

@@ -19,7 +19,7 @@ from advmia.data.loading import Batch, EvaluationLoader
 from advmia.errors import UserError
 from advmia.files import write_json, write_text
 from advmia.gradcam import cosine_similarity, grad_cam, top_overlap
-from advmia.inference import EqualBlocks, inference_copy
+from advmia.inference import Blocks, inference_copy
 from advmia.overlays import SHEET_ROWS, Cell, overlay, save_jpeg, save_sheet
 from advmia.rng import SampleRng
 
@@ -146,4 +146,4 @@ def attacked(model: nn.Module, batch: Batch, view: View, device: torch.device) -
     if view.make is None:
         return batch.x
     rng = SampleRng.of(*view.scope, samples=batch.index.tolist(), device=device)
-    return view.make(EqualBlocks(inference_copy(model, batch.x)), batch.x, batch.y, rng=rng)
+    return view.make(Blocks(inference_copy(model, batch.x)), batch.x, batch.y, rng=rng)

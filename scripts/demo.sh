@@ -9,7 +9,7 @@ find_python requirements.txt
 DEMO=${DEMO:-demo}
 
 COMMON=(--dataset melBin --dataRoot "$DEMO/data" --imgSize 32 "$@")
-"$PYTHON" -m advmia phantoms --dataRoot "$DEMO/data" --dataset mel2017 --count 520 --size 64
+"$PYTHON" -m advmia phantoms --dataRoot "$DEMO/data" --dataset mel2017 --count 400 --size 64
 for method in nat pgdat; do
   "$PYTHON" trainCls.py "${COMMON[@]}" --method $method --model mv2 --eps 8 --epoch "${EPOCHS:-6}" --bs 16 --saveDir "$DEMO/clsCkpt"
 done

@@ -620,6 +620,23 @@ def test_steps_and_step_size_are_the_budgets(steps: int) -> None:
     torch.testing.assert_close((x_adv - x).abs(), torch.full_like(x, steps / 255), rtol=0, atol=SLACK)
 
 
+@pytest.mark.parametrize("change", ["weights", "labels", "pixels"])
+def test_fgsm_does_not_share_a_gradient_that_is_out_of_date(change: str) -> None:
+    """Fails when an attack made by `at` takes the direction of other weights, labels or pixels for its own."""
+    model, (x, y) = network("small"), pixels(4)
+    first = fgsm(fgsm_budget(1), cross_entropy)
+    first(model, x, y, rng=streams(4))
+    with torch.no_grad():
+        if change == "weights":
+            next(model.parameters()).neg_()
+        elif change == "labels":
+            y.add_(1).remainder_(3)
+        else:
+            x.mul_(0.5)
+    found = first.at(fgsm_budget(8))(model, x, y, rng=streams(4))
+    assert torch.equal(found, fgsm(fgsm_budget(8), cross_entropy)(model, x, y, rng=streams(4)))
+
+
 def test_fgsm_takes_one_step_of_eps_from_x() -> None:
     """Fails when FGSM has a random start (it then draws noise), or takes the budget's own step size."""
     x, y = pixels(4, classes=2)

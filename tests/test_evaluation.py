@@ -26,11 +26,12 @@ from networks import one_thread as one_thread
 from torch import Tensor, nn
 
 from advmia import evaluation
+from advmia.attacks import ATTACKS
 from advmia.attacks.gradient import fgsm, pgd
-from advmia.budgets import Budget
+from advmia.budgets import Budget, fgsm_budget
 from advmia.data.loading import Batch, EvaluationLoader
 from advmia.errors import UserError
-from advmia.evaluation import evaluate
+from advmia.evaluation import evaluate, evaluate_each
 from advmia.losses import cross_entropy
 from advmia.rng import SampleRng
 from advmia.tasks import SINGLE_LABEL
@@ -41,7 +42,7 @@ def attacks_run_on_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """These tests follow single passes; that attacks run on a faithful copy instead is tested in test_inference, and
     that batches are run in blocks of equal size in test_equal_outcomes."""
     monkeypatch.setattr("advmia.evaluation.inference_copy", lambda model, x: model)
-    monkeypatch.setattr("advmia.evaluation.EqualBlocks", lambda model: model)
+    monkeypatch.setattr("advmia.evaluation.Blocks", lambda model, at_most: model)
 
 
 IMAGES = 40
@@ -266,17 +267,51 @@ def test_time_is_the_attacks_alone(attacked: bool, expected: float, monkeypatch:
         clock.pass_(100.0)
         return x
 
-    class SlowLoader:
-        data, device = loader(16).data, CPU
-
-        def __iter__(self) -> Iterator[Batch]:
-            for batch in loader(16):
+    class SlowLoader(EvaluationLoader):
+        def waves(self, at_most: int) -> Iterator[Batch]:
+            for batch in super().waves(at_most):
                 clock.pass_(10_000.0)
                 yield batch
 
     model = Wrapped(trained(), score)
-    found = evaluate(model, SlowLoader(), SINGLE_LABEL, attack if attacked else None)  # type: ignore[arg-type]
+    found = evaluate(model, SlowLoader(loader().data, 16, CPU), SINGLE_LABEL, attack if attacked else None)
     assert found.seconds == pytest.approx(expected)
+
+
+# --- several batches, several attacks -------------------------------------------------------------------------------
+
+
+def test_images_that_leave_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails when an attack that drops images is given a single batch, or more than fits in a wave; others get one."""
+    monkeypatch.setattr(evaluation, "WAVE_BYTES", 2 * 16 * 3 * 16 * 16 * 4 + 1)  # two batches and a byte
+    sizes: list[int] = []
+
+    class Sizes:
+        drops_images = True
+
+        def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
+            sizes.append(len(x))
+            return x
+
+    attack = Sizes()
+    evaluate(trained(), loader(16), SINGLE_LABEL, attack)
+    assert sizes == [32, 8]
+    attack.drops_images = False
+    evaluate(trained(), loader(16), SINGLE_LABEL, attack)
+    assert sizes == [32, 8, 16, 16, 8]
+
+
+def test_attacks_that_take_turns() -> None:
+    """Fails when FGSM takes a gradient for each eps, or when taking turns changes what an attack finds."""
+    budgets, model = [fgsm_budget(eps) for eps in (1, 4, 8)], trained()
+    attacks = ATTACKS["fgsm"].build_each(budgets, cross_entropy)
+    alone = [evaluate(model, loader(16), SINGLE_LABEL, fgsm(budget, cross_entropy)) for budget in budgets]
+    passes = record_calls(model)
+    together = evaluate_each(model, loader(16), SINGLE_LABEL, attacks, scopes=[()] * 3, title="fgsm")
+    assert len(passes) == 3 * (1 + 3)  # for each of the three batches one gradient and three scorings
+    for one, other in zip(alone, together, strict=True):
+        assert one.scores == other.scores
+        assert torch.equal(one.outcomes, other.outcomes) and torch.equal(one.linf, other.linf)
 
 
 # --- broken networks -------------------------------------------------------------------------------------------------

@@ -127,7 +127,7 @@ def test_the_ascent_of_trades_and_hat(classes: int, eps: int) -> None:
     budget = Budget.grey(eps, 10, max(0.5, eps / 4))
     torch.manual_seed(5)
     rng = StubRng(torch.randn_like(x))
-    x_adv = divergence_ascent(model, x, y, budget, rng)
+    x_adv = divergence_ascent(model, x, budget, rng)
     torch.manual_seed(5)
     theirs = torchattacks.TPGD(model, eps=budget.eps, alpha=budget.step_size, steps=10)(x, y)
     assert rng.asked == ["normal"]

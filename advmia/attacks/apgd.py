@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,10 @@ class APGD:
     objective: Objective
     stops_when_fooled: bool
 
+    @property
+    def drops_images(self) -> bool:
+        return self.stops_when_fooled
+
     def losses(self, classes: int) -> tuple[str, ...]:
         return (self.objective.__name__,)
 
@@ -74,6 +79,7 @@ class TargetedAPGD:
     """APGD-T: towards each of the likeliest wrong classes in turn. Contract: `advmia.attacks.steps.Attack`."""
 
     budget: Budget
+    drops_images: ClassVar[bool] = True
 
     def losses(self, classes: int) -> tuple[str, ...]:
         return tuple(loss.__name__ for loss in targeted_losses(classes))

@@ -6,6 +6,7 @@ Cost for an image that nothing fools: that of the four, one forward pass before 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,7 @@ class AutoAttack:
 
     attacks: dict[str, EvaluationAttack]  # in order
     notes: dict[str, Tensor] = field(default_factory=dict, compare=False)
+    drops_images: ClassVar[bool] = True
 
     def losses(self, classes: int) -> tuple[str, ...]:
         return tuple(f"{name}: {loss}" for name, each in self.attacks.items() for loss in each.losses(classes))

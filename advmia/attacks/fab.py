@@ -8,6 +8,7 @@ a target, and one forward pass before.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,7 @@ class TargetedFAB:
     """
 
     budget: Budget
+    drops_images: ClassVar[bool] = True
 
     def losses(self, classes: int) -> tuple[str, ...]:
         return (targeted_margin.__name__,)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ class SimBA:
 
     budget: Budget
     notes: dict[str, Tensor] = field(default_factory=dict, compare=False)
+    drops_images: ClassVar[bool] = True
 
     def losses(self, classes: int) -> tuple[str, ...]:
         return (log_odds.__name__,)

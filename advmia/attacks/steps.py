@@ -42,6 +42,11 @@ def notes_of(attack: Attack) -> dict[str, Tensor]:
     return getattr(attack, "notes", {})
 
 
+def drops_images(attack: Attack | None) -> bool:
+    """Whether images leave the attack's batch one by one, so that it does well to be given many batches at once."""
+    return getattr(attack, "drops_images", False)
+
+
 @contextmanager
 def frozen_eval(model: nn.Module) -> Iterator[None]:
     """Eval mode and no parameter gradients inside; each submodule's mode and each `requires_grad` restored after.
@@ -71,13 +76,23 @@ def input_gradient(model: nn.Module, x: Tensor, y: Tensor, objective: Objective)
 
 
 def value_and_gradient(model: nn.Module, x: Tensor, y: Tensor, objective: Objective) -> tuple[Tensor, Tensor, Tensor]:
-    """(logits (B, ...) in float32, the objective of each image (B,), its gradient by x)."""
-    x = x.detach().requires_grad_(True)
-    with torch.enable_grad():
-        logits = model(x)
-        loss = objective(logits, y)
-        (gradient,) = torch.autograd.grad(loss.sum(), x)
-    return logits.detach().float(), loss.detach(), gradient
+    """(logits (B, ...) in float32, the objective of each image (B,), its gradient by x).
+
+    A model that takes few images `at_once` (`advmia.inference.Blocks`) is given no more: each one's graph takes memory.
+    """
+    size = max(getattr(model, "at_once", len)(x), 1)
+    parts = []
+    for part_x, part_y in zip(x.detach().split(size), y.split(size), strict=True):
+        part_x.requires_grad_(True)
+        with torch.enable_grad():
+            logits = model(part_x)
+            loss = objective(logits, part_y)
+            (gradient,) = torch.autograd.grad(loss.sum(), part_x)
+        parts.append((logits.detach().float(), loss.detach(), gradient))
+    if len(parts) == 1:
+        return parts[0]
+    logits, loss, gradient = map(torch.cat, zip(*parts, strict=True))
+    return logits, loss, gradient
 
 
 def fooled(logits: Tensor, y: Tensor) -> Tensor:

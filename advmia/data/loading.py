@@ -113,7 +113,13 @@ class EvaluationLoader:
         return -(-len(self.data) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        for rows in _chunks(self.data.rows, self.batch_size):
+        return self.waves(0)
+
+    def waves(self, at_most: int) -> Iterator[Batch]:
+        """The same rows, as many batches at a time as have no more than `at_most` bytes of pixels; at least one."""
+        size = self.data.samples.spec.size
+        batches = at_most // (self.batch_size * 3 * size * size * torch.float32.itemsize)
+        for rows in _chunks(self.data.rows, self.batch_size * max(batches, 1)):
             x = to_pixels(_images(self.data, rows, self.device))
             yield Batch(x, self.data.targets(rows).to(self.device), torch.from_numpy(rows))
 

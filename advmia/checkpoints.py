@@ -45,6 +45,7 @@ class TrainingSettings:
     init: str
     seed: int
     size: int  # pixels
+    precision: str
     val_fraction: float | None
     train_data: dict[str, object]
     test_data: dict[str, object]

@@ -15,6 +15,7 @@ from advmia.data.prepare import DOWNLOADS, SPLITS
 from advmia.data.specs import DATASETS
 from advmia.errors import UserError
 from advmia.formats import EXTENSIONS
+from advmia.precision import PRECISIONS
 from advmia.runtime import say
 from advmia.tasks import Task
 
@@ -206,6 +207,11 @@ def _add_common(parser: argparse.ArgumentParser, *, bs: int) -> None:
     parser.add_argument("--bs", type=_whole(1), default=bs, help="batch size, over all GPUs together")
     parser.add_argument(
         "--gpu", nargs="+", metavar="ID", help="CUDA device ids, or cpu (default: 0, or cpu without CUDA)"
+    )
+    parser.add_argument(
+        "--precision",
+        type=_one_of(PRECISIONS),
+        help=_listed("rounding of networks (default: tf32 on CUDA, fp32 on a CPU)", PRECISIONS),
     )
     parser.add_argument("--dataRoot", type=Path, default=Path("data"), help="folder of the data sets")
     parser.add_argument("--imgSize", type=_whole(8), help="image side in pixels (default: the data set's)")

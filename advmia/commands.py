@@ -40,6 +40,7 @@ from advmia.files import set_aside
 from advmia.methods import METHODS, Method, MethodSettings, default_beta
 from advmia.metrics import Scores
 from advmia.models import MODELS, build_model
+from advmia.precision import FP32, Precision
 from advmia.results import CLEAN, ResultFile, Row, result_stem
 from advmia.runtime import say
 from advmia.tasks import Task
@@ -50,15 +51,16 @@ from advmia.visual import MapFolder, View, draw_maps
 def train(task: Task, args: argparse.Namespace) -> None:
     """Trains one network; keeps its best epoch as `<saveDir>/<the reference's name>`, with a record beside it."""
     devices = runtime.pick_devices(args.gpu)
+    precision = Precision.chosen(args.precision, devices[0])
     spec = _spec(args, args.model)
     train_list, test_list = _read_lists(args, spec)
     classes = train_list.classes
     helper = _load_helper(args, spec, classes)
     runtime.seed_everything(args.seed)
     network = build_model(args.model, classes, mean=spec.mean, std=spec.std, init=_first_weights(args))
-    train_data, test_data = _load(args, train_list), _load(args, test_list)
+    train_data, test_data = _load(args, train_list, devices[0]), _load(args, test_list, devices[0])
     settings = replace(
-        _settings(args, spec, classes),
+        _settings(args, spec, classes, precision),
         helper=weights_digest(args.helperWeight) if helper else None,
         train_data=train_data.facts,
         test_data=test_data.facts,
@@ -83,7 +85,15 @@ def train(task: Task, args: argparse.Namespace) -> None:
     selection = {"score": score_name, "chosen_on": chosen_on}
     best = BestCheckpoint(checkpoint, settings, {"selection": selection, "versions": runtime.versions()}, network)
     epochs = fit(
-        model, method, loader, optimizer, schedule, epochs=args.epoch, validate=validation, note=validation.note
+        model,
+        method,
+        loader,
+        optimizer,
+        schedule,
+        epochs=args.epoch,
+        validate=validation,
+        precision=precision,
+        note=validation.note,
     )
     with TrainingCurves(checkpoint, task.selection, score_name) as curves:
         for epoch in epochs:
@@ -97,6 +107,7 @@ def train(task: Task, args: argparse.Namespace) -> None:
 def test(task: Task, args: argparse.Namespace) -> None:
     """Attacks one network at every eps; prints the reference's lines and writes a CSV and a JSON file of results."""
     devices = runtime.pick_devices(args.gpu)
+    precision = Precision.chosen(args.precision, devices[0])
     source_model = args.surrogateModel or args.targetModel
     source_weight = args.surrogateWeight or args.targetWeight
     spec = _spec(args, args.targetModel, source_model)
@@ -105,9 +116,9 @@ def test(task: Task, args: argparse.Namespace) -> None:
     source = None
     if (source_model, source_weight) != (args.targetModel, args.targetWeight):
         source = load_model(source_model, source_weight, spec, classes=classes)[0]
-    data = _load(args, read_samples(spec, args.dataRoot, "test", classes=classes))
+    data = _load(args, read_samples(spec, args.dataRoot, "test", classes=classes), devices[0])
     _check_scorable(data)
-    results = _open_results(args, task, spec, data, source_model, source_weight)
+    results = _open_results(args, task, spec, data, source_model, source_weight, precision)
 
     loader = EvaluationLoader(data, args.bs, devices[0])
     target = runtime.on_devices(target, devices)
@@ -119,13 +130,15 @@ def test(task: Task, args: argparse.Namespace) -> None:
         made = ATTACKS[name].build_each(budgets, task.attacks[name])
         scopes = [(args.seed, name, budget.grey_eps) for budget in budgets]
         title = f"{name} eps {' '.join(f'{budget.grey_eps:g}' for budget in budgets)}"
-        found = evaluate_each(target, loader, task, made, source=source, scopes=scopes, title=title)
+        found = evaluate_each(
+            target, loader, task, made, source=source, scopes=scopes, title=title, precision=precision
+        )
         for budget, attack, each in zip(budgets, made, found, strict=True):
             scores = each.scores | task.against_clean(unattacked, each.outcomes, truth)
             results.add(_row(name, budget, attack.losses(classes), scores, each))
 
     if results.find(CLEAN, 0) is None:
-        clean = evaluate(target, loader, task)
+        clean = evaluate(target, loader, task, precision=precision)
         results.add(_row(CLEAN, Budget(0, 0, 0), (), clean.scores, clean))
     known = results.row(CLEAN, 0)
     unattacked, truth = torch.tensor(known.outcomes), data.targets(data.rows)
@@ -149,12 +162,14 @@ def test(task: Task, args: argparse.Namespace) -> None:
 def visualise(task: Task, args: argparse.Namespace) -> None:
     """Grad-CAM of each image's true class, clean and under attack: JPEGs, a contact sheet and a CSV in `--saveDir`."""
     devices = runtime.pick_devices(args.gpu)
+    precision = Precision.chosen(args.precision, devices[0])
     spec = _spec(args, args.model)
     model, classes = load_model(args.model, args.weight, spec, classes=count_classes(spec, args.dataRoot))
-    data = _load(args, read_samples(spec, args.dataRoot, "test", classes=classes))
+    data = _load(args, read_samples(spec, args.dataRoot, "test", classes=classes), devices[0])
     run = {
         "weight_sha256": weights_digest(args.weight),
         "data": data.facts,
+        "precision": precision.name,
         **{name: getattr(args, name) for name in ("imgSize", "seed", "attacks", "epsilons", "overlayOn")},
     }
     folder = MapFolder(args.saveDir, run)
@@ -170,7 +185,7 @@ def visualise(task: Task, args: argparse.Namespace) -> None:
     assert layer is not None, f"{args.model} names no layer for Grad-CAM"
     model = runtime.on_devices(model, devices[:1])
     loader = EvaluationLoader(data, args.bs, devices[0])
-    rows = draw_maps(model, layer, loader, views, folder, on_clean=args.overlayOn == "clean")
+    rows = draw_maps(model, layer, loader, views, folder, on_clean=args.overlayOn == "clean", precision=precision)
     print(
         f"{len(rows)} maps of {len(data)} images, the contact sheet gradVisual.png and gradVisual.csv in {args.saveDir}"
     )
@@ -180,7 +195,7 @@ def checkpoint_path(task: Task, args: argparse.Namespace) -> Path:
     """Where `train` will keep its network. Reads no more than the labels, and those only of undeclared classes."""
     spec = _spec(args, args.model)
     classes = count_classes(spec, args.dataRoot) or read_samples(spec, args.dataRoot, "train").classes
-    return Path(args.saveDir / task.checkpoint_name(_settings(args, spec, classes)))
+    return Path(args.saveDir / task.checkpoint_name(_settings(args, spec, classes, FP32)))
 
 
 def result_path(task: Task, args: argparse.Namespace) -> Path:
@@ -214,8 +229,8 @@ def _read_lists(args: argparse.Namespace, spec: DatasetSpec) -> tuple[SampleList
     return train_list, test_list
 
 
-def _load(args: argparse.Namespace, samples: SampleList) -> ImageData:
-    """The pixels of the rows asked for; what is odd about them is said."""
+def _load(args: argparse.Namespace, samples: SampleList, device: torch.device) -> ImageData:
+    """The pixels of the rows asked for, in the device's memory if they fit; what is odd about them is said."""
     samples = samples.first(args.limit)
     odd = count_odd_masks(samples)
     if odd:
@@ -225,7 +240,7 @@ def _load(args: argparse.Namespace, samples: SampleList) -> ImageData:
         raise UserError(f"{samples.path}: all {len(data)} masks are empty: foreground must be grey 128 or more of 255")
     if data.empty_masks:
         say(f"{samples.path}: {data.empty_masks} masks are all background")
-    return data
+    return data.kept_on(device)
 
 
 def _check_scorable(data: ImageData) -> None:
@@ -251,7 +266,7 @@ def _first_weights(args: argparse.Namespace) -> Literal["random", "imagenet"]:
     return args.init or ("imagenet" if MODELS[args.model].load_imagenet else "random")
 
 
-def _settings(args: argparse.Namespace, spec: DatasetSpec, classes: int) -> TrainingSettings:
+def _settings(args: argparse.Namespace, spec: DatasetSpec, classes: int, precision: Precision) -> TrainingSettings:
     """What the command line says of a training; the helper's digest and the data are to be filled in."""
     is_natural, is_hat = args.method == "nat", args.method == "hat"
     eps = 0.0 if is_natural else args.eps
@@ -275,6 +290,7 @@ def _settings(args: argparse.Namespace, spec: DatasetSpec, classes: int) -> Trai
         init=_first_weights(args),
         seed=args.seed,
         size=spec.size,
+        precision=precision.name,
         val_fraction=args.valFraction,
         train_data={},
         test_data={},
@@ -312,7 +328,7 @@ class _Validation:
     def __init__(self, task: Task, model: nn.Module, loader: EvaluationLoader, settings: TrainingSettings) -> None:
         self._task, self._model, self._loader = task, model, loader
         self._scope = (settings.seed, "validation", settings.eps)
-        self._budget = pgd_budget(settings.eps)
+        self._budget, self._precision = pgd_budget(settings.eps), Precision(settings.precision)
         self.attack_name = f" under PGD-{self._budget.steps}" if settings.eps else ""
         self._note = ""
 
@@ -336,6 +352,7 @@ class _Validation:
             attack,
             scope=self._scope,
             title="validation" if budget is None else "validation under attack",
+            precision=self._precision,
         ).scores
 
 
@@ -349,13 +366,20 @@ def _epoch_line(task: Task, epoch: Epoch, epochs: int, is_best: bool) -> str:
 
 
 def _open_results(
-    args: argparse.Namespace, task: Task, spec: DatasetSpec, data: ImageData, source_model: str, source_weight: Path
+    args: argparse.Namespace,
+    task: Task,
+    spec: DatasetSpec,
+    data: ImageData,
+    source_model: str,
+    source_weight: Path,
+    precision: Precision,
 ) -> ResultFile:
     """The run's result files, with the rows that an earlier, equal run has already finished."""
     samples = data.samples
     run: dict[str, Any] = {
         "seed": args.seed,
         "size": spec.size,
+        "precision": precision.name,
         "data": data.facts,
         "target_sha256": weights_digest(args.targetWeight),
         "source_sha256": weights_digest(source_weight),

@@ -15,6 +15,7 @@ from advmia.data.loading import Batch, EvaluationLoader
 from advmia.errors import UserError
 from advmia.inference import Blocks, inference_copy
 from advmia.metrics import Scores
+from advmia.precision import FP32, Precision
 from advmia.progress import watched
 from advmia.rng import SampleRng
 from advmia.tasks import Task
@@ -48,14 +49,19 @@ def evaluate(
     source: nn.Module | None = None,
     scope: tuple[object, ...] = (),
     title: str = "clean",
+    precision: Precision = FP32,
 ) -> Evaluation:
     """Scores `model` on the loader's images, attacked where `attack` is given.
 
     Adversarial images are made on `source` (a transfer attack) or, by default, on `model` itself (white-box).
     `scope` names the purpose of the random draws, e.g. (seed, "pgd", eps); each sample's draws depend on it and on the
     sample's row alone, so neither the batch size nor the order changes an outcome.
+
+    Under bf16, attacks that stop as soon as an image is fooled still run unrounded: they would stop too early.
     """
-    return evaluate_each(model, loader, task, [attack], source=source, scopes=[scope], title=title)[0]
+    return evaluate_each(
+        model, loader, task, [attack], source=source, scopes=[scope], title=title, precision=precision
+    )[0]
 
 
 def evaluate_each(
@@ -67,6 +73,7 @@ def evaluate_each(
     source: nn.Module | None = None,
     scopes: Sequence[tuple[object, ...]],
     title: str,
+    precision: Precision = FP32,
 ) -> list[Evaluation]:
     """As `evaluate`, for several attacks that take turns on each batch: FGSMs of several eps then share a gradient."""
     data, attacked = loader.data, model if source is None else source
@@ -83,9 +90,10 @@ def evaluate_each(
             start, x = _now(loader.device), batch.x
             if attack is not None:
                 rng = SampleRng.of(*scope, samples=batch.index.tolist(), device=loader.device)
-                x = attack(made_on, x, batch.y, rng=rng)
+                with precision.networks(loader.device, decides=drops_images(attack)):
+                    x = attack(made_on, x, batch.y, rng=rng)
                 tally.note(_now(loader.device) - start, notes_of(attack))
-            with torch.no_grad(), frozen_eval(model):
+            with precision.scoring(), torch.no_grad(), frozen_eval(model):
                 logits = scored(x).float()
             if attack is None:
                 tally.note(_now(loader.device) - start, {})

@@ -57,11 +57,13 @@ class Blocks(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images x (B, C, H, W) to the network's outputs, (B, ...)."""
-        count, size = len(x), self.at_once(x)
+        blocks = list(x.split(self.at_once(x)))
         if x.device.type == "cpu":
-            filling = x[-1:].detach().expand(-count % size, -1, -1, -1)
-            x = torch.cat([x, filling]).contiguous(memory_format=torch.channels_last)
-        return torch.cat([self.network(block) for block in x.split(size)])[:count]
+            missing = self.at_once(x) - len(blocks[-1])
+            if missing:
+                blocks[-1] = torch.cat([blocks[-1], x[-1:].detach().expand(missing, -1, -1, -1)])
+            blocks = [block.contiguous(memory_format=torch.channels_last) for block in blocks]
+        return torch.cat([self.network(block) for block in blocks])[: len(x)]
 
     def at_once(self, x: Tensor) -> int:
         """How many of the images x make a block. Who keeps a graph, which takes memory, should pass no more than so."""

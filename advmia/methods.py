@@ -19,6 +19,7 @@ from advmia.attacks.steps import Objective, ascend, frozen_eval, normal_start
 from advmia.budgets import Budget
 from advmia.inference import inference_copy
 from advmia.losses import cross_entropy, kl_divergence
+from advmia.precision import unrounded
 from advmia.rng import SampleRng
 
 
@@ -110,11 +111,15 @@ class HAT:
 
 
 def divergence_ascent(model: nn.Module, x: Tensor, budget: Budget, rng: SampleRng) -> Tensor:
-    """The adversarial example of TRADES and HAT: sign steps up KL(f(x) || f(x')) from near x."""
+    """The adversarial example of TRADES and HAT: sign steps up KL(f(x) || f(x')) from near x.
+
+    Never in bf16: so near to x the KL and its gradient are smaller than its rounding.
+    """
     attacked = inference_copy(model, x)
-    with torch.no_grad(), frozen_eval(attacked):
-        clean_logits = attacked(x)
-    return _ascend_from_normal(attacked, x, clean_logits, kl_divergence, budget, rng)
+    with unrounded(x.device):
+        with torch.no_grad(), frozen_eval(attacked):
+            clean_logits = attacked(x)
+        return _ascend_from_normal(attacked, x, clean_logits, kl_divergence, budget, rng)
 
 
 def _ascend_from_normal(

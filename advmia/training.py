@@ -16,6 +16,7 @@ from advmia.data.loading import TrainingLoader
 from advmia.errors import UserError
 from advmia.methods import Method
 from advmia.metrics import Scores
+from advmia.precision import FP32, Precision
 from advmia.progress import watched
 from advmia.rng import SampleRng
 
@@ -41,6 +42,7 @@ def fit(
     *,
     epochs: int,
     validate: Callable[[], tuple[Scores, Scores | None]],
+    precision: Precision = FP32,
     note: Callable[[], str] = str,
 ) -> Iterator[Epoch]:
     """Trains epoch by epoch, validating after each: (clean, robust) scores. The caller keeps what it wants to keep.
@@ -49,7 +51,9 @@ def fit(
     """
     for number in range(1, epochs + 1):
         start = time.perf_counter()
-        loss = train_one_epoch(model, method, loader, optimizer, schedule, number=number, epochs=epochs, note=note)
+        loss = train_one_epoch(
+            model, method, loader, optimizer, schedule, number=number, epochs=epochs, precision=precision, note=note
+        )
         seconds = time.perf_counter() - start
         clean, robust = validate()
         yield Epoch(number, loss, float(schedule.get_last_lr()[0]), seconds, clean, robust)
@@ -64,6 +68,7 @@ def train_one_epoch(
     *,
     number: int,
     epochs: int,
+    precision: Precision = FP32,
     note: Callable[[], str] = str,
 ) -> float:
     """One pass over the loader's epoch `number`; returns the mean loss. Raises `UserError` when it is not finite.
@@ -79,7 +84,8 @@ def train_one_epoch(
     batches = watched(loader.epoch(number), len(loader.data), f"epoch {number}/{epochs}", loss_and_note)
     for batch in batches:
         rng = SampleRng.of(loader.seed, "train", number, samples=batch.index.tolist(), device=loader.device)
-        loss = method(model, batch.x, batch.y, rng=rng)
+        with precision.networks(loader.device):
+            loss = method(model, batch.x, batch.y, rng=rng)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

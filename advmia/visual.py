@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from advmia.attacks.steps import Attack
+from advmia.attacks.steps import Attack, drops_images
 from advmia.data.loading import Batch, EvaluationLoader
 from advmia.errors import UserError
 from advmia.files import write_json, write_text
 from advmia.gradcam import cosine_similarity, grad_cam, top_overlap
 from advmia.inference import Blocks, inference_copy
 from advmia.overlays import SHEET_ROWS, Cell, overlay, save_jpeg, save_sheet
+from advmia.precision import FP32, Precision
 from advmia.rng import SampleRng
 
 COLUMNS = ("file", "index", "label", "attack", "eps", "predicted", "confidence", "cosine", "iou_top_fifth", "map")
@@ -90,7 +91,14 @@ class MapFolder:
 
 
 def draw_maps(
-    model: nn.Module, layer: str, loader: EvaluationLoader, views: Sequence[View], folder: MapFolder, *, on_clean: bool
+    model: nn.Module,
+    layer: str,
+    loader: EvaluationLoader,
+    views: Sequence[View],
+    folder: MapFolder,
+    *,
+    on_clean: bool,
+    precision: Precision = FP32,
 ) -> list[dict[str, Any]]:
     """Draws every view of every image; returns the CSV's rows. The first view is the clean one.
 
@@ -104,8 +112,9 @@ def draw_maps(
         cells: list[list[Cell]] = [[] for _ in range(len(batch))]
         clean_maps = torch.empty(0)
         for view in views:
-            x = attacked(model, batch, view, loader.device)
-            maps, logits = grad_cam(model, layer, x, batch.y)
+            x = attacked(model, batch, view, precision)
+            with precision.scoring():
+                maps, logits = grad_cam(model, layer, x, batch.y)
             clean_maps = maps if view.make is None else clean_maps
             moved = zip(
                 cosine_similarity(maps, clean_maps).tolist(), top_overlap(maps, clean_maps).tolist(), strict=True
@@ -141,9 +150,11 @@ def draw_maps(
     return rows
 
 
-def attacked(model: nn.Module, batch: Batch, view: View, device: torch.device) -> Tensor:
+def attacked(model: nn.Module, batch: Batch, view: View, precision: Precision) -> Tensor:
     """The batch's images as the view shows them: those that `evaluate` scores under the same attack and seed."""
     if view.make is None:
         return batch.x
+    device = batch.x.device
     rng = SampleRng.of(*view.scope, samples=batch.index.tolist(), device=device)
-    return view.make(Blocks(inference_copy(model, batch.x)), batch.x, batch.y, rng=rng)
+    with precision.networks(device, decides=drops_images(view.make)):
+        return view.make(Blocks(inference_copy(model, batch.x)), batch.x, batch.y, rng=rng)

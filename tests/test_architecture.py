@@ -36,6 +36,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "advmia.results",
         "advmia.runtime",
         "advmia.progress",
+        "advmia.precision",
         "advmia.inference",
         "advmia.overlays",
         "advmia.intervals",

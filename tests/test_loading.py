@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from advmia.data.loading import Batch, EvaluationLoader, ImageData, Order, TrainingLoader, hold_out, load_data
+from advmia.data.loading import (
+    Batch,
+    EvaluationLoader,
+    ImageData,
+    Order,
+    TrainingLoader,
+    _one_ahead,
+    hold_out,
+    load_data,
+)
 from advmia.data.markers import write_marker
 from advmia.data.readers import SampleList, read_samples
 from advmia.data.specs import DATASETS, Augmentation
@@ -365,3 +376,71 @@ def test_batches_on_a_gpu() -> None:
         for ours, theirs in zip(on_gpu.epoch(number), training(data, bs=8).epoch(number), strict=True):
             assert ours.x.is_cuda and ours.y.is_cuda and ours.index.device == CPU
             assert torch.equal(ours.x.cpu(), theirs.x) and torch.equal(ours.y.cpu(), theirs.y)
+
+
+# ---------------------------------------------------------------- where pixels are kept
+
+
+@pytest.mark.parametrize("name", ["melMulti", "mel", "xray_multilabel"])
+def test_resident_pixels_give_the_same_batches(name: str) -> None:
+    """Fails when images or masks that a GPU holds are other rows', or lose their type on the way."""
+    labels = [[0.0] * 14] * 9 if name == "xray_multilabel" else [0, 1, 2] * 3
+    data = some_data(labels, name=name)
+    masks = None if data.masks is None else torch.from_numpy(data.masks)
+    resident = replace(data, resident=(torch.from_numpy(data.images), masks))
+    order: Order = "weighted" if name == "melMulti" else "shuffled"
+    for one, other in zip(
+        [*EvaluationLoader(data, 4, CPU), *training(data, order=order).epoch(1)],
+        [*EvaluationLoader(resident, 4, CPU), *training(resident, order=order).epoch(1)],
+        strict=True,
+    ):
+        assert one.y.dtype == other.y.dtype
+        assert all(torch.equal(getattr(one, part), getattr(other, part)) for part in ("x", "y", "index"))
+
+
+def test_a_cpu_keeps_no_copy() -> None:
+    assert some_data([0, 1]).kept_on(CPU).resident is None
+
+
+def test_one_batch_is_read_ahead() -> None:
+    """Fails when batches change their order, one is lost, reading waits for its use, or more than one is held."""
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for item in range(4):
+            made.append(item)
+            yield item
+
+    ahead = _one_ahead(items())
+    assert next(ahead) == 0
+    deadline = time.monotonic() + 10
+    while len(made) < 2 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert made == [0, 1]
+    assert list(ahead) == [1, 2, 3]
+
+
+def test_an_error_while_reading_ahead_is_raised() -> None:
+    def items() -> Iterator[int]:
+        yield 0
+        raise KeyError("the disk")
+
+    ahead = _one_ahead(items())
+    assert next(ahead) == 0
+    with pytest.raises(KeyError):
+        next(ahead)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("share", [1.0, 0.0], ids=["resident", "read ahead"])
+def test_where_a_gpu_finds_its_pixels(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails when pixels or augmentation differ from those on a CPU, or when a list that fits is not kept."""
+    monkeypatch.setattr("advmia.data.loading.RESIDENT_SHARE", share)
+    device = torch.device("cuda")
+    data = some_data([0, 1, 2] * 3, side=16)
+    placed = data.kept_on(device)
+    assert (placed.resident is not None) == (share == 1.0)
+    expected = [*EvaluationLoader(data, 4, CPU), *training(data).epoch(1)]
+    found = [*EvaluationLoader(placed, 4, device), *replace(training(placed), device=device).epoch(1)]
+    for one, other in zip(expected, found, strict=True):
+        assert torch.equal(one.x, other.x.cpu()) and torch.equal(one.y, other.y.cpu())

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -18,7 +20,10 @@ from advmia.data.transforms import augment, to_pixels
 from advmia.errors import UserError
 from advmia.rng import generator_for
 
+Item = TypeVar("Item")
 Order = Literal["weighted", "shuffled"]
+
+RESIDENT_SHARE = 0.25  # of the GPU's free memory, that a list's pixels may take
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,7 @@ class ImageData:
     masks: np.ndarray | None  # uint8 (N, S, S), segmentation only
     rows: np.ndarray  # int64: which of the N belong to this part; all but for a held-out part
     pixels_crc32: str  # of the images and masks
+    resident: tuple[Tensor, Tensor | None] | None = None  # images and masks once more, in a GPU's memory
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -63,6 +69,28 @@ class ImageData:
         if self.masks is not None:
             return torch.from_numpy(self.masks[rows]).long()
         return self.samples.labels[torch.from_numpy(rows)]
+
+    def kept_on(self, device: torch.device) -> ImageData:
+        """The same data, with a copy in the GPU's memory where it leaves the networks room; on a CPU as it is."""
+        if device.type != "cuda":
+            return self
+        arrays = [self.images] + ([] if self.masks is None else [self.masks])
+        free, _ = torch.cuda.mem_get_info(device)
+        if sum(array.nbytes for array in arrays) > RESIDENT_SHARE * free:
+            return self
+        images, *masks = (torch.from_numpy(np.array(array)).to(device) for array in arrays)
+        return replace(self, resident=(images, masks[0] if masks else None))
+
+    def on_device(self, rows: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
+        """(images uint8 (B, S, S, 3), targets) of the rows."""
+        if self.resident is not None:
+            images, masks = self.resident
+            places = torch.from_numpy(rows).to(images.device)
+            return images[places], self.targets(rows).to(device) if masks is None else masks[places].long()
+        images, targets = torch.from_numpy(self.images[rows]), self.targets(rows)
+        if device.type == "cuda":  # from pinned memory the GPU fetches by itself
+            images, targets = images.pin_memory(), targets.pin_memory()
+        return images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
 
 
 @dataclass(frozen=True)
@@ -119,9 +147,9 @@ class EvaluationLoader:
         """The same rows, as many batches at a time as have no more than `at_most` bytes of pixels; at least one."""
         size = self.data.samples.spec.size
         batches = at_most // (self.batch_size * 3 * size * size * torch.float32.itemsize)
-        for rows in _chunks(self.data.rows, self.batch_size * max(batches, 1)):
-            x = to_pixels(_images(self.data, rows, self.device))
-            yield Batch(x, self.data.targets(rows).to(self.device), torch.from_numpy(rows))
+        chunks = _chunks(self.data.rows, self.batch_size * max(batches, 1))
+        for rows, images, y in _on_device(self.data, chunks, self.device):
+            yield Batch(to_pixels(images), y, torch.from_numpy(rows))
 
 
 @dataclass(frozen=True)
@@ -147,10 +175,10 @@ class TrainingLoader:
         generator = generator_for(self.seed, "epoch", number)
         drawn = self._draw_rows(generator)
         draws = torch.rand(count, 3, generator=generator, dtype=torch.float64)
-        for places in _chunks(np.arange(count), self.batch_size):
-            rows, index = drawn[places], torch.from_numpy(places)
-            images = augment(_images(self.data, rows, self.device), self.augmentation, draws[index])
-            yield Batch(to_pixels(images), self.data.targets(rows).to(self.device), index)
+        chunks = _chunks(drawn, self.batch_size)
+        indices = torch.arange(count).split(self.batch_size)
+        for index, (_, images, y) in zip(indices, _on_device(self.data, chunks, self.device), strict=True):
+            yield Batch(to_pixels(augment(images, self.augmentation, draws[index])), y, index)
 
     def _draw_rows(self, generator: torch.Generator) -> np.ndarray:
         count = len(self.data)
@@ -161,8 +189,21 @@ class TrainingLoader:
         return self.data.rows[torch.multinomial(weights, count, replacement=True, generator=generator).numpy()]
 
 
-def _images(data: ImageData, rows: np.ndarray, device: torch.device) -> Tensor:
-    return torch.from_numpy(data.images[rows]).to(device, non_blocking=True)
+def _on_device(
+    data: ImageData, chunks: Iterator[np.ndarray], device: torch.device
+) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+    """(rows, images, targets) of each chunk of rows. What a GPU does not hold is read while it works on the last."""
+    batches = ((rows, *data.on_device(rows, device)) for rows in chunks)
+    return batches if device.type != "cuda" or data.resident else _one_ahead(batches)
+
+
+def _one_ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The items, each made in another thread while the one before is used."""
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(list, islice(items, 1))
+        while made := waiting.result():
+            waiting = thread.submit(list, islice(items, 1))
+            yield made[0]
 
 
 def _chunks(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:

@@ -66,25 +66,27 @@ def augment(images: Tensor, augmentation: Augmentation, draws: Tensor) -> Tensor
     if augmentation.rotation == 0 and augmentation.vertical_flip == 0:
         flipped = (draws[:, 1] < augmentation.horizontal_flip).to(images.device)
         return torch.where(flipped[:, None, None, None], images.flip(2), images)
-    source = _source_pixels(side, augmentation, draws).to(images.device)  # (B, S*S), S*S stands for black
+    source = _source_pixels(side, augmentation, draws, images.device)  # (B, S*S), S*S stands for black
     black = images.new_zeros(batch, 1, images.shape[3])
     pixels = torch.cat([images.reshape(batch, side * side, -1), black], dim=1)  # (B, S*S + 1, C)
     offsets = torch.arange(batch, device=images.device)[:, None] * (side * side + 1)
     return pixels.flatten(0, 1)[(source + offsets).flatten()].reshape(images.shape)
 
 
-def _source_pixels(side: int, augmentation: Augmentation, draws: Tensor) -> Tensor:
+def _source_pixels(side: int, augmentation: Augmentation, draws: Tensor, device: torch.device) -> Tensor:
     """For each output pixel of each sample, the flat index of the input pixel that it shows; side**2 for none.
 
     Rotation about the centre in 16.16 fixed point, the arithmetic of Pillow's affine transform: a float grid differs
     from it in 0.2 % of the pixels. A flip mirrors the output coordinate.
     """
     angles = (2 * draws[:, 0] - 1) * augmentation.rotation
-    steps = torch.tensor([_rotation_steps(float(angle), side) for angle in angles], dtype=torch.int64)  # (B, 6)
-    ax, bx, cx, ay, by, cy = (steps[:, column, None, None] for column in range(6))
-    position = torch.arange(side)
-    column = _mirrored(position, draws[:, 1] < augmentation.horizontal_flip)[:, None, :]  # (B, 1, S)
-    row = _mirrored(position, draws[:, 2] < augmentation.vertical_flip)[:, :, None]  # (B, S, 1)
+    steps = torch.tensor([_rotation_steps(float(angle), side) for angle in angles], dtype=torch.int64).to(device)
+    ax, bx, cx, ay, by, cy = (steps[:, column, None, None] for column in range(6))  # (B, 1, 1) each
+    position = torch.arange(side, device=device)
+    flips = torch.stack([draws[:, 1] < augmentation.horizontal_flip, draws[:, 2] < augmentation.vertical_flip])
+    across, upside = flips.to(device)
+    column = _mirrored(position, across)[:, None, :]  # (B, 1, S)
+    row = _mirrored(position, upside)[:, :, None]  # (B, S, 1)
     x = (cx + ax * column + bx * row) >> _FIXED_POINT
     y = (cy + ay * column + by * row) >> _FIXED_POINT
     inside = (x >= 0) & (x < side) & (y >= 0) & (y < side)

@@ -1,0 +1,67 @@
+"""How networks round: fp32, tf32 or bf16. Losses, updates and scores are float32 whatever they ran in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from advmia.errors import UserError
+
+PRECISIONS = ("fp32", "tf32", "bf16")
+
+
+@dataclass(frozen=True)
+class Precision:
+    """fp32; tf32: on CUDA, products and convolutions round their inputs to 10 bits; bf16: they run in bfloat16.
+
+    Under bf16, what must not be rounded so far runs in tf32 or fp32 (`unrounded`), and scores are taken in fp32.
+    """
+
+    name: str
+
+    @classmethod
+    def chosen(cls, name: str | None, device: torch.device) -> Precision:
+        """The precision asked for, by default tf32 on CUDA, as published code ran, and fp32 on a CPU."""
+        is_cuda = device.type == "cuda"
+        name = name or ("tf32" if is_cuda else "fp32")
+        if name == "tf32" and not is_cuda:
+            raise UserError("--precision tf32: a CPU has none; use fp32 or bf16")
+        if name == "bf16" and is_cuda and not torch.cuda.is_bf16_supported(including_emulation=False):
+            raise UserError(f"--precision bf16: {torch.cuda.get_device_name(device)} has none; use tf32 or fp32")
+        precision = cls(name)
+        precision.allow_tf32(name != "fp32")
+        return precision
+
+    def networks(self, device: torch.device, *, decides: bool = False) -> AbstractContextManager[object]:
+        """Where networks run that are trained or attacked.
+
+        `decides`: by an attack that leaves an image alone as soon as it is fooled. Under bf16 it would too early.
+        """
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.name == "bf16" and not decides)
+
+    @contextmanager
+    def scoring(self) -> Iterator[None]:
+        """Where networks run whose outputs are counted: of what bf16 attacks find, only what fp32 confirms counts."""
+        if self.name != "bf16":
+            yield
+            return
+        self.allow_tf32(False)
+        try:
+            yield
+        finally:
+            self.allow_tf32(True)
+
+    @staticmethod
+    def allow_tf32(allowed: bool) -> None:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+
+
+FP32 = Precision("fp32")
+
+
+def unrounded(device: torch.device) -> AbstractContextManager[object]:
+    """Inside `Precision.networks`, where bf16 would change what is computed and not only how fast."""
+    return torch.autocast(device.type, enabled=False)

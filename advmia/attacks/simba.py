@@ -49,7 +49,7 @@ class SimBA:
                 queries[places] += run.try_direction(order[:, direction])
                 left = ~run.is_fooled
                 if not left.all():
-                    x_adv[places] = run.now
+                    x_adv[places[~left]] = run.now[~left]
                     places, order = places[left], order[left]
                     run.keep(left)
                     if not len(places):
@@ -66,14 +66,15 @@ def simba(budget: Budget, objective: Objective) -> SimBA:
 class _Run:
     """The images still attacked, and the sum of the steps kept so far.
 
-    Images are stored as (B, H, W, C), the layout in which networks take them fastest: a step changes one channel of
-    each image where it stands, and nothing else is copied.
+    A step changes one channel of each image. Channels are kept apart, (B, C, H, W), where they are worked on; `images`
+    are kept as (B, H, W, C), as networks take them fastest, and only the changed channel is written into them.
     """
 
     def __init__(self, model: nn.Module, x: Tensor, y: Tensor, odds: Tensor, eps: float) -> None:
         self.model, self.y, self.odds, self.eps = model, y, odds, eps
-        self.x = x.permute(0, 2, 3, 1).contiguous()
-        self.images, self.steps = self.x.clone(), torch.zeros_like(self.x)
+        self.x = x.contiguous()
+        self.steps = torch.zeros_like(self.x)
+        self.images = x.permute(0, 2, 3, 1).contiguous().clone()
         self.is_fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         self.height_basis, self.width_basis = (cosines(length).to(x) for length in x.shape[2:])
 
@@ -83,41 +84,46 @@ class _Run:
 
     def try_direction(self, coefficient: Tensor) -> Tensor:
         """One step back or forth along coefficient (B,) of each image, if either helps; the queries spent, (B,)."""
-        _, height, width, _ = self.x.shape
+        height, width = self.x.shape[2:]
         channel = coefficient // (height * width)
         row, column = coefficient % (height * width) // width, coefficient % width
         # The inverse DCT of one coefficient is an outer product of two cosines, in one channel.
         step = self.eps * self.height_basis[row][:, :, None] * self.width_basis[column][:, None, :]  # (B, H, W)
-        back = torch.arange(len(self.x), device=self.x.device)
-        helped = self._probe(back, channel, -step)
-        forth = (~helped).nonzero()[:, 0]
-        if len(forth):
-            self._probe(forth, channel[forth], step[forth])
-        return 1 + (~helped).long()
+        left = torch.arange(len(self.x), device=self.x.device)
+        queries = torch.ones_like(left)
+        left = self._probe(left, channel, -step)
+        queries[left] += 1
+        left = self._probe(left, channel[left], step[left])
+        self._show(left, channel[left], self._channel(self.steps, left, channel[left]))
+        return queries
 
     def _probe(self, places: Tensor, channel: Tensor, step: Tensor) -> Tensor:
-        """Which of the images at `places` lose odds by the step; it is kept for those."""
-        planes = (places, slice(None), slice(None), channel)
-        earlier, moved = self.images[planes], self.steps[planes] + step
-        self.images[planes] = (self.x[planes] + moved).clamp_(0, 1)
-        logits = forward(self.model, self.now if len(places) == len(self.x) else _images(self.images, places))
+        """Tries a step; those of `places` that do not lose odds by it. They are shown with it all the same."""
+        if not len(places):
+            return places
+        moved = self._channel(self.steps, places, channel) + step
+        self._show(places, channel, moved)
+        images = self.images if len(places) == len(self.images) else self.images.index_select(0, places)
+        logits = forward(self.model, images.permute(0, 3, 1, 2))
         odds = log_odds(logits, self.y[places])
         helps = odds < self.odds[places]
-        self.images[planes] = torch.where(helps[:, None, None], self.images[planes], earlier)
-        self.steps[planes] = torch.where(helps[:, None, None], moved, self.steps[planes])
         kept = places[helps]
+        self.steps[kept, channel[helps]] = moved[helps]
         self.odds[kept] = odds[helps]
         self.is_fooled[kept] = fooled(logits, self.y[places])[helps]
-        return helps
+        return places[~helps]
+
+    def _channel(self, planes: Tensor, places: Tensor, channel: Tensor) -> Tensor:
+        """One channel (n, H, W) of each image at `places`; by `index_select`, which copies them whole."""
+        return planes.flatten(0, 1).index_select(0, places * planes.shape[1] + channel)
+
+    def _show(self, places: Tensor, channel: Tensor, steps: Tensor) -> None:
+        """Writes the channel as it is after these steps (n, H, W) into the images."""
+        self.images[places, :, :, channel] = (self._channel(self.x, places, channel) + steps).clamp_(0, 1)
 
     def keep(self, which: Tensor) -> None:
         for name in ("x", "y", "odds", "images", "steps", "is_fooled"):
             setattr(self, name, getattr(self, name)[which])
-
-
-def _images(stored: Tensor, places: Tensor) -> Tensor:
-    """Some of the images (B, H, W, C), as (n, C, H, W)."""
-    return stored[places].permute(0, 3, 1, 2)
 
 
 def cosines(length: int) -> Tensor:

@@ -59,7 +59,7 @@ class Square:
                 best = torch.where(better.view(-1, 1, 1, 1), new, best)
                 left = ~is_fooled
                 if not left.all():
-                    x_adv[places] = best
+                    x_adv[places[~left]] = best[~left]
                     places, x, y, best, lead = (each[left] for each in (places, x, y, best, lead))
                     numbers.keep(left)
                     if not len(places):

@@ -213,6 +213,11 @@ def _add_common(parser: argparse.ArgumentParser, *, bs: int) -> None:
         type=_one_of(PRECISIONS),
         help=_listed("rounding of networks (default: tf32 on CUDA, fp32 on a CPU)", PRECISIONS),
     )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the attacked network by torch.compile: slow to start, for long runs",
+    )
     parser.add_argument("--dataRoot", type=Path, default=Path("data"), help="folder of the data sets")
     parser.add_argument("--imgSize", type=_whole(8), help="image side in pixels (default: the data set's)")
     parser.add_argument("--limit", type=_whole(1), metavar="N", help="only the first N rows of each list")

@@ -37,6 +37,7 @@ from advmia.data.specs import DATASETS, DatasetSpec
 from advmia.errors import UserError
 from advmia.evaluation import Evaluation, evaluate, evaluate_each
 from advmia.files import set_aside
+from advmia.inference import compile_copies
 from advmia.methods import METHODS, Method, MethodSettings, default_beta
 from advmia.metrics import Scores
 from advmia.models import MODELS, build_model
@@ -70,6 +71,8 @@ def train(task: Task, args: argparse.Namespace) -> None:
         return
 
     model = runtime.on_devices(network, devices)
+    if args.compile:
+        compile_copies(model)
     chosen_on = "test list"
     if args.valFraction is not None:
         chosen_on = f"held-out {args.valFraction:g} of the training list"
@@ -123,6 +126,8 @@ def test(task: Task, args: argparse.Namespace) -> None:
     loader = EvaluationLoader(data, args.bs, devices[0])
     target = runtime.on_devices(target, devices)
     source = runtime.on_devices(source, devices) if source else None
+    if args.compile:
+        compile_copies(source or target)
     print(f"{results.facts['dataset']}: {len(data)} images", flush=True)
 
     def attack_at(name: str, budgets: list[Budget]) -> None:
@@ -184,6 +189,8 @@ def visualise(task: Task, args: argparse.Namespace) -> None:
     layer = MODELS[args.model].cam_layer
     assert layer is not None, f"{args.model} names no layer for Grad-CAM"
     model = runtime.on_devices(model, devices[:1])
+    if args.compile:
+        compile_copies(model)
     loader = EvaluationLoader(data, args.bs, devices[0])
     rows = draw_maps(model, layer, loader, views, folder, on_clean=args.overlayOn == "clean", precision=precision)
     print(

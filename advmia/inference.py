@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import cast
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
 
 from advmia.attacks.steps import frozen_eval
+from advmia.runtime import say
 
 # Pixels a block of `Blocks` on a CPU: 16 images of 32 pixels, 4 of 64 or more. Fewer are slow, more waste more on a
 # short batch and fall out of the processor's cache.
@@ -36,10 +37,16 @@ def inference_copy(model: nn.Module, x: Tensor) -> nn.Module:
     """
     known = _COPIES.get(model)
     if known is None:
-        known = _COPIES[model] = _Copy(model, fold=True)
+        compiled = model in _TO_COMPILE
+        known = _COPIES[model] = _Copy(model, fold=True, compiled=compiled)
         if not known.agrees_with(model, x):
-            known = _COPIES[model] = _Copy(model, fold=False)
+            known = _COPIES[model] = _Copy(model, fold=False, compiled=compiled)
     return known.refreshed(model)
+
+
+def compile_copies(model: nn.Module) -> None:
+    """From now on attacks on `model` run on a copy that is compiled, see `Compiled`. To be called before they do."""
+    _TO_COMPILE.add(model)
 
 
 class Blocks(nn.Module):
@@ -72,13 +79,47 @@ class Blocks(nn.Module):
         return self._at_most or max(len(x), 1)
 
 
+class Compiled(nn.Module):
+    """A frozen network, compiled by `torch.compile` for batches of the shape that it meets first.
+
+    That is the shape of all batches but an epoch's last; compiling takes so long (10 to 77 s a graph on a CPU) that
+    other shapes, and machines on which it fails, run the network as it is.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self._compiled: Callable[[Tensor], Tensor] | None = torch.compile(network, dynamic=False)
+        self._shape: torch.Size | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images x (B, C, H, W) to the network's outputs, (B, ...)."""
+        if self._shape is None:
+            self._shape = x.shape
+            self._try(x)
+        return self._compiled(x) if self._compiled is not None and x.shape == self._shape else self.network(x)
+
+    def _try(self, x: Tensor) -> None:
+        """Compiles a forward and a backward pass, and says so if that fails: later it would end the run."""
+        assert self._compiled is not None
+        try:
+            with torch.enable_grad():
+                probe = x.detach().requires_grad_(True)
+                torch.autograd.grad(self._compiled(probe).sum(), probe)
+        except Exception as error:  # whatever the compilers raise, which differs by version and machine
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            say(f"--compile: torch.compile does not work here ({reason[:200]}); going on without it")
+            self._compiled = None
+
+
 class _Copy:
     """The copy of one network. It holds no reference to the network, which would keep it in memory for ever."""
 
-    def __init__(self, model: nn.Module, *, fold: bool) -> None:
+    def __init__(self, model: nn.Module, *, fold: bool, compiled: bool) -> None:
         self._network = copy.deepcopy(model).requires_grad_(False)
         self._folds = [_Fold(self._network, *names) for names in list(_fed_batch_norms(self._network))] if fold else []
         self._network.eval()
+        self._runs = Compiled(self._network) if compiled else self._network
         self._versions: list[tuple[int, int]] = []
 
     @torch.no_grad()
@@ -92,12 +133,13 @@ class _Copy:
             for fold in self._folds:
                 fold.refresh(weights)
             self._versions = versions
-        return self._network
+        return self._runs
 
     @torch.no_grad()
     def agrees_with(self, model: nn.Module, x: Tensor) -> bool:
         with frozen_eval(model):
-            expected, found = model(x[:2]), self.refreshed(model)(x[:2])
+            self.refreshed(model)
+            expected, found = model(x[:2]), self._network(x[:2])
         return bool((found - expected).abs().max() <= _ROUNDING * expected.abs().max())
 
 
@@ -139,3 +181,4 @@ def _fed_batch_norms(network: nn.Module) -> Iterator[tuple[str, str]]:
 
 
 _COPIES: WeakKeyDictionary[nn.Module, _Copy] = WeakKeyDictionary()
+_TO_COMPILE: WeakSet[nn.Module] = WeakSet()

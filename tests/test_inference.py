@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from functools import partial
 
 import pytest
 import torch
@@ -18,8 +19,8 @@ from advmia.data.loading import EvaluationLoader
 from advmia.data.specs import IMAGENET_MEAN, IMAGENET_STD
 from advmia.data.transforms import to_pixels
 from advmia.evaluation import evaluate
-from advmia.inference import inference_copy
-from advmia.losses import cross_entropy
+from advmia.inference import Compiled, compile_copies, inference_copy
+from advmia.losses import cross_entropy, margin
 from advmia.models import MODELS, build_model
 from advmia.tasks import SINGLE_LABEL
 
@@ -164,3 +165,41 @@ def test_evaluation_attacks_the_copy_and_scores_the_network(transfer: bool) -> N
         source=source if transfer else None,
     )
     assert (len(attacked), len(passes)) == (20, 1)
+
+
+# --- compiled --------------------------------------------------------------------------------------------------------
+
+
+def test_compiled_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same function and gradient; fails when another shape is compiled anew or new weights are not followed."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # needs no compiler
+    model, x, y = settled("mv2").eval(), batch(4), torch.tensor([0, 1, 2, 0])
+    compile_copies(model)
+    for _ in range(2):
+        copy = inference_copy(model, x)
+        assert isinstance(copy, Compiled)
+        for count in (4, 3):
+            expected = input_gradient(model, x[:count], y[:count], margin)
+            found = input_gradient(copy, x[:count], y[:count], margin)
+            assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+        with torch.no_grad():
+            next(model.parameters()).mul_(1.5)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2  # with a gradient; without, in the first check
+
+
+def test_where_compiling_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """Fails when a machine without a compiler cannot run, or is not told why it is slow."""
+
+    def broken(network: nn.Module, **_: object) -> object:
+        def fail(x: Tensor) -> Tensor:
+            raise RuntimeError("no C++ compiler found\nand more")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", broken)
+    model, x = settled("mv2"), batch()
+    compile_copies(model)
+    found = inference_copy(model, x)(x)
+    assert (found - logits_of(model, x)).abs().max() <= 1e-5 * found.abs().max()
+    said = "--compile: torch.compile does not work here (no C++ compiler found); going on without it"
+    assert capsys.readouterr().err.splitlines() == [said]

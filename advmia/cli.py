@@ -103,6 +103,9 @@ def test_parser(task: Task, description: str | None) -> Parser:
     how = parser.add_argument_group("how")
     _add_attacks(how, task, list(task.quick_attacks))
     _add_common(parser, bs=16)
+    parser.add_argument(
+        "--autoBatch", action="store_true", help="on a GPU, take as many images at once as its memory allows"
+    )
     parser.add_argument("--resultDir", type=Path, default=Path("results"), help="where result files go")
     return parser
 

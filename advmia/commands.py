@@ -37,7 +37,7 @@ from advmia.data.specs import DATASETS, DatasetSpec
 from advmia.errors import UserError
 from advmia.evaluation import Evaluation, evaluate, evaluate_each
 from advmia.files import set_aside
-from advmia.inference import compile_copies
+from advmia.inference import compile_copies, fitting_batch
 from advmia.methods import METHODS, Method, MethodSettings, default_beta
 from advmia.metrics import Scores
 from advmia.models import MODELS, build_model
@@ -126,6 +126,8 @@ def test(task: Task, args: argparse.Namespace) -> None:
     loader = EvaluationLoader(data, args.bs, devices[0])
     target = runtime.on_devices(target, devices)
     source = runtime.on_devices(source, devices) if source else None
+    if args.autoBatch:
+        loader = replace(loader, batch_size=fitting_batch(source or target, next(iter(loader)).x, len(data)))
     if args.compile:
         compile_copies(source or target)
     print(f"{results.facts['dataset']}: {len(data)} images", flush=True)

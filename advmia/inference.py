@@ -24,6 +24,8 @@ from advmia.runtime import say
 # short batch and fall out of the processor's cache.
 _BLOCK_PIXELS = 16 * 32 * 32
 
+_USED_SHARE = 0.6  # of a GPU's free memory, by `fitting_batch`
+
 # How far the copy's outputs may be from the network's, as a share of the largest.
 _ROUNDING = 1e-3
 
@@ -47,6 +49,26 @@ def inference_copy(model: nn.Module, x: Tensor) -> nn.Module:
 def compile_copies(model: nn.Module) -> None:
     """From now on attacks on `model` run on a copy that is compiled, see `Compiled`. To be called before they do."""
     _TO_COMPILE.add(model)
+
+
+def fitting_batch(model: nn.Module, x: Tensor, most: int) -> int:
+    """How many images like x (B, C, H, W) an attack on a GPU may take at a time, len(x) to `most`; on a CPU len(x).
+
+    Memory is measured on one forward and backward pass over x; a part of it is left alone.
+    """
+    if x.device.type != "cuda":
+        return len(x)
+    torch.cuda.synchronize(x.device)
+    torch.cuda.reset_peak_memory_stats(x.device)
+    before = torch.cuda.memory_allocated(x.device)
+    attacked = inference_copy(model, x)
+    with torch.enable_grad():
+        probe = x.detach().requires_grad_(True)
+        torch.autograd.grad(attacked(probe).float().sum(), probe)
+    each = (torch.cuda.max_memory_allocated(x.device) - before) / len(x)
+    free, _ = torch.cuda.mem_get_info(x.device)
+    free += torch.cuda.memory_reserved(x.device) - before
+    return max(len(x), min(most, int(_USED_SHARE * free / each)))
 
 
 class Blocks(nn.Module):

@@ -19,7 +19,7 @@ from advmia.data.loading import EvaluationLoader
 from advmia.data.specs import IMAGENET_MEAN, IMAGENET_STD
 from advmia.data.transforms import to_pixels
 from advmia.evaluation import evaluate
-from advmia.inference import Compiled, compile_copies, inference_copy
+from advmia.inference import Compiled, compile_copies, fitting_batch, inference_copy
 from advmia.losses import cross_entropy
 from advmia.models import MODELS, build_model
 from advmia.tasks import SINGLE_LABEL
@@ -203,3 +203,23 @@ def test_where_compiling_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert (found - logits_of(model, x)).abs().max() <= 1e-5 * found.abs().max()
     said = "--compile: torch.compile does not work here (no C++ compiler found); going on without it"
     assert capsys.readouterr().err.splitlines() == [said]
+
+
+# --- the largest batch -----------------------------------------------------------------------------------------------
+
+
+def test_a_cpu_keeps_its_batch() -> None:
+    assert fitting_batch(network("small"), batch(3), 100) == 3
+
+
+@pytest.mark.gpu
+def test_the_batch_that_fits_a_gpu() -> None:
+    """Fails when the batch that is called fitting does not fit, is smaller than asked for, or larger than the list."""
+    device = torch.device("cuda")
+    model = settled("mv2").to(device).eval()
+    x = batch(4).to(device)
+    assert fitting_batch(model, x, 5) == 5
+    count = fitting_batch(model, x, 4096)
+    assert 4 < count <= 4096
+    many, y = x[:1].expand(count, -1, -1, -1), torch.zeros(count, dtype=torch.int64, device=device)
+    input_gradient(inference_copy(model, x), many, y, cross_entropy)

@@ -24,7 +24,7 @@ _DATA = ("content", "sha256", "pixels_crc32")
 _RUN = ("seed", "size", "data", "target_sha256", "source_sha256")
 # Training settings that belong to a method, and are compared between networks of one method and eps alone.
 _METHODS_OWN = ("steps", "step_size", "beta", "gamma", "hat_step", "helper")
-_SHARED = ("epochs", "batch_size", "lr", "weight_decay", "init", "seed", "size", "val_fraction")
+_SHARED = ("epochs", "batch_size", "lr", "weight_decay", "init", "seed", "size", "precision", "val_fraction")
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ def _trained(entry: Entry) -> Facts:
 
 def _tested(entry: Entry) -> Facts:
     run, data = entry.record["run"], entry.record["run"]["data"]
-    plain = {"seed": run["seed"], "size": run["size"], "images": entry.images}
+    plain = {"seed": run["seed"], "size": run["size"], "precision": run.get("precision"), "images": entry.images}
     return plain, {}, {"list": data.get("sha256"), "pixels": data.get("pixels_crc32")}
 
 

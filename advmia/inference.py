@@ -47,8 +47,9 @@ def inference_copy(model: nn.Module, x: Tensor) -> nn.Module:
 
 
 def compile_copies(model: nn.Module) -> None:
-    """From now on attacks on `model` run on a copy that is compiled, see `Compiled`. To be called before they do."""
+    """From now on attacks on `model` run on a copy that is compiled, see `Compiled`."""
     _TO_COMPILE.add(model)
+    _COPIES.pop(model, None)
 
 
 def fitting_batch(model: nn.Module, x: Tensor, most: int) -> int:

@@ -14,8 +14,8 @@ from __future__ import annotations
 import argparse
 import copy
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,8 @@ from advmia.tasks import SINGLE_LABEL
 from benchmarks import plain, subjects, timing
 
 DATASET = "mesidorMulti"
+CLASSES = 4
+PlainAttack = Callable[[nn.Module, Tensor, Tensor], Tensor]
 SUITE = ("fgsm", "pgd", "cw", "aa", "simba")
 
 
@@ -72,48 +74,45 @@ def _ratio(theirs: list[dict[str, float]], ours: list[dict[str, float]], key: st
 def _suite_rows(
     name: str, model: nn.Module, data: ImageData, args: argparse.Namespace, device: torch.device
 ) -> list[dict[str, Any]]:
-    """One attack at all eps: by turns ours and the plain one, eps by eps; ours' FGSMs share a gradient, so they go
-    together and stand in one row."""
-    loader = EvaluationLoader(data, args.bs, device)
-    other = subjects.plain_layout(copy.deepcopy(model))
-    x, y = subjects.all_images(data, device)
-    groups = [args.epsilons] if ATTACKS[name].shares_gradient else [[eps] for eps in args.epsilons]
-    rows = []
-    for group in groups:
-        budgets = [_budget(name, eps, args) for eps in group]
-        made = _ours(name, budgets, args)
-        scopes = [(0, name, eps) for eps in group]
-        title = f"{name} {group}"
-        found: dict[str, list[float]] = {}
-
-        def ours(
-            made: list[EvaluationAttack] = made, scopes: Any = scopes, title: str = title, found: Any = found
-        ) -> None:
-            scored = evaluate_each(model, loader, SINGLE_LABEL, made, scopes=scopes, title=title)
-            found["ours"] = [float(each.scores["accuracy"]) for each in scored]
-
-        attacks = _plain(name, budgets, other, args)
-
-        def theirs(attacks: Any = attacks, found: Any = found) -> None:
-            rights = [plain.robust_right(other, x, y, attack, args.bs) for attack in attacks]
-            found["plain"] = [float(right.double().mean()) for right in rights]
-
-        row: dict[str, Any] = {"attack": name, "eps": group, "images": len(data), "plain": None}
-        copied = inference_copy(model, x[: args.bs])
-        row["ours"] = _counted(ours, [model, copied], device, len(data))
-        if attacks is not None:
-            row["plain"] = _counted(theirs, [other], device, len(data))
-            row["plain"]["accuracy"] = found["plain"]
-        row["ours"]["accuracy"] = found["ours"]
-        rows.append(row)
+    """One attack at all eps. Our FGSMs share a gradient, so that their eps go together in one row."""
+    shares = ATTACKS[name].shares_gradient
+    rows = [
+        _row(name, epsilons, model, data, args, device)
+        for epsilons in ([args.epsilons] if shares else [[eps] for eps in args.epsilons])
+    ]
     _show(rows)
     return rows
 
 
-def _counted(run: Callable[[], None], networks: list[nn.Module], device: torch.device, images: int) -> dict[str, Any]:
-    with timing.counting(*networks) as passes:
-        seconds = timing.seconds_of(run, device)
-    return {"seconds": seconds, **passes.per_image(images)}
+def _row(
+    name: str, epsilons: list[float], model: nn.Module, data: ImageData, args: argparse.Namespace, device: torch.device
+) -> dict[str, Any]:
+    """Both sides by turns, each with passes an image, seconds, and the share still right at each eps."""
+    loader, other = EvaluationLoader(data, args.bs, device), subjects.plain_layout(copy.deepcopy(model))
+    x, y = subjects.all_images(data, device)
+    budgets = [_budget(name, eps, args) for eps in epsilons]
+    made, attacks = _ours(name, budgets, args), _plain(name, budgets, args)
+    accuracy: dict[str, list[float]] = {}
+
+    def ours() -> None:
+        scopes = [(0, name, eps) for eps in epsilons]
+        found = evaluate_each(model, loader, SINGLE_LABEL, made, scopes=scopes, title=name)
+        accuracy["ours"] = [float(each.scores["accuracy"]) for each in found]
+
+    def theirs() -> None:
+        found = [plain.robust_right(other, x, y, attack, args.bs) for attack in attacks]
+        accuracy["plain"] = [float(right.double().mean()) for right in found]
+
+    runs: dict[str, Callable[[], None]] = {"plain": theirs, "ours": ours} if attacks else {"ours": ours}
+    copied = inference_copy(model, x[: args.bs])  # made before the clock starts
+    with timing.counting(other) as their_passes, timing.counting(model, copied) as our_passes:
+        timings = timing.alternate(runs, device, repeats=args.repeats, warmup=0)
+    counted = {"plain": their_passes, "ours": our_passes}
+    sides = {
+        side: {**timings[side], **counted[side].per_image(len(data) * args.repeats), "accuracy": accuracy[side]}
+        for side in runs
+    }
+    return {"attack": name, "eps": epsilons, "images": len(data), "plain": None, **sides}
 
 
 def _show(rows: list[dict[str, Any]]) -> None:
@@ -125,12 +124,11 @@ def _show(rows: list[dict[str, Any]]) -> None:
                 continue
             eps = " ".join(f"{each:g}" for each in row["eps"])
             right = " ".join(f"{100 * share:.0f}" for share in row[side]["accuracy"])
-            speedup = row["plain"]["seconds"] / row[side]["seconds"] if row["plain"] else None
-            counts = [row[side][key] for key in ("forward", "backward", "by_parameters", "seconds")]
-            table.append([f"{row['attack']} {eps}, {side}", right, *counts, speedup])
+            keys = ("forward", "backward", "by_parameters", "seconds", "speedup")
+            table.append([f"{row['attack']} {eps}, {side}", right, *(row[side][key] for key in keys)])
     timing.show(f"{rows[0]['attack']}, passes an image", columns, table)
     if any(row["plain"] is None for row in rows):
-        print("plain: not to be had here (no pyautoattack, or fewer than four classes), skipped")
+        print("plain: not to be had here (no pyautoattack), skipped")
 
 
 def _budget(name: str, eps: float, args: argparse.Namespace) -> Budget:
@@ -157,56 +155,47 @@ def _ours(name: str, budgets: list[Budget], args: argparse.Namespace) -> list[Ev
     ]
 
 
-def _plain(
-    name: str, budgets: list[Budget], model: nn.Module, args: argparse.Namespace
-) -> list[Callable[..., Tensor]] | None:
-    """`attack(model, x, y)` of each budget; None where there is none."""
+def _plain(name: str, budgets: list[Budget], args: argparse.Namespace) -> list[PlainAttack]:
+    """`attack(model, x, y)` of each budget; none where there is no plain one."""
     if name == "aa":
-        return _official_autoattack(budgets, model, args)
+        peers = _official_parts()
+        return [partial(_official_autoattack, peers, args, budget=budget) for budget in budgets] if peers else []
     if name == "simba":
-        return [lambda net, x, y, b=b: plain.simba_dct(net, x, y, b.eps, b.steps) for b in budgets]
+        return [partial(plain.simba_dct, eps=budget.eps, directions=budget.steps) for budget in budgets]
     attack = {"fgsm": plain.fgsm, "pgd": plain.pgd, "cw": plain.cw}[name]
-    return [lambda net, x, y, b=b: attack(net, x, y, b) for b in budgets]
+    return [partial(attack, budget=budget) for budget in budgets]
+
+
+def _official_parts() -> dict[str, Any]:
+    """pyautoattack's modules; none where it is not installed."""
+    try:
+        names = ("autopgd_base", "fab_pt", "square")
+        return {"": import_module("pyautoattack"), **{name: import_module(f"pyautoattack.{name}") for name in names}}
+    except ImportError:
+        return {}
 
 
 def _official_autoattack(
-    budgets: list[Budget], model: nn.Module, args: argparse.Namespace
-) -> list[Callable[..., Tensor]] | None:
-    try:
-        pyautoattack = import_module("pyautoattack")
-    except ImportError:
-        return None
-    parts = {name: f"pyautoattack.{module}" for name, module in _OFFICIAL.items()}
-    modules = {name: import_module(module) for name, module in parts.items()}
-
-    def attack(net: nn.Module, x: Tensor, y: Tensor, budget: Budget) -> Tensor:
-        common = {"norm": "Linf", "eps": budget.eps, "seed": 0, "device": x.device}
-        with torch.no_grad():
-            wrong = net(x[:1]).shape[1] - 1
-        names = list(_OFFICIAL) if wrong >= 3 else [name for name in _OFFICIAL if name != "apgd-t"]
-        suite = pyautoattack.AutoAttack(
-            net, version="custom", attacks=names, eps=budget.eps, norm="Linf", seed=0, device=x.device, verbose=False
-        )
-        suite.apgd = modules["apgd-ce"].APGDAttack(net, n_iter=args.steps, **common)
-        targeted = modules["apgd-t"].APGDAttack_targeted
-        suite.apgd_targeted = targeted(net, n_iter=args.steps, n_target_classes=wrong, **common)
-        fab = modules["fab-t"].FABAttack_PT
-        suite.fab = fab(net, n_iter=args.steps, targeted=True, n_target_classes=wrong, **common)
-        suite.square = modules["square"].SquareAttack(net, n_queries=args.queries, resc_schedule=False, **common)
-        found: Tensor = suite.run_standard_evaluation(x, y, batch_size=len(x))[0]
-        return found
-
-    return [lambda net, x, y, b=b: attack(net, x, y, b) for b in budgets]
-
-
-_OFFICIAL = {"apgd-ce": "autopgd_base", "apgd-t": "autopgd_base", "fab-t": "fab_pt", "square": "square"}
+    peers: dict[str, Any], args: argparse.Namespace, model: nn.Module, x: Tensor, y: Tensor, *, budget: Budget
+) -> Tensor:
+    """pyautoattack's four attacks with our numbers of steps, queries and targets."""
+    common = {"norm": "Linf", "eps": budget.eps, "seed": 0, "device": x.device}
+    targeted = {"n_iter": args.steps, "n_target_classes": CLASSES - 1}
+    names = ["apgd-ce", "apgd-t", "fab-t", "square"]
+    suite = peers[""].AutoAttack(model, version="custom", attacks=names, **common)
+    suite.apgd = peers["autopgd_base"].APGDAttack(model, n_iter=args.steps, **common)
+    suite.apgd_targeted = peers["autopgd_base"].APGDAttack_targeted(model, **targeted, **common)
+    suite.fab = peers["fab_pt"].FABAttack_PT(model, targeted=True, **targeted, **common)
+    suite.square = peers["square"].SquareAttack(model, n_queries=args.queries, resc_schedule=False, **common)
+    found: Tensor = suite.run_standard_evaluation(x, y, batch_size=len(x))[0]
+    return found
 
 
 # --- SimBA outside the network ---------------------------------------------------------------------------------------
 
 
 class FewPixels(nn.Module):
-    """Two logits from 64 pixels, class 0 well ahead: as good as free, never fooled, and every step moves it a little."""
+    """Two logits from 64 pixels, class 0 well ahead: as good as free, never fooled, and moved by every step."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -266,7 +255,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--trainEps", type=float, default=2.0, help="of PGD-AT; 0 trains naturally")
     parser.add_argument("--precision", choices=("fp32", "tf32"), default="fp32")
     parser.add_argument("--simba", action="store_true", help="only time SimBA outside the network")
-    args = timing.common_flags(parser, repeats=5).parse_args()
+    args = timing.common_flags(parser, repeats=0).parse_args()
+    args.repeats = args.repeats or (5 if args.simba else 1)
     args.size = args.size or (224 if args.simba else 32)
     args.queries = args.queries or (50 if args.simba else 5000)
     return args

@@ -1,10 +1,10 @@
-"""The PGD-10 attack and the adversarial training steps, ours against the plain implementation, torchattacks and foolbox.
+"""The PGD-10 attack and the adversarial training steps, ours against the plain code, torchattacks and foolbox.
 
     python -m benchmarks.steps --models res18 mv2 --size 64 --bs 16
 
 Weights and pixels are random: no time depends on them. The peers and the plain code get the network in plain memory
-layout, as their users have it; all run with the same weights, batch, budget and tf32 switch. With bf16, `plain` stays in
-float32 (tf32 on CUDA), and `plain, bf16` shows what a user gets by autocast alone.
+layout, as their users have it; all run with the same weights, batch, budget and tf32 switch. With bf16, `plain` stays
+in float32 (tf32 on CUDA), and `plain, bf16` shows what a user gets by autocast alone.
 """
 
 from __future__ import annotations

@@ -60,7 +60,8 @@ def alternate(
                 taken = seconds_of(runs[name], device)
             if turn >= warmup:
                 seconds[name].append(taken)
-                memory |= {name: value for value in peak}
+                if peak:
+                    memory[name] = peak[0]
     first = next(iter(seconds.values()))
     return {
         name: {
@@ -177,7 +178,9 @@ class InPrecision:
 
 def common_flags(parser: argparse.ArgumentParser, *, repeats: int) -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda[:N]")
-    parser.add_argument("--repeats", type=int, default=repeats, help="timed rounds")
+    parser.add_argument(
+        "--repeats", type=int, default=repeats, help="timed rounds" if repeats else "timed rounds; default 1, --simba 5"
+    )
     parser.add_argument("--out", type=Path, help="JSON file to write")
     return parser
 

@@ -7,7 +7,6 @@ keeps what it had written until then, and the end of what it said. Needs no torc
 from __future__ import annotations
 
 import json
-import os
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
@@ -31,7 +30,7 @@ def main() -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(out.name + ".tmp")
     temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, out)
+    temporary.replace(out)
 
 
 def _part(path: Path) -> dict[str, Any]:

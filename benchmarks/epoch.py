@@ -3,7 +3,8 @@
     python -m benchmarks.epoch --model res18 --size 299 --device cuda --precision tf32 bf16
 
 `loader`, `attack` and `update` are one epoch with the device waited for after each; `validation` is a clean pass and
-PGD-20. `epoch` is the product's own loop, which waits for nothing. The share that waits for data is the loader's of the three.
+PGD-20. `epoch` is the product's own loop, which waits for nothing. The share that waits for data is the loader's of the
+three.
 """
 
 from __future__ import annotations

@@ -57,6 +57,7 @@ def main() -> None:
         how = subjects.method("pgdat" if args.trainEps else "nat", SINGLE_LABEL, args.trainEps, DATASET)
         epochs = args.trainEpochs
         model = subjects.trained(args.model, train, SINGLE_LABEL, how, device, epochs=epochs, lr=0.01)
+        _row("fgsm", [8.0], model, test, args, device)  # both sides once: libraries choose their algorithms
         results = []
         for name in args.attacks:
             results += _suite_rows(name, model, test, args, device)

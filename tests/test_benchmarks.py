@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from networks import SmallNet, SmallSegmenter, pixels, share_equal, streams, targets, trained
+from networks import SmallNet, SmallSegmenter, Wrapped, pixels, share_equal, streams, targets, trained
 from networks import one_thread as one_thread
 from running import ROOT, run_well
 from torch import Tensor, nn
@@ -25,7 +25,6 @@ from advmia.budgets import Budget, cw_budget, fgsm_budget
 from advmia.data.transforms import load_image
 from advmia.losses import confident_margin, cross_entropy, pixel_cross_entropy
 from advmia.methods import HAT, MART, TRADES
-from advmia.rng import SampleRng
 from advmia.tasks import SEGMENTATION
 from benchmarks import plain
 from benchmarks.timing import Passes, alternate, counting
@@ -119,15 +118,18 @@ def test_plain_steps_train_in_train_mode() -> None:
 
 
 def test_plain_simba_is_ours() -> None:
-    """Fails when the basis, the order of trials or what is kept differs: given one order, both go the same way."""
-    model = trained(hardened=6)
+    """Fails when the basis, the order of trials or what is kept differs: given one order, both go the same way.
+
+    Logits are made small: near 1 the plain side's probabilities are rounded to a standstill, and the two part.
+    """
+    model = Wrapped(trained(hardened=6), lambda logits: logits / 10).eval()
     x, y = pixels(IMAGES)
     budget = Budget.grey(8, 40, 8)
     order = _directions(x, 40, streams(IMAGES))
     ours = simba(budget, cross_entropy)(model, x, y, rng=streams(IMAGES))
     theirs = plain.simba_dct(model, x, y, budget.eps, budget.steps, order)
     assert not torch.equal(ours, x)
-    assert share_equal(theirs, ours, 1e-4) > 0.99
+    assert share_equal(theirs, ours) > 0.999
 
 
 def test_plain_decoding_without_augmentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,15 +205,15 @@ def numbers(record: object) -> Iterator[float]:
 
 
 def test_steps(tmp_path: Path) -> None:
-    words = ["--models", "mv2", "--size", 8, "--bs", 2, "--repeats", 1, "--warmup", 0, "--methods", "trades"]
+    words = ["--models", "mv2", "--size", 8, "--bs", 2, "--repeats", 1, "--warmup", 0, "--methods", "pgdat"]
     results = ran(tmp_path, "steps", *words, "--precision", "fp32")["results"]
-    assert [found["what"] for found in results] == ["attack", "trades"]
+    assert [found["what"] for found in results] == ["attack", "pgdat"]
     attack, step = results
     assert attack["passes_per_image"]["plain"] == {"forward": 10, "backward": 10, "by_parameters": 10, "work": 30}
     assert attack["passes_per_image"]["ours"]["work"] == 20
     assert {"plain", "ours"} <= set(attack["rows"]) and set(attack["skipped"]) <= {"torchattacks", "foolbox"}
     assert all(row["seconds"] > 0 and row["speedup"] > 0 for found in results for row in found["rows"].values())
-    assert step["passes_per_image"]["plain"] == step["passes_per_image"]["ours"]
+    assert step["passes_per_image"]["ours"] == {"forward": 11, "backward": 10, "by_parameters": 1, "work": 22}
 
 
 def test_data(tmp_path: Path) -> None:
@@ -242,14 +244,14 @@ def test_simba(tmp_path: Path) -> None:
 
 
 def test_strength(tmp_path: Path) -> None:
-    words = ["--size", 8, "--images", 6, "--trainImages", 18, "--trainEpochs", 1, "--trainEps", 0, "--seeds", 2]
+    words = ["--size", 8, "--images", 6, "--trainImages", 18, "--trainEpochs", 1, "--trainEps", 0, "--seeds", 1]
     record = ran(tmp_path, "strength", *words, "--precision", "fp32", "bf16")
     assert list(record["results"]) == ["plain", "ours, fp32", "ours, bf16"]
-    assert all(len(row["right"]) == 2 and max(row["right"]) <= 6 for row in record["results"].values())
+    assert all(len(row["right"]) == 1 and max(row["right"]) <= 6 for row in record["results"].values())
 
 
 def test_strength_of_trainings(tmp_path: Path) -> None:
-    words = ["--train", "--methods", "trades", "--size", 8, "--images", 6, "--trainImages", 18, "--trainEpochs", 1]
+    words = ["--train", "--methods", "trades", "--size", 16, "--images", 6, "--trainImages", 16, "--trainEpochs", 1]
     (row,) = ran(tmp_path, "strength", *words, "--seeds", 1)["results"]
     assert row["method"] == "trades" and len(row["robust"]) == len(row["clean"]) == 1
 
@@ -259,7 +261,7 @@ def test_epoch(tmp_path: Path) -> None:
     (found,) = ran(tmp_path, "epoch", *words)["results"]
     assert set(found["seconds"]) == {"loader", "attack", "update", "validation", "epoch"}
     assert 0 < found["waiting_for_data"] < 1 and found["matrix_product_flops"] > 0
-    assert 0 < found["share_of_peak"]["epoch"]
+    assert found["share_of_peak"]["epoch"] > 0
 
 
 def test_a_part_that_fails_stops_no_other(tmp_path: Path) -> None:
@@ -279,9 +281,3 @@ def test_a_part_that_fails_stops_no_other(tmp_path: Path) -> None:
         "result": None,
         "said": "Traceback",
     }
-
-
-def test_random_streams_are_not_shared() -> None:
-    """The order that `test_plain_simba_is_ours` hands over is the one that ours draws."""
-    x, _ = pixels(2)
-    assert torch.equal(_directions(x, 5, streams(2)), _directions(x, 5, SampleRng.of(samples=range(2))))

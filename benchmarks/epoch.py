@@ -73,8 +73,8 @@ def _measure(
     rounds: dict[str, list[float]] = {name: [] for name in ("loader", "attack", "update", "validation", "epoch")}
     with timing.peak_memory(device) as peak:
         for _ in range(args.repeats):
-            for name, seconds in (epoch.apart() | epoch.whole()).items():
-                rounds[name].append(seconds)
+            for name, taken in (epoch.apart() | epoch.whole()).items():
+                rounds[name].append(taken)
     seconds = {name: timing.spread("seconds", values) for name, values in rounds.items()}
     median = {name: value["seconds"] for name, value in seconds.items()}
     forward = _forward_flop(args.model, args.size)
@@ -147,10 +147,12 @@ class _Epoch:
     def whole(self) -> dict[str, float]:
         self.number += 1
         method = MethodInPrecision(PGDAT(self.task.objective, self.budget), self.precision)
-        shape = {"number": self.number, "epochs": self.number}
+        number = self.number
 
         def train() -> None:
-            train_one_epoch(self.model, method, self.loader, self.optimizer, self.schedule, **shape)
+            train_one_epoch(
+                self.model, method, self.loader, self.optimizer, self.schedule, number=number, epochs=number
+            )
 
         def validate() -> None:
             attack = timing.InPrecision(pgd(pgd_budget(EPS), self.task.attacks["pgd"]), self.precision)

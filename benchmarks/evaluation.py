@@ -198,6 +198,8 @@ def _official_autoattack(
 class FewPixels(nn.Module):
     """Two logits from 64 pixels, class 0 well ahead: as good as free, never fooled, and moved by every step."""
 
+    places: Tensor
+
     def __init__(self, size: int) -> None:
         super().__init__()
         places = torch.randperm(3 * size * size, generator=torch.Generator().manual_seed(0))[:64]
@@ -227,8 +229,8 @@ def _simba_overhead(args: argparse.Namespace, device: torch.device) -> dict[str,
     milliseconds: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(args.repeats + 1):  # the first is the warm-up
         for name, side in sides.items():
-            one = timing.seconds_of(lambda side=side: side(1), device)
-            many = timing.seconds_of(lambda side=side: side(args.queries), device)
+            one = timing.seconds_of(partial(side, 1), device)
+            many = timing.seconds_of(partial(side, args.queries), device)
             if turn:
                 milliseconds[name].append(1000 * (many - one) / (args.queries - 1))
     rows = {name: timing.spread("ms", values) for name, values in milliseconds.items()}

@@ -146,7 +146,9 @@ def _training_steps(subject: Subject, what: str, precision: str) -> Measured:
         loss.backward()
         optimizer.step()
 
-    runs, networks, beta = {}, {}, default_beta(what, subject.dataset)
+    runs: Runs = {}
+    networks: dict[str, list[nn.Module]] = {}
+    beta = default_beta(what, subject.dataset)
 
     def add_plain(name: str, *, clean_each_step: bool = False) -> None:
         other, other_helper = subject.plain(), subjects.plain_layout(copy.deepcopy(subject.helper))

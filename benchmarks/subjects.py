@@ -54,7 +54,7 @@ def network(name: str, spec: DatasetSpec, classes: int, device: torch.device, se
 
 def plain_layout(model: nn.Module) -> nn.Module:
     """The same network in plain memory layout; changes the one given."""
-    return model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return model.to(memory_format=torch.contiguous_format)
 
 
 def method(name: str, task: Task, eps: float, dataset: str, helper: nn.Module | None = None) -> Method:

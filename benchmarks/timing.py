@@ -55,7 +55,7 @@ def alternate(
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     memory: dict[str, float] = {}
     for turn in range(warmup + repeats):
-        for name in list(runs) if turn % 2 == 0 else reversed(runs):
+        for name in list(runs) if turn % 2 == 0 else list(runs)[::-1]:
             with peak_memory(device) as peak:
                 taken = seconds_of(runs[name], device)
             if turn >= warmup:

@@ -1,0 +1,269 @@
+"""The evaluation suite against the plain loop: passes through the network per image, and seconds; and SimBA's overhead.
+
+    python -m benchmarks.evaluation --queries 100 --steps 20
+    python -m benchmarks.evaluation --simba
+
+The network is trained briefly on phantoms of Messidor's four grades (official AutoAttack needs four classes), so that
+attacks leave some images right and turn others: both sides' shares stand in the table. Passes count the copies that
+fill a short block. The plain side's AutoAttack is pyautoattack's, with as many targets as there are wrong classes; ours
+ascends two losses towards each, theirs one, so that ours has more to do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from advmia.attacks import ATTACKS
+from advmia.attacks.apgd import apgd_ce, apgd_t
+from advmia.attacks.autoattack import AutoAttack
+from advmia.attacks.fab import fab_t
+from advmia.attacks.simba import simba
+from advmia.attacks.square import square
+from advmia.attacks.steps import EvaluationAttack
+from advmia.budgets import Budget, cw_budget, fgsm_budget, pgd_budget
+from advmia.data.loading import EvaluationLoader, ImageData
+from advmia.evaluation import evaluate_each
+from advmia.inference import inference_copy
+from advmia.losses import cross_entropy
+from advmia.rng import SampleRng
+from advmia.tasks import SINGLE_LABEL
+from benchmarks import plain, subjects, timing
+
+DATASET = "mesidorMulti"
+CLASSES = 4
+PlainAttack = Callable[[nn.Module, Tensor, Tensor], Tensor]
+SUITE = ("fgsm", "pgd", "cw", "aa", "simba")
+
+
+def main() -> None:
+    args = _arguments()
+    device = torch.device(args.device)
+    timing.set_precision(args.precision, device)
+    if args.simba:
+        timing.write(args, "evaluation --simba", _simba_overhead(args, device))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        train, test = subjects.phantoms(Path(folder), DATASET, args.size, args.trainImages, args.images)
+        how = subjects.method("pgdat" if args.trainEps else "nat", SINGLE_LABEL, args.trainEps, DATASET)
+        epochs = args.trainEpochs
+        model = subjects.trained(args.model, train, SINGLE_LABEL, how, device, epochs=epochs, lr=0.01)
+        _row("fgsm", [8.0], model, test, args, device)  # both sides once: libraries choose their algorithms
+        results = []
+        for name in args.attacks:
+            results += _suite_rows(name, model, test, args, device)
+            timing.write(args, "evaluation", {"results": results})
+    ours, theirs = ([row[side] for row in results if row["plain"]] for side in ("ours", "plain"))
+    total = {"seconds": _ratio(theirs, ours, "seconds"), "work": _ratio(theirs, ours, "work")}
+    print(f"\nall that both ran: {total['seconds']:.2f} times as fast, {total['work']:.2f} times less work in passes")
+    timing.write(args, "evaluation", {"results": results, "total": total})
+
+
+def _ratio(theirs: list[dict[str, float]], ours: list[dict[str, float]], key: str) -> float:
+    return sum(row[key] for row in theirs) / sum(row[key] for row in ours)
+
+
+def _suite_rows(
+    name: str, model: nn.Module, data: ImageData, args: argparse.Namespace, device: torch.device
+) -> list[dict[str, Any]]:
+    """One attack at all eps. Our FGSMs share a gradient, so that their eps go together in one row."""
+    shares = ATTACKS[name].shares_gradient
+    rows = [
+        _row(name, epsilons, model, data, args, device)
+        for epsilons in ([args.epsilons] if shares else [[eps] for eps in args.epsilons])
+    ]
+    _show(rows)
+    return rows
+
+
+def _row(
+    name: str, epsilons: list[float], model: nn.Module, data: ImageData, args: argparse.Namespace, device: torch.device
+) -> dict[str, Any]:
+    """Both sides by turns, each with passes an image, seconds, and the share still right at each eps."""
+    loader, other = EvaluationLoader(data, args.bs, device), subjects.plain_layout(copy.deepcopy(model))
+    x, y = subjects.all_images(data, device)
+    budgets = [_budget(name, eps, args) for eps in epsilons]
+    made, attacks = _ours(name, budgets, args), _plain(name, budgets, args)
+    accuracy: dict[str, list[float]] = {}
+
+    def ours() -> None:
+        scopes = [(0, name, eps) for eps in epsilons]
+        found = evaluate_each(model, loader, SINGLE_LABEL, made, scopes=scopes, title=name)
+        accuracy["ours"] = [float(each.scores["accuracy"]) for each in found]
+
+    def theirs() -> None:
+        found = [plain.robust_right(other, x, y, attack, args.bs) for attack in attacks]
+        accuracy["plain"] = [float(right.double().mean()) for right in found]
+
+    runs: dict[str, Callable[[], None]] = {"plain": theirs, "ours": ours} if attacks else {"ours": ours}
+    copied = inference_copy(model, x[: args.bs])  # made before the clock starts
+    with timing.counting(other) as their_passes, timing.counting(model, copied) as our_passes:
+        timings = timing.alternate(runs, device, repeats=args.repeats, warmup=0)
+    counted = {"plain": their_passes, "ours": our_passes}
+    sides = {
+        side: {**timings[side], **counted[side].per_image(len(data) * args.repeats), "accuracy": accuracy[side]}
+        for side in runs
+    }
+    return {"attack": name, "eps": epsilons, "images": len(data), "plain": None, **sides}
+
+
+def _show(rows: list[dict[str, Any]]) -> None:
+    columns = ("", "right %", "forward", "by input", "by weights", "seconds", "speedup")
+    table = []
+    for row in rows:
+        for side in ("plain", "ours"):
+            if row[side] is None:
+                continue
+            eps = " ".join(f"{each:g}" for each in row["eps"])
+            right = " ".join(f"{100 * share:.0f}" for share in row[side]["accuracy"])
+            keys = ("forward", "backward", "by_parameters", "seconds", "speedup")
+            table.append([f"{row['attack']} {eps}, {side}", right, *(row[side][key] for key in keys)])
+    timing.show(f"{rows[0]['attack']}, passes an image", columns, table)
+    if any(row["plain"] is None for row in rows):
+        print("plain: not to be had here (no pyautoattack), skipped")
+
+
+def _budget(name: str, eps: float, args: argparse.Namespace) -> Budget:
+    known = {"fgsm": fgsm_budget, "pgd": pgd_budget, "cw": cw_budget}
+    if name in known:
+        return known[name](eps)
+    return Budget.grey(eps, args.queries, eps) if name == "simba" else Budget.grey(eps, args.steps, 0)
+
+
+def _ours(name: str, budgets: list[Budget], args: argparse.Namespace) -> list[EvaluationAttack]:
+    """As `advmia.commands.test` builds them, but for AutoAttack, whose Square takes the queries asked for."""
+    if name != "aa":
+        return ATTACKS[name].build_each(budgets, SINGLE_LABEL.attacks[name])
+    return [
+        AutoAttack(
+            {
+                "apgd-ce": apgd_ce(budget, cross_entropy),
+                "apgd-t": apgd_t(budget, cross_entropy),
+                "fab-t": fab_t(budget, cross_entropy),
+                "square": square(Budget(budget.eps, args.queries, 0), cross_entropy),
+            }
+        )
+        for budget in budgets
+    ]
+
+
+def _plain(name: str, budgets: list[Budget], args: argparse.Namespace) -> list[PlainAttack]:
+    """`attack(model, x, y)` of each budget; none where there is no plain one."""
+    if name == "aa":
+        peers = _official_parts()
+        return [partial(_official_autoattack, peers, args, budget=budget) for budget in budgets] if peers else []
+    if name == "simba":
+        return [partial(plain.simba_dct, eps=budget.eps, directions=budget.steps) for budget in budgets]
+    attack = {"fgsm": plain.fgsm, "pgd": plain.pgd, "cw": plain.cw}[name]
+    return [partial(attack, budget=budget) for budget in budgets]
+
+
+def _official_parts() -> dict[str, Any]:
+    """pyautoattack's modules; none where it is not installed."""
+    try:
+        names = ("autopgd_base", "fab_pt", "square")
+        return {"": import_module("pyautoattack"), **{name: import_module(f"pyautoattack.{name}") for name in names}}
+    except ImportError:
+        return {}
+
+
+def _official_autoattack(
+    peers: dict[str, Any], args: argparse.Namespace, model: nn.Module, x: Tensor, y: Tensor, *, budget: Budget
+) -> Tensor:
+    """pyautoattack's four attacks with our numbers of steps, queries and targets."""
+    common = {"norm": "Linf", "eps": budget.eps, "seed": 0, "device": x.device}
+    targeted = {"n_iter": args.steps, "n_target_classes": CLASSES - 1}
+    names = ["apgd-ce", "apgd-t", "fab-t", "square"]
+    suite = peers[""].AutoAttack(model, version="custom", attacks=names, **common)
+    suite.apgd = peers["autopgd_base"].APGDAttack(model, n_iter=args.steps, **common)
+    suite.apgd_targeted = peers["autopgd_base"].APGDAttack_targeted(model, **targeted, **common)
+    suite.fab = peers["fab_pt"].FABAttack_PT(model, targeted=True, **targeted, **common)
+    suite.square = peers["square"].SquareAttack(model, n_queries=args.queries, resc_schedule=False, **common)
+    found: Tensor = suite.run_standard_evaluation(x, y, batch_size=len(x))[0]
+    return found
+
+
+# --- SimBA outside the network ---------------------------------------------------------------------------------------
+
+
+class FewPixels(nn.Module):
+    """Two logits from 64 pixels, class 0 well ahead: as good as free, never fooled, and moved by every step."""
+
+    places: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        places = torch.randperm(3 * size * size, generator=torch.Generator().manual_seed(0))[:64]
+        self.register_buffer("places", places)
+        self.weight = nn.Parameter(torch.randn(64, generator=torch.Generator().manual_seed(1)) / 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        score = x.reshape(len(x), -1)[:, self.places] @ self.weight
+        return torch.stack([score + 3, -score], dim=1)
+
+
+def _simba_overhead(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """Milliseconds of an iteration: what `queries` of them take more than one does, shared among them."""
+    size, eps = args.size, 8.0
+    model = FewPixels(size).to(device).eval()
+    x = torch.rand(args.bs, 3, size, size, generator=torch.Generator().manual_seed(2)).to(device)
+    y = torch.zeros(args.bs, dtype=torch.int64, device=device)
+
+    def ours(directions: int) -> None:
+        rng = SampleRng.of(0, "simba", samples=range(args.bs), device=device)
+        simba(Budget.grey(eps, directions, eps), cross_entropy)(model, x, y, rng=rng)
+
+    def theirs(directions: int) -> None:
+        plain.simba_dct(model, x, y, eps / 255, directions)
+
+    sides = {"plain": theirs, "ours": ours}
+    milliseconds: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(args.repeats + 1):  # the first is the warm-up
+        for name, side in sides.items():
+            one = timing.seconds_of(partial(side, 1), device)
+            many = timing.seconds_of(partial(side, args.queries), device)
+            if turn:
+                milliseconds[name].append(1000 * (many - one) / (args.queries - 1))
+    rows = {name: timing.spread("ms", values) for name, values in milliseconds.items()}
+    for name in rows:
+        pairs = zip(milliseconds["plain"], milliseconds[name], strict=True)
+        rows[name] |= timing.spread("speedup", [base / each for base, each in pairs])
+    columns = ("", "ms", "min", "max", "speedup", "min", "max")
+    table = [[name, *row.values()] for name, row in rows.items()]
+    timing.show(f"a SimBA iteration outside the network, {tuple(x.shape)}", columns, table)
+    return {"ms_per_iteration": rows, "iterations": args.queries}
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="mv2", choices=SINGLE_LABEL.models)
+    parser.add_argument("--size", type=int, help="pixels; default 32, with --simba 224")
+    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--bs", type=int, default=16)
+    parser.add_argument("--attacks", nargs="+", default=list(SUITE), choices=SUITE)
+    parser.add_argument("--epsilons", nargs="+", type=float, default=[1.0, 2.0, 4.0, 8.0])
+    parser.add_argument("--queries", type=int, help="SimBA's directions and Square's queries; default 5000, --simba 50")
+    parser.add_argument("--steps", type=int, default=100, help="of APGD and FAB")
+    parser.add_argument("--trainImages", type=int, default=384)
+    parser.add_argument("--trainEpochs", type=int, default=6)
+    parser.add_argument("--trainEps", type=float, default=2.0, help="of PGD-AT; 0 trains naturally")
+    parser.add_argument("--precision", choices=("fp32", "tf32"), default="fp32")
+    parser.add_argument("--simba", action="store_true", help="only time SimBA outside the network")
+    args = timing.common_flags(parser, repeats=0).parse_args()
+    args.repeats = args.repeats or (5 if args.simba else 1)
+    args.size = args.size or (224 if args.simba else 32)
+    args.queries = args.queries or (50 if args.simba else 5000)
+    return args
+
+
+if __name__ == "__main__":
+    main()

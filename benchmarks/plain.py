@@ -1,0 +1,237 @@
+"""The plain implementation that ours is measured against: the papers' equations as published code has them.
+
+Pixels lie in memory channel by channel (NCHW), batch norm stays a layer of its own, and the attack runs through the
+training network itself. Where published codes differ, the faster one is taken, so that no ratio is flattered.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from advmia.budgets import Budget
+
+Loss = Callable[[Tensor, Tensor], Tensor]  # (logits, y) to a scalar: the batch's mean
+# Images (B, C, H, W) and labels to the scalar loss of one training step; leaves the network in train mode.
+StepLoss = Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+HAT_STEP = 3.5
+GAMMA = 1.0
+
+
+def uniform_start(x: Tensor, eps: float) -> Tensor:
+    return (x + torch.empty_like(x).uniform_(-eps, eps)).clamp(0, 1)
+
+
+def normal_start(x: Tensor) -> Tensor:
+    return x + 0.001 * torch.randn_like(x)
+
+
+def pgd(
+    model: nn.Module, x: Tensor, y: Tensor, budget: Budget, loss: Loss = F.cross_entropy, start: Tensor | None = None
+) -> Tensor:
+    """Madry et al. 2018. `backward()` fills the parameters' gradients too, which nobody reads."""
+    model.eval()
+    x_adv = uniform_start(x, budget.eps) if start is None else start
+    for _ in range(budget.steps):
+        x_adv = x_adv.detach().requires_grad_(True)
+        model.zero_grad()
+        loss(model(x_adv), y).backward()
+        assert x_adv.grad is not None
+        x_adv = _step(x_adv, x_adv.grad, x, budget)
+    return x_adv.detach()
+
+
+def fgsm(model: nn.Module, x: Tensor, y: Tensor, budget: Budget) -> Tensor:
+    """Goodfellow et al. 2015; a pass for every eps."""
+    return pgd(model, x, y, Budget(budget.eps, 1, budget.eps), start=x)
+
+
+def cw(model: nn.Module, x: Tensor, y: Tensor, budget: Budget) -> Tensor:
+    """PGD up -max(z_y - max of the others + 50, 0)."""
+
+    def loss(logits: Tensor, y: Tensor) -> Tensor:
+        truth = F.one_hot(y, logits.shape[1]).bool()
+        lead = logits[truth] - logits.masked_fill(truth, -torch.inf).amax(dim=1)
+        return -(lead + 50).clamp(min=0).mean()
+
+    return pgd(model, x, y, budget, loss)
+
+
+def ascend(model: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor], budget: Budget) -> Tensor:
+    """Sign steps from x plus a little noise; the gradient is asked for the input alone. `loss` takes x_adv."""
+    model.eval()
+    x_adv = normal_start(x)
+    for _ in range(budget.steps):
+        x_adv = x_adv.detach().requires_grad_(True)
+        (gradient,) = torch.autograd.grad(loss(x_adv), x_adv)
+        x_adv = _step(x_adv, gradient, x, budget)
+    return x_adv.detach()
+
+
+def _step(x_adv: Tensor, gradient: Tensor, x: Tensor, budget: Budget) -> Tensor:
+    x_adv = x_adv.detach() + budget.step_size * gradient.sign()
+    return torch.min(torch.max(x_adv, x - budget.eps), x + budget.eps).clamp(0, 1)
+
+
+def divergence_ascent(model: nn.Module, x: Tensor, budget: Budget, *, clean_each_step: bool = False) -> Tensor:
+    """The attack of TRADES and HAT. `clean_each_step`: the clean image passes anew at every step, as in TRADES' own
+    code; the algorithm does not ask for that."""
+    model.eval()
+    with torch.no_grad():
+        p = None if clean_each_step else F.softmax(model(x), dim=1)
+
+    def loss(x_adv: Tensor) -> Tensor:
+        reference = F.softmax(model(x), dim=1) if p is None else p
+        return F.kl_div(F.log_softmax(model(x_adv), dim=1), reference, reduction="sum")
+
+    return ascend(model, x, loss, budget)
+
+
+def trades_loss(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, beta: float) -> Tensor:
+    """Zhang et al. 2019, equation 5."""
+    logits, logits_adv = model(x), model(x_adv)
+    divergence = F.kl_div(F.log_softmax(logits_adv, dim=1), F.softmax(logits, dim=1), reduction="batchmean")
+    return F.cross_entropy(logits, y) + beta * divergence
+
+
+def mart_loss(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, beta: float) -> Tensor:
+    """Wang et al. 2020, section 3."""
+    logits, logits_adv = model(x), model(x_adv)
+    p, p_adv = F.softmax(logits, dim=1), F.softmax(logits_adv, dim=1)
+    ranked = p_adv.argsort(dim=1, descending=True)
+    wrong = torch.where(ranked[:, 0] == y, ranked[:, 1], ranked[:, 0])
+    boosted = F.cross_entropy(logits_adv, y) + F.nll_loss(torch.log(1.0001 - p_adv + 1e-12), wrong)
+    divergence = F.kl_div(torch.log(p_adv + 1e-12), p, reduction="none").sum(dim=1)
+    true = p.gather(1, y[:, None])[:, 0]
+    return boosted + beta * (divergence * (1.0000001 - true)).mean()
+
+
+def hat_loss(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, beta: float, helper: nn.Module) -> Tensor:
+    """Rade and Moosavi-Dezfooli 2022, algorithm 1."""
+    helper.eval()
+    with torch.no_grad():
+        helper_y = helper(x_adv).argmax(dim=1)
+    helped = F.cross_entropy(model(x + HAT_STEP * (x_adv - x)), helper_y)
+    return trades_loss(model, x, x_adv, y, beta) + GAMMA * helped
+
+
+def step_losses(
+    budget: Budget, beta: float, helper: nn.Module, loss: Loss = F.cross_entropy, *, clean_each_step: bool = False
+) -> dict[str, StepLoss]:
+    """By method: attack in eval mode, then the loss in train mode."""
+
+    def pgdat(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        x_adv = pgd(model, x, y, budget, loss)
+        return loss(model.train()(x_adv), y)
+
+    def trades(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        x_adv = divergence_ascent(model, x, budget, clean_each_step=clean_each_step)
+        return trades_loss(model.train(), x, x_adv, y, beta)
+
+    def mart(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        x_adv = ascend(model, x, lambda x_adv: F.cross_entropy(model(x_adv), y), budget)
+        return mart_loss(model.train(), x, x_adv, y, beta)
+
+    def hat(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        x_adv = divergence_ascent(model, x, budget, clean_each_step=clean_each_step)
+        return hat_loss(model.train(), x, x_adv, y, beta, helper)
+
+    return {"pgdat": pgdat, "trades": trades, "mart": mart, "hat": hat}
+
+
+def training_step(model: nn.Module, optimizer: Optimizer, loss: StepLoss, x: Tensor, y: Tensor) -> None:
+    found = loss(model, x, y)
+    optimizer.zero_grad()
+    found.backward()
+    optimizer.step()
+
+
+def robust_right(model: nn.Module, x: Tensor, y: Tensor, attack: Callable[..., Tensor], batch_size: int) -> Tensor:
+    """Which images (N,) of x stay right under `attack(model, x, y)`: the plain evaluation loop."""
+    model.eval()
+    right = []
+    for part_x, part_y in zip(x.split(batch_size), y.split(batch_size), strict=True):
+        x_adv = attack(model, part_x, part_y)
+        with torch.no_grad():
+            right.append(model(x_adv).argmax(dim=1) == part_y)
+    return torch.cat(right)
+
+
+def simba_dct(
+    model: nn.Module, x: Tensor, y: Tensor, eps: float, directions: int, order: Tensor | None = None
+) -> Tensor:
+    """Guo et al. 2019, algorithm 1, as published for batches: each iteration passes the image as it is (which of them
+    are still right), one step back and one forth, each made by an inverse transform of all coefficients.
+
+    `order`: the coefficients to try, (B, directions) int64; random by default.
+    """
+    model.eval()
+    batch, numel = len(x), x[0].numel()
+    if order is None:
+        order = torch.stack([torch.randperm(numel, device=x.device)[:directions] for _ in range(batch)])
+    bases = [_cosines(side).to(x) for side in x.shape[2:]]
+    coefficients = torch.zeros_like(x)
+    with torch.no_grad():
+        last = _true_probability(model, x, y)
+        for direction in range(min(directions, numel)):
+            remaining = (model(_moved(x, coefficients, bases)).argmax(dim=1) == y).nonzero()[:, 0]
+            if not len(remaining):
+                break
+            part, part_y, now = x[remaining], y[remaining], coefficients[remaining]
+            step = torch.zeros_like(now).flatten(1)
+            step = step.scatter(1, order[remaining, direction][:, None], eps).view_as(now)
+            back = _true_probability(model, _moved(part, now - step, bases), part_y)
+            forth = _true_probability(model, _moved(part, now + step, bases), part_y)
+            goes_back = back < last[remaining]
+            goes_forth = ~goes_back & (forth < last[remaining])
+            sign = (goes_forth.float() - goes_back.float()).view(-1, 1, 1, 1)
+            coefficients[remaining] = now + sign * step
+            last[remaining] = torch.where(goes_back, back, torch.where(goes_forth, forth, last[remaining]))
+    return _moved(x, coefficients, bases)
+
+
+def _moved(x: Tensor, coefficients: Tensor, bases: list[Tensor]) -> Tensor:
+    """x plus the inverse transform of the coefficients, in [0, 1]."""
+    return (x + bases[0].T @ coefficients @ bases[1]).clamp(0, 1)
+
+
+def _true_probability(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return F.softmax(model(x), dim=1).gather(1, y[:, None])[:, 0]
+
+
+def _cosines(side: int) -> Tensor:
+    """The orthonormal DCT-II, (side, side): row k is the k-th cosine."""
+    places = torch.arange(side) + 0.5
+    basis = torch.cos(math.pi / side * torch.arange(side)[:, None] * places) * math.sqrt(2 / side)
+    basis[0] /= math.sqrt(2)
+    return basis
+
+
+def decoded_batches(
+    paths: Sequence[Path], resize: int, size: int, rotation: float, batch_size: int
+) -> Iterator[Tensor]:
+    """Batches (B, 3, size, size) of every image once, each decoded, resized, rotated and flipped as it comes."""
+    for start in range(0, len(paths), batch_size):
+        yield torch.stack([_decoded(path, resize, size, rotation) for path in paths[start : start + batch_size]])
+
+
+def _decoded(path: Path, resize: int, size: int, rotation: float) -> Tensor:
+    angle, across, down = torch.rand(3).tolist()
+    with Image.open(path) as file:
+        image = file.convert("RGB").resize((resize, resize), Image.Resampling.BILINEAR)
+    offset = round((resize - size) / 2)
+    image = image.crop((offset, offset, offset + size, offset + size)).rotate((2 * angle - 1) * rotation)
+    if across < 0.5:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if down < 0.5:
+        image = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(size, size, 3)
+    return pixels.permute(2, 0, 1).contiguous().float().div(255)

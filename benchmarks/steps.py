@@ -1,0 +1,200 @@
+"""The PGD-10 attack and the adversarial training steps, ours against the plain code, torchattacks and foolbox.
+
+    python -m benchmarks.steps --models res18 mv2 --size 64 --bs 16
+
+Weights and pixels are random: no time depends on them. The peers and the plain code get the network in plain memory
+layout, as their users have it; all run with the same weights, batch, budget and tf32 switch. With bf16, `plain` stays
+in float32 (tf32 on CUDA), and `plain, bf16` shows what a user gets by autocast alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from collections.abc import Callable
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from advmia.attacks.gradient import pgd
+from advmia.budgets import training_budget
+from advmia.data.specs import DATASETS
+from advmia.data.transforms import to_pixels
+from advmia.inference import inference_copy
+from advmia.methods import default_beta
+from advmia.rng import SampleRng
+from advmia.tasks import SEGMENTATION, SINGLE_LABEL, Task
+from benchmarks import plain, subjects, timing
+
+EPS = 8  # grey levels
+LR = 1e-3
+Runs = dict[str, Callable[[], object]]
+
+
+class Subject:
+    """A network and a batch, with fresh copies of the network for whoever trains it."""
+
+    def __init__(self, model: str, size: int, batch_size: int, device: torch.device) -> None:
+        self.name, self.device = model, device
+        self.task: Task = SEGMENTATION if model in SEGMENTATION.models else SINGLE_LABEL
+        self.dataset = self.task.datasets[0] if self.task is SEGMENTATION else "melBin"
+        self.network = subjects.network(model, DATASETS[self.dataset].at_size(size), 2, device)
+        self.helper = subjects.network(model, DATASETS[self.dataset].at_size(size), 2, device, seed=1).eval()
+        generator = torch.Generator().manual_seed(0)
+        pixels = torch.randint(256, (batch_size, size, size, 3), generator=generator, dtype=torch.uint8)
+        self.x = to_pixels(pixels.to(device))
+        shape = (batch_size, size, size) if self.task is SEGMENTATION else (batch_size,)
+        self.y = torch.randint(2, shape, generator=generator).to(device)
+        self.plain_x = self.x.contiguous()
+
+    def ours(self) -> nn.Module:
+        return copy.deepcopy(self.network)
+
+    def plain(self) -> nn.Module:
+        return subjects.plain_layout(copy.deepcopy(self.network))
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return self.task.criterion(logits, y)
+
+
+def main() -> None:
+    args = _arguments()
+    device, results = torch.device(args.device), []
+    for name in args.models:
+        for size in args.size:
+            for asked in args.precision:
+                precision = timing.set_precision(asked, device)
+                subject = Subject(name, size, args.bs, device)
+                methods = [each for each in args.methods if each in subject.task.methods]
+                for what in ["attack", *methods]:
+                    found = _measure(subject, what, precision, args.repeats, args.warmup)
+                    results.append({"model": name, "size": size, "batch_size": args.bs, "what": what, **found})
+                    timing.write(args, "steps", {"results": results})  # as they come: a time limit may end it
+
+
+def _measure(subject: Subject, what: str, precision: str, repeats: int, warmup: int) -> dict[str, Any]:
+    runs, networks, skipped = (_attacks if what == "attack" else _training_steps)(subject, what, precision)
+    rows = timing.alternate(runs, subject.device, repeats=repeats, warmup=warmup)
+    passes = {}
+    if precision != "bf16":
+        for name, run in runs.items():
+            with timing.counting(*networks[name]) as counted:
+                run()
+            passes[name] = counted.per_image(len(subject.x))
+    title = f"{subject.name} {tuple(subject.x.shape)} {precision}: {'PGD-10' if what == 'attack' else what + ' step'}"
+    columns = (*timing.TIMING_COLUMNS, "forward", "by input", "by weights")
+    keys = ("forward", "backward", "by_parameters")
+    counts = {name: [passes[name][key] for key in keys] if name in passes else [None] * 3 for name in rows}
+    timing.show(title, columns, [[*timing.timing_row(name, row), *counts[name]] for name, row in rows.items()])
+    for name in skipped:
+        print(f"{name}: not installed, skipped")
+    return {"precision": precision, "rows": rows, "passes_per_image": passes, "skipped": skipped}
+
+
+Measured = tuple[Runs, dict[str, list[nn.Module]], list[str]]  # what to run, whose passes to count, who is missing
+
+
+def _attacks(subject: Subject, what: str, precision: str) -> Measured:
+    """PGD-10 on networks whose weights do not change."""
+    budget, device = training_budget(EPS), subject.device
+    model, other = subject.ours().eval(), subject.plain().eval()
+    x, y = subject.plain_x, subject.y
+    attack = pgd(budget, subject.task.objective)
+
+    def ours() -> None:
+        rng = SampleRng.of(0, "benchmark", samples=range(len(subject.x)), device=device)
+        with timing.autocast(precision, device):
+            attack(inference_copy(model, subject.x), subject.x, y, rng=rng)
+
+    runs: Runs = {"plain": lambda: plain.pgd(other, x, y, budget, subject.loss)}
+    if precision == "bf16":
+        runs["plain, bf16"] = in_precision(runs["plain"], precision, device)
+    runs["ours"] = ours
+    skipped = []
+    torchattacks, foolbox = _installed("torchattacks"), _installed("foolbox")
+    if subject.task is SEGMENTATION:
+        torchattacks = foolbox = None  # both take one label an image
+    else:
+        skipped = [name for name, there in (("torchattacks", torchattacks), ("foolbox", foolbox)) if there is None]
+    if torchattacks is not None:
+        theirs = torchattacks.PGD(other, eps=budget.eps, alpha=budget.step_size, steps=budget.steps)
+        runs["torchattacks"] = lambda: theirs(x, y)
+    if foolbox is not None:
+        ascent = foolbox.attacks.LinfPGD(abs_stepsize=budget.step_size, steps=budget.steps)
+        wrapped = foolbox.PyTorchModel(other, bounds=(0, 1), device=device)
+        runs["foolbox"] = lambda: ascent(wrapped, x, y, epsilons=budget.eps)
+    counted = [model, inference_copy(model, subject.x)]
+    return runs, {name: counted if name == "ours" else [other] for name in runs}, skipped
+
+
+def _training_steps(subject: Subject, what: str, precision: str) -> Measured:
+    """Attack, loss and update, as `advmia.training.train_one_epoch` makes them; each side trains its own copy."""
+    budget, device, task = training_budget(EPS), subject.device, subject.task
+    helper = copy.deepcopy(subject.helper)
+    method = subjects.method(what, task, EPS, subject.dataset, helper)
+    model = subject.ours().train()
+    optimizer = task.optimizer(model.parameters(), LR, 1e-3)
+
+    def ours() -> None:
+        rng = SampleRng.of(0, "benchmark", samples=range(len(subject.x)), device=device)
+        with timing.autocast(precision, device):
+            loss = method(model, subject.x, subject.y, rng=rng)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    runs: Runs = {}
+    networks: dict[str, list[nn.Module]] = {}
+    beta = default_beta(what, subject.dataset)
+
+    def add_plain(name: str, *, clean_each_step: bool = False) -> None:
+        other, other_helper = subject.plain(), subjects.plain_layout(copy.deepcopy(subject.helper))
+        other_optimizer = task.optimizer(other.parameters(), LR, 1e-3)
+        losses = plain.step_losses(budget, beta, other_helper, subject.loss, clean_each_step=clean_each_step)
+        x, y, networks[name] = subject.plain_x, subject.y, [other, other_helper]
+        runs[name] = lambda: plain.training_step(other, other_optimizer, losses[what], x, y)
+
+    add_plain("plain")
+    if what in ("trades", "hat"):
+        add_plain("plain, clean pass at each step", clean_each_step=True)
+    if precision == "bf16":
+        add_plain("plain, bf16")
+        runs["plain, bf16"] = in_precision(runs["plain, bf16"], precision, device)
+    runs["ours"], networks["ours"] = ours, [model, inference_copy(model, subject.x), helper]
+    return runs, networks, []
+
+
+def in_precision(run: Callable[[], object], precision: str, device: torch.device) -> Callable[[], object]:
+    def cast() -> None:
+        with timing.autocast(precision, device):
+            run()
+
+    return cast
+
+
+def _installed(name: str) -> ModuleType | None:
+    try:
+        return import_module(name)
+    except ImportError:
+        return None
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--models", nargs="+", default=["res18", "mv2"], choices=[*SINGLE_LABEL.models, "unet", "segnet"]
+    )
+    parser.add_argument("--size", nargs="+", type=int, default=[64], help="side of the images in pixels")
+    parser.add_argument("--bs", type=int, default=16, help="images a batch")
+    methods = ["pgdat", "trades", "mart", "hat"]
+    parser.add_argument("--methods", nargs="*", default=methods, choices=methods, help="segmentation has pgdat alone")
+    parser.add_argument("--warmup", type=int, default=1, help="rounds that are not timed")
+    timing.precision_flag(parser)
+    return timing.common_flags(parser, repeats=5).parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,250 @@
+"""What every benchmark shares: alternated timings, counted passes, the device's facts, JSON and tables."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from advmia import runtime
+from advmia.attacks.steps import Attack
+
+PRECISIONS = ("fp32", "tf32", "bf16")
+MIB = 2**20
+
+
+# --- time ------------------------------------------------------------------------------------------------------------
+
+
+def seconds_of(run: Callable[[], object], device: torch.device) -> float:
+    """Wall time of one call, from an idle device to an idle device."""
+    wait(device)
+    start = time.perf_counter()
+    run()
+    wait(device)
+    return time.perf_counter() - start
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def alternate(
+    runs: Mapping[str, Callable[[], object]], device: torch.device, *, repeats: int, warmup: int = 1
+) -> dict[str, dict[str, float]]:
+    """Times the callables by turns, so that a machine that slows down slows all of them, every other round backwards.
+
+    Each gets median, min and max of its seconds, on CUDA the peak MiB it allocated, and `speedup`: how many times as
+    fast as the first it was in the same round (the median of the rounds, with min and max).
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    memory: dict[str, float] = {}
+    for turn in range(warmup + repeats):
+        for name in list(runs) if turn % 2 == 0 else list(runs)[::-1]:
+            with peak_memory(device) as peak:
+                taken = seconds_of(runs[name], device)
+            if turn >= warmup:
+                seconds[name].append(taken)
+                if peak:
+                    memory[name] = peak[0]
+    first = next(iter(seconds.values()))
+    return {
+        name: {
+            **spread("seconds", own),
+            **spread("speedup", [base / each for base, each in zip(first, own, strict=True)]),
+            **({"peak_mib": memory[name]} if name in memory else {}),
+        }
+        for name, own in seconds.items()
+    }
+
+
+def spread(name: str, values: Sequence[float]) -> dict[str, float]:
+    """Median under `name`, and the least and the most."""
+    return {name: statistics.median(values), f"{name}_min": min(values), f"{name}_max": max(values)}
+
+
+@contextmanager
+def peak_memory(device: torch.device) -> Iterator[list[float]]:
+    """A list that at the end holds the MiB allocated at the most; it stays empty on a CPU."""
+    peak: list[float] = []
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    yield peak
+    if device.type == "cuda":
+        peak.append(torch.cuda.max_memory_allocated(device) / MIB)
+
+
+# --- passes ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Passes:
+    """Images that went through a network, each time they did."""
+
+    forward: int = 0
+    backward: int = 0  # gradients by the input
+    by_parameters: int = 0  # gradients by the parameters
+
+    @property
+    def work(self) -> int:
+        """In forward passes: a gradient by the input costs about one, by the parameters another."""
+        return self.forward + self.backward + self.by_parameters
+
+    def per_image(self, images: int) -> dict[str, float]:
+        names = ("forward", "backward", "by_parameters", "work")
+        return {name: getattr(self, name) / images for name in names}
+
+
+@contextmanager
+def counting(*networks: nn.Module) -> Iterator[Passes]:
+    """Counts the passes through any of the networks, by hooks. In float32: a cast hides which gradient is asked for."""
+    passes = Passes()
+
+    def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if inputs[0].requires_grad:
+            inputs[0].register_hook(lambda gradient: _add(passes, "backward", len(gradient)))
+
+    def after(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        count = len(inputs[0])
+        passes.forward += count
+        node = output.grad_fn  # of the last layer: whether its bias is given a gradient tells of all the parameters
+        if node is None:
+            return
+        leaves = [type(source).__name__ == "AccumulateGrad" for source, _ in node.next_functions]
+
+        def note(given: Sequence[Tensor | None], _: object) -> None:
+            if any(leaf and gradient is not None for leaf, gradient in zip(leaves, given, strict=True)):
+                passes.by_parameters += count
+
+        node.register_hook(note)
+
+    handles = [network.register_forward_pre_hook(before) for network in networks]
+    handles += [network.register_forward_hook(after) for network in networks]
+    try:
+        yield passes
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _add(passes: Passes, name: str, count: int) -> None:
+    setattr(passes, name, getattr(passes, name) + count)
+
+
+# --- precision -------------------------------------------------------------------------------------------------------
+
+
+def set_precision(name: str, device: torch.device) -> str:
+    """Switches float32 products to tf32 or back, for the whole process; the name of what the device then does."""
+    on_tensor_cores = name != "fp32" and device.type == "cuda"
+    torch.set_float32_matmul_precision("high" if on_tensor_cores else "highest")
+    torch.backends.cudnn.allow_tf32 = on_tensor_cores
+    return "fp32" if name == "tf32" and device.type == "cpu" else name
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+@dataclass(frozen=True)
+class InPrecision:
+    """An attack that runs the network in some precision; what it makes is scored in float32 all the same."""
+
+    attack: Attack
+    precision: str
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, **rng: Any) -> Tensor:
+        with autocast(self.precision, x.device):
+            return self.attack(model, x, y, **rng)
+
+
+# --- facts, files and tables -----------------------------------------------------------------------------------------
+
+
+def common_flags(parser: argparse.ArgumentParser, *, repeats: int) -> argparse.ArgumentParser:
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda[:N]")
+    parser.add_argument(
+        "--repeats", type=int, default=repeats, help="timed rounds" if repeats else "timed rounds; default 1, --simba 5"
+    )
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    return parser
+
+
+def precision_flag(parser: argparse.ArgumentParser) -> None:
+    default = ["fp32"]
+    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=default, help="one table for each")
+
+
+def device_facts(device: torch.device) -> dict[str, Any]:
+    """Date, machine and versions: what seconds depend on."""
+    facts: dict[str, Any] = {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "device": str(device),
+        "name": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load": os.getloadavg()[0],  # of others too, at the end: seconds on a busy machine mean little
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version() if device.type == "cuda" else None,
+        "versions": runtime.versions(),
+    }
+    return facts
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def write(args: argparse.Namespace, name: str, results: Mapping[str, Any]) -> None:
+    """`--out`, if given: what was run, where, and what came out."""
+    if args.out is None:
+        return
+    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
+    record = {"benchmark": name, "settings": settings, "machine": device_facts(torch.device(args.device)), **results}
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table; the first column to the left, numbers to the right with three significant figures."""
+    cells = [list(columns), *([_cell(value) for value in row] for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(columns))]
+    print(f"\n{title}")
+    for row in cells:
+        print("  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]))
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+TIMING_COLUMNS = ("", "ms", "min", "max", "speedup", "min", "max", "peak MiB")
+
+
+def timing_row(name: str, timing: Mapping[str, float]) -> list[object]:
+    """For `show` under `TIMING_COLUMNS`."""
+    seconds = [1000 * timing[key] for key in ("seconds", "seconds_min", "seconds_max")]
+    return [name, *seconds, *(timing[key] for key in ("speedup", "speedup_min", "speedup_max")), timing.get("peak_mib")]

@@ -23,11 +23,11 @@ from advmia.data.loading import EvaluationLoader, TrainingLoader
 from advmia.evaluation import evaluate
 from advmia.inference import inference_copy
 from advmia.methods import PGDAT
+from advmia.precision import Precision
 from advmia.rng import SampleRng
 from advmia.tasks import SEGMENTATION, SINGLE_LABEL, Task
 from advmia.training import train_one_epoch
 from benchmarks import subjects, timing
-from benchmarks.strength import MethodInPrecision
 
 EPS = 8.0
 LR = 1e-3
@@ -47,9 +47,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         drawn = (min(args.images, DISTINCT), min(args.testImages, DISTINCT // 3))
         train, test = subjects.phantoms(Path(folder), dataset, args.size, *drawn)
-        train, test = subjects.repeated(train, args.images), subjects.repeated(test, args.testImages)
+        train, test = (
+            subjects.repeated(train, args.images).kept_on(device),
+            subjects.repeated(test, args.testImages).kept_on(device),
+        )
         for asked in args.precision:
-            precision = timing.set_precision(asked, device)
+            precision = Precision.chosen(asked, device)
             model = subjects.network(args.model, train.samples.spec, train.samples.classes, device)
             loaders = (
                 subjects.training_loader(train, task, args.bs, device),
@@ -64,7 +67,7 @@ def _measure(
     model: nn.Module,
     task: Task,
     loaders: tuple[TrainingLoader, EvaluationLoader],
-    precision: str,
+    precision: Precision,
     args: argparse.Namespace,
 ) -> dict[str, Any]:
     device = loaders[0].device
@@ -80,7 +83,7 @@ def _measure(
     forward = _forward_flop(args.model, args.size)
     matrix = _matrix_flops(device, precision)
     found: dict[str, Any] = {
-        "precision": precision,
+        "precision": precision.name,
         "seconds": seconds,
         "waiting_for_data": median["loader"] / (median["loader"] + median["attack"] + median["update"]),
         "matrix_product_flops": matrix,
@@ -98,7 +101,7 @@ class _Epoch:
     """What `advmia.commands.train` runs for an epoch: whole, or step by step with the device waited for."""
 
     def __init__(
-        self, model: nn.Module, task: Task, loaders: tuple[TrainingLoader, EvaluationLoader], precision: str
+        self, model: nn.Module, task: Task, loaders: tuple[TrainingLoader, EvaluationLoader], precision: Precision
     ) -> None:
         self.model, self.task, self.precision = model, task, precision
         self.loader, self.test_loader = loaders
@@ -126,11 +129,11 @@ class _Epoch:
             def make(found: dict[str, Any] = found) -> None:
                 batch = found["batch"]
                 rng = SampleRng.of(0, "train", self.number, samples=batch.index.tolist(), device=self.device)
-                with timing.autocast(self.precision, self.device):
+                with self.precision.networks(self.device):
                     found["x_adv"] = attack(inference_copy(self.model, batch.x), batch.x, batch.y, rng=rng)
 
             def update(found: dict[str, Any] = found) -> None:
-                with timing.autocast(self.precision, self.device):
+                with self.precision.networks(self.device):
                     loss = self.task.criterion(self.model(found["x_adv"]), found["batch"].y)
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()
@@ -146,18 +149,26 @@ class _Epoch:
 
     def whole(self) -> dict[str, float]:
         self.number += 1
-        method = MethodInPrecision(PGDAT(self.task.objective, self.budget), self.precision)
+        method = PGDAT(self.task.objective, self.budget)
         number = self.number
 
         def train() -> None:
             train_one_epoch(
-                self.model, method, self.loader, self.optimizer, self.schedule, number=number, epochs=number
+                self.model,
+                method,
+                self.loader,
+                self.optimizer,
+                self.schedule,
+                number=number,
+                epochs=number,
+                precision=self.precision,
             )
 
         def validate() -> None:
-            attack = timing.InPrecision(pgd(pgd_budget(EPS), self.task.attacks["pgd"]), self.precision)
-            evaluate(self.model, self.test_loader, self.task)
-            evaluate(self.model, self.test_loader, self.task, attack, scope=(0, "validation", EPS), title="validation")
+            attack = pgd(pgd_budget(EPS), self.task.attacks["pgd"])
+            for each in (None, attack):
+                scope = (0, "validation", EPS)
+                evaluate(self.model, self.test_loader, self.task, each, scope=scope, precision=self.precision)
 
         return {
             "epoch": timing.seconds_of(train, self.device),
@@ -174,10 +185,10 @@ def _forward_flop(model: str, size: int) -> float | None:
     return known[nearest] * 1e9 * (size / nearest) ** 2
 
 
-def _matrix_flops(device: torch.device, precision: str) -> float:
+def _matrix_flops(device: torch.device, precision: Precision) -> float:
     """Operations a second of a large matrix product in this precision: the best of five."""
     side = 8192 if device.type == "cuda" else 1024
-    kind = torch.bfloat16 if precision == "bf16" else torch.float32
+    kind = torch.bfloat16 if precision.name == "bf16" else torch.float32
     a, b = (torch.randn(side, side, device=device).to(kind) for _ in range(2))
     seconds = [timing.seconds_of(lambda: a @ b, device) for _ in range(7)][2:]
     return 2 * side**3 / min(seconds)

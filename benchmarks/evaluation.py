@@ -33,8 +33,9 @@ from advmia.attacks.steps import EvaluationAttack
 from advmia.budgets import Budget, cw_budget, fgsm_budget, pgd_budget
 from advmia.data.loading import EvaluationLoader, ImageData
 from advmia.evaluation import evaluate_each
-from advmia.inference import inference_copy
+from advmia.inference import Blocks, inference_copy
 from advmia.losses import cross_entropy
+from advmia.precision import Precision
 from advmia.rng import SampleRng
 from advmia.tasks import SINGLE_LABEL
 from benchmarks import plain, subjects, timing
@@ -48,7 +49,7 @@ SUITE = ("fgsm", "pgd", "cw", "aa", "simba")
 def main() -> None:
     args = _arguments()
     device = torch.device(args.device)
-    timing.set_precision(args.precision, device)
+    Precision.chosen(args.precision, device)
     if args.simba:
         timing.write(args, "evaluation --simba", _simba_overhead(args, device))
         return
@@ -203,11 +204,12 @@ class FewPixels(nn.Module):
     def __init__(self, size: int) -> None:
         super().__init__()
         places = torch.randperm(3 * size * size, generator=torch.Generator().manual_seed(0))[:64]
-        self.register_buffer("places", places)
+        self.register_buffer("places", torch.stack([places // size**2, places % size**2 // size, places % size]))
         self.weight = nn.Parameter(torch.randn(64, generator=torch.Generator().manual_seed(1)) / 64)
 
     def forward(self, x: Tensor) -> Tensor:
-        score = x.reshape(len(x), -1)[:, self.places] @ self.weight
+        channel, row, column = self.places
+        score = x[:, channel, row, column] @ self.weight
         return torch.stack([score + 3, -score], dim=1)
 
 
@@ -220,7 +222,7 @@ def _simba_overhead(args: argparse.Namespace, device: torch.device) -> dict[str,
 
     def ours(directions: int) -> None:
         rng = SampleRng.of(0, "simba", samples=range(args.bs), device=device)
-        simba(Budget.grey(eps, directions, eps), cross_entropy)(model, x, y, rng=rng)
+        simba(Budget.grey(eps, directions, eps), cross_entropy)(Blocks(model, args.bs), x, y, rng=rng)
 
     def theirs(directions: int) -> None:
         plain.simba_dct(model, x, y, eps / 255, directions)

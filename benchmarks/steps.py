@@ -25,6 +25,7 @@ from advmia.data.specs import DATASETS
 from advmia.data.transforms import to_pixels
 from advmia.inference import inference_copy
 from advmia.methods import default_beta
+from advmia.precision import Precision
 from advmia.rng import SampleRng
 from advmia.tasks import SEGMENTATION, SINGLE_LABEL, Task
 from benchmarks import plain, subjects, timing
@@ -66,7 +67,7 @@ def main() -> None:
     for name in args.models:
         for size in args.size:
             for asked in args.precision:
-                precision = timing.set_precision(asked, device)
+                precision = Precision.chosen(asked, device)
                 subject = Subject(name, size, args.bs, device)
                 methods = [each for each in args.methods if each in subject.task.methods]
                 for what in ["attack", *methods]:
@@ -75,29 +76,31 @@ def main() -> None:
                     timing.write(args, "steps", {"results": results})  # as they come: a time limit may end it
 
 
-def _measure(subject: Subject, what: str, precision: str, repeats: int, warmup: int) -> dict[str, Any]:
+def _measure(subject: Subject, what: str, precision: Precision, repeats: int, warmup: int) -> dict[str, Any]:
     runs, networks, skipped = (_attacks if what == "attack" else _training_steps)(subject, what, precision)
     rows = timing.alternate(runs, subject.device, repeats=repeats, warmup=warmup)
     passes = {}
-    if precision != "bf16":
+    if precision.name != "bf16":
         for name, run in runs.items():
             with timing.counting(*networks[name]) as counted:
                 run()
             passes[name] = counted.per_image(len(subject.x))
-    title = f"{subject.name} {tuple(subject.x.shape)} {precision}: {'PGD-10' if what == 'attack' else what + ' step'}"
+    title = (
+        f"{subject.name} {tuple(subject.x.shape)} {precision.name}: {'PGD-10' if what == 'attack' else what + ' step'}"
+    )
     columns = (*timing.TIMING_COLUMNS, "forward", "by input", "by weights")
     keys = ("forward", "backward", "by_parameters")
     counts = {name: [passes[name][key] for key in keys] if name in passes else [None] * 3 for name in rows}
     timing.show(title, columns, [[*timing.timing_row(name, row), *counts[name]] for name, row in rows.items()])
     for name in skipped:
         print(f"{name}: not installed, skipped")
-    return {"precision": precision, "rows": rows, "passes_per_image": passes, "skipped": skipped}
+    return {"precision": precision.name, "rows": rows, "passes_per_image": passes, "skipped": skipped}
 
 
 Measured = tuple[Runs, dict[str, list[nn.Module]], list[str]]  # what to run, whose passes to count, who is missing
 
 
-def _attacks(subject: Subject, what: str, precision: str) -> Measured:
+def _attacks(subject: Subject, what: str, precision: Precision) -> Measured:
     """PGD-10 on networks whose weights do not change."""
     budget, device = training_budget(EPS), subject.device
     model, other = subject.ours().eval(), subject.plain().eval()
@@ -106,11 +109,11 @@ def _attacks(subject: Subject, what: str, precision: str) -> Measured:
 
     def ours() -> None:
         rng = SampleRng.of(0, "benchmark", samples=range(len(subject.x)), device=device)
-        with timing.autocast(precision, device):
+        with precision.networks(device):
             attack(inference_copy(model, subject.x), subject.x, y, rng=rng)
 
     runs: Runs = {"plain": lambda: plain.pgd(other, x, y, budget, subject.loss)}
-    if precision == "bf16":
+    if precision.name == "bf16":
         runs["plain, bf16"] = in_precision(runs["plain"], precision, device)
     runs["ours"] = ours
     skipped = []
@@ -130,7 +133,7 @@ def _attacks(subject: Subject, what: str, precision: str) -> Measured:
     return runs, {name: counted if name == "ours" else [other] for name in runs}, skipped
 
 
-def _training_steps(subject: Subject, what: str, precision: str) -> Measured:
+def _training_steps(subject: Subject, what: str, precision: Precision) -> Measured:
     """Attack, loss and update, as `advmia.training.train_one_epoch` makes them; each side trains its own copy."""
     budget, device, task = training_budget(EPS), subject.device, subject.task
     helper = copy.deepcopy(subject.helper)
@@ -140,7 +143,7 @@ def _training_steps(subject: Subject, what: str, precision: str) -> Measured:
 
     def ours() -> None:
         rng = SampleRng.of(0, "benchmark", samples=range(len(subject.x)), device=device)
-        with timing.autocast(precision, device):
+        with precision.networks(device):
             loss = method(model, subject.x, subject.y, rng=rng)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -160,16 +163,16 @@ def _training_steps(subject: Subject, what: str, precision: str) -> Measured:
     add_plain("plain")
     if what in ("trades", "hat"):
         add_plain("plain, clean pass at each step", clean_each_step=True)
-    if precision == "bf16":
+    if precision.name == "bf16":
         add_plain("plain, bf16")
         runs["plain, bf16"] = in_precision(runs["plain, bf16"], precision, device)
     runs["ours"], networks["ours"] = ours, [model, inference_copy(model, subject.x), helper]
     return runs, networks, []
 
 
-def in_precision(run: Callable[[], object], precision: str, device: torch.device) -> Callable[[], object]:
+def in_precision(run: Callable[[], object], precision: Precision, device: torch.device) -> Callable[[], object]:
     def cast() -> None:
-        with timing.autocast(precision, device):
+        with precision.networks(device):
             run()
 
     return cast

@@ -25,8 +25,7 @@ from advmia.budgets import pgd_budget
 from advmia.data.loading import EvaluationLoader, ImageData
 from advmia.evaluation import evaluate
 from advmia.losses import cross_entropy
-from advmia.methods import Method
-from advmia.rng import SampleRng
+from advmia.precision import Precision
 from advmia.tasks import SINGLE_LABEL
 from benchmarks import plain, subjects, timing
 
@@ -45,14 +44,14 @@ def main() -> None:
 
 def _compare_attacks(args: argparse.Namespace, train: ImageData, test: ImageData) -> None:
     device = torch.device(args.device)
-    timing.set_precision("fp32", device)
+    Precision.chosen("fp32", device)
     method = subjects.method("pgdat" if args.trainEps else "nat", SINGLE_LABEL, args.trainEps, DATASET)
     model = subjects.trained(args.model, train, SINGLE_LABEL, method, device, epochs=args.trainEpochs, lr=args.lr)
     clean = evaluate(model, EvaluationLoader(test, args.bs, device), SINGLE_LABEL).outcomes
     right = {"plain": [_plain_right(model, test, args, seed) for seed in range(args.seeds)]}
     for asked in args.precision:
-        precision = timing.set_precision(asked, device)
-        right[f"ours, {precision}"] = [_our_right(model, test, args, seed, precision) for seed in range(args.seeds)]
+        precision = Precision.chosen(asked, device)
+        right[f"ours, {asked}"] = [_our_right(model, test, args, seed, precision) for seed in range(args.seeds)]
     images, baseline = len(test), right["plain"]
     results = {name: _agreement(found, baseline) for name, found in right.items()}
     clean_right = int((clean == test.targets(test.rows)).sum())
@@ -87,25 +86,14 @@ def _plain_right(model: nn.Module, data: ImageData, args: argparse.Namespace, se
     return plain.robust_right(subjects.plain_layout(copy.deepcopy(model)), x, y, attack, args.bs).cpu()
 
 
-def _our_right(model: nn.Module, data: ImageData, args: argparse.Namespace, seed: int, precision: str) -> Tensor:
-    attack = timing.InPrecision(pgd(pgd_budget(args.eps), cross_entropy), precision)
+def _our_right(model: nn.Module, data: ImageData, args: argparse.Namespace, seed: int, precision: Precision) -> Tensor:
+    attack = pgd(pgd_budget(args.eps), cross_entropy)
     loader = EvaluationLoader(data, args.bs, torch.device(args.device))
-    found = evaluate(model, loader, SINGLE_LABEL, attack, scope=(seed, "pgd", args.eps), title=precision)
+    found = evaluate(model, loader, SINGLE_LABEL, attack, scope=(seed, "pgd", args.eps), precision=precision)
     return found.outcomes == data.targets(data.rows)
 
 
 # --- trainings -------------------------------------------------------------------------------------------------------
-
-
-class MethodInPrecision:
-    """A training method whose attack and passes run in some precision; the parameters stay float32."""
-
-    def __init__(self, method: Method, precision: str) -> None:
-        self.method, self.precision = method, precision
-
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
-        with timing.autocast(self.precision, x.device):
-            return self.method(model, x, y, rng=rng)
 
 
 def _compare_trainings(args: argparse.Namespace, train: ImageData, test: ImageData) -> None:
@@ -113,17 +101,17 @@ def _compare_trainings(args: argparse.Namespace, train: ImageData, test: ImageDa
     for name in args.methods:
         helpers: dict[int, nn.Module] = {}
         for asked in args.precision:
-            precision, scores = timing.set_precision(asked, device), []
+            precision, scores = Precision.chosen(asked, device), []
             for seed in range(args.seeds):
                 fit = partial(subjects.trained, args.model, train, SINGLE_LABEL, device=device, lr=args.lr, seed=seed)
                 if name == "hat" and seed not in helpers:
                     natural = subjects.method("nat", SINGLE_LABEL, 0, DATASET)
                     helpers[seed] = fit(natural, epochs=args.trainEpochs)
                 method = subjects.method(name, SINGLE_LABEL, args.eps, DATASET, helpers.get(seed))
-                model = fit(MethodInPrecision(method, precision), epochs=args.trainEpochs)
+                model = fit(method, epochs=args.trainEpochs, precision=precision)
                 scores.append(_scores(model, test, args, device))
             row = {key: [score[key] for score in scores] for key in ("clean", "robust")}
-            results.append({"method": name, "precision": precision, **row})
+            results.append({"method": name, "precision": asked, **row})
             timing.write(args, "strength --train", {"images": len(test), "results": results})
     columns = ("accuracy, %", *(f"{kind} {seed}" for kind in ("clean", "robust") for seed in range(args.seeds)))
     table = [
@@ -134,7 +122,7 @@ def _compare_trainings(args: argparse.Namespace, train: ImageData, test: ImageDa
 
 
 def _scores(model: nn.Module, data: ImageData, args: argparse.Namespace, device: torch.device) -> dict[str, float]:
-    timing.set_precision("fp32", device)
+    Precision.chosen("fp32", device)
     loader = EvaluationLoader(data, args.bs, device)
     attack = pgd(pgd_budget(args.eps), cross_entropy)
     robust = evaluate(model, loader, SINGLE_LABEL, attack, scope=(0, "pgd", args.eps), title="robust")

@@ -16,6 +16,7 @@ from advmia.data.readers import read_samples
 from advmia.data.specs import DATASETS, DatasetSpec
 from advmia.methods import METHODS, Method, MethodSettings, default_beta
 from advmia.models import build_model
+from advmia.precision import FP32, Precision
 from advmia.runtime import on_devices, seed_everything
 from advmia.tasks import Task
 from advmia.training import train_one_epoch
@@ -70,7 +71,16 @@ def method(name: str, task: Task, eps: float, dataset: str, helper: nn.Module | 
 
 
 def trained(
-    name: str, data: ImageData, task: Task, how: Method, device: torch.device, *, epochs: int, lr: float, seed: int = 0
+    name: str,
+    data: ImageData,
+    task: Task,
+    how: Method,
+    device: torch.device,
+    *,
+    epochs: int,
+    lr: float,
+    seed: int = 0,
+    precision: Precision = FP32,
 ) -> nn.Module:
     """A network after a brief training with the product's loop, in eval mode."""
     samples = data.samples
@@ -79,7 +89,7 @@ def trained(
     optimizer = task.optimizer(model.parameters(), lr, 1e-3)
     schedule = task.schedule(optimizer, lr, epochs * len(loader))
     for number in range(1, epochs + 1):
-        train_one_epoch(model, how, loader, optimizer, schedule, number=number, epochs=epochs)
+        train_one_epoch(model, how, loader, optimizer, schedule, number=number, epochs=epochs, precision=precision)
     model.zero_grad(set_to_none=True)
     return model.eval()
 

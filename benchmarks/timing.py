@@ -10,7 +10,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,9 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from advmia import runtime
-from advmia.attacks.steps import Attack
+from advmia.precision import PRECISIONS
 
-PRECISIONS = ("fp32", "tf32", "bf16")
 MIB = 2**20
 
 
@@ -144,33 +143,6 @@ def counting(*networks: nn.Module) -> Iterator[Passes]:
 
 def _add(passes: Passes, name: str, count: int) -> None:
     setattr(passes, name, getattr(passes, name) + count)
-
-
-# --- precision -------------------------------------------------------------------------------------------------------
-
-
-def set_precision(name: str, device: torch.device) -> str:
-    """Switches float32 products to tf32 or back, for the whole process; the name of what the device then does."""
-    on_tensor_cores = name != "fp32" and device.type == "cuda"
-    torch.set_float32_matmul_precision("high" if on_tensor_cores else "highest")
-    torch.backends.cudnn.allow_tf32 = on_tensor_cores
-    return "fp32" if name == "tf32" and device.type == "cpu" else name
-
-
-def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-
-
-@dataclass(frozen=True)
-class InPrecision:
-    """An attack that runs the network in some precision; what it makes is scored in float32 all the same."""
-
-    attack: Attack
-    precision: str
-
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, **rng: Any) -> Tensor:
-        with autocast(self.precision, x.device):
-            return self.attack(model, x, y, **rng)
 
 
 # --- facts, files and tables -----------------------------------------------------------------------------------------

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from warm import warm_python
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
@@ -27,6 +29,13 @@ def reference_fixtures() -> Path:
     if not path.is_dir():
         pytest.skip(f"no reference fixtures at {path}")
     return path
+
+
+@pytest.fixture(scope="session")
+def warm_interpreter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Stands in for `python` where many short commands would spend most of their time importing torch."""
+    with warm_python(tmp_path_factory.mktemp("warm")) as program:
+        yield program
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from running import ROOT
-from warm import warm_python
 
 from advmia.data.phantoms import make_phantoms
 
@@ -32,17 +30,12 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """These hundred commands would spend most of their time importing torch."""
-    with warm_python(tmp_path_factory.mktemp("warm")) as program:
-        yield program
-
-
-def run_script(name: str, python: Path, phantoms: Path, out: Path, limit: int = 4, **environment: str) -> set[str]:
+def run_script(
+    name: str, warm_interpreter: Path, phantoms: Path, out: Path, limit: int = 4, **environment: str
+) -> set[str]:
     """Runs a script with the flags that make it tiny; returns the names of the checkpoints it left."""
     tiny = ["--epoch", "1", "--bs", "4", "--limit", str(limit), "--gpu", "cpu", "--workers", "1"]
-    settings = {"PYTHON": str(python), "MODELS": "mv2", "CLS_DIR": str(out), "SEG_DIR": str(out)}
+    settings = {"PYTHON": str(warm_interpreter), "MODELS": "mv2", "CLS_DIR": str(out), "SEG_DIR": str(out)}
     done = subprocess.run(
         [ROOT / "scripts" / "survey" / name, *tiny, "--imgSize", "32", "--dataRoot", phantoms],
         env=os.environ | {"OMP_NUM_THREADS": "1"} | settings | environment,
@@ -55,12 +48,14 @@ def run_script(name: str, python: Path, phantoms: Path, out: Path, limit: int = 
     return {path.name for path in out.iterdir() if path.suffix not in (".json", ".png")}
 
 
-def test_natural(python: Path, phantoms: Path, tmp_path: Path) -> None:
-    assert run_script("natural.sh", python, phantoms, tmp_path) == NATURAL
+def test_natural(warm_interpreter: Path, phantoms: Path, tmp_path: Path) -> None:
+    assert run_script("natural.sh", warm_interpreter, phantoms, tmp_path) == NATURAL
 
 
 @pytest.mark.parametrize(("method", "epsilons"), [("pgdat", (1, 2, 4, 8)), ("trades", (1, 8)), ("mart", (1, 8))])
-def test_adversarial(method: str, epsilons: tuple[int, ...], python: Path, phantoms: Path, tmp_path: Path) -> None:
+def test_adversarial(
+    method: str, epsilons: tuple[int, ...], warm_interpreter: Path, phantoms: Path, tmp_path: Path
+) -> None:
     """All five data sets, at the script's own four eps or at two; the names hold the survey's beta and step size."""
     environment = {} if len(epsilons) == 4 else {"EPSILONS": " ".join(map(str, epsilons))}
     expected = {
@@ -68,28 +63,28 @@ def test_adversarial(method: str, epsilons: tuple[int, ...], python: Path, phant
         for dataset, beta in BETAS[method].items()
         for attack in map(ATTACKS.get, epsilons)
     }
-    assert run_script(f"{method}.sh", python, phantoms, tmp_path, **environment) == expected
+    assert run_script(f"{method}.sh", warm_interpreter, phantoms, tmp_path, **environment) == expected
 
 
-def test_hat_after_natural(python: Path, phantoms: Path, tmp_path: Path) -> None:
+def test_hat_after_natural(warm_interpreter: Path, phantoms: Path, tmp_path: Path) -> None:
     """hat.sh finds the helpers that natural.sh left; at two eps, for they share every line."""
-    run_script("natural.sh", python, phantoms, tmp_path)
+    run_script("natural.sh", warm_interpreter, phantoms, tmp_path)
     expected = {
         f"MobileNetV2_{dataset}_hat_beta{beta}_class{CLASSES[dataset]}_{ATTACKS[eps]}_{TAIL}"
         for dataset, beta in BETAS["hat"].items()
         for eps in (1, 8)
     }
-    assert run_script("hat.sh", python, phantoms, tmp_path, EPSILONS="1 8") == expected | NATURAL
+    assert run_script("hat.sh", warm_interpreter, phantoms, tmp_path, EPSILONS="1 8") == expected | NATURAL
 
 
-def test_multilabel(python: Path, phantoms: Path, tmp_path: Path) -> None:
+def test_multilabel(warm_interpreter: Path, phantoms: Path, tmp_path: Path) -> None:
     expected = {f"MobileNetV2_xray_multilabel_pgdat_beta0_class14_{attack}_{TAIL}" for attack in ATTACKS.values()}
     natural = f"MobileNetV2_xray_multilabel_nat_class14_{TAIL}"
     # Four rows would show no finding with both classes.
-    assert run_script("multilabel.sh", python, phantoms, tmp_path, limit=24) == expected | {natural}
+    assert run_script("multilabel.sh", warm_interpreter, phantoms, tmp_path, limit=24) == expected | {natural}
 
 
-def test_segmentation(python: Path, phantoms: Path, tmp_path: Path) -> None:
+def test_segmentation(warm_interpreter: Path, phantoms: Path, tmp_path: Path) -> None:
     expected = {
         f"{network}_{dataset}_{attack}"
         for network in ("UNet", "SegNet")
@@ -100,4 +95,4 @@ def test_segmentation(python: Path, phantoms: Path, tmp_path: Path) -> None:
             "PGDAT_CrossEntropyLoss_Adam_eps8-255_step10_stepSize2-255",
         )
     }
-    assert run_script("segmentation.sh", python, phantoms, tmp_path, EPSILONS="1 8") == expected
+    assert run_script("segmentation.sh", warm_interpreter, phantoms, tmp_path, EPSILONS="1 8") == expected

@@ -23,6 +23,8 @@ from pathlib import Path
 
 CLIENT = """#!{python} -IS
 import array, json, os, socket, sys
+if sys.argv[1] == "-":  # a program on standard input, which is not handed over
+    os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 link = socket.socket(socket.AF_UNIX)
 link.connect({address!r})
 request = json.dumps([sys.argv[1:], os.getcwd()]).encode()
@@ -79,8 +81,7 @@ def answer(link: socket.socket) -> None:
         for target, source in zip((1, 2), outputs, strict=True):
             os.dup2(source, target)
         os.chdir(folder)
-        sys.argv = words
-        status = run(words[0])
+        status = run(words)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
@@ -89,10 +90,15 @@ def answer(link: socket.socket) -> None:
     os._exit(0)
 
 
-def run(script: str) -> int:
-    """The script's exit status; what it raises is told as the interpreter would."""
+def run(words: list[str]) -> int:
+    """The exit status of `python WORDS`, a script or `-m MODULE`; what it raises is told as the interpreter would."""
     try:
-        runpy.run_path(script, run_name="__main__")
+        if words[0] == "-m":
+            sys.argv = words[1:]
+            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = words
+            runpy.run_path(words[0], run_name="__main__")
     except SystemExit as stop:
         return int(stop.code or 0)
     except BaseException:

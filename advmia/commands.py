@@ -86,7 +86,9 @@ def train(task: Task, args: argparse.Namespace) -> None:
     score_name = f"{task.selection}{validation.attack_name}"
     say(f"training {checkpoint}; the epoch is chosen by {score_name} on the {chosen_on}")
     selection = {"score": score_name, "chosen_on": chosen_on}
-    best = BestCheckpoint(checkpoint, settings, {"selection": selection, "versions": runtime.versions()}, network)
+    best = BestCheckpoint(
+        checkpoint, settings, {"selection": selection, "versions": runtime.versions(devices[0])}, network
+    )
     epochs = fit(
         model,
         method,
@@ -121,7 +123,7 @@ def test(task: Task, args: argparse.Namespace) -> None:
         source = load_model(source_model, source_weight, spec, classes=classes)[0]
     data = _load(args, read_samples(spec, args.dataRoot, "test", classes=classes), devices[0])
     _check_scorable(data)
-    results = _open_results(args, task, spec, data, source_model, source_weight, precision)
+    results = _open_results(args, task, spec, data, source_model, source_weight, precision, devices[0])
 
     loader = EvaluationLoader(data, args.bs, devices[0])
     target = runtime.on_devices(target, devices)
@@ -382,6 +384,7 @@ def _open_results(
     source_model: str,
     source_weight: Path,
     precision: Precision,
+    device: torch.device,
 ) -> ResultFile:
     """The run's result files, with the rows that an earlier, equal run has already finished."""
     samples = data.samples
@@ -394,7 +397,7 @@ def _open_results(
         "source_sha256": weights_digest(source_weight),
     }
     record = {
-        "versions": runtime.versions(),
+        "versions": runtime.versions(device),
         "target_training": (read_record(args.targetWeight) or {}).get("settings"),
         "samples": {
             "index": list(range(len(samples))),

@@ -55,8 +55,9 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def versions() -> dict[str, str]:
-    """What a result depends on beside its arguments."""
+def versions(device: torch.device) -> dict[str, str]:
+    """What a result depends on beside its arguments: the packages and the device."""
     packages = ("torch", "torchvision", "numpy", "pillow")
     ours = {"advmia": advmia.__version__, "python": platform.python_version()}
+    ours["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     return ours | {package: metadata.version(package) for package in packages}

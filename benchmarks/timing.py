@@ -173,7 +173,7 @@ def device_facts(device: torch.device) -> dict[str, Any]:
         "load": os.getloadavg()[0],  # of others too, at the end: seconds on a busy machine mean little
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version() if device.type == "cuda" else None,
-        "versions": runtime.versions(),
+        "versions": runtime.versions(device),
     }
     return facts
 

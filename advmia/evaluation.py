@@ -16,7 +16,7 @@ from advmia.errors import UserError
 from advmia.inference import Blocks, inference_copy
 from advmia.metrics import Scores
 from advmia.precision import FP32, Precision
-from advmia.progress import watched
+from advmia.progress import Watched
 from advmia.rng import SampleRng
 from advmia.tasks import Task
 
@@ -78,14 +78,21 @@ def evaluate_each(
     """As `evaluate`, for several attacks that take turns on each batch: FGSMs of several eps then share a gradient."""
     data, attacked = loader.data, model if source is None else source
     tallies = [_Tally(task, data.samples.classes, data.samples.spec.positive) for _ in attacks]
-    scored = Blocks(model, loader.batch_size)
+    scored, passes = Blocks(model, loader.batch_size), 0
+    is_long = any(map(drops_images, attacks))
 
-    def score_so_far(_: int) -> str:
-        return f"{task.selection} {tallies[-1].meter.compute()[task.selection]:.4f}"
+    def note(images: int) -> str:
+        score = [f"{task.selection} {tallies[-1].meter.compute()[task.selection]:.4f}"] if images else []
+        return ", ".join([*score, f"{passes} passes"] if is_long else score)
 
-    waves = loader.waves(WAVE_BYTES if any(map(drops_images, attacks)) else 0)
-    for batch in watched(waves, len(data), title, score_so_far):
-        made_on = Blocks(inference_copy(attacked, batch.x), loader.batch_size) if any(attacks) else scored
+    def passed(images: int) -> None:
+        nonlocal passes
+        passes += images
+        batches.stir()
+
+    batches = Watched(loader.waves(WAVE_BYTES if is_long else 0), len(data), title, note)
+    for batch in batches:
+        made_on = Blocks(inference_copy(attacked, batch.x), loader.batch_size, passed) if any(attacks) else scored
         for attack, scope, tally in zip(attacks, scopes, tallies, strict=True):
             start, x = _now(loader.device), batch.x
             if attack is not None:

@@ -81,9 +81,12 @@ class Blocks(nn.Module):
     that gives is thrown away. On a GPU, where small blocks would be slow, a block has at most `at_most` images.
     """
 
-    def __init__(self, network: nn.Module, at_most: int | None = None) -> None:
+    def __init__(
+        self, network: nn.Module, at_most: int | None = None, passed: Callable[[int], None] | None = None
+    ) -> None:
+        """`passed` is told the number of images after each pass."""
         super().__init__()
-        self.network, self._at_most = network, at_most
+        self.network, self._at_most, self._passed = network, at_most, passed
 
     def forward(self, x: Tensor) -> Tensor:
         """Images x (B, C, H, W) to the network's outputs, (B, ...)."""
@@ -93,7 +96,10 @@ class Blocks(nn.Module):
             if missing:
                 blocks[-1] = torch.cat([blocks[-1], x[-1:].detach().expand(missing, -1, -1, -1)])
             blocks = [block.contiguous(memory_format=torch.channels_last) for block in blocks]
-        return torch.cat([self.network(block) for block in blocks])[: len(x)]
+        outputs = torch.cat([self.network(block) for block in blocks])[: len(x)]
+        if self._passed is not None:
+            self._passed(len(x))
+        return outputs
 
     def at_once(self, x: Tensor) -> int:
         """How many of the images x make a block. Who keeps a graph, which takes memory, should pass no more than so."""

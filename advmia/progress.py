@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from tqdm import tqdm
 
@@ -20,13 +20,25 @@ class _Countable(Protocol):
 Batch = TypeVar("Batch", bound=_Countable)
 
 
-def watched(batches: Iterable[Batch], images: int, title: str, note: Callable[[int], str]) -> Iterator[Batch]:
-    """The batches, with a bar over all `images`: how many a second, the time left and `note(images so far)`."""
-    noted = -math.inf
-    with tqdm(total=images, desc=title, unit=" images", bar_format=_FORMAT, disable=None, leave=False) as bar:
-        for batch in batches:
-            yield batch
-            bar.update(len(batch))
-            if not bar.disable and time.monotonic() - noted >= NOTE_SECONDS:
-                bar.set_postfix_str(note(bar.n))
-                noted = time.monotonic()
+class Watched(Generic[Batch]):
+    """Batches, with a bar over all `images`: how many a second, the time left and `note(images so far)`."""
+
+    def __init__(self, batches: Iterable[Batch], images: int, title: str, note: Callable[[int], str]) -> None:
+        self._batches, self._images, self._title, self._note = batches, images, title, note
+        self._bar: tqdm | None = None
+        self._noted = -math.inf
+
+    def __iter__(self) -> Iterator[Batch]:
+        form = {"unit": " images", "bar_format": _FORMAT, "disable": None, "leave": False}
+        with tqdm(total=self._images, desc=self._title, **form) as self._bar:
+            for batch in self._batches:
+                yield batch
+                self._bar.update(len(batch))
+                self.stir()
+
+    def stir(self) -> None:
+        """Renews the note, if it is old: a batch may take hours."""
+        bar = self._bar
+        if bar is not None and not bar.disable and time.monotonic() - self._noted >= NOTE_SECONDS:
+            bar.set_postfix_str(self._note(bar.n))
+            self._noted = time.monotonic()

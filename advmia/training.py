@@ -17,7 +17,7 @@ from advmia.errors import UserError
 from advmia.methods import Method
 from advmia.metrics import Scores
 from advmia.precision import FP32, Precision
-from advmia.progress import watched
+from advmia.progress import Watched
 from advmia.rng import SampleRng
 
 
@@ -81,7 +81,7 @@ def train_one_epoch(
     def loss_and_note(images: int) -> str:
         return f"loss {float(total) / images:.4f}{note()}"
 
-    batches = watched(loader.epoch(number), len(loader.data), f"epoch {number}/{epochs}", loss_and_note)
+    batches = Watched(loader.epoch(number), len(loader.data), f"epoch {number}/{epochs}", loss_and_note)
     for batch in batches:
         rng = SampleRng.of(loader.seed, "train", number, samples=batch.index.tolist(), device=loader.device)
         with precision.networks(loader.device):

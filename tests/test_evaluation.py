@@ -42,7 +42,7 @@ def attacks_run_on_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """These tests follow single passes; that attacks run on a faithful copy instead is tested in test_inference, and
     that batches are run in blocks of equal size in test_equal_outcomes."""
     monkeypatch.setattr("advmia.evaluation.inference_copy", lambda model, x: model)
-    monkeypatch.setattr("advmia.evaluation.Blocks", lambda model, at_most: model)
+    monkeypatch.setattr("advmia.evaluation.Blocks", lambda model, *_: model)
 
 
 IMAGES = 40

@@ -22,7 +22,7 @@ from running import ROOT
 from advmia import curves, progress
 from advmia.curves import TrainingCurves, picture_path
 from advmia.data.phantoms import make_phantoms
-from advmia.progress import watched
+from advmia.progress import Watched
 from advmia.training import Epoch
 
 NAME = "ResNet_melBin_pgdat_beta0_class2_ADV8-255_10_2-255_maxLR0.01_weightDecay0.001"
@@ -102,8 +102,23 @@ def test_batches_pass_through(capsys: pytest.CaptureFixture) -> None:
     def note(_: int) -> str:
         raise AssertionError("asked for")
 
-    assert list(watched([[1, 2], [3]], 3, "title", note)) == [[1, 2], [3]]
+    assert list(Watched([[1, 2], [3]], 3, "title", note)) == [[1, 2], [3]]
     assert capsys.readouterr().err == ""
+
+
+def test_a_long_batch_shows_that_it_goes_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """Fails if nothing moves on the screen while one batch of an hour is worked on, or every pass waits for the bar."""
+    now, passes = [0.0], [0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    batches = Watched([[0, 0]], 2, "title", lambda images: f"{images} images, {passes[0]} passes")
+    for _ in batches:
+        for _ in range(8):
+            now[0] += 0.125
+            passes[0] += 1
+            batches.stir()
+    said = capsys.readouterr().err
+    assert [count for count in range(9) if f"0 images, {count} passes" in said] == [1, 5]
 
 
 def test_notes_are_few(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
@@ -117,7 +132,7 @@ def test_notes_are_few(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
             now[0] += 0.125
             yield [0, 0]
 
-    list(watched(batches(), 40, "title", lambda images: notes.append(images) or f"note {images}"))
+    list(Watched(batches(), 40, "title", lambda images: notes.append(images) or f"note {images}"))
     assert notes == [2, 10, 18, 26, 34]
     assert "note 2]" in capsys.readouterr().err
 

@@ -9,4 +9,4 @@ find_python requirements-test.txt
 "$PYTHON" -m ruff format --check .
 "$PYTHON" -m mypy
 # One process a core, one thread each: the tests are many and small, and threads would wait for each other.
-OMP_NUM_THREADS=1 "$PYTHON" -m pytest -n auto "$@"
+OMP_NUM_THREADS=1 "$PYTHON" -m pytest -n auto --dist worksteal "$@"

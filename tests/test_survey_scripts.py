@@ -85,14 +85,14 @@ def test_multilabel(warm_interpreter: Path, phantoms: Path, tmp_path: Path) -> N
 
 
 def test_segmentation(warm_interpreter: Path, phantoms: Path, tmp_path: Path) -> None:
+    """Both networks on both data sets, naturally and at one eps; the scripts loop over eps alike."""
     expected = {
         f"{network}_{dataset}_{attack}"
         for network in ("UNet", "SegNet")
         for dataset in ("mel", "xray")
         for attack in (
             "NAT_CrossEntropyLoss_Adam",
-            "PGDAT_CrossEntropyLoss_Adam_eps1-255_step10_stepSize05-255",
             "PGDAT_CrossEntropyLoss_Adam_eps8-255_step10_stepSize2-255",
         )
     }
-    assert run_script("segmentation.sh", warm_interpreter, phantoms, tmp_path, EPSILONS="1 8") == expected
+    assert run_script("segmentation.sh", warm_interpreter, phantoms, tmp_path, EPSILONS="8") == expected

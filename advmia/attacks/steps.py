@@ -148,7 +148,7 @@ def ascend(model: nn.Module, x: Tensor, y: Tensor, objective: Objective, budget:
     x_adv = start
     for _ in range(budget.steps if budget.eps else 0):
         gradient = input_gradient(model, x_adv, y, objective)
-        step = gradient.sign_().mul_(budget.step_size)
-        # `project`, in the gradient's own memory.
+        step = gradient.sign().mul_(budget.step_size)
+        # `project`, in the step's own memory. Not in the gradient's: that of a sum is one number, shown many times.
         x_adv = step.add_(x_adv).sub_(x).clamp_(-budget.eps, budget.eps).add_(x).clamp_(0, 1)
     return x_adv.detach()

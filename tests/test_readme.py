@@ -17,14 +17,15 @@ from running import ROOT, run_process
 TEST = ["--imgSize", "16", "--gpu", "cpu", "--dataRoot", "phantoms"]
 TRAIN = [*TEST, "--epoch", "1", "--bs", "8"]
 FEW = ["--limit", "4"]
+ONE_EPS = ["--epsilons", "8"]
 SHRINK = {  # later flags win
     "trainCls.py": [*TRAIN, *FEW],
     "trainChex.py": TRAIN,
     "trainSeg.py": [*TRAIN, *FEW, "--imgSize", "32"],
-    "testCls.py": [*TEST, *FEW],
-    "testChex.py": TEST,
-    "testSeg.py": [*TEST, *FEW, "--imgSize", "32"],
-    "gradVisual.py": [*TEST, *FEW],
+    "testCls.py": [*TEST, *FEW, *ONE_EPS],
+    "testChex.py": [*TEST, *ONE_EPS],
+    "testSeg.py": [*TEST, *FEW, *ONE_EPS, "--imgSize", "32"],
+    "gradVisual.py": [*TEST, *FEW, *ONE_EPS],
     "phantoms": ["--count", "24", "--size", "32"],
 }
 METHODS = ("nat", "pgdat 8", "trades 8", "mart 8", "hat 8")

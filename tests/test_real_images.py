@@ -179,6 +179,6 @@ def test_lesion_masks(data_root: Path, tmp_path: Path, monkeypatch: pytest.Monke
 def test_own_size(data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One batch at the data set's own 224 pixels, for the lightest network."""
     monkeypatch.chdir(tmp_path)
-    stem = train_and_test(data_root, "xrayBin", "chexnet", "nat", monkeypatch, "--limit", 2)
+    stem = train_and_test(data_root, "xrayBin", "chexnet", "pgdat", monkeypatch, "--limit", 2)
     record = json.loads(Path(f"{stem}.json").read_text())
     assert record["run"]["size"] == 224

@@ -52,11 +52,11 @@ def test_natural(warm_interpreter: Path, phantoms: Path, tmp_path: Path) -> None
     assert run_script("natural.sh", warm_interpreter, phantoms, tmp_path) == NATURAL
 
 
-@pytest.mark.parametrize(("method", "epsilons"), [("pgdat", (1, 2, 4, 8)), ("trades", (8,)), ("mart", (8,))])
+@pytest.mark.parametrize(("method", "epsilons"), [("pgdat", (1, 2, 4, 8)), ("trades", (1, 8)), ("mart", (1, 8))])
 def test_adversarial(
     method: str, epsilons: tuple[int, ...], warm_interpreter: Path, phantoms: Path, tmp_path: Path
 ) -> None:
-    """All five data sets, at the script's own four eps or at one; the names hold the survey's beta and step size."""
+    """All five data sets, at the script's own four eps or at two; the names hold the survey's beta and step size."""
     environment = {} if len(epsilons) == 4 else {"EPSILONS": " ".join(map(str, epsilons))}
     expected = {
         f"MobileNetV2_{dataset}_{method}_beta{beta}_class{CLASSES[dataset]}_{attack}_{TAIL}"
@@ -67,13 +67,14 @@ def test_adversarial(
 
 
 def test_hat_after_natural(warm_interpreter: Path, phantoms: Path, tmp_path: Path) -> None:
-    """hat.sh finds the helpers that natural.sh left; at one eps, for they share every line."""
+    """hat.sh finds the helpers that natural.sh left; at two eps, for they share every line."""
     run_script("natural.sh", warm_interpreter, phantoms, tmp_path)
     expected = {
-        f"MobileNetV2_{dataset}_hat_beta{beta}_class{CLASSES[dataset]}_{ATTACKS[8]}_{TAIL}"
+        f"MobileNetV2_{dataset}_hat_beta{beta}_class{CLASSES[dataset]}_{ATTACKS[eps]}_{TAIL}"
         for dataset, beta in BETAS["hat"].items()
+        for eps in (1, 8)
     }
-    assert run_script("hat.sh", warm_interpreter, phantoms, tmp_path, EPSILONS="8") == expected | NATURAL
+    assert run_script("hat.sh", warm_interpreter, phantoms, tmp_path, EPSILONS="1 8") == expected | NATURAL
 
 
 def test_multilabel(warm_interpreter: Path, phantoms: Path, tmp_path: Path) -> None:
@@ -84,14 +85,15 @@ def test_multilabel(warm_interpreter: Path, phantoms: Path, tmp_path: Path) -> N
 
 
 def test_segmentation(warm_interpreter: Path, phantoms: Path, tmp_path: Path) -> None:
-    """Both networks on both data sets, naturally and at one eps; the scripts loop over eps alike."""
+    """Both networks on both data sets, naturally and at two eps."""
     expected = {
         f"{network}_{dataset}_{attack}"
         for network in ("UNet", "SegNet")
         for dataset in ("mel", "xray")
         for attack in (
             "NAT_CrossEntropyLoss_Adam",
+            "PGDAT_CrossEntropyLoss_Adam_eps1-255_step10_stepSize05-255",
             "PGDAT_CrossEntropyLoss_Adam_eps8-255_step10_stepSize2-255",
         )
     }
-    assert run_script("segmentation.sh", warm_interpreter, phantoms, tmp_path, EPSILONS="8") == expected
+    assert run_script("segmentation.sh", warm_interpreter, phantoms, tmp_path, EPSILONS="1 8") == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -24,6 +25,7 @@ from advmia.rng import SampleRng
 from advmia.tasks import MULTI_LABEL, SEGMENTATION, Task
 
 CPU = torch.device("cpu")
+TRAINED = Path(__file__).with_name("trained")  # weights of the networks that `trained` gives
 BORDER = 2  # pixels at the left and the top that are exactly black, as around a fundus
 
 
@@ -123,26 +125,39 @@ def _network(name: str, classes: int) -> nn.Module:
 def trained(classes: int = 3, size: int = 16, seed: int = 0, hardened: float = 0) -> nn.Module:
     """A new copy, in eval mode, of a small network that has learnt `image_data`: right mostly, and easily misled.
 
-    Less easily where it was `hardened`: it then learnt from PGD examples of that eps in grey levels.
+    Less easily where it was `hardened`: it then learnt from PGD examples of that eps in grey levels. The weights lie
+    in TRAINED, because each kind of processor rounds otherwise, and fifty steps later has trained another network.
     """
     return copy.deepcopy(_trained(classes, size, seed, hardened))
 
 
 @cache
 def _trained(classes: int, size: int, seed: int, hardened: float) -> nn.Module:
+    path = _trained_path(classes, size, seed, hardened)
+    assert path.exists(), (
+        f"no {path}: PYTHONPATH=. python tests/networks.py {classes} {size} {seed} {hardened} trains and writes it"
+    )
+    model = SmallNet(classes, dropout=0.0)
+    model.load_state_dict(torch.load(path, weights_only=True))
+    return model.eval()
+
+
+def _trained_path(classes: int, size: int, seed: int, hardened: float) -> Path:
+    return TRAINED / f"classes{classes}_size{size}_seed{seed}_hardened{hardened:g}"
+
+
+def _train(classes: int, size: int, seed: int, hardened: float) -> nn.Module:
     x, y = pixels(96, classes=classes, size=size, seed=1)
     method = PGDAT(cross_entropy, Budget.grey(hardened, 5, hardened / 4)) if hardened else Natural(cross_entropy)
     rng = streams(96, seed)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = SmallNet(classes, dropout=0.0)
-        optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
-        for _ in range(50):
-            optimizer.zero_grad()
-            method(model, x, y, rng=rng).backward()
-            optimizer.step()
-    model.zero_grad(set_to_none=True)
-    return model.eval()
+    torch.manual_seed(seed)
+    model = SmallNet(classes, dropout=0.0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(50):
+        optimizer.zero_grad()
+        method(model, x, y, rng=rng).backward()
+        optimizer.step()
+    return model
 
 
 def image_data(count: int, *, classes: int = 3, size: int = 16, seed: int = 0) -> ImageData:
@@ -299,3 +314,10 @@ def right(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Which images (B,) the model, in eval mode, classifies rightly."""
     with torch.no_grad():
         return model(x).argmax(dim=1) == y
+
+
+if __name__ == "__main__":
+    key = (*map(int, sys.argv[1:4]), float(sys.argv[4]))
+    TRAINED.mkdir(exist_ok=True)
+    with _trained_path(*key).open("wb") as file:
+        torch.save(_train(*key).state_dict(), file)

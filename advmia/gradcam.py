@@ -17,8 +17,13 @@ def grad_cam(model: nn.Module, layer: str, x: Tensor, y: Tensor) -> tuple[Tensor
     maximum; it is all 0 where nothing speaks for the class. The model is left as it was.
     """
     kept: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        kept.append(output)
+        return output.clone()  # a ReLU behind the layer may work in place
+
     with frozen_eval(model), torch.enable_grad():
-        hook = model.get_submodule(layer).register_forward_hook(lambda module, inputs, output: kept.append(output))
+        hook = model.get_submodule(layer).register_forward_hook(keep)
         try:
             logits = model(x.detach().requires_grad_(True)).float()  # parameters are frozen: the graph starts at x
         finally:

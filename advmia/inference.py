@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from advmia.attacks.steps import frozen_eval
 from advmia.runtime import say
 
-# Pixels a block of `Blocks` on a CPU: 8 images of 32 pixels, 4 of 64 or more. At 32 pixels, 16 would be a fifth faster,
-# but waste more on a short batch; at 64, 4 are as fast as any.
-_BLOCK_PIXELS = 8 * 32 * 32
+# Pixels a block of `Blocks` on a CPU: 8 images of up to 64 pixels a side, 3 of 96, 2 of 128 or more. Of 1 to 16 these
+# were the fastest or near it: what a larger block keeps is so large that the system hands it out and takes it back
+# each time.
+_BLOCK_PIXELS = 8 * 64 * 64
 
 _USED_SHARE = 0.6  # of a GPU's free memory, by `fitting_batch`
 
@@ -104,7 +105,7 @@ class Blocks(nn.Module):
     def at_once(self, x: Tensor) -> int:
         """How many of the images x make a block. Who keeps a graph, which takes memory, should pass no more than so."""
         if x.device.type == "cpu":
-            return min(max(_BLOCK_PIXELS // math.prod(x.shape[2:]), 4), 8)
+            return min(max(_BLOCK_PIXELS // math.prod(x.shape[2:]), 2), 8)
         return self._at_most or max(len(x), 1)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from advmia.attacks.gradient import pgd
 from advmia.attacks.steps import Objective, ascend, frozen_eval, normal_start
 from advmia.budgets import Budget
-from advmia.inference import inference_copy
+from advmia.inference import Blocks, inference_copy
 from advmia.losses import cross_entropy, kl_divergence
 from advmia.precision import unrounded
 from advmia.rng import SampleRng
@@ -47,7 +47,7 @@ class PGDAT:
     budget: Budget
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
-        x_adv = pgd(self.budget, self.objective)(inference_copy(model, x), x, y, rng=rng)
+        x_adv = pgd(self.budget, self.objective)(Blocks(inference_copy(model, x)), x, y, rng=rng)
         return self.objective(model(x_adv), y).mean()
 
 
@@ -72,7 +72,7 @@ class MART:
     beta: float
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
-        x_adv = _ascend_from_normal(inference_copy(model, x), x, y, cross_entropy, self.budget, rng)
+        x_adv = _ascend_from_normal(Blocks(inference_copy(model, x)), x, y, cross_entropy, self.budget, rng)
         logits, logits_adv = model(x).float(), model(x_adv).float()
         log_p, p_adv = F.log_softmax(logits, dim=1), F.softmax(logits_adv, dim=1)
         truth = F.one_hot(y, p_adv.shape[1]).bool()
@@ -99,8 +99,9 @@ class HAT:
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
         x_adv = divergence_ascent(model, x, self.budget, rng)
-        with torch.no_grad(), frozen_eval(self.helper):
-            helper_y = self.helper(x_adv).argmax(dim=1)
+        labeller = Blocks(inference_copy(self.helper, x))
+        with torch.no_grad(), frozen_eval(labeller):
+            helper_y = labeller(x_adv).argmax(dim=1)
         logits, logits_adv = model(x), model(x_adv)
         logits_helper = model(x + self.step * (x_adv - x))
         return (
@@ -115,7 +116,7 @@ def divergence_ascent(model: nn.Module, x: Tensor, budget: Budget, rng: SampleRn
 
     Never in bf16: so near to x the KL and its gradient are smaller than its rounding.
     """
-    attacked = inference_copy(model, x)
+    attacked = Blocks(inference_copy(model, x))
     with unrounded(x.device):
         with torch.no_grad(), frozen_eval(attacked):
             clean_logits = attacked(x)

@@ -9,8 +9,11 @@ begin "${1:-${OUT:-benchmarks/results}/cpu.json}"
 CPU=(--device cpu)
 part data 300 data "${CPU[@]}"
 part simba 300 evaluation "${CPU[@]}" --simba
-part steps-mv2 1200 steps "${CPU[@]}" --models mv2 --size 64 --bs 16 --precision fp32 bf16
-part steps-res18 3600 steps "${CPU[@]}" --models res18 --size 64 --bs 16 --precision fp32 bf16
+STEPS=("${CPU[@]}" --size 64 --bs 16)
+part steps-mv2 1800 steps "${STEPS[@]}" --models mv2 --warmup 3
+part steps-res18 3600 steps "${STEPS[@]}" --models res18 --repeats 3
+part steps-bf16 1800 steps "${STEPS[@]}" --models res18 mv2 --methods pgdat --precision bf16 --repeats 3 --warmup 2
 part evaluation 3600 evaluation "${CPU[@]}" --queries 100 --steps 10
 part strength 3600 strength "${CPU[@]}" --precision fp32 bf16
+part trainings 3600 strength "${CPU[@]}" --train --precision fp32 bf16
 finish

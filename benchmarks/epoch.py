@@ -21,7 +21,7 @@ from advmia.attacks.gradient import pgd
 from advmia.budgets import EVALUATION_STEPS, TRAINING_STEPS, pgd_budget, training_budget
 from advmia.data.loading import EvaluationLoader, TrainingLoader
 from advmia.evaluation import evaluate
-from advmia.inference import inference_copy
+from advmia.inference import Blocks, inference_copy
 from advmia.methods import PGDAT
 from advmia.precision import Precision
 from advmia.rng import SampleRng
@@ -130,7 +130,7 @@ class _Epoch:
                 batch = found["batch"]
                 rng = SampleRng.of(0, "train", self.number, samples=batch.index.tolist(), device=self.device)
                 with self.precision.networks(self.device):
-                    found["x_adv"] = attack(inference_copy(self.model, batch.x), batch.x, batch.y, rng=rng)
+                    found["x_adv"] = attack(Blocks(inference_copy(self.model, batch.x)), batch.x, batch.y, rng=rng)
 
             def update(found: dict[str, Any] = found) -> None:
                 with self.precision.networks(self.device):

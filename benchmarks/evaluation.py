@@ -90,7 +90,7 @@ def _row(
     name: str, epsilons: list[float], model: nn.Module, data: ImageData, args: argparse.Namespace, device: torch.device
 ) -> dict[str, Any]:
     """Both sides by turns, each with passes an image, seconds, and the share still right at each eps."""
-    loader, other = EvaluationLoader(data, args.bs, device), subjects.plain_layout(copy.deepcopy(model))
+    loader, other = EvaluationLoader(data, args.bs, device), subjects.as_published(copy.deepcopy(model))
     x, y = subjects.all_images(data, device)
     budgets = [_budget(name, eps, args) for eps in epsilons]
     made, attacks = _ours(name, budgets, args), _plain(name, budgets, args)

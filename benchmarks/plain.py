@@ -81,12 +81,11 @@ def _step(x_adv: Tensor, gradient: Tensor, x: Tensor, budget: Budget) -> Tensor:
     return torch.min(torch.max(x_adv, x - budget.eps), x + budget.eps).clamp(0, 1)
 
 
-def divergence_ascent(model: nn.Module, x: Tensor, budget: Budget, *, clean_each_step: bool = False) -> Tensor:
-    """The attack of TRADES and HAT. `clean_each_step`: the clean image passes anew at every step, as in TRADES' own
-    code; the algorithm does not ask for that."""
+def divergence_ascent(model: nn.Module, x: Tensor, budget: Budget, *, clean_each_step: bool) -> Tensor:
+    """The attack of TRADES and HAT. TRADES' own code passes the clean image at every step (`clean_each_step`), HAT's
+    once; the algorithm asks for one pass. Both keep its graph, which nobody reads."""
     model.eval()
-    with torch.no_grad():
-        p = None if clean_each_step else F.softmax(model(x), dim=1)
+    p = None if clean_each_step else F.softmax(model(x), dim=1)
 
     def loss(x_adv: Tensor) -> Tensor:
         reference = F.softmax(model(x), dim=1) if p is None else p
@@ -124,9 +123,9 @@ def hat_loss(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, beta: float,
 
 
 def step_losses(
-    budget: Budget, beta: float, helper: nn.Module, loss: Loss = F.cross_entropy, *, clean_each_step: bool = False
+    budget: Budget, beta: float, helper: nn.Module, loss: Loss = F.cross_entropy, *, clean_each_step: bool = True
 ) -> dict[str, StepLoss]:
-    """By method: attack in eval mode, then the loss in train mode."""
+    """By method: attack in eval mode, then the loss in train mode. `clean_each_step`: TRADES' attack as in its code."""
 
     def pgdat(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         x_adv = pgd(model, x, y, budget, loss)
@@ -141,7 +140,7 @@ def step_losses(
         return mart_loss(model.train(), x, x_adv, y, beta)
 
     def hat(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        x_adv = divergence_ascent(model, x, budget, clean_each_step=clean_each_step)
+        x_adv = divergence_ascent(model, x, budget, clean_each_step=False)
         return hat_loss(model.train(), x, x_adv, y, beta, helper)
 
     return {"pgdat": pgdat, "trades": trades, "mart": mart, "hat": hat}

@@ -2,9 +2,9 @@
 
     python -m benchmarks.steps --models res18 mv2 --size 64 --bs 16
 
-Weights and pixels are random: no time depends on them. The peers and the plain code get the network in plain memory
-layout, as their users have it; all run with the same weights, batch, budget and tf32 switch. With bf16, `plain` stays
-in float32 (tf32 on CUDA), and `plain, bf16` shows what a user gets by autocast alone.
+Weights and pixels are random. The peers and the plain code get the network as it is published
+(`subjects.as_published`); all run with the same weights, batch, budget and tf32 switch. With bf16, `plain` stays in
+float32 (tf32 on CUDA), and `plain, bf16` shows what a user gets by autocast alone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from advmia.attacks.gradient import pgd
 from advmia.budgets import training_budget
 from advmia.data.specs import DATASETS
 from advmia.data.transforms import to_pixels
-from advmia.inference import inference_copy
+from advmia.inference import Blocks, inference_copy
 from advmia.methods import default_beta
 from advmia.precision import Precision
 from advmia.rng import SampleRng
@@ -42,11 +42,12 @@ class Subject:
         self.name, self.device = model, device
         self.task: Task = SEGMENTATION if model in SEGMENTATION.models else SINGLE_LABEL
         self.dataset = self.task.datasets[0] if self.task is SEGMENTATION else "melBin"
-        self.network = subjects.network(model, DATASETS[self.dataset].at_size(size), 2, device)
-        self.helper = subjects.network(model, DATASETS[self.dataset].at_size(size), 2, device, seed=1).eval()
         generator = torch.Generator().manual_seed(0)
         pixels = torch.randint(256, (batch_size, size, size, 3), generator=generator, dtype=torch.uint8)
         self.x = to_pixels(pixels.to(device))
+        spec = DATASETS[self.dataset].at_size(size)
+        self.network = subjects.settled(subjects.network(model, spec, 2, device), self.x)
+        self.helper = subjects.settled(subjects.network(model, spec, 2, device, seed=1), self.x).eval()
         shape = (batch_size, size, size) if self.task is SEGMENTATION else (batch_size,)
         self.y = torch.randint(2, shape, generator=generator).to(device)
         self.plain_x = self.x.contiguous()
@@ -55,7 +56,7 @@ class Subject:
         return copy.deepcopy(self.network)
 
     def plain(self) -> nn.Module:
-        return subjects.plain_layout(copy.deepcopy(self.network))
+        return subjects.as_published(copy.deepcopy(self.network))
 
     def loss(self, logits: Tensor, y: Tensor) -> Tensor:
         return self.task.criterion(logits, y)
@@ -110,7 +111,7 @@ def _attacks(subject: Subject, what: str, precision: Precision) -> Measured:
     def ours() -> None:
         rng = SampleRng.of(0, "benchmark", samples=range(len(subject.x)), device=device)
         with precision.networks(device):
-            attack(inference_copy(model, subject.x), subject.x, y, rng=rng)
+            attack(Blocks(inference_copy(model, subject.x)), subject.x, y, rng=rng)
 
     runs: Runs = {"plain": lambda: plain.pgd(other, x, y, budget, subject.loss)}
     if precision.name == "bf16":
@@ -153,16 +154,16 @@ def _training_steps(subject: Subject, what: str, precision: Precision) -> Measur
     networks: dict[str, list[nn.Module]] = {}
     beta = default_beta(what, subject.dataset)
 
-    def add_plain(name: str, *, clean_each_step: bool = False) -> None:
-        other, other_helper = subject.plain(), subjects.plain_layout(copy.deepcopy(subject.helper))
+    def add_plain(name: str, *, clean_each_step: bool = True) -> None:
+        other, other_helper = subject.plain(), subjects.as_published(copy.deepcopy(subject.helper))
         other_optimizer = task.optimizer(other.parameters(), LR, 1e-3)
         losses = plain.step_losses(budget, beta, other_helper, subject.loss, clean_each_step=clean_each_step)
         x, y, networks[name] = subject.plain_x, subject.y, [other, other_helper]
         runs[name] = lambda: plain.training_step(other, other_optimizer, losses[what], x, y)
 
     add_plain("plain")
-    if what in ("trades", "hat"):
-        add_plain("plain, clean pass at each step", clean_each_step=True)
+    if what == "trades":
+        add_plain("plain, one clean pass", clean_each_step=False)
     if precision.name == "bf16":
         add_plain("plain, bf16")
         runs["plain, bf16"] = in_precision(runs["plain, bf16"], precision, device)

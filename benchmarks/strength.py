@@ -83,7 +83,7 @@ def _plain_right(model: nn.Module, data: ImageData, args: argparse.Namespace, se
     torch.manual_seed(seed)
     x, y = subjects.all_images(data, torch.device(args.device))
     attack = partial(plain.pgd, budget=pgd_budget(args.eps))
-    return plain.robust_right(subjects.plain_layout(copy.deepcopy(model)), x, y, attack, args.bs).cpu()
+    return plain.robust_right(subjects.as_published(copy.deepcopy(model)), x, y, attack, args.bs).cpu()
 
 
 def _our_right(model: nn.Module, data: ImageData, args: argparse.Namespace, seed: int, precision: Precision) -> Tensor:

@@ -16,6 +16,8 @@ from advmia.data.readers import read_samples
 from advmia.data.specs import DATASETS, DatasetSpec
 from advmia.methods import METHODS, Method, MethodSettings, default_beta
 from advmia.models import build_model
+from advmia.models.densenet import DenseNet121
+from advmia.models.unet import UNet
 from advmia.precision import FP32, Precision
 from advmia.runtime import on_devices, seed_everything
 from advmia.tasks import Task
@@ -53,8 +55,27 @@ def network(name: str, spec: DatasetSpec, classes: int, device: torch.device, se
     return on_devices(build_model(name, classes, mean=spec.mean, std=spec.std), [device])
 
 
-def plain_layout(model: nn.Module) -> nn.Module:
-    """The same network in plain memory layout; changes the one given."""
+@torch.no_grad()
+def settled(model: nn.Module, x: Tensor) -> nn.Module:
+    """The network with batch norms that know images x (B, C, H, W). A fresh network's let its activations and gradients
+    shrink from layer to layer to numbers so small that a CPU is slow with them, which no trained network's are."""
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    momentums = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    model.train()(x)
+    for norm, momentum in zip(norms, momentums, strict=True):
+        norm.momentum = momentum
+    return model
+
+
+def as_published(model: nn.Module) -> nn.Module:
+    """The network as published code has it: plain memory layout, and ReLUs that write to new memory but for the two
+    networks (U-Net, DenseNet) that are published with ReLU in place. Changes the one given."""
+    if not isinstance(model, UNet | DenseNet121):
+        for module in model.modules():
+            if isinstance(module, nn.ReLU):
+                module.inplace = False
     return model.to(memory_format=torch.contiguous_format)
 
 

@@ -6,7 +6,6 @@ widths differ has a projecting shortcut. Weights start from torch's defaults.
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 # The paper's table 2: (expansion, output channels, blocks, stride of the first block) of each stage.
@@ -34,6 +33,7 @@ class InvertedResidual(nn.Module):
         self.bn2 = nn.BatchNorm2d(hidden)
         self.conv3 = nn.Conv2d(hidden, out_channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
+        self.relu = nn.ReLU(inplace=True)
         self.shortcut: nn.Module = nn.Identity()
         if stride == 1 and in_channels != out_channels:
             self.shortcut = nn.Sequential(
@@ -42,8 +42,8 @@ class InvertedResidual(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)))
-        out = F.relu(self.bn2(self.conv2(out)))
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
         return out + self.shortcut(x) if self.stride == 1 else out
 
@@ -56,14 +56,15 @@ class MobileNetV2(nn.Module):
         self.normalize = normalize
         self.conv1 = nn.Conv2d(3, 32, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(32)
+        self.relu = nn.ReLU(inplace=True)
         self.layers = _inverted_residuals(in_channels=32)
         self.conv2 = nn.Conv2d(320, 1280, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(1280)
-        self.relu2 = nn.ReLU()  # a module, because Grad-CAM looks at its output
+        self.relu2 = nn.ReLU(inplace=True)  # its own module, because Grad-CAM looks at its output
         self.linear = nn.Linear(1280, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(self.normalize(x))))  # (B, 32, H, W)
+        out = self.relu(self.bn1(self.conv1(self.normalize(x))))  # (B, 32, H, W)
         out = self.layers(out)  # (B, 320, H/8, W/8)
         out = self.relu2(self.bn2(self.conv2(out)))  # (B, 1280, H/8, W/8)
         return self.linear(out.mean(dim=(2, 3)))

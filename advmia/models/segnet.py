@@ -38,6 +38,7 @@ class SegNet(nn.Module):
                 self.add_module(f"conv{layer}", nn.Conv2d(in_channels, out_channels, 3, padding=1))
                 self.add_module(f"bn{layer}", nn.BatchNorm2d(out_channels, momentum=0.1))
         self.conv11d = nn.Conv2d(64, classes, 3, padding=1)
+        self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.normalize(x)
@@ -57,5 +58,5 @@ class SegNet(nn.Module):
         """3x3 convolution, batch norm and ReLU, layer after layer: (B, in, H, W) -> (B, out, H, W)."""
         for layer, _, _ in stage:
             x = getattr(self, f"conv{layer}")(x)
-            x = F.relu(getattr(self, f"bn{layer}")(x))
+            x = self.relu(getattr(self, f"bn{layer}")(x))
         return x

@@ -1,14 +1,15 @@
-"""Files are written whole or not at all: under a temporary name, then renamed."""
+"""Files are written whole or not at all, under a temporary name, then renamed; and by one run at a time."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from advmia.errors import UserError
 
@@ -33,6 +34,45 @@ def whole_file(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # nothing there, or no folder to look in: never in the way of the error above
             temporary.unlink()
+
+
+@contextmanager
+def one_writer(path: Path) -> Iterator[None]:
+    """Inside, no other run that asks writes `path` or what stands beside it. Raises `UserError` where one does now.
+
+    The system drops the lock when its holder dies, however it does.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = _locked(lock)
+    except BlockingIOError:
+        raise UserError(f"another run is writing {path} now: wait for its end, or write to another folder") from None
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path} ({error.strerror or error}): free space or choose another folder"
+        ) from error
+    with file:
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)  # while it is still held
+
+
+def _locked(path: Path) -> IO[str]:
+    """The file, open and locked. Its last holder may have removed it between our opening and our locking it."""
+    while True:
+        file = path.open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        except FileNotFoundError:
+            pass
+        except OSError:
+            file.close()
+            raise
+        file.close()
 
 
 def write_text(path: Path, text: str) -> None:

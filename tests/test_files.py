@@ -7,12 +7,15 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from running import ROOT
 
 from advmia.errors import UserError
-from advmia.files import set_aside, whole_file, write_json, write_text
+from advmia.files import one_writer, set_aside, whole_file, write_json, write_text
 
 FORK = multiprocessing.get_context("fork")
 
@@ -151,3 +154,30 @@ def test_set_aside_takes_the_number_that_is_free_for_all(tmp_path: Path) -> None
 def test_set_aside_of_nothing(tmp_path: Path) -> None:
     """Fails if missing files are an error."""
     assert set_aside(tmp_path / "a", tmp_path / "b") == []
+
+
+# --- one writer ------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_writer_is_refused(tmp_path: Path) -> None:
+    """Fails when two runs may write one file; the lock is gone afterwards, and leaves nothing in the folder."""
+    path = tmp_path / "new" / "weights"
+    with one_writer(path):
+        with pytest.raises(UserError, match=r"another run is writing .*weights now"), one_writer(path):
+            pass
+        with one_writer(path.with_name("other")):
+            pass
+    with one_writer(path):
+        pass
+    assert not list(path.parent.iterdir())
+
+
+def test_a_writer_that_is_killed_leaves_no_lock(tmp_path: Path) -> None:
+    """Fails when a lock outlives its holder: its file stays, but nobody holds it."""
+    path = tmp_path / "weights"
+    code = "import os, sys; from pathlib import Path; from advmia.files import one_writer\n"
+    code += "with one_writer(Path(sys.argv[1])): os.kill(os.getpid(), 9)"
+    killed = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, check=False)
+    assert killed.returncode == -9 and path.with_name(".weights.lock").exists()
+    with one_writer(path):
+        pass

@@ -75,8 +75,8 @@ def test_map_by_finite_differences() -> None:
     slopes = []
     for channel in range(8):
         nudge = torch.zeros_like(before)
-        # All cells at once: the sum of the gradients, of which Grad-CAM takes the mean. So small a nudge takes next to no
-        # cell over a ReLU's edge.
+        # All cells at once: the sum of the gradients, of which Grad-CAM takes the mean. So small a nudge takes next to
+        # no cell over a ReLU's edge.
         nudge[:, channel] = 1e-7
         slopes.append((logit(before + nudge) - logit(before - nudge)) / 2e-7 / cells)
     weights = torch.stack(slopes, dim=1)

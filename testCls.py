@@ -11,8 +11,7 @@ from advmia.tasks import SINGLE_LABEL
 
 def main() -> int:
     parser = cli.test_parser(SINGLE_LABEL, __doc__)
-    args = parser.parse_args()
-    return cli.run(parser, lambda: commands.test(SINGLE_LABEL, args))
+    return cli.run(parser, lambda args: commands.test(SINGLE_LABEL, args), shared=True)
 
 
 if __name__ == "__main__":

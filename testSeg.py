@@ -11,8 +11,7 @@ from advmia.tasks import SEGMENTATION
 
 def main() -> int:
     parser = cli.test_parser(SEGMENTATION, __doc__)
-    args = parser.parse_args()
-    return cli.run(parser, lambda: commands.test(SEGMENTATION, args))
+    return cli.run(parser, lambda args: commands.test(SEGMENTATION, args), shared=True)
 
 
 if __name__ == "__main__":

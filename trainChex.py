@@ -11,8 +11,7 @@ from advmia.tasks import MULTI_LABEL
 
 def main() -> int:
     parser = cli.train_parser(MULTI_LABEL, __doc__)
-    args = parser.parse_args()
-    return cli.run(parser, lambda: commands.train(MULTI_LABEL, args))
+    return cli.run(parser, lambda args: commands.train(MULTI_LABEL, args), shared=True)
 
 
 if __name__ == "__main__":

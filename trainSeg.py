@@ -11,8 +11,7 @@ from advmia.tasks import SEGMENTATION
 
 def main() -> int:
     parser = cli.train_parser(SEGMENTATION, __doc__)
-    args = parser.parse_args()
-    return cli.run(parser, lambda: commands.train(SEGMENTATION, args))
+    return cli.run(parser, lambda args: commands.train(SEGMENTATION, args), shared=True)
 
 
 if __name__ == "__main__":

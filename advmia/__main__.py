@@ -46,9 +46,7 @@ def written_by(words: list[str]) -> Path:
 
 
 def main() -> int:
-    parser = cli.tools_parser()
-    args = parser.parse_args()
-    return cli.run(parser, lambda: run_tool(args))
+    return cli.run(cli.tools_parser(), run_tool)
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ class TrainingSettings:
     size: int  # pixels
     precision: str
     val_fraction: float | None
+    processes: int  # each batch norm saw its process' share of a batch
     train_data: dict[str, object]
     test_data: dict[str, object]
 
@@ -70,12 +71,17 @@ def segmentation_name(settings: TrainingSettings) -> str:
     return f"{name}_eps{eps}-255_step{settings.steps}_stepSize{step_size}-255"
 
 
-def save_weights(path: Path, model: nn.Module) -> None:
-    """The bare state_dict, on the CPU, whole or not at all."""
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+def save_weights(path: Path, weights: StateDict) -> None:
+    """The bare state_dict, whole or not at all."""
     # By its path, torch would write the temporary name into the file: equal weights are equal files.
     with whole_file(path) as temporary, temporary.open("wb") as file:
         torch.save(weights, file)
+
+
+def _weights_of(model: nn.Module) -> StateDict:
+    """A copy in plain layout on the CPU."""
+    plain = torch.contiguous_format
+    return {name: tensor.detach().cpu().clone(memory_format=plain) for name, tensor in model.state_dict().items()}
 
 
 def load_weights(path: Path) -> StateDict:
@@ -153,16 +159,39 @@ class BestCheckpoint:
         self._record = {"settings": asdict(settings), **facts}
         self.epoch = 0  # the best; 0 before the first
         self.score = -math.inf
+        self._weights: StateDict | None = None  # of the best epoch
 
     def offer(self, epoch: dict[str, Any], score: float) -> bool:
         """Records an epoch; keeps the weights when its score is the highest so far. Says whether it was."""
         self._epochs.append(epoch)
         is_best = score > self.score
         if is_best:
-            self.epoch, self.score = epoch["number"], score
-            save_weights(self._path, self._model)
+            self.epoch, self.score, self._weights = epoch["number"], score, _weights_of(self._model)
+            save_weights(self._path, self._weights)
         self._write(finished=False)
         return is_best
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that `load_state_dict` goes on from. The epochs are JSON, which has room for any kind of number."""
+        return {
+            "epochs": json.dumps(self._epochs),
+            "epoch": self.epoch,
+            "score": float(self.score),
+            "weights": self._weights,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from an earlier run's epochs, and writes its files again: they may have got ahead of its state."""
+        self._epochs = json.loads(state_dict["epochs"])
+        self.epoch, self.score, self._weights = (state_dict[name] for name in ("epoch", "score", "weights"))
+        if self._weights is not None:
+            save_weights(self._path, self._weights)
+            self._write(finished=False)
+
+    @property
+    def epochs(self) -> list[dict[str, Any]]:
+        """What `offer` was given, from the first epoch on."""
+        return list(self._epochs)
 
     def finish(self) -> None:
         self._write(finished=True)

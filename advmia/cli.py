@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NoReturn
 
+from advmia import processes
 from advmia.data.phantoms import FOLDERS
 from advmia.data.prepare import DOWNLOADS, SPLITS
 from advmia.data.specs import DATASETS
@@ -17,6 +19,7 @@ from advmia.errors import UserError
 from advmia.formats import EXTENSIONS
 from advmia.precision import PRECISIONS
 from advmia.runtime import say
+from advmia.stopping import Stopped, stoppable
 from advmia.tasks import Task
 
 
@@ -42,16 +45,27 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
-def run(parser: argparse.ArgumentParser, command: Callable[[], None]) -> int:
-    """Runs a command: bad input ends in one line and status 2, Ctrl-C in one line and status 130."""
+def run(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], None], *, shared: bool = False) -> int:
+    """Runs a command: bad input ends in one line and status 2; a signal in one line and 128 plus its number.
+
+    `shared`: whether several devices share the work, each with a process of its own.
+    """
+    args = parser.parse_args()
     try:
-        command()
+        if shared and processes.are_wanted(args.gpu):
+            return processes.start(args.gpu)
+        with stoppable(), processes.joined():
+            command(args)
     except UserError as error:
-        say(f"{parser.prog}: error: {' '.join(str(error).split())}")
+        place = f" (in process {processes.number()})" if processes.number() else ""
+        say(f"{parser.prog}: error: {' '.join(str(error).split())}{place}")
         return 2
-    except KeyboardInterrupt:
-        say(f"{parser.prog}: stopped; the best epoch so far, or the finished result rows, are kept")
-        return 130
+    except Stopped as stop:
+        say(f"{parser.prog}: stopped{f'; {stop.advice}' if stop.advice else ''}")
+        return 128 + stop.number
+    except KeyboardInterrupt:  # the second: nothing was waited for
+        say(f"{parser.prog}: stopped at once; what was saved before is kept")
+        return 128 + signal.SIGINT
     return 0
 
 
@@ -88,6 +102,17 @@ def train_parser(task: Task, description: str | None) -> Parser:
     )
     _add_common(parser, bs=32)
     parser.add_argument("--saveDir", type=Path, default=Path(task.checkpoint_folder), help="where checkpoints go")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on where the same training was stopped or killed; without it, what is there is renamed",
+    )
+    parser.add_argument(
+        "--saveEvery",
+        type=_positive,
+        metavar="MINUTES",
+        help="save for --resume within an epoch too, this often (default: after each epoch)",
+    )
     return parser
 
 
@@ -209,7 +234,10 @@ def _add_attacks(group: argparse._ArgumentGroup, task: Task, default: list[str])
 def _add_common(parser: argparse.ArgumentParser, *, bs: int) -> None:
     parser.add_argument("--bs", type=_whole(1), default=bs, help="batch size, over all GPUs together")
     parser.add_argument(
-        "--gpu", nargs="+", metavar="ID", help="CUDA device ids, or cpu (default: 0, or cpu without CUDA)"
+        "--gpu",
+        nargs="+",
+        metavar="ID",
+        help="CUDA device ids, or cpu (default: 0, or cpu without CUDA); several share each batch",
     )
     parser.add_argument(
         "--precision",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from advmia import reliability, runtime
+from advmia import processes, reliability, runtime
 from advmia.attacks import ATTACKS
 from advmia.budgets import GREY_LEVELS, TRAINING_STEPS, Budget, pgd_budget, step_size_for, training_budget
 from advmia.checkpoints import (
@@ -36,7 +38,7 @@ from advmia.data.readers import (
 from advmia.data.specs import DATASETS, DatasetSpec
 from advmia.errors import UserError
 from advmia.evaluation import Evaluation, evaluate, evaluate_each
-from advmia.files import set_aside
+from advmia.files import one_writer, set_aside
 from advmia.inference import compile_copies, fitting_batch
 from advmia.methods import METHODS, Method, MethodSettings, default_beta
 from advmia.metrics import Scores
@@ -44,51 +46,90 @@ from advmia.models import MODELS, build_model
 from advmia.precision import FP32, Precision
 from advmia.results import CLEAN, ResultFile, Row, result_stem
 from advmia.runtime import say
+from advmia.state import Generators, Part, read_state, save_state, state_path
+from advmia.stopping import Stopped
 from advmia.tasks import Task
-from advmia.training import Epoch, fit
+from advmia.training import Epoch, Position, fit
 from advmia.visual import MapFolder, View, draw_maps
 
 
 def train(task: Task, args: argparse.Namespace) -> None:
     """Trains one network; keeps its best epoch as `<saveDir>/<the reference's name>`, with a record beside it."""
-    devices = runtime.pick_devices(args.gpu)
-    precision = Precision.chosen(args.precision, devices[0])
+    device = processes.pick_device(args.gpu)
+    precision = Precision.chosen(args.precision, device)
     spec = _spec(args, args.model)
     train_list, test_list = _read_lists(args, spec)
     classes = train_list.classes
     helper = _load_helper(args, spec, classes)
     runtime.seed_everything(args.seed)
     network = build_model(args.model, classes, mean=spec.mean, std=spec.std, init=_first_weights(args))
-    train_data, test_data = _load(args, train_list, devices[0]), _load(args, test_list, devices[0])
+    train_data, test_data = _load(args, train_list, device), _load(args, test_list, device)
     settings = replace(
         _settings(args, spec, classes, precision),
         helper=weights_digest(args.helperWeight) if helper else None,
         train_data=train_data.facts,
         test_data=test_data.facts,
     )
+    if args.valFraction is not None:
+        train_data, test_data = hold_out(train_data, args.valFraction, seed=args.seed)
     checkpoint = args.saveDir / task.checkpoint_name(settings)
-    if _is_trained(checkpoint, settings):
-        return
+    with one_writer(checkpoint) if processes.is_first() else nullcontext():
+        is_done = processes.is_first() and _is_trained(checkpoint, settings, resume=args.resume)
+        if not processes.from_first(is_done):
+            model = runtime.on_device(network, device)
+            method = _method(task, settings, runtime.on_device(helper, device) if helper else None)
+            loader = TrainingLoader(
+                train_data,
+                args.bs,
+                device,
+                task.order,
+                spec.augmentation,
+                args.seed,
+                share=(processes.number(), processes.count()),
+            )
+            _check_scorable(test_data)
+            validation = _Validation(task, model, _evaluation_loader(args, test_data, device), settings)
+            _train(task, args, checkpoint, settings, model, method, loader, validation)
 
-    model = runtime.on_devices(network, devices)
+
+def _train(
+    task: Task,
+    args: argparse.Namespace,
+    checkpoint: Path,
+    settings: TrainingSettings,
+    model: nn.Module,
+    method: Method,
+    loader: TrainingLoader,
+    validation: _Validation,
+) -> None:
+    """The training itself, from its beginning or from where an earlier one was stopped."""
     if args.compile:
         compile_copies(model)
-    chosen_on = "test list"
-    if args.valFraction is not None:
-        chosen_on = f"held-out {args.valFraction:g} of the training list"
-        train_data, test_data = hold_out(train_data, args.valFraction, seed=args.seed)
-    _check_scorable(test_data)
-    loader = TrainingLoader(train_data, args.bs, devices[0], task.order, spec.augmentation, args.seed)
     optimizer = task.optimizer(model.parameters(), args.lr, args.wd)
-    schedule = task.schedule(optimizer, args.lr, args.epoch * (len(train_data) // args.bs + 1))
-    method = _method(task, settings, runtime.on_devices(helper, devices) if helper else None)
-    validation = _Validation(task, model, EvaluationLoader(test_data, args.bs, devices[0]), settings)
+    schedule = task.schedule(optimizer, args.lr, args.epoch * (len(loader.data) // args.bs + 1))
     score_name = f"{task.selection}{validation.attack_name}"
+    chosen_on = f"held-out {args.valFraction:g} of the training list" if args.valFraction else "test list"
     say(f"training {checkpoint}; the epoch is chosen by {score_name} on the {chosen_on}")
-    selection = {"score": score_name, "chosen_on": chosen_on}
-    best = BestCheckpoint(
-        checkpoint, settings, {"selection": selection, "versions": runtime.versions(devices[0])}, network
-    )
+    facts = {
+        "selection": {"score": score_name, "chosen_on": chosen_on},
+        "versions": runtime.versions(loader.device),
+    }
+    best, position = BestCheckpoint(checkpoint, settings, facts, model), Position()
+    parts: dict[str, Part] = {
+        "network": model,
+        "optimizer": optimizer,
+        "schedule": schedule,
+        "generators": Generators(),
+        "position": position,
+        "best": best,
+    }
+
+    def save() -> None:
+        if processes.is_first():
+            save_state(checkpoint, settings, parts)
+
+    if args.resume:
+        _resume(checkpoint, settings, parts, position)
     epochs = fit(
         model,
         method,
@@ -97,22 +138,46 @@ def train(task: Task, args: argparse.Namespace) -> None:
         schedule,
         epochs=args.epoch,
         validate=validation,
-        precision=precision,
+        precision=Precision(settings.precision),
         note=validation.note,
+        position=position,
+        save=save,
+        save_every=60 * args.saveEvery if args.saveEvery else math.inf,
     )
-    with TrainingCurves(checkpoint, task.selection, score_name) as curves:
-        for epoch in epochs:
-            score = (epoch.robust or epoch.clean)[task.selection]
-            print(_epoch_line(task, epoch, args.epoch, best.offer(asdict(epoch), score)), flush=True)
-            curves.add(epoch, best.epoch)
-    best.finish()
+    earlier = [Epoch(**known) for known in best.epochs]
+    try:
+        with TrainingCurves(checkpoint, task.selection, score_name, earlier, best.epoch) as curves:
+            for epoch in epochs:
+                score = (epoch.robust or epoch.clean)[task.selection]
+                is_best = best.offer(asdict(epoch), score)
+                print(_epoch_line(task, epoch, args.epoch, is_best), flush=True)
+                curves.add(epoch, best.epoch)
+    except Stopped as stop:
+        save()
+        reached = f"epoch {position.epoch}, step {position.steps} of {len(loader)}"
+        stop.advice = f"{state_path(checkpoint)} keeps all up to {reached}: the same command with --resume goes on"
+        raise
+    if processes.is_first():
+        best.finish()
+        state_path(checkpoint).unlink(missing_ok=True)
     print(f"best epoch {best.epoch}: {score_name} {best.score:.4f}; weights in {checkpoint}")
+
+
+def _resume(checkpoint: Path, settings: TrainingSettings, parts: dict[str, Part], position: Position) -> None:
+    """Takes all that changes in a training from its state file, if there is one, in every process."""
+    states = processes.from_first(read_state(checkpoint, settings) if processes.is_first() else None)
+    if states is None:
+        say(f"--resume: there is no {state_path(checkpoint)}; beginning anew")
+        return
+    for name, part in parts.items():
+        part.load_state_dict(states[name])
+    say(f"going on at epoch {position.epoch}, after {position.steps} of its steps")
 
 
 def test(task: Task, args: argparse.Namespace) -> None:
     """Attacks one network at every eps; prints the reference's lines and writes a CSV and a JSON file of results."""
-    devices = runtime.pick_devices(args.gpu)
-    precision = Precision.chosen(args.precision, devices[0])
+    device = processes.pick_device(args.gpu)
+    precision = Precision.chosen(args.precision, device)
     source_model = args.surrogateModel or args.targetModel
     source_weight = args.surrogateWeight or args.targetWeight
     spec = _spec(args, args.targetModel, source_model)
@@ -121,13 +186,13 @@ def test(task: Task, args: argparse.Namespace) -> None:
     source = None
     if (source_model, source_weight) != (args.targetModel, args.targetWeight):
         source = load_model(source_model, source_weight, spec, classes=classes)[0]
-    data = _load(args, read_samples(spec, args.dataRoot, "test", classes=classes), devices[0])
+    data = _load(args, read_samples(spec, args.dataRoot, "test", classes=classes), device)
     _check_scorable(data)
-    results = _open_results(args, task, spec, data, source_model, source_weight, precision, devices[0])
+    results = _open_results(args, task, spec, data, source_model, source_weight, precision, device)
 
-    loader = EvaluationLoader(data, args.bs, devices[0])
-    target = runtime.on_devices(target, devices)
-    source = runtime.on_devices(source, devices) if source else None
+    loader = EvaluationLoader(data, args.bs, device)
+    target = runtime.on_device(target, device)
+    source = runtime.on_device(source, device) if source else None
     if args.autoBatch:
         loader = replace(loader, batch_size=fitting_batch(source or target, next(iter(loader)).x, len(data)))
     if args.compile:
@@ -170,11 +235,11 @@ def test(task: Task, args: argparse.Namespace) -> None:
 
 def visualise(task: Task, args: argparse.Namespace) -> None:
     """Grad-CAM of each image's true class, clean and under attack: JPEGs, a contact sheet and a CSV in `--saveDir`."""
-    devices = runtime.pick_devices(args.gpu)
-    precision = Precision.chosen(args.precision, devices[0])
+    device = processes.pick_device(args.gpu)
+    precision = Precision.chosen(args.precision, device)
     spec = _spec(args, args.model)
     model, classes = load_model(args.model, args.weight, spec, classes=count_classes(spec, args.dataRoot))
-    data = _load(args, read_samples(spec, args.dataRoot, "test", classes=classes), devices[0])
+    data = _load(args, read_samples(spec, args.dataRoot, "test", classes=classes), device)
     run = {
         "weight_sha256": weights_digest(args.weight),
         "data": data.facts,
@@ -192,10 +257,10 @@ def visualise(task: Task, args: argparse.Namespace) -> None:
             views.append(View(name, eps, made, (args.seed, name, eps)))
     layer = MODELS[args.model].cam_layer
     assert layer is not None, f"{args.model} names no layer for Grad-CAM"
-    model = runtime.on_devices(model, devices[:1])
+    model = runtime.on_device(model, device)
     if args.compile:
         compile_copies(model)
-    loader = EvaluationLoader(data, args.bs, devices[0])
+    loader = EvaluationLoader(data, args.bs, device)
     rows = draw_maps(model, layer, loader, views, folder, on_clean=args.overlayOn == "clean", precision=precision)
     print(
         f"{len(rows)} maps of {len(data)} images, the contact sheet gradVisual.png and gradVisual.csv in {args.saveDir}"
@@ -254,6 +319,12 @@ def _load(args: argparse.Namespace, samples: SampleList, device: torch.device) -
     return data.kept_on(device)
 
 
+def _evaluation_loader(args: argparse.Namespace, data: ImageData, device: torch.device) -> EvaluationLoader:
+    """This process' share of the list; `--bs` is the batch of all processes together."""
+    share = data.share(processes.number(), processes.count())
+    return EvaluationLoader(share, -(-args.bs // processes.count()), device)
+
+
 def _check_scorable(data: ImageData) -> None:
     """Says for which findings a list has no AUROC; none for any of them is no list to score on."""
     undefined, where = data.undefined_findings, data.samples.path
@@ -303,6 +374,7 @@ def _settings(args: argparse.Namespace, spec: DatasetSpec, classes: int, precisi
         size=spec.size,
         precision=precision.name,
         val_fraction=args.valFraction,
+        processes=processes.count(),
         train_data={},
         test_data={},
     )
@@ -321,15 +393,23 @@ def _method(task: Task, settings: TrainingSettings, helper: nn.Module | None) ->
     )
 
 
-def _is_trained(checkpoint: Path, settings: TrainingSettings) -> bool:
-    """True when there is nothing left to do; a checkpoint of other settings makes way, and is not lost."""
+def _is_trained(checkpoint: Path, settings: TrainingSettings, *, resume: bool) -> bool:
+    """True when there is nothing left to do. What a training from the beginning would replace makes way; none is lost.
+
+    With `resume`, what the same training has left is gone on with, or made anew.
+    """
     found = standing(checkpoint, settings)
     if found is Standing.FINISHED:
         print(f"{checkpoint} is trained already with these settings; delete it to train it again")
         return True
-    if found is Standing.ANOTHER:
-        moved = set_aside(checkpoint, record_path(checkpoint), picture_path(checkpoint))
-        say(f"{checkpoint} was made with other settings or by another program: kept as {moved[0].name}")
+    is_begun = state_path(checkpoint).exists()
+    if not (resume and (is_begun or found is Standing.UNFINISHED)):
+        files = (checkpoint, record_path(checkpoint), picture_path(checkpoint), state_path(checkpoint))
+        moved = ", ".join(path.name for path in set_aside(*files))
+        if is_begun:
+            say(f"an unfinished training was at {checkpoint}, which --resume goes on with: kept as {moved}")
+        elif moved:
+            say(f"{checkpoint} was made with other settings, by another program or in part: kept as {moved}")
     return False
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -25,12 +26,16 @@ class TrainingCurves:
     A picture that cannot be drawn is said, once, and stops nothing.
     """
 
-    def __init__(self, checkpoint: Path, selection: str, score_name: str) -> None:
-        """`selection`: the score of each epoch that is drawn; `score_name`: what the best epoch is chosen by."""
+    def __init__(
+        self, checkpoint: Path, selection: str, score_name: str, earlier: Sequence[Epoch] = (), best: int = 0
+    ) -> None:
+        """`selection`: the score of each epoch that is drawn; `score_name`: what the best epoch is chosen by.
+
+        `earlier`: epochs before a training was stopped and taken up again, and the number of the best of them.
+        """
         self._path, self._title = picture_path(checkpoint), checkpoint.name
         self._selection, self._score_name = selection, score_name
-        self._epochs: list[Epoch] = []
-        self._best = 0
+        self._epochs, self._best = list(earlier), best
         self._next = time.monotonic() + REDRAW_SECONDS  # a short training is drawn at its end alone
         self._works = True
 

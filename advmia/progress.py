@@ -23,17 +23,28 @@ Batch = TypeVar("Batch", bound=_Countable)
 class Watched(Generic[Batch]):
     """Batches, with a bar over all `images`: how many a second, the time left and `note(images so far)`."""
 
-    def __init__(self, batches: Iterable[Batch], images: int, title: str, note: Callable[[int], str]) -> None:
+    def __init__(
+        self,
+        batches: Iterable[Batch],
+        images: int,
+        title: str,
+        note: Callable[[int], str],
+        *,
+        done: int = 0,
+        size: Callable[[Batch], int] = len,
+    ) -> None:
+        """`done`: images that an earlier run has seen to; they are not among the batches. `size`: a batch's images."""
         self._batches, self._images, self._title, self._note = batches, images, title, note
+        self._done, self._size = done, size
         self._bar: tqdm | None = None
         self._noted = -math.inf
 
     def __iter__(self) -> Iterator[Batch]:
         form = {"unit": " images", "bar_format": _FORMAT, "disable": None, "leave": False}
-        with tqdm(total=self._images, desc=self._title, **form) as self._bar:
+        with tqdm(total=self._images, initial=self._done, desc=self._title, **form) as self._bar:
             for batch in self._batches:
                 yield batch
-                self._bar.update(len(batch))
+                self._bar.update(self._size(batch))
                 self.stir()
 
     def stir(self) -> None:

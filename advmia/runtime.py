@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 import advmia
-from advmia.errors import UserError
 
 
 def say(text: str) -> None:
@@ -20,32 +19,9 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def pick_devices(gpus: list[str] | None) -> list[torch.device]:
-    """The devices that `--gpu` names: CUDA ids, or "cpu". None takes the first GPU, or the CPU where there is none."""
-    if gpus is None:
-        return [torch.device("cuda:0" if torch.cuda.is_available() else "cpu")]
-    if gpus == ["cpu"]:
-        return [torch.device("cpu")]
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    for gpu in gpus:
-        if not gpu.isdecimal():
-            raise UserError(f"--gpu {' '.join(gpus)}: expected CUDA device ids such as 0 or 0 1, or cpu")
-        if count == 0:
-            raise UserError(f"--gpu {gpu}: this machine has no CUDA device; use --gpu cpu")
-        if int(gpu) >= count:
-            raise UserError(f"--gpu {gpu}: this machine's CUDA devices are 0 to {count - 1}")
-    if len(set(gpus)) < len(gpus):
-        raise UserError(f"--gpu {' '.join(gpus)}: a device is named twice")
-    return [torch.device(f"cuda:{gpu}") for gpu in gpus]
-
-
-def on_devices(model: nn.Module, devices: list[torch.device]) -> nn.Module:
-    """The model on the first device, or its batches spread over several.
-
-    Channels-last weights: convolutions run faster, and pixels come in that layout from the loader.
-    """
-    model = model.to(devices[0], memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return nn.DataParallel(model, device_ids=devices) if len(devices) > 1 else model
+def on_device(model: nn.Module, device: torch.device) -> nn.Module:
+    """Moves the model. Channels-last weights: convolutions run faster, and pixels come in that layout."""
+    return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def seed_everything(seed: int) -> None:

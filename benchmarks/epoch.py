@@ -26,7 +26,7 @@ from advmia.methods import PGDAT
 from advmia.precision import Precision
 from advmia.rng import SampleRng
 from advmia.tasks import SEGMENTATION, SINGLE_LABEL, Task
-from advmia.training import train_one_epoch
+from advmia.training import LossOf, Position, train_one_epoch
 from benchmarks import subjects, timing
 
 EPS = 8.0
@@ -154,12 +154,11 @@ class _Epoch:
 
         def train() -> None:
             train_one_epoch(
-                self.model,
-                method,
+                LossOf(self.model, method),
                 self.loader,
                 self.optimizer,
                 self.schedule,
-                number=number,
+                Position(number),
                 epochs=number,
                 precision=self.precision,
             )

@@ -19,9 +19,9 @@ from advmia.models import build_model
 from advmia.models.densenet import DenseNet121
 from advmia.models.unet import UNet
 from advmia.precision import FP32, Precision
-from advmia.runtime import on_devices, seed_everything
+from advmia.runtime import on_device, seed_everything
 from advmia.tasks import Task
-from advmia.training import train_one_epoch
+from advmia.training import LossOf, Position, train_one_epoch
 
 
 def phantoms(folder: Path, dataset: str, size: int, train: int, test: int) -> tuple[ImageData, ImageData]:
@@ -52,7 +52,7 @@ def training_loader(
 def network(name: str, spec: DatasetSpec, classes: int, device: torch.device, seed: int = 0) -> nn.Module:
     """Random weights, laid out as for training."""
     seed_everything(seed)
-    return on_devices(build_model(name, classes, mean=spec.mean, std=spec.std), [device])
+    return on_device(build_model(name, classes, mean=spec.mean, std=spec.std), device)
 
 
 @torch.no_grad()
@@ -109,8 +109,9 @@ def trained(
     loader = training_loader(data, task, 16, device, seed)
     optimizer = task.optimizer(model.parameters(), lr, 1e-3)
     schedule = task.schedule(optimizer, lr, epochs * len(loader))
+    loss = LossOf(model, how)
     for number in range(1, epochs + 1):
-        train_one_epoch(model, how, loader, optimizer, schedule, number=number, epochs=epochs, precision=precision)
+        train_one_epoch(loss, loader, optimizer, schedule, Position(number), epochs=epochs, precision=precision)
     model.zero_grad(set_to_none=True)
     return model.eval()
 

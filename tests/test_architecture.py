@@ -35,6 +35,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "advmia.data.transforms",
         "advmia.results",
         "advmia.runtime",
+        "advmia.stopping",
+        "advmia.processes",
         "advmia.progress",
         "advmia.precision",
         "advmia.inference",
@@ -54,6 +56,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "advmia.attacks",
         "advmia.attacks.*",
         "advmia.checkpoints",
+        "advmia.state",
     ),
     ("advmia.tasks", "advmia.methods"),
     (

@@ -23,7 +23,7 @@ from advmia.losses import cross_entropy
 from advmia.methods import HAT, MART, METHODS, PGDAT, TRADES, Method, Natural
 from advmia.rng import SampleRng
 from advmia.tasks import SINGLE_LABEL, one_cycle, sgd
-from advmia.training import Epoch, fit, train_one_epoch
+from advmia.training import Epoch, LossOf, Position, fit, train_one_epoch
 
 BUDGET = Budget(8 / 255, 2, 4 / 255)
 
@@ -58,7 +58,7 @@ def new_optimizer(model: nn.Module, steps: int, lr: float = 0.05) -> tuple[Optim
 def train(model: nn.Module, method: Method, loader: TrainingLoader, *, epochs: int = 1) -> list[float]:
     optimizer, schedule = new_optimizer(model, max(epochs * (len(loader.data) // loader.batch_size + 1), 5))
     return [
-        train_one_epoch(model, method, loader, optimizer, schedule, number=number, epochs=epochs)
+        train_one_epoch(LossOf(model, method), loader, optimizer, schedule, Position(number), epochs=epochs)
         for number in range(1, epochs + 1)
     ]
 
@@ -111,7 +111,7 @@ def test_schedule_is_long_enough(count: int, batch_size: int) -> None:
     model = new_model()
     optimizer, schedule = new_optimizer(model, epochs * (count // batch_size + 1))
     for number in range(1, epochs + 1):
-        train_one_epoch(model, Stub(), loader, optimizer, schedule, number=number, epochs=epochs)
+        train_one_epoch(LossOf(model, Stub()), loader, optimizer, schedule, Position(number), epochs=epochs)
     assert schedule.last_epoch == epochs * math.ceil(count / batch_size)
 
 
@@ -129,7 +129,7 @@ def test_an_epoch_is_the_plain_loop(method: Method) -> None:
     model, plain = new_model(), new_model()
     optimizer, schedule = new_optimizer(model, 6)
     torch.manual_seed(1)  # dropout
-    loss = train_one_epoch(model, method, loader, optimizer, schedule, number=1, epochs=2)
+    loss = train_one_epoch(LossOf(model, method), loader, optimizer, schedule, Position(), epochs=2)
 
     optimizer, schedule = new_optimizer(plain, 6)
     torch.manual_seed(1)
@@ -188,7 +188,8 @@ def test_training_that_diverges_is_told_so() -> None:
     schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
     with pytest.raises(UserError, match=r"nan|inf"):
         for number in (1, 2, 3):
-            train_one_epoch(model, Natural(cross_entropy), loader, optimizer, schedule, number=number, epochs=3)
+            loss = LossOf(model, Natural(cross_entropy))
+            train_one_epoch(loss, loader, optimizer, schedule, Position(number), epochs=3)
 
 
 def test_training_learns() -> None:

@@ -64,6 +64,10 @@ class ImageData:
         positives = self.targets(self.rows).sum(dim=0) if names else torch.empty(0)
         return [name for name, count in zip(names, positives, strict=True) if count in (0, len(self))]
 
+    def share(self, place: int, of: int) -> ImageData:
+        """The rows of one of several processes: together, in their order, they are all."""
+        return replace(self, rows=np.array_split(self.rows, of)[place])
+
     def targets(self, rows: np.ndarray) -> Tensor:
         """Labels of the rows: (B,) int64, (B, 14) float32, or masks (B, S, S) int64."""
         if self.masks is not None:
@@ -100,6 +104,8 @@ class Batch:
     index: (
         Tensor  # (B,) int64 on the CPU: in evaluation the sample's row in the list, in training its place in the epoch
     )
+    whole: int = 0  # training: the images of this batch in all processes together
+    weight: float = 1.0  # training: of this share's mean loss, so that the processes' mean is the whole batch's
 
     def __len__(self) -> int:
         return len(self.x)
@@ -156,7 +162,8 @@ class EvaluationLoader:
 class TrainingLoader:
     """As many draws an epoch as there are rows; the last short batch is kept.
 
-    Which rows come, and how each is augmented, depends on the seed and the epoch alone.
+    Which rows come, and how each is augmented, depends on the seed and the epoch alone. Of several processes each gets
+    its `share` (place, of how many) of every batch: all together see what one would.
     """
 
     data: ImageData
@@ -165,20 +172,25 @@ class TrainingLoader:
     order: Order
     augmentation: Augmentation
     seed: int
+    share: tuple[int, int] = (0, 1)
 
     def __len__(self) -> int:
         return -(-len(self.data) // self.batch_size)
 
-    def epoch(self, number: int) -> Iterator[Batch]:
-        """The batches of one epoch."""
+    def epoch(self, number: int, *, skip: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch, but for the first `skip`. No share is empty: it would be one image of weight 0."""
         count = len(self.data)
         generator = generator_for(self.seed, "epoch", number)
         drawn = self._draw_rows(generator)
         draws = torch.rand(count, 3, generator=generator, dtype=torch.float64)
-        chunks = _chunks(drawn, self.batch_size)
-        indices = torch.arange(count).split(self.batch_size)
-        for index, (_, images, y) in zip(indices, _on_device(self.data, chunks, self.device), strict=True):
-            yield Batch(to_pixels(augment(images, self.augmentation, draws[index])), y, index)
+        whole = torch.arange(count).split(self.batch_size)[skip:]
+        place, of = self.share
+        own = [batch.tensor_split(of)[place] for batch in whole]
+        index = [share if len(share) else batch[:1] for share, batch in zip(own, whole, strict=True)]
+        on_device = _on_device(self.data, (drawn[each.numpy()] for each in index), self.device)
+        for batch, share, each, (_, images, y) in zip(whole, own, index, on_device, strict=True):
+            pixels = to_pixels(augment(images, self.augmentation, draws[each]))
+            yield Batch(pixels, y, each, whole=len(batch), weight=len(share) * of / len(batch))
 
     def _draw_rows(self, generator: torch.Generator) -> np.ndarray:
         count = len(self.data)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -11,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from advmia.files import set_aside, write_json, write_text
+from advmia.files import csv_text, set_aside, write_json, write_text
 
 CLEAN = "none"  # the attack of the clean row
 _MEANS = ("mean_l2", "mean_linf", "mean_queries")  # last columns of the CSV file
@@ -78,18 +76,16 @@ class ResultFile:
         self.save()
 
     def save(self) -> None:
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(
+        table: list[list[object]] = [
             [*self.facts, "attack", "eps", "steps", "step_size", "n", *self.score_names, "seconds", *_MEANS]
-        )
+        ]
         for row in self.rows:
             values = [row.scores.get(name, math.nan) for name in self.score_names]
             scores = ["" if math.isnan(value) else f"{value:.6f}" for value in values]
             means = ["" if value is None else f"{value:.6g}" for value in (row.l2, row.linf, row.queries)]
             budget = [row.attack, f"{row.eps:g}", row.steps, f"{row.step_size:g}"]
-            writer.writerow([*self.facts.values(), *budget, row.n, *scores, f"{row.seconds:.3f}", *means])
-        write_text(self.csv_path, text.getvalue())
+            table.append([*self.facts.values(), *budget, row.n, *scores, f"{row.seconds:.3f}", *means])
+        write_text(self.csv_path, csv_text(table))
         whole = {**self.facts, "run": self.run, **self.record, "rows": [vars(row) for row in self.rows]}
         write_json(self.json_path, whole)
 

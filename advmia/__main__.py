@@ -29,10 +29,20 @@ def run_tool(args: argparse.Namespace) -> None:
         report = make_phantoms(args.dataRoot, args.dataset, count=args.count, size=args.size, seed=args.seed)
         print("\n".join(report))
     elif args.tool == "where":
-        for line in sys.stdin:
-            print(written_by(shlex.split(line)))
+        for number, line in enumerate(sys.stdin, start=1):
+            print(written_by(_words(line, number)))
     else:
         print(write_tables(args.results, args.out, form=args.format, scores=args.scores), end="")
+
+
+def _words(line: str, number: int) -> list[str]:
+    """A line of standard input as a shell would split it."""
+    try:
+        return shlex.split(line)
+    except ValueError as error:
+        raise UserError(
+            f"line {number} of standard input, `{line.strip()[:80]}`, is no command line ({error}): mend its quotes"
+        ) from error
 
 
 def written_by(words: list[str]) -> Path:

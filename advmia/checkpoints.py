@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import pickle
+import zipfile
 from dataclasses import asdict, dataclass
 from enum import Enum, auto
 from pathlib import Path
@@ -85,18 +85,21 @@ def _weights_of(model: nn.Module) -> StateDict:
 
 
 def load_weights(path: Path) -> StateDict:
-    """Reads a bare state_dict of tensors and executes nothing. Raises `UserError` for any other file."""
+    """Reads a bare state_dict of tensors and executes nothing. Raises `UserError` for any other or a damaged file."""
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
+        damaged = _damaged_part(path)
     except FileNotFoundError:
         raise UserError(f"no checkpoint at {path}: train one, or check the path") from None
     except IsADirectoryError:
         raise UserError(f"{path} is a folder: expected a checkpoint file") from None
-    except (OSError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
+    except Exception as error:  # whatever unpickling raises
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"{path} is no checkpoint: expected a state_dict of tensors saved by torch.save ({reason[:120]})"
         ) from error
+    if damaged:
+        raise UserError(f"{path} is damaged: the checksum of {damaged} does not fit; fetch it again, or train anew")
     if not isinstance(weights, dict) or not weights or not all(isinstance(value, Tensor) for value in weights.values()):
         held = (
             f"a dict of {', '.join(map(str, list(weights)[:3]))}"
@@ -105,6 +108,18 @@ def load_weights(path: Path) -> StateDict:
         )
         raise UserError(f"{path} holds {held}: expected a bare state_dict of tensors")
     return weights
+
+
+def _damaged_part(path: Path) -> str | None:
+    """What of a checkpoint does not fit its checksum: torch reads a damaged file without a word.
+
+    Torch's older format, which is no zip archive, has no checksums.
+    """
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            return None
+    with zipfile.ZipFile(path) as archive:
+        return archive.testzip()
 
 
 def weights_digest(path: Path) -> str:
@@ -132,6 +147,11 @@ def load_model(name: str, path: Path, spec: DatasetSpec, *, classes: int | None 
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise UserError(f"{path} does not fit {name}: {reason}") from error
+    odd = [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]
+    if odd:
+        raise UserError(
+            f"{path} holds numbers that are not finite ({odd[0]}, {len(odd)} tensors in all): train it anew"
+        )
     return model, found
 
 

@@ -8,8 +8,11 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, TextIO
+
+import torch
 
 from advmia import processes
 from advmia.data.phantoms import FOLDERS
@@ -42,7 +45,7 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())} (see {self.prog} --help)\n")
 
 
 def run(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], None], *, shared: bool = False) -> int:
@@ -50,12 +53,86 @@ def run(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace],
 
     `shared`: whether several devices share the work, each with a process of its own.
     """
+    _take_any_text()
+    try:
+        with redirect_stdout(_Output(sys.stdout)):
+            try:
+                return _status(parser, command, shared)
+            except SystemExit as stop:  # of the parser: a wrong argument, or --help
+                return int(stop.code or 0)
+            finally:
+                sys.stdout.flush()
+    except _OutputLostError as lost:
+        if isinstance(lost.cause, BrokenPipeError):  # as of `| head`
+            say(f"{parser.prog}: stopped: nobody reads its standard output any more; what was saved before is kept")
+            return 128 + signal.SIGPIPE
+        say(f"{parser.prog}: error: cannot write to standard output ({lost.cause.strerror}): send it to another place")
+        return 2
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        say(f"{parser.prog}: error: {reason}; check that place, or name another")
+        return 2
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            _let_go(stream)
+
+
+def _take_any_text() -> None:
+    """File names may hold what the terminal's encoding does not, and the streams may be closed."""
+    for name, errors in (("stdin", "surrogateescape"), ("stdout", "backslashreplace"), ("stderr", "backslashreplace")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("r+"))  # noqa: SIM115 - until the process ends
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors=errors)
+
+
+def _let_go(stream: TextIO) -> None:
+    """What could not be written goes nowhere: at its end the interpreter would try again, and fail with a traceback."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+class _OutputLostError(Exception):
+    """Standard output could not be written."""
+
+    def __init__(self, cause: OSError) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+class _Output:
+    """Standard output, whose faults are told from those of other files."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            raise _OutputLostError(error) from error
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError as error:
+            raise _OutputLostError(error) from error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _status(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], None], shared: bool) -> int:
+    """The exit status of the command, which has said what went wrong."""
     args = parser.parse_args()
     try:
         if shared and processes.are_wanted(args.gpu):
             return processes.start(args.gpu)
         with stoppable(), processes.joined():
-            command(args)
+            _within_memory(command, args)
     except UserError as error:
         place = f" (in process {processes.number()})" if processes.number() else ""
         say(f"{parser.prog}: error: {' '.join(str(error).split())}{place}")
@@ -67,6 +144,43 @@ def run(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace],
         say(f"{parser.prog}: stopped at once; what was saved before is kept")
         return 128 + signal.SIGINT
     return 0
+
+
+def _within_memory(command: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
+    """Runs the command. Raises `UserError` when memory is full, which says what would take less."""
+    try:
+        command(args)
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"the GPU's memory is full{_gpu_memory()}: {_less(args)}") from error
+    except MemoryError as error:
+        raise UserError(f"the memory is full: {_less(args)}") from error
+    except RuntimeError as error:
+        if "DefaultCPUAllocator" not in str(error):  # torch has no class of its own for it
+            raise
+        raise UserError(f"the memory is full: {_less(args)}") from error
+
+
+def _gpu_memory() -> str:
+    """Who holds how much of this process' GPU."""
+    if not torch.cuda.is_available():
+        return ""
+    free, whole = torch.cuda.mem_get_info()
+    ours = torch.cuda.memory_reserved()
+    held = [f"{part / 2**30:.1f} GiB" for part in (ours, whole, max(whole - free - ours, 0))]
+    return f" (this run holds {held[0]} of {held[1]}, others {held[2]})"
+
+
+def _less(args: argparse.Namespace) -> str:
+    """What would take less memory; nobody knows how much the whole batch would have taken."""
+    size = getattr(args, "bs", None)
+    if size is None:
+        return "make or take fewer or smaller images"
+    least = max(len(args.gpu or [""]), 1)  # an image for each device
+    if size > least:
+        return (
+            f"try --bs {max(size // 2, least)}, which takes about half of what --bs {size} does, or a smaller --imgSize"
+        )
+    return f"--bs {size} is the least; try a smaller --imgSize, or --precision bf16"
 
 
 def train_parser(task: Task, description: str | None) -> Parser:
@@ -183,7 +297,7 @@ def tools_parser() -> Parser:
     )
     phantoms.add_argument("--count", type=_whole(1), default=800, help="images a folder")
     phantoms.add_argument("--size", type=_whole(1), default=64, help="side of the images in pixels")
-    phantoms.add_argument("--seed", type=_whole(0), default=0, help="another seed gives other images")
+    phantoms.add_argument("--seed", type=_whole(0, 2**63 - 1), default=0, help="another seed gives other images")
 
     tables = tools.add_parser("tables", help="result files -> tables and curves", formatter_class=_Help)
     tables.add_argument("results", nargs="+", type=Path, help="result files (.json) or folders of them")
@@ -250,9 +364,9 @@ def _add_common(parser: argparse.ArgumentParser, *, bs: int) -> None:
         help="compile the attacked network by torch.compile: slow to start, for long runs",
     )
     parser.add_argument("--dataRoot", type=Path, default=Path("data"), help="folder of the data sets")
-    parser.add_argument("--imgSize", type=_whole(8), help="image side in pixels (default: the data set's)")
+    parser.add_argument("--imgSize", type=_whole(8, 2**13), help="image side in pixels (default: the data set's)")
     parser.add_argument("--limit", type=_whole(1), metavar="N", help="only the first N rows of each list")
-    parser.add_argument("--seed", type=_whole(0), default=0, help="of everything random")
+    parser.add_argument("--seed", type=_whole(0, 2**63 - 1), default=0, help="of everything random")
     parser.add_argument(
         "--workers", type=_whole(1), default=os.cpu_count() or 1, help="threads that decode images once"
     )
@@ -271,10 +385,12 @@ def _one_of(names: Iterable[str], aliases: dict[str, str] | None = None) -> Call
     return parse
 
 
-def _whole(least: int) -> Callable[[str], int]:
+def _whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        if not text.lstrip("+").isdecimal() or int(text) < least:
+        if not text.lstrip("+").isdecimal() or int(text[:99]) < least:
             raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r}")
+        if int(text[:99]) > most:
+            raise argparse.ArgumentTypeError(f"expected a whole number of at most {most}, got {text!r}")
         return int(text)
 
     return parse

@@ -121,7 +121,7 @@ def evaluate_each(
         if attack is None:
             tally.note(_now(loader.device) - start, {})
         if not logits.isfinite().all():  # argmax would call NaN class 0
-            raise UserError(f"{title}: the network's outputs are not all finite numbers; its weights must be made anew")
+            raise UserError(f"{title}: the network's outputs are not all finite numbers, so its weights are of no use")
         tally.score(x, logits, batch)
         return tally
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Context, Decimal
+
+from advmia.files import csv_text
 
 EXTENSIONS = {"md": "md", "csv": "csv", "latex": "tex"}  # format: of its file
 
@@ -66,13 +66,8 @@ def _escaped(text: str) -> str:
 
 def _csv(table: Table) -> str:
     """A line of the title, the header, the rows; notes behind."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([table.title])
-    writer.writerow(table.header)
-    writer.writerows([cell.text for cell in row] for row in table.rows)
-    writer.writerows([note] for note in table.notes)
-    return text.getvalue()
+    rows = [[cell.text for cell in row] for row in table.rows]
+    return csv_text([[table.title], table.header, *rows, *([note] for note in table.notes)])
 
 
 def _latex(table: Table) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import glob
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -14,7 +12,7 @@ from typing import Any
 
 from advmia import processes
 from advmia.budgets import Budget
-from advmia.files import set_aside, write_json, write_text
+from advmia.files import csv_text, set_aside, write_json, write_text
 from advmia.state import Unfinished
 
 CLEAN = "none"  # the attack of the clean row
@@ -94,18 +92,16 @@ class ResultFile:
         return self.stem.with_name(f"{self.stem.name}.{attack}-{eps:g}.unfinished-{share}")
 
     def save(self) -> None:
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(
+        table: list[list[object]] = [
             [*self.facts, "attack", "eps", "steps", "step_size", "n", *self.score_names, "seconds", *_MEANS]
-        )
+        ]
         for row in self.rows:
             values = [row.scores.get(name, math.nan) for name in self.score_names]
             scores = ["" if math.isnan(value) else f"{value:.6f}" for value in values]
             means = ["" if value is None else f"{value:.6g}" for value in (row.l2, row.linf, row.queries)]
             budget = [row.attack, f"{row.eps:g}", row.steps, f"{row.step_size:g}"]
-            writer.writerow([*self.facts.values(), *budget, row.n, *scores, f"{row.seconds:.3f}", *means])
-        write_text(self.csv_path, text.getvalue())
+            table.append([*self.facts.values(), *budget, row.n, *scores, f"{row.seconds:.3f}", *means])
+        write_text(self.csv_path, csv_text(table))
         whole = {**self.facts, "run": self.run, **self.record, "rows": [vars(row) for row in self.rows]}
         write_json(self.json_path, whole)
 

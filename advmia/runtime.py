@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import random
 import sys
+from contextlib import suppress
 from importlib import metadata
 
 import numpy as np
@@ -15,8 +16,9 @@ import advmia
 
 
 def say(text: str) -> None:
-    """A line for the person, not for the scripts that parse standard output."""
-    print(text, file=sys.stderr, flush=True)
+    """A line for the person, not for the scripts that parse standard output. One that cannot be told stops nothing."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def on_device(model: nn.Module, device: torch.device) -> nn.Module:

@@ -110,7 +110,8 @@ def fit(
         saved = time.monotonic()
 
     def save_if_due() -> None:
-        if time.monotonic() - saved >= save_every:
+        # A step may have spoilt the weights, which its loss does not tell: the last good state stays.
+        if time.monotonic() - saved >= save_every and _is_finite(model):
             save_now()
 
     while position.epoch <= epochs:
@@ -125,11 +126,21 @@ def fit(
             note=note,
             after_step=save_if_due,
         )
-        clean, robust = validate()
+        try:
+            clean, robust = validate()
+        except UserError as error:
+            raise UserError(
+                f"after epoch {position.epoch}, {error}: try a lower --lr or a larger --bs; what was saved before is"
+                " kept"
+            ) from error
         with held():  # an epoch is kept and left behind, or neither
             yield Epoch(position.epoch, mean, float(schedule.get_last_lr()[0]), position.seconds, clean, robust)
             position.next_epoch()
             save_now()
+
+
+def _is_finite(model: nn.Module) -> bool:
+    return all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values())
 
 
 def train_one_epoch(
@@ -190,7 +201,7 @@ def _step(
     if not math.isfinite(value):
         raise UserError(
             f"the loss became {value} in epoch {position.epoch}, step {position.steps + 1} of {len(loader)}: try a"
-            " lower --lr or a larger --bs; the best epoch so far is kept"
+            " lower --lr or a larger --bs; what was saved before is kept"
         )
     optimizer.zero_grad(set_to_none=True)
     own.backward()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from tqdm import tqdm
 from advmia.attacks.steps import Attack, drops_images
 from advmia.data.loading import Batch, EvaluationLoader
 from advmia.errors import UserError
-from advmia.files import write_json, write_text
+from advmia.files import csv_text, write_json, write_text
 from advmia.gradcam import cosine_similarity, grad_cam, top_overlap
 from advmia.inference import Blocks, inference_copy
 from advmia.overlays import SHEET_ROWS, Cell, overlay, save_jpeg, save_sheet
@@ -75,11 +73,8 @@ class MapFolder:
         write_json(self.record_path, {"run": self._run, "finished": False})
 
     def finish(self, rows: Sequence[dict[str, Any]]) -> None:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(self.folder / "gradVisual.csv", text.getvalue())
+        table = [COLUMNS, *([row[name] for name in COLUMNS] for row in rows)]
+        write_text(self.folder / "gradVisual.csv", csv_text(table))
         write_json(self.record_path, {"run": self._run, "finished": True, "maps": [row["map"] for row in rows]})
 
     def _read(self) -> dict[str, Any] | None:

@@ -406,17 +406,18 @@ def test_a_killed_builder(killed_at: str, root: Path, monkeypatch: pytest.Monkey
     cache_files(root)  # nothing but array, facts and lock
 
 
-def test_a_killed_rebuild(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails if old facts outlive the array that they were about."""
+@pytest.mark.parametrize("step", ["load_image", "write_text"])
+def test_a_killed_rebuild(step: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if old facts outlive the array that they were about, or both are lost before the new array is whole."""
     get(root)
     write_image(image_path(root, 0), np.random.default_rng(9))
 
     def build() -> None:
-        monkeypatch.setattr(cache, "load_image", lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+        monkeypatch.setattr(cache, step, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
         get(root)
 
     assert join(fork(build)) == -signal.SIGKILL
-    assert not list((root / CACHE_FOLDER).glob("*.json"))
+    assert len(list((root / CACHE_FOLDER).glob("*.json"))) == (step == "load_image")
     assert np.array_equal(get(root).pixels, direct(root))
     cache_files(root)
 

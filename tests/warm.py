@@ -1,8 +1,8 @@
 """An interpreter that has imported torch already, for scripts that start many short processes.
 
 `python warm.py SOCKET` serves: it forks a real process for each command, which runs as if started anew. The program
-that `write_client` makes stands in for `python`: it hands its arguments, folder and output over and exits as the
-command does. Each command saves the seconds that importing torch takes.
+that `warm_python` makes stands in for `python`: it hands its arguments, folder, environment, standard streams and limit
+of file size over, and exits as the command does. Each command saves the seconds that importing torch takes.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import array
 import json
 import os
+import resource
 import runpy
 import signal
 import socket
@@ -22,13 +23,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 CLIENT = """#!{python} -IS
-import array, json, os, socket, sys
+import array, json, os, resource, socket, sys
 if sys.argv[1] == "-":  # a program on standard input, which is not handed over
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 link = socket.socket(socket.AF_UNIX)
 link.connect({address!r})
-request = json.dumps([sys.argv[1:], os.getcwd()]).encode()
-link.sendmsg([request], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [1, 2]))])
+limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+request = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ), limit]).encode()
+link.sendmsg([b"0"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0, 1, 2]))])
+link.sendall(request)
+link.shutdown(socket.SHUT_WR)
 sys.exit(int(link.recv(16) or b"70"))
 """
 
@@ -58,6 +62,7 @@ def serve(address: str) -> None:
     import advmia.commands  # noqa: F401
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who serve
+    sys.executable = str(Path(address).with_name("python"))  # for commands that start others
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address + ".new")
     listener.listen()
@@ -72,15 +77,17 @@ def serve(address: str) -> None:
 def answer(link: socket.socket) -> None:
     """Runs one command in a process of its own and sends its exit status."""
     size = array.array("i").itemsize
-    request, rights, _, _ = link.recvmsg(65536, socket.CMSG_LEN(2 * size))
-    words, folder = json.loads(request)
-    outputs = array.array("i", rights[0][2][: 2 * size])
+    _, rights, _, _ = link.recvmsg(1, socket.CMSG_LEN(3 * size))
+    words, folder, environment, limit = json.loads(b"".join(iter(lambda: link.recv(65536), b"")))
+    streams = array.array("i", rights[0][2][: 3 * size])
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     child = os.fork()
     if child == 0:
-        for target, source in zip((1, 2), outputs, strict=True):
+        for target, source in enumerate(streams):
             os.dup2(source, target)
         os.chdir(folder)
+        os.environ.update(environment)
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         status = run(words)
         sys.stdout.flush()
         sys.stderr.flush()

@@ -113,7 +113,7 @@ class _Job:
         path = self.folder / self.names[position]
         try:
             yield path
-        except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+        except Exception as error:  # Pillow meets damaged files with exceptions of a dozen kinds
             raise UserError(
                 f"{self.samples.path} row {self.samples.rows[position]}: cannot read {path} ({error});"
                 f" fetch the file again or take the row out of the list"
@@ -175,10 +175,10 @@ def _checksum(array: np.ndarray) -> int:
 
 
 def _build(path: Path, job: _Job, fingerprint: str, workers: int) -> None:
-    """Decodes every file and writes array and facts. Old facts go first, so that a kill leaves nothing half true."""
+    """Decodes every file and writes array and facts. Old facts go first, so that a kill leaves nothing half true; but
+    not before all is decoded, so that nothing is lost for a file that cannot be."""
     for leftover in path.parent.glob(f".{path.stem}.*.tmp"):  # of a killed build; the lock is ours
         leftover.unlink()
-    path.with_suffix(".json").unlink(missing_ok=True)
     count, checksum = len(job.names), 0
     bar = tqdm(total=count, desc=f"caching {job.folder}", unit="img", disable=None)
     # Plain writes, not a memory map: on a full disk a map would end the process without a word.
@@ -190,4 +190,5 @@ def _build(path: Path, job: _Job, fingerprint: str, workers: int) -> None:
                 checksum = zlib.crc32(data, checksum)
                 file.write(data)
                 bar.update()
+        path.with_suffix(".json").unlink(missing_ok=True)
     write_text(path.with_suffix(".json"), json.dumps({"fingerprint": fingerprint, "crc32": checksum}) + "\n")

@@ -162,22 +162,22 @@ def _shown(text: str) -> str:
 def _check_files(path: Path, rows: Sequence[Row], names: Sequence[str], folder: Path, kind: str) -> None:
     """Each name is a file in `folder`, and no link to nowhere. Looking in its listing keeps `../` and `/` out."""
     try:
-        present = {entry.name for entry in os.scandir(folder) if entry.is_file()}
+        present = {entry.name for entry in os.scandir(os.fsencode(folder)) if entry.is_file()}
     except OSError as error:
         raise UserError(f"no {kind} folder at {folder} ({error.strerror}); {path} lists its files") from error
-    missing = [(row[0], name) for row, name in zip(rows, names, strict=True) if name not in present]
+    missing = [(row[0], name) for row, name in zip(rows, names, strict=True) if name.encode() not in present]
     if missing:
         line, name = missing[0]
         more = f" (and {len(missing) - 1} more rows)" if len(missing) > 1 else ""
-        raise UserError(
-            f"{path} row {line}: {kind} {_shown(name)} is not in {folder}{more}; complete the folder or the list"
-        )
+        remedy = "it is a path, expected a file's name" if "/" in name else "complete the folder or the list"
+        raise UserError(f"{path} row {line}: {kind} {_shown(name)} is not in {folder}{more}; {remedy}")
 
 
 def _parse_labels(spec: DatasetSpec, path: Path, rows: Sequence[Row], classes: int | None) -> tuple[Tensor, int]:
     """Labels of all rows, and the number of classes."""
     if spec.task == "segmentation":
         return torch.empty(len(rows), 0), spec.classes or 2
+    _check_repeats(path, rows)
     if spec.task == "multi-label":
         return _parse_bits(spec, path, rows), len(spec.findings)
     labels = [_parse_integer(path, line, text) for line, _, text in rows]
@@ -190,6 +190,18 @@ def _parse_labels(spec: DatasetSpec, path: Path, rows: Sequence[Row], classes: i
                 f" so labels are 0 to {limit - 1}"
             )
     return torch.tensor(labels, dtype=torch.int64), limit
+
+
+def _check_repeats(path: Path, rows: Sequence[Row]) -> None:
+    """An image may be in several rows, as in the published lists, but not with several labels."""
+    known: dict[str, Row] = {}
+    for row in rows:
+        first = known.setdefault(row[1], row)
+        if first[2] != row[2]:
+            raise UserError(
+                f"{path} row {row[0]}: {_shown(row[1])} is {_shown(row[2])} here and {_shown(first[2])} in row"
+                f" {first[0]}; keep one of them"
+            )
 
 
 def _parse_integer(path: Path, line: int, text: str) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +37,6 @@ CHESTMNIST_FINDINGS = (
     "Hernia",
 )
 DERMAMNIST_MALIGNANT = (0, 1, 4)  # actinic keratosis and intraepithelial carcinoma, basal cell carcinoma, melanoma
-
-_DAMAGE = (OSError, zipfile.BadZipFile, zlib.error, EOFError, ValueError)  # what reading a damaged archive raises
 
 
 @dataclass(frozen=True)
@@ -117,17 +114,25 @@ class NpzArray:
     def __init__(self, path: Path, key: str) -> None:
         self.where = f"{path}, array {key}"
         try:
-            self._stream = _open_member(path, key)
+            self._stream, held = _open_member(path, key)
             version = np.lib.format.read_magic(self._stream)
             header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             self.shape, fortran_order, self.dtype = header(self._stream)
             self._start = self._stream.tell()
-        except _DAMAGE as error:
+        except UserError:
+            raise
+        except Exception as error:  # damaged archives are met with exceptions of a dozen kinds
             reason = " ".join(str(error).split())  # NumPy's may have several lines
             raise UserError(f"{self.where}: not a readable NumPy array ({reason}); download it again") from error
         if fortran_order or self.dtype.kind not in "buif":
             raise UserError(
                 f"{self.where}: expected numbers in C order, got dtype {self.dtype}; download the archive again"
+            )
+        size = self._start + self.dtype.itemsize * math.prod(self.shape)
+        if held != size:  # before memory is taken for what is not there
+            raise UserError(
+                f"{self.where}: {self.dtype} of shape {self.shape} are {size} bytes, but it has {held}; download the"
+                " archive again"
             )
 
     def __len__(self) -> int:
@@ -138,18 +143,19 @@ class NpzArray:
         try:
             self._stream.seek(self._start + row * size)  # cheap when rows are asked for in order
             return np.frombuffer(self._stream.read(size), self.dtype).reshape(self.shape[1:])
-        except _DAMAGE as error:
+        except Exception as error:  # as above
             raise UserError(f"{self.where}, row {row}: damaged ({error}); download the archive again") from error
 
 
-def _open_member(path: Path, key: str) -> IO[bytes]:
+def _open_member(path: Path, key: str) -> tuple[IO[bytes], int]:
+    """The array's file in the archive, and how many bytes the archive says that it has."""
     if not path.is_file():
         raise UserError(f"expected --source to be an .npz archive, got {path}: no such file")
     with zipfile.ZipFile(path) as archive:  # the member keeps the file open
         keys = [name.removesuffix(".npy") for name in archive.namelist()]
         if key not in keys:
             raise UserError(f"{path}: expected an array {key}, got {', '.join(keys)}; give the archive as downloaded")
-        return archive.open(f"{key}.npy")
+        return archive.open(f"{key}.npy"), archive.getinfo(f"{key}.npy").file_size
 
 
 def medmnist(source: Path) -> Collection:

@@ -57,7 +57,7 @@ class Pixels:
         try:
             with Image.open(existing) as image:
                 return np.array_equal(np.asarray(image), self.make())
-        except (OSError, SyntaxError):  # no image at all
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # no image at all
             return False
 
     def loaded(self) -> Pixels:
@@ -126,5 +126,5 @@ def open_image(path: Path) -> Image.Image:
         with Image.open(path) as image:
             image.load()
             return image
-    except (OSError, SyntaxError) as error:
+    except Exception as error:  # Pillow meets damaged files with exceptions of a dozen kinds
         raise UserError(f"{path} is not a readable image ({error}): download or unpack it again") from error

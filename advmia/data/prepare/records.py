@@ -62,6 +62,10 @@ def walk(source: Path) -> list[Path]:
     files = []
     for folder, subfolders, names in os.walk(source, followlinks=True):
         subfolders[:] = sorted(name for name in subfolders if name != "__MACOSX" and not name.startswith("."))
+        here = Path(folder)
+        if here.resolve() in [above.resolve() for above in here.parents]:  # a link to a folder that it lies in
+            subfolders.clear()
+            continue
         files += [Path(folder) / name for name in sorted(names) if not name.startswith(".")]
     return files
 

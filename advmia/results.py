@@ -100,7 +100,7 @@ def read_results(path: Path) -> dict[str, Any] | None:
     """The JSON record at `path`; None when it is no result file."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) and "rows" in record and "run" in record else None
 

@@ -84,6 +84,10 @@ def answer(link: socket.socket) -> None:
     if child == 0:
         for target, source in enumerate(streams):
             os.dup2(source, target)
+        for target, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+            stream = open(target, mode, buffering=1, closefd=False)  # noqa: SIM115 - what it is now
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)
         os.chdir(folder)
         os.environ.update(environment)
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)

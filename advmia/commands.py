@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from torch import nn
 
 from advmia import processes, reliability, runtime
 from advmia.attacks import ATTACKS
+from advmia.attacks.steps import EvaluationAttack
 from advmia.budgets import GREY_LEVELS, TRAINING_STEPS, Budget, pgd_budget, step_size_for, training_budget
 from advmia.checkpoints import (
     BestCheckpoint,
@@ -46,11 +47,13 @@ from advmia.models import MODELS, build_model
 from advmia.precision import FP32, Precision
 from advmia.results import CLEAN, ResultFile, Row, result_stem
 from advmia.runtime import say
-from advmia.state import Generators, Part, read_state, save_state, state_path
+from advmia.state import Generators, Part, read_training, save_training, state_path
 from advmia.stopping import Stopped
 from advmia.tasks import Task
 from advmia.training import Epoch, Position, fit
 from advmia.visual import MapFolder, View, draw_maps
+
+_UNATTACKED = Budget(0, 0, 0)
 
 
 def train(task: Task, args: argparse.Namespace) -> None:
@@ -73,7 +76,7 @@ def train(task: Task, args: argparse.Namespace) -> None:
     if args.valFraction is not None:
         train_data, test_data = hold_out(train_data, args.valFraction, seed=args.seed)
     checkpoint = args.saveDir / task.checkpoint_name(settings)
-    with one_writer(checkpoint) if processes.is_first() else nullcontext():
+    with _writing(checkpoint):
         is_done = processes.is_first() and _is_trained(checkpoint, settings, resume=args.resume)
         if not processes.from_first(is_done):
             model = runtime.on_device(network, device)
@@ -126,7 +129,7 @@ def _train(
 
     def save() -> None:
         if processes.is_first():
-            save_state(checkpoint, settings, parts)
+            save_training(checkpoint, asdict(settings), parts)
 
     if args.resume:
         _resume(checkpoint, settings, parts, position)
@@ -165,7 +168,7 @@ def _train(
 
 def _resume(checkpoint: Path, settings: TrainingSettings, parts: dict[str, Part], position: Position) -> None:
     """Takes all that changes in a training from its state file, if there is one, in every process."""
-    states = processes.from_first(read_state(checkpoint, settings) if processes.is_first() else None)
+    states = processes.from_first(read_training(checkpoint, asdict(settings)) if processes.is_first() else None)
     if states is None:
         say(f"--resume: there is no {state_path(checkpoint)}; beginning anew")
         return
@@ -188,32 +191,63 @@ def test(task: Task, args: argparse.Namespace) -> None:
         source = load_model(source_model, source_weight, spec, classes=classes)[0]
     data = _load(args, read_samples(spec, args.dataRoot, "test", classes=classes), device)
     _check_scorable(data)
-    results = _open_results(args, task, spec, data, source_model, source_weight, precision, device)
+    with _writing(result_stem(args.resultDir, spec.name, args.targetWeight, source_weight)):
+        results = _open_results(args, task, spec, data, source_model, source_weight, precision, device)
+        target = runtime.on_device(target, device)
+        source = runtime.on_device(source, device) if source else None
+        try:
+            _test(task, args, target, source, classes, data, results, precision, device)
+        except Stopped as stop:
+            stop.advice = "the same command goes on"
+            raise
 
-    loader = EvaluationLoader(data, args.bs, device)
-    target = runtime.on_device(target, device)
-    source = runtime.on_device(source, device) if source else None
+
+def _test(
+    task: Task,
+    args: argparse.Namespace,
+    target: nn.Module,
+    source: nn.Module | None,
+    classes: int,
+    data: ImageData,
+    results: ResultFile,
+    precision: Precision,
+    device: torch.device,
+) -> None:
+    """The rows that are missing, each as soon as it is there; then what is to be said of all."""
+    loader = _evaluation_loader(args, data, device)
     if args.autoBatch:
-        loader = replace(loader, batch_size=fitting_batch(source or target, next(iter(loader)).x, len(data)))
+        loader = replace(loader, batch_size=fitting_batch(source or target, next(iter(loader)).x, len(loader.data)))
     if args.compile:
         compile_copies(source or target)
     print(f"{results.facts['dataset']}: {len(data)} images", flush=True)
 
-    def attack_at(name: str, budgets: list[Budget]) -> None:
-        """Adds a row for each budget; the attacks take turns on each image."""
-        made = ATTACKS[name].build_each(budgets, task.attacks[name])
-        scopes = [(args.seed, name, budget.grey_eps) for budget in budgets]
-        title = f"{name} eps {' '.join(f'{budget.grey_eps:g}' for budget in budgets)}"
-        found = evaluate_each(
-            target, loader, task, made, source=source, scopes=scopes, title=title, precision=precision
+    def evaluated(name: str, budgets: list[Budget], attacks: Sequence[EvaluationAttack | None]) -> list[Evaluation]:
+        """The attacks take turns on each image; what is done of them is kept until they have their rows."""
+        return evaluate_each(
+            target,
+            loader,
+            task,
+            attacks,
+            source=source,
+            scopes=[(args.seed, name, budget.grey_eps) for budget in budgets],
+            title="clean" if name == CLEAN else f"{name} eps {' '.join(f'{budget.grey_eps:g}' for budget in budgets)}",
+            precision=precision,
+            unfinished=results.unfinished(name, budgets),
         )
+
+    def attack_at(name: str, budgets: list[Budget]) -> None:
+        """Adds a row for each budget."""
+        made = ATTACKS[name].build_each(budgets, task.attacks[name])
+        found = evaluated(name, budgets, made)
+        rows = []
         for budget, attack, each in zip(budgets, made, found, strict=True):
             scores = each.scores | task.against_clean(unattacked, each.outcomes, truth)
-            results.add(_row(name, budget, attack.losses(classes), scores, each))
+            rows.append(_row(name, budget, attack.losses(classes), scores, each))
+        results.add(*rows)
 
     if results.find(CLEAN, 0) is None:
-        clean = evaluate(target, loader, task, precision=precision)
-        results.add(_row(CLEAN, Budget(0, 0, 0), (), clean.scores, clean))
+        (clean,) = evaluated(CLEAN, [_UNATTACKED], [None])
+        results.add(_row(CLEAN, _UNATTACKED, (), clean.scores, clean))
     known = results.row(CLEAN, 0)
     unattacked, truth = torch.tensor(known.outcomes), data.targets(data.rows)
     print(task.clean_line(known.scores), flush=True)
@@ -228,9 +262,10 @@ def test(task: Task, args: argparse.Namespace) -> None:
             print(task.attack_line(budget, done.scores, done.seconds), flush=True)
             if done.queries is not None:
                 print(f"\t\tmean queries: {done.queries:.1f} mean L2: {done.l2:.4f} mean Linf: {done.linf:.2f}/255")
-    for check in reliability.conclude(results, loader, task, target, source):
-        print(check.line, flush=True)
-    say(f"results in {results.csv_path} and {results.json_path.name}")
+    if processes.is_first():
+        for check in reliability.conclude(results, EvaluationLoader(data, args.bs, device), task, target, source):
+            print(check.line, flush=True)
+        say(f"results in {results.csv_path} and {results.json_path.name}")
 
 
 def visualise(task: Task, args: argparse.Namespace) -> None:
@@ -246,25 +281,25 @@ def visualise(task: Task, args: argparse.Namespace) -> None:
         "precision": precision.name,
         **{name: getattr(args, name) for name in ("imgSize", "seed", "attacks", "epsilons", "overlayOn")},
     }
-    folder = MapFolder(args.saveDir, run)
-    if folder.is_finished:
-        print(f"{args.saveDir} holds these maps already; delete {folder.record_path} to draw them again")
-        return
-    views = [View("clean", 0.0, None, ())]
-    for name in args.attacks:
-        for eps in args.epsilons:
-            made = ATTACKS[name].build(ATTACKS[name].budget(eps), task.attacks[name])
-            views.append(View(name, eps, made, (args.seed, name, eps)))
-    layer = MODELS[args.model].cam_layer
-    assert layer is not None, f"{args.model} names no layer for Grad-CAM"
-    model = runtime.on_device(model, device)
-    if args.compile:
-        compile_copies(model)
-    loader = EvaluationLoader(data, args.bs, device)
-    rows = draw_maps(model, layer, loader, views, folder, on_clean=args.overlayOn == "clean", precision=precision)
-    print(
-        f"{len(rows)} maps of {len(data)} images, the contact sheet gradVisual.png and gradVisual.csv in {args.saveDir}"
-    )
+    with one_writer(args.saveDir / "gradVisual"):
+        folder = MapFolder(args.saveDir, run)
+        if folder.is_finished:
+            print(f"{args.saveDir} holds these maps already; delete {folder.record_path} to draw them again")
+            return
+        views = [View("clean", 0.0, None, ())]
+        for name in args.attacks:
+            for eps in args.epsilons:
+                made = ATTACKS[name].build(ATTACKS[name].budget(eps), task.attacks[name])
+                views.append(View(name, eps, made, (args.seed, name, eps)))
+        layer = MODELS[args.model].cam_layer
+        assert layer is not None, f"{args.model} names no layer for Grad-CAM"
+        model = runtime.on_device(model, device)
+        if args.compile:
+            compile_copies(model)
+        loader = EvaluationLoader(data, args.bs, device)
+        rows = draw_maps(model, layer, loader, views, folder, on_clean=args.overlayOn == "clean", precision=precision)
+    pictures = f"{len(rows)} maps of {len(data)} images, the contact sheet gradVisual.png and gradVisual.csv"
+    print(f"{pictures} in {args.saveDir}")
 
 
 def checkpoint_path(task: Task, args: argparse.Namespace) -> Path:
@@ -311,12 +346,18 @@ def _load(args: argparse.Namespace, samples: SampleList, device: torch.device) -
     odd = count_odd_masks(samples)
     if odd:
         say(f"{samples.path}: {odd} masks have another size than their image; both are resized to the same square")
-    data = load_data(args.dataRoot, samples, workers=args.workers)
+    with processes.one_before_the_others():  # they find in the cache what it has decoded
+        data = load_data(args.dataRoot, samples, workers=args.workers)
     if data.empty_masks == len(data):
         raise UserError(f"{samples.path}: all {len(data)} masks are empty: foreground must be grey 128 or more of 255")
     if data.empty_masks:
         say(f"{samples.path}: {data.empty_masks} masks are all background")
     return data.kept_on(device)
+
+
+def _writing(path: Path) -> AbstractContextManager[None]:
+    """Of the processes of one run the first writes; no other run does meanwhile."""
+    return one_writer(path) if processes.is_first() else nullcontext()
 
 
 def _evaluation_loader(args: argparse.Namespace, data: ImageData, device: torch.device) -> EvaluationLoader:
@@ -494,8 +535,9 @@ def _open_results(
     }
     stem = result_stem(args.resultDir, spec.name, args.targetWeight, source_weight)
     results = ResultFile(stem, facts, task.score_names, run, record)
-    for path in results.resume():
+    for path in results.resume() if processes.is_first() else []:
         say(f"results of another run were there: kept as {path}")
+    results.rows = processes.from_first(results.rows)
     if results.rows:
         say(f"{len(results.rows)} rows are in {results.csv_path} already and are not repeated")
     return results

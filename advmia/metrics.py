@@ -1,10 +1,10 @@
-"""Meters: they keep counts, so that they add up over batches and over processes."""
+"""Meters: they keep what scores need of each image, so that they add up over batches and over processes."""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -15,17 +15,41 @@ from advmia.losses import log_odds, pixel_cross_entropy
 Scores = dict[str, float]
 
 
-class Meter(Protocol):
-    """Accumulates batches, then computes scores."""
+class Meter(ABC):
+    """Accumulates batches, then computes scores: the same ones, to the last bit, however the list was cut."""
 
-    def update(self, logits: Tensor, y: Tensor) -> None: ...
+    def __init__(self) -> None:
+        self._seen: dict[str, list[Tensor]] = {}
 
-    def merge(self, other: Meter) -> None: ...
+    def update(self, logits: Tensor, y: Tensor) -> None:
+        self._append(self._facts(logits, y))
 
+    def merge(self, other: Meter) -> None:
+        """Takes over what `other` has seen, as the images that come next."""
+        self._append(other.state_dict())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that was seen, each with the images as its first axis; empty before the first."""
+        for name, parts in self._seen.items():
+            self._seen[name] = [torch.cat(parts)]
+        return {name: whole for name, (whole,) in self._seen.items()}
+
+    def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
+        self._seen = {name: [whole] for name, whole in state_dict.items()}
+
+    @abstractmethod
     def compute(self) -> Scores: ...
 
+    @abstractmethod
+    def _facts(self, logits: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """What is to be kept of each image of a batch, (B, ...) each."""
 
-class ClassificationMeter:
+    def _append(self, facts: dict[str, Tensor]) -> None:
+        for name, values in facts.items():
+            self._seen.setdefault(name, []).append(values.cpu())
+
+
+class ClassificationMeter(Meter):
     """The survey's scores, accuracy and macro recall, precision and F1, from a confusion matrix; and clinical ones.
 
     A class's score is 0 where it is undefined; a class that is neither in the labels nor predicted is left out of the
@@ -36,30 +60,30 @@ class ClassificationMeter:
 
     def __init__(self, classes: int, positive: int = 1) -> None:
         """`positive`: the class that means disease, where there are two."""
-        self.confusion = torch.zeros(classes, classes, dtype=torch.int64)  # [label, prediction]
-        self._positive = positive
-        self._ranking = _Ranking()
+        super().__init__()
+        self._classes, self._positive = classes, positive
 
-    def update(self, logits: Tensor, y: Tensor) -> None:
+    def _facts(self, logits: Tensor, y: Tensor) -> dict[str, Tensor]:
         """logits (B, K), y (B,) int64."""
-        classes = len(self.confusion)
-        cells = y * classes + logits.argmax(dim=1)
-        self.confusion += torch.bincount(cells, minlength=classes**2).reshape(classes, classes).cpu()
-        odds = torch.stack([log_odds(logits, torch.full_like(y, each)) for each in range(classes)], dim=1)
-        self._ranking.update(odds, F.one_hot(y, classes))
+        odds = [log_odds(logits, torch.full_like(y, each)) for each in range(self._classes)]
+        return {"y": y, "predicted": logits.argmax(dim=1), "odds": torch.stack(odds, dim=1).float()}
 
-    def merge(self, other: Meter) -> None:
-        assert isinstance(other, ClassificationMeter)
-        self.confusion += other.confusion
-        self._ranking.merge(other._ranking)
+    @property
+    def confusion(self) -> Tensor:
+        """Counts (K, K) int64 by [label, prediction]."""
+        seen, classes = self.state_dict(), self._classes
+        if not seen:
+            return torch.zeros(classes, classes, dtype=torch.int64)
+        cells = seen["y"] * classes + seen["predicted"]
+        return torch.bincount(cells, minlength=classes**2).reshape(classes, classes)
 
     def compute(self) -> Scores:
-        counts = self.confusion.double()
+        seen, counts = self.state_dict(), self.confusion.double()
         hits, labelled, predicted = counts.diag(), counts.sum(dim=1), counts.sum(dim=0)
-        seen = labelled + predicted > 0
+        present = labelled + predicted > 0
 
         def macro(denominator: Tensor, weight: float = 1.0) -> float:
-            return float((weight * hits / denominator.clamp(min=1))[seen].mean())
+            return float((weight * hits / denominator.clamp(min=1))[present].mean())
 
         recalls = hits / labelled  # NaN where no label is of the class
         is_binary, negative = len(counts) == 2, 1 - self._positive
@@ -69,7 +93,7 @@ class ClassificationMeter:
             "precision": macro(predicted),
             "f1": macro(labelled + predicted, weight=2.0),
             "balanced_accuracy": float(recalls.nanmean()),
-            "auroc": mean_defined(self._ranking.auroc()),
+            "auroc": mean_defined(areas_under_roc(seen["odds"], F.one_hot(seen["y"], self._classes))),
             "sensitivity": float(recalls[self._positive]) if is_binary else math.nan,
             "specificity": float(recalls[negative]) if is_binary else math.nan,
         }
@@ -81,48 +105,29 @@ def success_rate(clean: Tensor, attacked: Tensor, y: Tensor) -> float:
     return float((attacked[right] != y[right]).double().mean())
 
 
-class MultiLabelMeter:
+class MultiLabelMeter(Meter):
     """AUROC of each label and their mean.
 
     A label without a positive or without a negative has no AUROC: NaN, and left out of the mean.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
         self._names = tuple(names)
-        self._ranking = _Ranking()
 
-    def update(self, logits: Tensor, y: Tensor) -> None:
+    def _facts(self, logits: Tensor, y: Tensor) -> dict[str, Tensor]:
         """logits and y (B, L), y of 0 and 1."""
-        self._ranking.update(logits, y)
-
-    def merge(self, other: Meter) -> None:
-        assert isinstance(other, MultiLabelMeter)
-        self._ranking.merge(other._ranking)
+        return {"logits": logits.float(), "y": y}
 
     def compute(self) -> Scores:
-        scores = dict(zip(self._names, self._ranking.auroc(), strict=True))
+        seen = self.state_dict()
+        scores = dict(zip(self._names, areas_under_roc(seen["logits"], seen["y"]), strict=True))
         return {"auroc": mean_defined(scores.values()), **scores}
 
 
-class _Ranking:
-    """Scores and labels of all images, (N, L) numbers: ranks need every one."""
-
-    def __init__(self) -> None:
-        self._scores: list[Tensor] = []
-        self._y: list[Tensor] = []
-
-    def update(self, scores: Tensor, y: Tensor) -> None:
-        self._scores.append(scores.float().cpu())
-        self._y.append(y.cpu())
-
-    def merge(self, other: _Ranking) -> None:
-        self._scores += other._scores
-        self._y += other._y
-
-    def auroc(self) -> list[float]:
-        """Of each label."""
-        scores, y = torch.cat(self._scores), torch.cat(self._y) > 0
-        return [area_under_roc(scores[:, label], y[:, label]) for label in range(scores.shape[1])]
+def areas_under_roc(scores: Tensor, y: Tensor) -> list[float]:
+    """AUROC of each label; scores (N, L), y (N, L) of 0 and 1."""
+    return [area_under_roc(scores[:, label], y[:, label] > 0) for label in range(scores.shape[1])]
 
 
 def area_under_roc(scores: Tensor, y: Tensor) -> float:
@@ -144,27 +149,16 @@ def mean_defined(scores: Iterable[float]) -> float:
     return sum(defined) / len(defined) if defined else math.nan
 
 
-class SegmentationMeter:
+class SegmentationMeter(Meter):
     """Mean over images of the class-mean Dice and IoU, and of the cross-entropy."""
 
-    def __init__(self) -> None:
-        self._sums = torch.zeros(3, dtype=torch.float64)  # Dice, IoU, cross-entropy
-        self._images = 0
-
-    def update(self, logits: Tensor, y: Tensor) -> None:
+    def _facts(self, logits: Tensor, y: Tensor) -> dict[str, Tensor]:
         """logits (B, K, H, W), y (B, H, W) int64."""
-        overlaps = mask_overlap(logits, y)  # (B, 2)
-        losses = pixel_cross_entropy(logits, y)
-        self._sums += torch.cat([overlaps, losses[:, None]], dim=1).sum(dim=0, dtype=torch.float64).cpu()
-        self._images += len(y)
-
-    def merge(self, other: Meter) -> None:
-        assert isinstance(other, SegmentationMeter)
-        self._sums += other._sums
-        self._images += other._images
+        return {"scores": torch.cat([mask_overlap(logits, y), pixel_cross_entropy(logits, y)[:, None]], dim=1)}
 
     def compute(self) -> Scores:
-        return dict(zip(("dice", "iou", "ce_loss"), (self._sums / self._images).tolist(), strict=True))
+        means = self.state_dict()["scores"].mean(dim=0, dtype=torch.float64)
+        return dict(zip(("dice", "iou", "ce_loss"), means.tolist(), strict=True))
 
 
 def mask_overlap(logits: Tensor, y: Tensor) -> Tensor:

@@ -115,6 +115,17 @@ def total(values: Tensor) -> Tensor:
 
 
 @contextmanager
+def one_before_the_others() -> Iterator[None]:
+    """Inside, each machine's first process is done before its others begin; all must come here."""
+    is_one = int(os.environ.get("LOCAL_RANK", 0)) == 0
+    if not is_one:
+        total(torch.zeros(1))
+    yield
+    if is_one:
+        total(torch.zeros(1))
+
+
+@contextmanager
 def joined() -> Iterator[None]:
     """Inside, this process is one of those that `start` or torchrun has started, if they have."""
     if "RANK" not in os.environ:

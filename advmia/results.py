@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from advmia import processes
+from advmia.budgets import Budget
 from advmia.files import csv_text, set_aside, write_json, write_text
+from advmia.state import Unfinished
 
 CLEAN = "none"  # the attack of the clean row
 _MEANS = ("mean_l2", "mean_linf", "mean_queries")  # last columns of the CSV file
@@ -70,10 +74,22 @@ class ResultFile:
         assert found is not None, f"no row of {attack} at eps {eps}"
         return found
 
-    def add(self, row: Row) -> None:
-        """Keeps the row and writes both files."""
-        self.rows.append(row)
-        self.save()
+    def unfinished(self, attack: str, budgets: Sequence[Budget]) -> Unfinished:
+        """What this process has done of an evaluation for which there will be a row for each of the budgets."""
+        share = f"{processes.number()}-of-{processes.count()}"
+        path = self._kept(attack, budgets[0].grey_eps, share)
+        return Unfinished(path, [self.run, attack, [asdict(budget) for budget in budgets], share])
+
+    def add(self, *rows: Row) -> None:
+        """Keeps the rows of an evaluation and writes both files: the first process does, for all."""
+        self.rows += rows
+        if processes.is_first():
+            self.save()
+            for path in self.stem.parent.glob(glob.escape(self._kept(rows[0].attack, rows[0].eps, "").name) + "*"):
+                path.unlink(missing_ok=True)
+
+    def _kept(self, attack: str, eps: float, share: str) -> Path:
+        return self.stem.with_name(f"{self.stem.name}.{attack}-{eps:g}.unfinished-{share}")
 
     def save(self) -> None:
         table: list[list[object]] = [

@@ -34,6 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "advmia.data.readers",
         "advmia.data.transforms",
         "advmia.results",
+        "advmia.state",
         "advmia.runtime",
         "advmia.stopping",
         "advmia.processes",
@@ -56,7 +57,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "advmia.attacks",
         "advmia.attacks.*",
         "advmia.checkpoints",
-        "advmia.state",
     ),
     ("advmia.tasks", "advmia.methods"),
     (

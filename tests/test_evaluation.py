@@ -268,8 +268,8 @@ def test_time_is_the_attacks_alone(attacked: bool, expected: float, monkeypatch:
         return x
 
     class SlowLoader(EvaluationLoader):
-        def waves(self, at_most: int) -> Iterator[Batch]:
-            for batch in super().waves(at_most):
+        def waves(self, *how: int, skip: int = 0) -> Iterator[Batch]:
+            for batch in super().waves(*how, skip=skip):
                 clock.pass_(10_000.0)
                 yield batch
 
@@ -281,9 +281,12 @@ def test_time_is_the_attacks_alone(attacked: bool, expected: float, monkeypatch:
 # --- several batches, several attacks -------------------------------------------------------------------------------
 
 
-def test_images_that_leave_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("limit", "value"), [("WAVE_BYTES", 2 * 16 * 3 * 16 * 16 * 4 + 1), ("WAVE_BATCHES", 2)], ids=["bytes", "batches"]
+)
+def test_images_that_leave_are_replaced(limit: str, value: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails when an attack that drops images is given a single batch, or more than fits in a wave; others get one."""
-    monkeypatch.setattr(evaluation, "WAVE_BYTES", 2 * 16 * 3 * 16 * 16 * 4 + 1)  # two batches and a byte
+    monkeypatch.setattr(evaluation, limit, value)  # two batches, or two and a byte
     sizes: list[int] = []
 
     class Sizes:

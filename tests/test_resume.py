@@ -67,7 +67,7 @@ def train(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
 
 def stop_at_save(monkeypatch: pytest.MonkeyPatch, last: int) -> None:
     """The program dies when it has saved its state so many times."""
-    saves, save = 0, commands.save_state
+    saves, save = 0, commands.save_training
 
     def save_and_die(*args: Any) -> None:
         nonlocal saves
@@ -76,7 +76,7 @@ def stop_at_save(monkeypatch: pytest.MonkeyPatch, last: int) -> None:
         if saves == last:
             raise Killed
 
-    monkeypatch.setattr(commands, "save_state", save_and_die)
+    monkeypatch.setattr(commands, "save_training", save_and_die)
 
 
 def outcome(folder: Path) -> tuple[str, dict[str, Any]]:

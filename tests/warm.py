@@ -62,6 +62,7 @@ def serve(address: str) -> None:
     import advmia.commands  # noqa: F401
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who serve
+    sys.executable = str(Path(address).with_name("python"))  # for commands that start others
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address + ".new")
     listener.listen()

@@ -147,13 +147,16 @@ class EvaluationLoader:
         return -(-len(self.data) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        return self.waves(0)
+        return self.waves(1, 0)
 
-    def waves(self, at_most: int) -> Iterator[Batch]:
-        """The same rows, as many batches at a time as have no more than `at_most` bytes of pixels; at least one."""
+    def waves(self, batches: int, at_most: int, *, skip: int = 0) -> Iterator[Batch]:
+        """The same rows but for the first `skip`, so many batches at a time.
+
+        Fewer where those have more than `at_most` bytes of pixels, but at least one.
+        """
         size = self.data.samples.spec.size
-        batches = at_most // (self.batch_size * 3 * size * size * torch.float32.itemsize)
-        chunks = _chunks(self.data.rows, self.batch_size * max(batches, 1))
+        fitting = at_most // (self.batch_size * 3 * size * size * torch.float32.itemsize)
+        chunks = _chunks(self.data.rows[skip:], self.batch_size * max(min(batches, fitting), 1))
         for rows, images, y in _on_device(self.data, chunks, self.device):
             yield Batch(to_pixels(images), y, torch.from_numpy(rows))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import io
 import json
@@ -10,14 +11,21 @@ import pickle
 import resource
 import shlex
 import shutil
+import signal
+import struct
 import subprocess
+import sys
 import tarfile
+import time
+import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, get_args
 
@@ -26,12 +34,15 @@ import pytest
 import torch
 from downloads import make_chest, make_covid, make_isic, make_mesidor, make_npz
 from PIL import Image
-from running import ROOT
+from running import ROOT, run_main
 
+from advmia import commands
+from advmia.data import cache
 from advmia.data.loading import load_data
 from advmia.data.phantoms import make_phantoms
 from advmia.data.readers import read_samples
 from advmia.data.specs import CHEST_FINDINGS, DATASETS, Split
+from advmia.files import csv_text, one_writer
 from advmia.models import build_model
 
 SMALL = "--bs 8 --imgSize 16 --gpu cpu"
@@ -146,9 +157,10 @@ def picture(which: str, how: str) -> Callable[[Path], object]:
 
 def bomb() -> bytes:
     """A small file that says it is 20,000 pixels wide and high."""
-    raw = io.BytesIO()
-    Image.new("1", (20000, 20000)).save(raw, format="PNG")
-    return raw.getvalue()
+    Image.new("1", (8, 8)).save(stream := io.BytesIO(), format="PNG")
+    raw = stream.getvalue()
+    head = b"IHDR" + struct.pack(">II", 20_000, 20_000) + raw[24:29]
+    return raw[:12] + head + struct.pack(">I", zlib.crc32(head)) + raw[33:]
 
 
 def flipped(raw: bytes, place: int) -> bytes:
@@ -179,7 +191,9 @@ def weights(how: str) -> Callable[[Path], object]:
         elif how == "wrapped":
             torch.save({"state_dict": state, "epoch": 3}, path)
         elif how == "script":
-            torch.jit.script(torch.nn.Linear(2, 2)).save(str(path))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that torch will drop it
+                torch.jit.script(torch.nn.Linear(2, 2)).save(str(path))
         elif how == "tar":
             with tarfile.open(path, "w") as archive:
                 archive.add(good, "mv2")
@@ -447,6 +461,7 @@ def bad_weights(how: str, *says: str, line: str = TEST + " --targetWeight bad") 
 NO_CHECKPOINT = ("is no checkpoint", "expected a state_dict of tensors")
 WEIGHTS = [
     Case("weights missing", f"{TEST} --targetWeight none", ("no checkpoint at none", "train one, or check the path")),
+    Case("weights of no text", f"{TEST} --targetWeight w\udcff", ("no checkpoint at w\\udcff", "check the path")),
     Case("weights a folder", f"{VISUAL} --weight data", ("data is a folder", "expected a checkpoint file")),
     Case("of another model", TEST_SEG, ("weights/mv2 holds weights of mv2, not of unet", "name the model")),
     Case("of other classes", f"{TEST} --targetWeight weights/mv2-14", ("tells 14 classes apart, but melBin has 2",)),
@@ -476,7 +491,7 @@ STATES = [
         for how in ("cut", "bit", "empty")
     ),
     *(
-        Case(f"state: {how}", RESUME, (".state is no training state", "leave out --resume"), state(how))
+        Case(f"state: {how}", RESUME, ("UnpicklingError", "leave out --resume"), state(how))
         for how in ("pickle", "zip")
     ),
     Case("state of another training", f"{RESUME} --bs 4", ("batch_size was 8, is 4", "leave out --resume"), begun),
@@ -574,13 +589,6 @@ DISKS = [
         new=("new",),
     ),
     Case(
-        "limit: helper's network",
-        f"{TRAIN} {HAT} weights/mv2",
-        ("cannot write new/MobileNetV2_melBin", "File too large"),
-        limit=4096,
-        new=("new",),
-    ),
-    Case(
         "limit: results",
         TEST,
         ("cannot write new/melBin__mv2.json", "File too large"),
@@ -625,7 +633,7 @@ DISKS = [
     Case(
         "file for maps",
         f"{VISUAL} --saveDir file",
-        ("cannot write file/gradVisual.json", "Not a directory|File exists", "another folder"),
+        ("cannot write file/gradVisual", "Not a directory|File exists", "another folder"),
         TEXT,
     ),
     Case("file for data", f"{TEST_CHEX} --dataRoot file", ("cannot read the list|no list at", "file/xray"), TEXT),
@@ -769,6 +777,12 @@ TOOLS = [
         f"{PREPARE} isic2017 --source source --dataRoot data",
         ("train.csv exists with other rows", "nothing was changed", "another --dataRoot"),
         download(isic, TEXT),
+    ),
+    Case(
+        "folder for a list",
+        f"{PREPARE} isic2017 --source source",
+        ("new/mel2017/train.csv: Is a directory", "check that place, or name another"),
+        download(isic, a_folder("new/mel2017/train.csv")),
     ),
     Case(
         "other file there",
@@ -963,3 +977,328 @@ def test_fault(case: Case, folder: Path, warm_interpreter: Path) -> None:
     assert {name: digest for name, digest in after.items() if name in before} == before
     new = [name for name in after if name not in before]
     assert not [name for name in new if not any(fnmatch(name, known) for known in case.new)], new
+
+
+def last_line(done: subprocess.CompletedProcess[str]) -> str:
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.stderr.splitlines()[-1]
+
+
+# --- output that cannot be written -----------------------------------------------------------------------------------
+
+REPORT = f"{TABLES} results"  # some lines, quickly
+BROKEN_PIPE = 128 + signal.SIGPIPE
+
+
+@pytest.mark.parametrize("line", [REPORT, "trainCls.py --help", TEST])
+def test_full_output(line: str, folder: Path, warm_interpreter: Path) -> None:
+    """Fails when output that cannot be written ends in a traceback, or goes unnoticed, with a buffer or without."""
+    unbuffered, python = ("1", sys.executable) if line == REPORT else ("", warm_interpreter)
+    with Path("/dev/full").open("w") as full:
+        done = run(python, folder, line, stdout=full, env=environment(PYTHONUNBUFFERED=unbuffered))
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert "cannot write to standard output (No space left on device): send it to another place" in last_line(done)
+
+
+def test_nobody_reads(folder: Path, warm_interpreter: Path) -> None:
+    """Fails when `| head -1` ends in a traceback, or in a status that is not a pipe's."""
+    read, write = os.pipe()
+    os.close(read)
+    for python, line in ((sys.executable, REPORT), (warm_interpreter, TRAIN)):
+        done = run(python, folder, line, stdout=write, env=environment(PYTHONUNBUFFERED=""))
+        assert done.returncode == BROKEN_PIPE, done.stderr
+        assert "nobody reads its standard output any more; what was saved before is kept" in last_line(done)
+    os.close(write)
+
+
+def test_closed_streams(folder: Path) -> None:
+    """Fails when a stream that is closed is read or written: the work is done all the same."""
+    words = [sys.executable, "-m", "advmia", "tables", "results", "--out", "new"]
+    shell = f"exec {shlex.join(words)} <&- >&- 2>&-"
+    assert subprocess.run(["sh", "-c", shell], cwd=folder, env=environment(), check=False).returncode == 0
+    assert (folder / "new" / "tables.md").is_file()
+
+
+def test_messages_that_cannot_be_told(folder: Path) -> None:
+    """Fails when a full disk under standard error turns the status into another."""
+    with Path("/dev/full").open("w") as full:
+        assert run(sys.executable, folder, "advmia tables none", stderr=full).returncode == 2
+
+
+# --- several processes, several runs, signals ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "path"),
+    [(TRAIN, "new/MobileNetV2_melBin_nat_class2_maxLR0.01_weightDecay0.001"), (TEST, "new/melBin__mv2")],
+    ids=["trainCls", "testCls"],
+)
+def test_two_writers(line: str, path: str, folder: Path, warm_interpreter: Path) -> None:
+    """Fails when a second run writes what a first is writing."""
+    with one_writer(folder / path):
+        before = digests(folder)
+        done = run(warm_interpreter, folder, line)
+        assert digests(folder) == before
+    assert done.returncode == 2
+    assert f"another run is writing {path} now: wait for its end, or write to another folder" in last_line(done)
+
+
+def test_a_bad_row_in_both_processes(folder: Path) -> None:
+    """Fails when each process of a run tells of what all have met."""
+    picture("image", "cut")(folder)
+    done = run(sys.executable, folder, TRAIN.replace("--gpu cpu", "--gpu cpu cpu"))
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert "testbin.csv row 1: cannot read" in last_line(done)
+
+
+def test_one_process_is_killed(folder: Path) -> None:
+    """Fails when the others wait for ever, go on without it, or nobody is told: status 1, and what was there stays."""
+    begun(folder)
+    before = digests(folder)
+    words = [sys.executable, str(ROOT / "trainCls.py"), *shlex.split(f"{TRAIN} --epoch 500 --gpu cpu cpu")[1:]]
+    running = subprocess.Popen(words, cwd=folder, env=environment(), stdout=-1, stderr=-1, text=True)
+    assert running.stdout is not None
+    assert "epoch 1/500" in running.stdout.readline()
+    children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+    os.kill(int(children[1]), signal.SIGKILL)
+    _, told = running.communicate(timeout=60)
+    assert running.returncode == 1, told
+    assert "process 1 of 2 (from 0) was killed by SIGKILL" in told.splitlines()[-1] and "--resume" in told
+    assert digests(folder).items() >= before.items()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal(number: int, status: int, folder: Path) -> None:
+    """Fails when a signal ends a test in a traceback, or in another status than the shell's."""
+    words = [sys.executable, str(ROOT / "testCls.py"), *shlex.split(TEST)[1:], "--attacks", "aa"]
+    running = subprocess.Popen(words, cwd=folder, env=environment(), stdout=-1, stderr=-1, text=True)
+    assert running.stdout is not None
+    while running.stdout.readline().strip() != "aa":
+        pass
+    running.send_signal(number)
+    _, told = running.communicate(timeout=60)
+    assert running.returncode == status and "Traceback" not in told, told
+    assert told.splitlines()[-1] == "testCls.py: stopped; the same command goes on"
+
+
+# --- what is mended or kept without a word of refusal ----------------------------------------------------------------
+
+
+def rows_of(path: Path) -> list[list[str]]:
+    """A result CSV without the seconds."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))
+    place = rows[0].index("seconds")
+    return [row[:place] + row[place + 1 :] for row in rows]
+
+
+@pytest.mark.parametrize("how", ["cut", "bit", "empty", "pickle", "facts", "facts too deep"])
+def test_damaged_caches_are_built_again(how: str, folder: Path, warm_interpreter: Path) -> None:
+    """Fails when pixels that are not as they were written are used, or anything in a cache file is executed."""
+    for path in (folder / "data" / "cache").glob("*.json" if "facts" in how else "*.npy"):
+        raw = path.read_bytes()
+        evil = io.BytesIO()
+        np.save(evil, np.array([Malicious()], dtype=object), allow_pickle=True)
+        spoilt = {"cut": raw[:-9], "bit": flipped(raw, len(raw) // 2), "empty": b"", "pickle": evil.getvalue()}
+        path.write_bytes(spoilt.get(how, b"[" * (200_000 if how == "facts too deep" else 1)))
+    done = run(warm_interpreter, folder, TEST)
+    assert done.returncode == 0, done.stderr
+    assert rows_of(folder / "new" / "melBin__mv2.csv") == rows_of(folder / "results" / "melBin__mv2.csv")
+    assert not (folder / "harm").exists()
+
+
+def no_row_is_whole(record: dict[str, Any]) -> None:
+    record["rows"][0].pop("scores")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        pytest.param(text("results/melBin__mv2.json", b"{"), id="cut"),
+        pytest.param(text("results/melBin__mv2.json", pickle.dumps(Malicious())), id="pickle"),
+        pytest.param(result(no_row_is_whole), id="row"),
+        pytest.param(result(lambda record: record.update(rows={"a": 1})), id="rows"),
+    ],
+)
+def test_damaged_results_are_kept(spoil: Callable[[Path], object], folder: Path, warm_interpreter: Path) -> None:
+    """Fails when results that cannot be gone on with are lost, or mixed with new ones."""
+    spoil(folder)
+    before = (folder / "results" / "melBin__mv2.json").read_bytes()
+    done = run(warm_interpreter, folder, f"{TEST} --resultDir results")
+    assert done.returncode == 0, done.stderr
+    assert (folder / "results" / "melBin__mv2.json.earlier-1").read_bytes() == before
+    assert json.loads((folder / "results" / "melBin__mv2.json").read_text())["rows"][0]["attack"] == "none"
+
+
+def test_a_loss_that_is_no_number_keeps_the_state(world: Path, folder: Path, warm_interpreter: Path) -> None:
+    """Fails when a training that failed takes its last good state with it: every weight in it is a number."""
+    begun(folder)
+    (state,) = (folder / "begun").glob("*.state")
+    before = state.read_bytes()
+    done = run(warm_interpreter, folder, RESUME)
+    assert done.returncode == 2 and "the loss became nan in epoch 1, step 2 of 3" in last_line(done)
+    assert state.read_bytes() == before
+    network = torch.load(io.BytesIO(before[32:]), weights_only=True)["parts"]["network"]
+    assert all(tensor.isfinite().all() for tensor in network.values())
+
+
+def test_links_of_the_user(folder: Path, warm_interpreter: Path) -> None:
+    """Fails when links that a person, or `prepare --link`, has made in the data root stop working."""
+    (folder / LISTS / "img").rename(folder / "elsewhere")
+    (folder / LISTS / "img").symlink_to(folder / "elsewhere")
+    make_isic(folder / "source")
+    (folder / "source" / "loop").symlink_to(folder / "source")
+    for line in (TEST, f"{PREPARE} isic2017 --source source --link"):
+        done = run(warm_interpreter, folder, line)
+        assert done.returncode == 0, done.stderr
+    assert (folder / "new" / "mel2017" / "img" / "ISIC_0000001.jpg").is_symlink()
+
+
+def test_an_image_vanishes_midway(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """Fails when a file that was there when the list was read is not named once it is gone."""
+    monkeypatch.chdir(folder)
+    load = cache.load_image
+
+    def load_and_remove(path: Path, **how: Any) -> np.ndarray:
+        path.with_name("ISIC_0000023.jpg").unlink(missing_ok=True)
+        return load(path, **how)
+
+    monkeypatch.setattr(cache, "load_image", load_and_remove)
+    assert run_main(monkeypatch, shlex.split(f"{TEST} --imgSize 24 --workers 1")) == 2
+    assert "testbin.csv row 6: cannot read" in capsys.readouterr().err
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "line", "says"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), TRAIN, "the GPU's memory is full: try --bs 4, which"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), f"{TEST} --bs 1", "--bs 1 is the least; try a smaller"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), f"{VISUAL} --bs 9", "try --bs 4, which"),
+        (MemoryError(), f"{TRAIN} --bs 9", "the memory is full: try --bs 4, which"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate"), TEST, "the memory is full: try --bs 4"),
+    ],
+)
+def test_full_memory(
+    error: Exception,
+    line: str,
+    says: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    """Fails when memory that is full ends in a traceback, or nobody says which batch size to try."""
+    monkeypatch.chdir(folder)
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(commands, "_load", fail)
+    assert run_main(monkeypatch, shlex.split(line)) == 2
+    told = capsys.readouterr().err
+    assert says in told and told.count("\n") == 1, told
+
+
+# --- formulas --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cell", "written"),
+    [
+        ("=1+1", "'=1+1"),
+        ("+1 (a)", "'+1 (a)"),
+        ("-cmd", "'-cmd"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("\t=1", "'\t=1"),
+        ("\r=1", "'\r=1"),
+        ("-0.25", "-0.25"),
+        ("+1e-3", "+1e-3"),
+        ("a=1", "a=1"),
+        (-1, "-1"),
+        ("", ""),
+    ],
+)
+def test_cells(cell: object, written: str) -> None:
+    """Fails when a spreadsheet would compute a cell, or a number, or text that is none, is changed."""
+    assert next(csv.reader(io.StringIO(csv_text([[cell, "x"]]), newline=""))) == [written, "x"]
+
+
+def test_no_formula_is_written(folder: Path, warm_interpreter: Path) -> None:
+    """Fails when the name of an image or a checkpoint is a formula in any CSV file; the record keeps the name."""
+    name = "=a$\\b{$\udcff"  # nor UTF-8, nor what Matplotlib takes for a formula and cannot read
+    image = "=image$\\c{$.jpg"
+    row(f"{LISTS}/testbin.csv", 1, f"{image},0")(folder)
+
+    images = folder / LISTS / "img"
+    images.joinpath(image).write_bytes(next(iter(sorted(images.iterdir()))).read_bytes())
+    (folder / name).symlink_to(folder / "weights" / "mv2")
+    test = f"{TEST} --targetWeight {shlex.quote(name)} --resultDir formulas"
+    for line in (test, f"{VISUAL} --weight {shlex.quote(name)}", f"{TABLES} formulas --format csv --out formulas"):
+        done = run(warm_interpreter, folder, line)
+        assert done.returncode == 0, done.stderr
+    for path in (f"formulas/melBin__{name}.csv", "new/gradVisual.csv", "formulas/tables.csv"):
+        with (folder / path).open(newline="") as file:
+            cells = [cell for row in csv.reader(file) for cell in row]
+        assert any(cell.startswith("'=") for cell in cells), path
+        assert not [cell for cell in cells if cell.startswith(("=", "+", "@", "\t", "\r"))], path
+    record = json.loads((folder / "formulas" / f"melBin__{name}.json").read_text())
+    assert (record["target_weight"], record["samples"]["file"][0]) == (name, image)
+    # What is read back still fits: nothing is attacked again.
+    assert "2 rows are in" in run(warm_interpreter, folder, test).stderr
+
+
+# --- clock and locale ------------------------------------------------------------------------------------------------
+
+
+def make_locales(place: Path) -> None:
+    """Turkish and German in a folder, where the system can make them; elsewhere their names mean nothing."""
+    for name in ("tr_TR", "de_DE"):
+        with suppress(FileNotFoundError):
+            command = ["localedef", "-i", name, "-f", "UTF-8", str(place / f"{name}.UTF-8")]
+            subprocess.run(command, capture_output=True, check=False)
+
+
+def test_locales_and_time_zones(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Fails when a number has a comma, a letter is lowered the Turkish way, or a name that the terminal cannot show
+    ends a run: files must be the same to the byte, but for seconds."""
+    make_locales(place := tmp_path_factory.mktemp("locales"))
+    settings = [
+        {
+            "LC_CTYPE": "tr_TR.UTF-8",
+            "LC_NUMERIC": "de_DE.UTF-8",
+            "LOCPATH": str(place),
+            "TZ": "Asia/Tokyo",
+            "LC_ALL": "",
+        },
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii", "TZ": "<odd>+13:37"},
+    ]
+    expected = rows_of(folder / "results" / "melBin__mv2.csv")
+    for number, setting in enumerate(settings):
+        out = f"new {number} \N{LATIN SMALL LETTER I WITH DIAERESIS}"
+        line = f"{TEST} --resultDir '{out}' --dataset MELBIN --targetModel MV2"
+        done = run(sys.executable, folder, line, env=environment(**setting))
+        assert done.returncode == 0, done.stderr
+        assert rows_of(folder / out / "melBin__mv2.csv") == expected
+        record = json.loads((folder / out / "melBin__mv2.json").read_text(encoding="ascii"))
+        assert [f"{row['eps']:g}" for row in record["rows"]] == ["0", "8"]
+
+
+def test_odd_clocks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails when a clock that begins in 1970 or steps back, or files from before, change anything that is recorded."""
+    monkeypatch.chdir(folder)
+    clock = count(1e6, -3600.0)
+    monkeypatch.setattr(time, "time", lambda: next(clock))
+    monkeypatch.setattr(time, "time_ns", lambda: int(next(clock) * 1e9))
+    for path in (folder / LISTS / "img").iterdir():
+        os.utime(path, (-1e6, -1e6))
+    assert run_main(monkeypatch, shlex.split(TEST)) == 0
+    assert rows_of(folder / "new" / "melBin__mv2.csv") == rows_of(folder / "results" / "melBin__mv2.csv")
+    record = json.loads((folder / "new" / "melBin__mv2.json").read_text())
+    assert all(row["seconds"] > 0 for row in record["rows"])
+    assert run_main(monkeypatch, shlex.split(TRAIN)) == 0
+    (path,) = (folder / "new").glob("*.001.json")
+    epochs = json.loads(path.read_text())["epochs"]
+    assert len(epochs) == 2 and all(epoch["seconds"] > 0 for epoch in epochs)

@@ -21,11 +21,11 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from advmia.errors import UserError
 from advmia.runtime import say
-from advmia.stopping import Stopped, on_signal
+from advmia.stopping import Stopped, asked, on_signal
 
 Item = TypeVar("Item")
 
@@ -114,6 +114,16 @@ def total(values: Tensor) -> Tensor:
     return values
 
 
+@torch.no_grad()
+def take_over_buffers(model: nn.Module) -> None:
+    """Gives the model the first process' buffers, e.g. the running statistics; all must ask at once."""
+    if count() > 1:
+        for buffer in model.buffers():
+            of_first = buffer.clone()
+            dist.broadcast(of_first, src=0)
+            buffer.copy_(of_first)  # which is noticed by those who keep a copy of the model; broadcast is not
+
+
 @contextmanager
 def one_before_the_others() -> Iterator[None]:
     """Inside, each machine's first process is done before its others begin; all must come here."""
@@ -144,8 +154,10 @@ def joined() -> Iterator[None]:
         raise
     except BaseException:
         # Of what befalls one process the others see a broken connection: the one it befell comes first.
-        if count() > 1 and not (is_first() and isinstance(sys.exc_info()[1], UserError)):
+        if count() > 1 and not asked() and not (is_first() and isinstance(sys.exc_info()[1], UserError)):
             time.sleep(_PAUSE)
+        if asked():  # so were the others, who have gone
+            raise Stopped(asked()) from None
         sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
         raise
     dist.destroy_process_group()
@@ -182,8 +194,8 @@ def start(gpus: list[str]) -> int:
         )
         for place in range(len(devices))
     ]
-    with on_signal(lambda signal_number: _send(children, signal_number)) as asked:
-        return _wait(children, asked)
+    with on_signal(lambda signal_number: _send(children, signal_number)) as handed_on:
+        return _wait(children, handed_on)
 
 
 def _send(children: list[subprocess.Popen[bytes]], signal_number: int) -> None:
@@ -192,21 +204,21 @@ def _send(children: list[subprocess.Popen[bytes]], signal_number: int) -> None:
             child.send_signal(signal_number)
 
 
-def _wait(children: list[subprocess.Popen[bytes]], asked: list[int]) -> int:
-    """The status of the first that fails, or 0. `asked`: the signals that were handed on."""
+def _wait(children: list[subprocess.Popen[bytes]], handed_on: list[int]) -> int:
+    """The status of the first that fails, or 0. `handed_on`: the signals that were."""
     failed: subprocess.Popen[bytes] | None = None
     while failed is None and any(child.poll() is None for child in children):
         time.sleep(0.05)
         failed = next((child for child in children if child.poll()), None)
     if failed is None:
         return 0
-    deadline = time.monotonic() + (_GRACE if asked else 0)  # asked to stop, the first may still be saving
+    deadline = time.monotonic() + (_GRACE if handed_on else 0)  # asked to stop, the first may still be saving
     while any(child.poll() is None for child in children) and time.monotonic() < deadline:
         time.sleep(0.05)
     _send(children, signal.SIGKILL)
     status = failed.returncode
-    if asked:
-        return children[0].wait() if children[0].wait() > 0 else 128 + asked[0]
+    if handed_on:
+        return children[0].wait() if children[0].wait() > 0 else 128 + handed_on[0]
     if status < 0:
         place, cause = children.index(failed), signal.Signals(-status).name
         say(

@@ -6,6 +6,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -114,29 +115,30 @@ def fit(
         if time.monotonic() - saved >= save_every and _is_finite(model):
             save_now()
 
-    while position.epoch <= epochs:
-        mean = train_one_epoch(
-            loss,
-            loader,
-            optimizer,
-            schedule,
-            position,
-            epochs=epochs,
-            precision=precision,
-            note=note,
-            after_step=save_if_due,
-        )
-        try:
-            clean, robust = validate()
-        except UserError as error:
-            raise UserError(
-                f"after epoch {position.epoch}, {error}: try a lower --lr or a larger --bs; what was saved before is"
-                " kept"
-            ) from error
-        with held():  # an epoch is kept and left behind, or neither
-            yield Epoch(position.epoch, mean, float(schedule.get_last_lr()[0]), position.seconds, clean, robust)
-            position.next_epoch()
-            save_now()
+    # Asked to stop, the other processes go on to the end of the first one's step, which it then saves.
+    with nullcontext() if processes.is_first() else held():
+        while position.epoch <= epochs:
+            mean = train_one_epoch(
+                loss,
+                loader,
+                optimizer,
+                schedule,
+                position,
+                epochs=epochs,
+                precision=precision,
+                note=note,
+                after_step=save_if_due,
+            )
+            processes.take_over_buffers(model)  # each process validates on a share of the list: all the same network
+            try:
+                clean, robust = validate()
+            except UserError as error:
+                advice = "try a lower --lr or a larger --bs; what was saved before is kept"
+                raise UserError(f"after epoch {position.epoch}, {error}: {advice}") from error
+            with held():  # an epoch is kept and left behind, or neither
+                yield Epoch(position.epoch, mean, float(schedule.get_last_lr()[0]), position.seconds, clean, robust)
+                position.next_epoch()
+                save_now()
 
 
 def _is_finite(model: nn.Module) -> bool:

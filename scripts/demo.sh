@@ -11,7 +11,7 @@ DEMO=${DEMO:-demo}
 COMMON=(--dataset melBin --dataRoot "$DEMO/data" --imgSize 32 "$@")
 "$PYTHON" -m advmia phantoms --dataRoot "$DEMO/data" --dataset mel2017 --count 400 --size 64
 for method in nat pgdat; do
-  "$PYTHON" trainCls.py "${COMMON[@]}" --method $method --model mv2 --eps 8 --epoch "${EPOCHS:-6}" --bs 16 --saveDir "$DEMO/clsCkpt"
+  "$PYTHON" trainCls.py "${COMMON[@]}" --method $method --model mv2 --eps 8 --epoch "${EPOCHS:-6}" --bs 16 --resume --saveDir "$DEMO/clsCkpt"
 done
 for weights in "$DEMO"/clsCkpt/MobileNetV2_melBin_*_maxLR0.01_weightDecay0.001; do
   "$PYTHON" testCls.py "${COMMON[@]}" --targetModel mv2 --targetWeight "$weights" --attacks fgsm pgd --epsilons 2 4 8 --bs 32 --resultDir "$DEMO/results"

@@ -9,7 +9,7 @@ find_python requirements.txt
 METHODS=${METHODS:-methods}
 
 COMMON=(--dataset melBin --dataRoot "$METHODS/data" --imgSize 64 "$@")
-TRAIN=(--model mv2 --eps 8 --epoch "${EPOCHS:-5}" --bs 8 --saveDir "$METHODS/clsCkpt")
+TRAIN=(--model mv2 --eps 8 --epoch "${EPOCHS:-5}" --bs 8 --resume --saveDir "$METHODS/clsCkpt")
 NATURAL=$METHODS/clsCkpt/MobileNetV2_melBin_nat_class2_maxLR0.01_weightDecay0.001
 "$PYTHON" -m advmia phantoms --dataRoot "$METHODS/data" --dataset mel2017 --count 320 --size 96
 for method in nat pgdat trades mart; do

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import signal
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from kills import training_outcome
 from running import ROOT, run_main
 
 from advmia import commands
@@ -79,15 +79,6 @@ def stop_at_save(monkeypatch: pytest.MonkeyPatch, last: int) -> None:
     monkeypatch.setattr(commands, "save_training", save_and_die)
 
 
-def outcome(folder: Path) -> tuple[str, dict[str, Any]]:
-    """The digest of the one checkpoint in the folder, and its record without seconds; nothing else may be there."""
-    names = sorted(path.name for path in folder.iterdir())
-    assert len(names) == 3 and names[1:] == [f"{names[0]}.json", f"{names[0]}.png"], names
-    record = json.loads((folder / names[1]).read_text())
-    assert all(epoch.pop("seconds") > 0 for epoch in record["epochs"])
-    return sha256((folder / names[0]).read_bytes()).hexdigest(), record
-
-
 @pytest.mark.parametrize("name", TRAININGS)
 def test_killed_after_an_epoch(
     name: str, train: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -99,7 +90,7 @@ def test_killed_after_an_epoch(
         with pytest.raises(Killed):
             train(name, "killed")
     assert train(name, "killed", "--resume") == 0
-    assert outcome(tmp_path / "killed") == outcome(tmp_path / "undisturbed")
+    assert training_outcome(tmp_path / "killed") == training_outcome(tmp_path / "undisturbed")
 
 
 @pytest.mark.parametrize("step", [1, 2, 4, 6])
@@ -113,7 +104,7 @@ def test_killed_within_an_epoch(
         with pytest.raises(Killed):
             train("pgdat", "killed", "--saveEvery", "1e-9")
     assert train("pgdat", "killed", "--resume") == 0
-    assert outcome(tmp_path / "killed") == outcome(tmp_path / "undisturbed")
+    assert training_outcome(tmp_path / "killed") == training_outcome(tmp_path / "undisturbed")
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

@@ -1,5 +1,6 @@
 # Sourced by the survey's training scripts. Each list may be set from outside, e.g. MODELS=mv2 EPSILONS="4 8".
 # Flags given to a script are handed to every command, e.g. scripts/survey/pgdat.sh --gpu 0 1 --valFraction 0.1
+# What is trained already is skipped, and a training that was stopped goes on.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 PYTHON=${PYTHON:-python}
@@ -8,5 +9,5 @@ MODELS=${MODELS:-res18 mv2 chexnet}
 EPSILONS=${EPSILONS:-1 2 4 8} # grey levels out of 255
 CLS_DIR=${CLS_DIR:-clsCkpt} # where checkpoints go
 SEG_DIR=${SEG_DIR:-segckpt}
-CLASSIFIER="--wd 1e-3 --lr 0.01 --epoch 100 --bs 32"
-SEGMENTER="--wd 1e-3 --lr 1e-4 --epoch 100 --bs 32"
+CLASSIFIER="--wd 1e-3 --lr 0.01 --epoch 100 --bs 32 --resume"
+SEGMENTER="--wd 1e-3 --lr 1e-4 --epoch 100 --bs 32 --resume"

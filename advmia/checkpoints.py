@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import zipfile
@@ -73,9 +74,12 @@ def segmentation_name(settings: TrainingSettings) -> str:
 
 def save_weights(path: Path, weights: StateDict) -> None:
     """The bare state_dict, whole or not at all."""
-    # By its path, torch would write the temporary name into the file: equal weights are equal files.
-    with whole_file(path) as temporary, temporary.open("wb") as file:
-        torch.save(weights, file)
+    # By its path, torch would write the temporary name into the file: equal weights are equal files. And of a disk that
+    # fills up it tells in words of its own.
+    content = io.BytesIO()
+    torch.save(weights, content)
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
 
 
 def _weights_of(model: nn.Module) -> StateDict:
@@ -164,7 +168,7 @@ def read_record(checkpoint: Path) -> dict[str, Any] | None:
     """What is recorded of a checkpoint; None where nothing readable is (the reference's own weights have none)."""
     try:
         record = json.loads(record_path(checkpoint).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
 

@@ -85,9 +85,12 @@ def write_text(path: Path, text: str) -> None:
 
 def csv_text(rows: Iterable[Iterable[object]]) -> str:
     """The rows as CSV, in which no spreadsheet finds a formula."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([_no_formula(cell) for cell in row] for row in rows)
-    return text.getvalue()
+    lines = []
+    for row in rows:
+        line = io.StringIO()
+        csv.writer(line, lineterminator="\r\n").writerow([_no_formula(cell) for cell in row])  # then both are quoted
+        lines.append(line.getvalue().removesuffix("\r\n") + "\n")
+    return "".join(lines)
 
 
 def _no_formula(cell: object) -> object:

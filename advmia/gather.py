@@ -72,7 +72,7 @@ class Entry:
         """`pgdat 8`: method and training eps; the checkpoint's file name where its training is not recorded."""
         training = self.training
         if training is None:
-            return Path(self.record["target_weight"]).name
+            return Path(self.record["target_weight"]).name.encode(errors="backslashreplace").decode()
         return training["method"] if training["method"] == "nat" else f"{training['method']} {training['eps']:g}"
 
     @cached_property

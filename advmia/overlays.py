@@ -58,7 +58,7 @@ def save_sheet(
             panel.set(xticks=[], yticks=[], xlabel=f"class {cell.predicted} ({cell.confidence:.2f})")
             if line == 0:
                 panel.set_title(column, fontsize=10)
-        panels[line][0].set_ylabel(name, fontsize=9)
+        panels[line][0].set_ylabel(name, fontsize=9, parse_math=False)
     figure.suptitle(title, fontsize=11)
     with whole_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)

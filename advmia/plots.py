@@ -52,8 +52,9 @@ def plot_curves(curves: Sequence[Curve], title: str, score: str, stem: Path) -> 
     attacks = list(dict.fromkeys(attack for curve in curves for attack in curve.points))
     if not attacks:
         return []
-    # Type 42 fonts stay text in the PDF, which journals ask for; no rc file of the user's makes another picture.
-    with plt.style.context(["default", {"pdf.fonttype": 42, "font.size": 9}]):
+    # Type 42 fonts stay text in the PDF, which journals ask for; no rc file of the user's makes another picture. A name
+    # with dollar signs is no formula.
+    with plt.style.context(["default", {"pdf.fonttype": 42, "font.size": 9, "text.parse_math": False}]):
         figure = _draw(curves, attacks, title, score)
         paths = []
         for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None, "Producer": None})):

@@ -6,6 +6,7 @@ import glob
 import json
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,9 @@ class ResultFile:
         """Takes over the rows of an earlier, equal run; sets files of any other run aside and returns their names."""
         earlier = read_results(self.json_path) if self.json_path.exists() else None
         if earlier is not None and earlier.get("run") == self.run:
-            self.rows = [_row(row) for row in earlier["rows"]]
-            return []
+            with suppress(KeyError, TypeError, AttributeError):  # of rows that are damaged
+                self.rows = [_row(row) for row in earlier["rows"]]
+                return []
         return set_aside(self.csv_path, self.json_path)
 
     def find(self, attack: str, eps: float) -> Row | None:
@@ -116,7 +118,7 @@ def read_results(path: Path) -> dict[str, Any] | None:
     """The JSON record at `path`; None when it is no result file."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) and "rows" in record and "run" in record else None
 

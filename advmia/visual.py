@@ -80,7 +80,7 @@ class MapFolder:
     def _read(self) -> dict[str, Any] | None:
         try:
             found = json.loads(self.record_path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
         return found if isinstance(found, dict) else None
 

@@ -58,6 +58,7 @@ def warm_python(folder: Path) -> Iterator[Path]:
 
 def serve(address: str) -> None:
     import matplotlib.pyplot  # noqa: F401
+    import torch._dynamo  # noqa: F401 - as an optimizer does before its first step
 
     import advmia.commands  # noqa: F401
 

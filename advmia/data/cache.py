@@ -158,7 +158,7 @@ def _read(path: Path, job: _Job, fingerprint: str) -> CachedArray | None:
         with path.open("rb") as file:
             is_ours = file.read(len(header)) == header
         pixels = np.memmap(path, np.uint8, mode="r", offset=len(header), shape=(len(job.names), *job.shape))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     if not is_ours or not isinstance(facts, dict) or facts.get("fingerprint") != fingerprint:
         return None

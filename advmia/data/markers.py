@@ -24,7 +24,7 @@ def read_markers(folder: Path) -> dict[str, dict[str, Any]]:
         return {}
     try:
         markers = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"cannot read {path} ({error}): it says what the folder's images are; make the folder again"
         ) from error

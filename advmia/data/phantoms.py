@@ -139,7 +139,7 @@ def _check_folder(folder: Path, facts: dict[str, Any]) -> None:
         if markers[name] != facts:
             made = ", ".join(f"{key} {value}" for key, value in markers[name].items() if facts.get(key) != value)
             raise UserError(f"{folder} holds phantoms made with {made or 'other arguments'}: choose another --dataRoot")
-    if not lists and any(path.is_file() for path in folder.rglob("*")):
+    if not lists and any(path.is_file() or path.is_symlink() for path in folder.rglob("*")):
         raise UserError(f"{folder} holds files that are not marked as phantom: choose another --dataRoot")
 
 

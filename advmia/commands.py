@@ -58,7 +58,7 @@ _UNATTACKED = Budget(0, 0, 0)
 
 def train(task: Task, args: argparse.Namespace) -> None:
     """Trains one network; keeps its best epoch as `<saveDir>/<the reference's name>`, with a record beside it."""
-    device = processes.pick_device(args.gpu)
+    device = _device(args)
     precision = Precision.chosen(args.precision, device)
     spec = _spec(args, args.model)
     train_list, test_list = _read_lists(args, spec)
@@ -179,7 +179,7 @@ def _resume(checkpoint: Path, settings: TrainingSettings, parts: dict[str, Part]
 
 def test(task: Task, args: argparse.Namespace) -> None:
     """Attacks one network at every eps; prints the reference's lines and writes a CSV and a JSON file of results."""
-    device = processes.pick_device(args.gpu)
+    device = _device(args)
     precision = Precision.chosen(args.precision, device)
     source_model = args.surrogateModel or args.targetModel
     source_weight = args.surrogateWeight or args.targetWeight
@@ -270,7 +270,7 @@ def _test(
 
 def visualise(task: Task, args: argparse.Namespace) -> None:
     """Grad-CAM of each image's true class, clean and under attack: JPEGs, a contact sheet and a CSV in `--saveDir`."""
-    device = processes.pick_device(args.gpu)
+    device = _device(args)
     precision = Precision.chosen(args.precision, device)
     spec = _spec(args, args.model)
     model, classes = load_model(args.model, args.weight, spec, classes=count_classes(spec, args.dataRoot))
@@ -315,6 +315,14 @@ def result_path(task: Task, args: argparse.Namespace) -> Path:
     source = args.surrogateWeight or args.targetWeight
     stem = result_stem(args.resultDir, spec.name, args.targetWeight, source)
     return stem.with_name(stem.name + ".json")
+
+
+def _device(args: argparse.Namespace) -> torch.device:
+    """This process' device, and memory as suits it."""
+    device = processes.pick_device(args.gpu)
+    if device.type == "cpu":
+        runtime.keep_freed_memory()
+    return device
 
 
 def _spec(args: argparse.Namespace, *models: str) -> DatasetSpec:

@@ -13,6 +13,6 @@ part steps-unet 50 steps "${GPU[@]}" --models unet --size 256 --bs 32 --methods 
 part epoch-299 95 epoch "${GPU[@]}" --model res18 --size 299 --bs 32 --precision tf32 bf16 --repeats 1
 part data 40 data "${GPU[@]}" --repeats 3
 part simba 25 evaluation "${GPU[@]}" --simba --queries 100 --repeats 3
-part evaluation 75 evaluation "${GPU[@]}" --precision tf32 --images 64 --bs 64 --queries 100 --steps 10 --epsilons 2 8
+part evaluation 75 evaluation "${GPU[@]}" --precision tf32 --images 64 --bs 64 --queries 250 --steps 5 --epsilons 2 8
 part strength 60 strength "${GPU[@]}" --images 256 --bs 128 --precision tf32 bf16
 finish

@@ -18,11 +18,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from advmia import runtime
+from advmia.inference import Blocks
 from advmia.precision import PRECISIONS
 
 MIB = 2**20
+OURS = "ours"  # among what `alternate` times
 
 
 # --- time ------------------------------------------------------------------------------------------------------------
@@ -48,19 +51,27 @@ def alternate(
 ) -> dict[str, dict[str, float]]:
     """Times the callables by turns, so that a machine that slows down slows all of them, every other round backwards.
 
+    On a CPU each has memory as where it is used: ours, which goes by the name of `OURS`, keeps what it frees as our
+    commands do (`advmia.runtime.keep_freed_memory`); all others have glibc's defaults, as in a program that does not
+    know of them. What one has left is given back before the next, and `warmup` calls that are not timed come before
+    each one that is: else it would pay for memory that in use it would hold, or find that of another. On CUDA, whose
+    memory torch keeps for all, they come once, before the first round.
+
     Each gets median, min and max of its seconds, on CUDA the peak MiB it allocated, and `speedup`: how many times as
     fast as the first it was in the same round (the median of the rounds, with min and max).
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     memory: dict[str, float] = {}
-    for turn in range(warmup + repeats):
+    for turn in range(repeats):
         for name in list(runs) if turn % 2 == 0 else list(runs)[::-1]:
+            if device.type == "cpu":
+                hand_out_memory(runtime.MEMORY_KEPT if name == OURS else runtime.MEMORY_RETURNED)
+            for _ in range(warmup if turn == 0 or device.type == "cpu" else 0):
+                runs[name]()
             with peak_memory(device) as peak:
-                taken = seconds_of(runs[name], device)
-            if turn >= warmup:
-                seconds[name].append(taken)
-                if peak:
-                    memory[name] = peak[0]
+                seconds[name].append(seconds_of(runs[name], device))
+            if peak:
+                memory[name] = peak[0]
     first = next(iter(seconds.values()))
     return {
         name: {
@@ -70,6 +81,13 @@ def alternate(
         }
         for name, own in seconds.items()
     }
+
+
+def hand_out_memory(settings: dict[int, int]) -> None:
+    """Gives what is free back to the system and tells glibc's allocator how to go on from there."""
+    libc = runtime.set_allocator(settings)
+    if libc is not None:
+        libc.malloc_trim(0)
 
 
 def spread(name: str, values: Sequence[float]) -> dict[str, float]:
@@ -139,6 +157,24 @@ def counting(*networks: nn.Module) -> Iterator[Passes]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def counting_asked() -> Iterator[Passes]:
+    """Counts the images that are handed to `Blocks`: without the copies that fill a short block."""
+    passes = Passes()
+
+    def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if isinstance(module, Blocks):
+            passes.forward += len(inputs[0])
+            if inputs[0].requires_grad:
+                inputs[0].register_hook(lambda gradient: _add(passes, "backward", len(gradient)))
+
+    handle = register_module_forward_pre_hook(before)
+    try:
+        yield passes
+    finally:
+        handle.remove()
 
 
 def _add(passes: Passes, name: str, count: int) -> None:

@@ -18,16 +18,17 @@ from networks import one_thread as one_thread
 from running import ROOT, run_well
 from torch import Tensor, nn
 
-from advmia import methods
+from advmia import methods, runtime
 from advmia.attacks.gradient import cw, fgsm, pgd
 from advmia.attacks.simba import _directions, simba
 from advmia.budgets import Budget, cw_budget, fgsm_budget
 from advmia.data.transforms import load_image
+from advmia.inference import Blocks
 from advmia.losses import confident_margin, cross_entropy, pixel_cross_entropy
 from advmia.methods import HAT, MART, TRADES
 from advmia.tasks import SEGMENTATION
-from benchmarks import plain
-from benchmarks.timing import Passes, alternate, counting
+from benchmarks import plain, timing
+from benchmarks.timing import Passes, alternate, counting, counting_asked
 
 IMAGES = 16
 CPU = torch.device("cpu")
@@ -170,21 +171,38 @@ def test_counts_of_a_segmenter() -> None:
     assert passes == Passes(4, 4, 4)
 
 
+def test_counts_without_copies() -> None:
+    """Fails when what fills a block is counted as asked for, or is not counted at all."""
+    model, (x, y) = SmallNet(3).eval(), pixels(11, size=16)
+    with counting(model) as passes, counting_asked() as asked:
+        pgd(Budget.grey(8, 3, 2), cross_entropy)(Blocks(model), x, y, rng=streams(11))
+    assert passes == Passes(48, 48, 0) and asked == Passes(33, 33, 0)
+
+
 def test_alternation() -> None:
-    """Fails when warm-up rounds are timed, or the order is the same in every round."""
+    """Fails when calls that warm up are timed, or do not come right before the timed one, whose memory they find; or
+    the order is the same in every round."""
     calls: list[str] = []
     runs = {name: (lambda name=name: calls.append(name)) for name in "ab"}
     found = alternate(runs, CPU, repeats=3, warmup=1)
-    assert "".join(calls) == "abbaabba"
+    assert "".join(calls) == "aabb" + "bbaa" + "aabb"
     assert found["a"]["speedup"] == found["a"]["speedup_min"] == 1
     assert found["b"]["seconds_min"] <= found["b"]["seconds"] <= found["b"]["seconds_max"]
+
+
+def test_memory_as_where_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails when another side runs with the memory settings of our commands, or ours without."""
+    given: list[dict[int, int]] = []
+    monkeypatch.setattr(timing, "hand_out_memory", given.append)
+    alternate({"plain": lambda: None, "ours": lambda: None, "peer": lambda: None}, CPU, repeats=1)
+    assert given == [runtime.MEMORY_RETURNED, runtime.MEMORY_KEPT, runtime.MEMORY_RETURNED]
 
 
 # --- the commands ----------------------------------------------------------------------------------------------------
 
 
 def ran(tmp_path: Path, benchmark: str, *words: object) -> dict[str, Any]:
-    """What the benchmark wrote; every number in it is finite, and none is negative."""
+    """What the benchmark wrote; every number in it is finite, and none but a difference is negative."""
     out = tmp_path / "out.json"
     printed = run_well(f"benchmarks.{benchmark}", *words, "--device", "cpu", "--out", out, cwd=tmp_path)
     assert printed.strip(), "no table"
@@ -196,7 +214,7 @@ def ran(tmp_path: Path, benchmark: str, *words: object) -> dict[str, Any]:
 
 def numbers(record: object) -> Iterator[float]:
     if isinstance(record, dict):
-        record = list(record.values())
+        record = [value for name, value in record.items() if name != "above_plain"]
     if isinstance(record, list):
         for value in record:
             yield from numbers(value)
@@ -234,7 +252,8 @@ def test_evaluation(tmp_path: Path) -> None:
     for row in record["results"]:
         assert all(row[side]["seconds"] > 0 and row[side]["forward"] > 0 for side in ("plain", "ours"))
         assert all(len(row[side]["accuracy"]) == len(row["eps"]) for side in ("plain", "ours"))
-    assert record["total"]["seconds"] > 0 and record["total"]["work"] > 0
+        assert row["plain"]["copies"] == 0 < row["ours"]["copies"]  # six images make no block
+    assert record["total"]["seconds"] > 0 and record["total"]["work"] > record["total"]["work_with_copies"] > 0
 
 
 def test_simba(tmp_path: Path) -> None:

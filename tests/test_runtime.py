@@ -1,0 +1,51 @@
+"""What the process asks of its machine."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+
+import pytest
+from running import ROOT
+
+# Frees and takes again three blocks, one of them larger than any threshold of glibc's, and counts the pages handed out.
+PROGRAM = """
+import resource, sys
+import torch
+from advmia import commands, runtime
+if sys.argv[1] == "kept":
+    runtime.keep_freed_memory()
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def take():
+    for _ in range(3):
+        blocks = [torch.ones(size * 2**18) for size in (8, 24, 48)]
+        del blocks
+take()
+before = faults()
+take()
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="another C library than glibc")
+def test_freed_memory_is_kept() -> None:
+    """Fails when large tensors are fetched from the system anew each time: 20,000 pages of 4 KiB a round."""
+
+    def faults(how: str) -> int:
+        words = [sys.executable, "-c", PROGRAM, how]
+        return int(subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+
+    assert 4 * faults("kept") < faults("default")
+
+
+def test_another_c_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails when a C library that is not glibc is told numbers that mean something else to it, or ends the run."""
+    from advmia import runtime
+
+    class Other:
+        mallopt = staticmethod(lambda *_: pytest.fail("told"))
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: Other())
+    runtime.keep_freed_memory()

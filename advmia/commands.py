@@ -172,8 +172,14 @@ def _resume(checkpoint: Path, settings: TrainingSettings, parts: dict[str, Part]
     if states is None:
         say(f"--resume: there is no {state_path(checkpoint)}; beginning anew")
         return
-    for name, part in parts.items():
-        part.load_state_dict(states[name])
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(states[name])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:  # by hand, or by another version of this program
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{state_path(checkpoint)} does not fit this training ({reason}): delete it, or leave out --resume"
+        ) from error
     say(f"going on at epoch {position.epoch}, after {position.steps} of its steps")
 
 

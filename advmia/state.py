@@ -88,7 +88,7 @@ class Unfinished:
             say(f"{self._path} is damaged ({error}): what it kept is attacked again")
             return []
         is_ours = isinstance(found, dict) and found.get("evaluation") == self._evaluation
-        return list(found["states"]) if found is not None and is_ours else []
+        return list(found.get("states", [])) if found is not None and is_ours else []
 
     def save_if_due(self, states: Callable[[], list[Any]]) -> None:
         """Saves, unless that was done just now: what is lost by a kill is `_SAVE_SECONDS` and a batch at the most."""

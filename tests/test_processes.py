@@ -189,6 +189,30 @@ def test_torchrun_on_two_machines(world: Path, python: Callable[..., Any], tmp_p
     assert training_outcome(tmp_path / "torchrun") == training_outcome(tmp_path / "gpu")
 
 
+def test_the_slurm_example(world: Path, tmp_path: Path) -> None:
+    """With a stand-in for `srun` that runs the command once, as one machine of two devices.
+
+    Fails when the script names a variable that is not there, or torchrun an option that it does not know.
+    """
+    for name, program in (("srun", 'exec "$@"'), ("scontrol", "echo 127.0.0.1")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{program}\n")
+        (tmp_path / name).chmod(0o755)
+    slurm = {"JOB_ID": "7", "JOB_NODELIST": "here", "JOB_NUM_NODES": "1", "GPUS_ON_NODE": "2", "SUBMIT_DIR": str(ROOT)}
+    environment = {f"SLURM_{name}": value for name, value in slurm.items()}
+    environment |= {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PORT": free_port(), "PYTHON": sys.executable}
+    words = [*TRAININGS["nat"], "--epoch", 1, "--gpu", "cpu", "--dataRoot", world / "data", "--saveDir", tmp_path / "a"]
+    done = subprocess.run(
+        [ROOT / "scripts" / "slurm.sh", *map(str, words)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert training_outcome(tmp_path / "a")[1]["settings"]["processes"] == 2
+
+
 # --- the end of one --------------------------------------------------------------------------------------------------
 
 

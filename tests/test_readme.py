@@ -35,6 +35,8 @@ NOT_RUN_HERE = {
     "scripts/demo.sh": "has a test of its own",
     "scripts/sweep_eps.sh": "is listed below, and run by test_sweeps.py",
     "scripts/reproduce.sh": "likewise",
+    "torchrun": "is run by test_processes.py",
+    "sbatch": "likewise, with a stand-in for Slurm",
 }
 
 

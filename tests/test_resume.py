@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import signal
@@ -210,16 +211,21 @@ class Malicious:
 
 
 def damaged(raw: bytes, how: str) -> bytes:
-    """A state file spoilt; the last two carry a right checksum."""
+    """A state file spoilt; the last three carry a right checksum."""
     if how == "cut short":
         return raw[: len(raw) // 2]
     if how == "one bit":
         return raw[:1000] + bytes([raw[1000] ^ 1]) + raw[1001:]
+    if how == "a part less":
+        state = torch.load(io.BytesIO(raw[32:]), weights_only=True)
+        del state["parts"]["schedule"]
+        torch.save(state, file := io.BytesIO())
+        return sha256(file.getvalue()).digest() + file.getvalue()
     content = pickle.dumps(Malicious()) if how == "a pickle" else b"not torch"
     return b"" if how == "empty" else sha256(content).digest() + content
 
 
-@pytest.mark.parametrize("how", ["cut short", "one bit", "empty", "a pickle", "text"])
+@pytest.mark.parametrize("how", ["cut short", "one bit", "empty", "a pickle", "text", "a part less"])
 def test_a_damaged_state_is_refused(
     how: str,
     train: Callable[..., int],

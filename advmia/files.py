@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import glob
 import io
 import json
 import math
@@ -40,9 +41,10 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def one_writer(path: Path) -> Iterator[None]:
-    """Inside, no other run that asks writes `path` or what stands beside it. Raises `UserError` where one does now.
+    """Inside, no other run that asks writes `path` or what stands beside it (`<path>.json`, ...).
 
-    The system drops the lock when its holder dies, however it does.
+    The system drops the lock when its holder dies, however it does; what that one was in the middle of writing is
+    removed. Raises `UserError` where another run holds it.
     """
     lock = path.with_name(f".{path.name}.lock")
     try:
@@ -55,6 +57,8 @@ def one_writer(path: Path) -> Iterator[None]:
             f"cannot write {path} ({error.strerror or error}): free space or choose another folder"
         ) from error
     with file:
+        for left in path.parent.glob(f"{glob.escape(f'.{path.name}')}.*.tmp"):
+            left.unlink(missing_ok=True)
         try:
             yield
         finally:

@@ -2,9 +2,9 @@
 
     python tests/kills.py --kills 20
 
-Each is started, killed by SIGKILL at a random moment and started again, until it has been killed so often; one that
-comes to its end before is begun anew. The end must be that of a run that nobody disturbed: weights to the last bit,
-records and tables but for seconds.
+Each is started, killed by SIGKILL at a random moment of its work and started again, until it has been killed so often;
+one that comes to its end before is begun anew. The end must be that of a run that nobody disturbed: weights to the last
+bit, records and tables but for seconds.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMON = ["--dataset", "melBin", "--imgSize", "16", "--gpu", "cpu"]
-TRAINING = ["trainCls.py", *COMMON, "--method", "pgdat", "--model", "mv2", "--eps", "8", "--bs", "8", "--epoch", "6"]
+TRAINING = ["trainCls.py", *COMMON, "--method", "pgdat", "--model", "mv2", "--eps", "8", "--bs", "8", "--epoch", "8"]
 # Batches are saved every five seconds: of the last attack, some always are.
 EVALUATION = ["testCls.py", *COMMON, "--targetModel", "mv2", "--targetWeight", "network", "--bs", "2"]
 EVALUATION += ["--attacks", "fgsm", "pgd", "apgd-ce", "--epsilons", "0.1", "0.2"]
@@ -57,21 +57,20 @@ def kill_again_and_again(
     words: list[str], folder: Path, flag: str, outcome: Callable[[Path], Outcome], kills: int, seed: int
 ) -> dict[str, int]:
     """Runs the command in `folder`; the place that `flag` names is where its files go. Returns what was counted."""
+    whole, line = run([*words, flag, "undisturbed"], folder)
     start = time.monotonic()
-    whole = run([*words, flag, "undisturbed"], folder)
+    assert whole.wait() == 0, line + told(whole)
     longest = time.monotonic() - start
-    assert whole.wait() == 0, told(whole)
     expected, draw = outcome(folder / "undisturbed"), random.Random(seed)
     place, counts = folder / "killed", {"kills": 0, "restarts that went on": 0, "ends": 0}
     while True:
-        running = run([*words, flag, "killed"], folder)
+        running, line = run([*words, flag, "killed"], folder)
         try:
-            # From before the first import to after the last line, and never a moment that only whole runs reach.
             running.wait(timeout=draw.uniform(0, longest) if counts["kills"] < kills else None)
         except subprocess.TimeoutExpired:
             running.kill()
             counts["kills"] += 1
-        text = told(running)
+        text = line + told(running)
         counts["restarts that went on"] += "going on at" in text or "are not repeated" in text
         if running.returncode == 0:
             assert outcome(place) == expected
@@ -82,8 +81,9 @@ def kill_again_and_again(
         assert running.returncode in (0, -9), text
 
 
-def run(words: list[str], folder: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+def run(words: list[str], folder: Path) -> tuple[subprocess.Popen[str], str]:
+    """The command under way, and the first line that it said: its imports are behind it."""
+    running = subprocess.Popen(
         [sys.executable, str(ROOT / words[0]), *words[1:]],
         cwd=folder,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
@@ -91,6 +91,8 @@ def run(words: list[str], folder: Path) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
     )
+    assert running.stdout is not None
+    return running, running.stdout.readline()
 
 
 def told(running: subprocess.Popen[str]) -> str:

@@ -172,12 +172,17 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
     assert not list(path.parent.iterdir())
 
 
-def test_a_writer_that_is_killed_leaves_no_lock(tmp_path: Path) -> None:
-    """Fails when a lock outlives its holder: its file stays, but nobody holds it."""
+def test_a_writer_that_is_killed(tmp_path: Path) -> None:
+    """Fails when a lock outlives its holder, when half a file is left for good, or when another's file is removed."""
     path = tmp_path / "weights"
-    code = "import os, sys; from pathlib import Path; from advmia.files import one_writer\n"
-    code += "with one_writer(Path(sys.argv[1])): os.kill(os.getpid(), 9)"
+    code = "import os, sys; from pathlib import Path; from advmia.files import one_writer, whole_file\n"
+    code += "path = Path(sys.argv[1])\n"
+    code += "with one_writer(path), whole_file(path.with_name('weights.state')) as half:\n"
+    code += "    half.write_text('half'); os.kill(os.getpid(), 9)"
     killed = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, check=False)
+    (half,) = tmp_path.glob(".weights.state.*.tmp")
     assert killed.returncode == -9 and path.with_name(".weights.lock").exists()
+    other = tmp_path / ".weights2.state.7.tmp"
+    other.touch()
     with one_writer(path):
-        pass
+        assert not half.exists() and other.exists()

@@ -10,8 +10,8 @@ CPU=(--device cpu)
 part data 300 data "${CPU[@]}"
 part simba 300 evaluation "${CPU[@]}" --simba
 STEPS=("${CPU[@]}" --size 64 --bs 16)
-part steps-mv2 1200 steps "${STEPS[@]}" --models mv2 --repeats 3
-part steps-res18 1500 steps "${STEPS[@]}" --models res18 --repeats 3
+part steps-mv2 1200 steps "${STEPS[@]}" --models mv2 --repeats 2
+part steps-res18 1500 steps "${STEPS[@]}" --models res18 --repeats 2
 part steps-bf16 900 steps "${STEPS[@]}" --models res18 mv2 --methods pgdat --precision bf16 --repeats 2
 part evaluation 1200 evaluation "${CPU[@]}" --queries 500 --steps 10 --images 24
 part strength 900 strength "${CPU[@]}" --precision fp32 bf16 --seeds 8 --images 256

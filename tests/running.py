@@ -6,7 +6,10 @@ import importlib
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,3 +46,25 @@ def run_main(monkeypatch: pytest.MonkeyPatch, words: list[object]) -> int:
         return int(module.main())
     except SystemExit as stop:  # argparse
         return int(stop.code or 0)
+
+
+def start(words: Sequence[object], folder: Path) -> subprocess.Popen[str]:
+    """The script, with its arguments, under way in a folder: a real process, that signals reach."""
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / str(words[0])), *map(str, words[1:])],
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def read_until(running: subprocess.Popen[str], text: str, stream: Any = None) -> str:
+    """The first line with the text in it, on standard output or another stream."""
+    deadline = time.monotonic() + 120
+    for line in stream or running.stdout:
+        if text in line:
+            return str(line)
+        assert time.monotonic() < deadline
+    raise AssertionError(f"no {text!r}: {running.communicate()}")

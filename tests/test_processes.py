@@ -17,8 +17,8 @@ import torch
 import torch.distributed as dist
 from kills import evaluation_outcome, training_outcome
 from networks import CPU, image_data, one_thread  # noqa: F401
-from running import ROOT, run_process
-from test_resume import TRAININGS, read_until
+from running import ROOT, read_until, run_process, start
+from test_resume import TRAININGS
 from torch import Tensor, nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import ConstantLR
@@ -221,22 +221,12 @@ def running(world: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.Po
     """Starts a training in two processes that would take long, and waits for the end of an epoch, any or a certain."""
     started = []
 
-    def start(*more: object, until: str = "epoch ") -> subprocess.Popen[str]:
-        words = [*TRAININGS["pgdat"], *TWO, "--saveDir", tmp_path / "run", *more]
-        started.append(
-            subprocess.Popen(
-                [sys.executable, str(ROOT / words[0]), *map(str, words[1:])],
-                cwd=world,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
+    def begin(*more: object, until: str = "epoch ") -> subprocess.Popen[str]:
+        started.append(start([*TRAININGS["pgdat"], *TWO, "--saveDir", tmp_path / "run", *more], world))
         read_until(started[-1], until)
         return started[-1]
 
-    yield start
+    yield begin
     for each in started:
         each.kill()
         each.communicate()

@@ -6,9 +6,6 @@ import io
 import os
 import pickle
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -17,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from kills import training_outcome
-from running import ROOT, run_main
+from running import read_until, run_main, start
 
 from advmia import commands
 from advmia.data.phantoms import make_phantoms
@@ -27,7 +24,7 @@ from advmia.models import build_model
 EPOCHS = 3
 CLS = ["trainCls.py", "--dataset", "melBin", "--model", "mv2", "--bs", "8", "--imgSize", "16"]
 CHEX = ["trainChex.py", "--model", "mv2", "--bs", "8", "--imgSize", "16"]
-SEG = ["trainSeg.py", "--dataset", "mel", "--model", "unet", "--bs", "4", "--imgSize", "16", "--limit", "8"]
+SEG = ["trainSeg.py", "--dataset", "mel", "--model", "unet", "--bs", "8", "--imgSize", "16", "--limit", "8"]
 HELPER = ["--helperModel", "mv2", "--helperWeight", "helper"]
 TRAININGS = {
     "nat": [*CLS, "--method", "nat"],
@@ -128,26 +125,6 @@ def test_a_signal_saves_and_says_how_to_go_on(
     assert "going on at epoch " in read_until(again, "going on", again.stderr)
     again.kill()
     again.communicate()
-
-
-def start(words: list[Any], folder: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / words[0]), *map(str, words[1:])],
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def read_until(running: subprocess.Popen[str], text: str, stream: Any = None) -> str:
-    deadline = time.monotonic() + 120
-    for line in stream or running.stdout:
-        if text in line:
-            return str(line)
-        assert time.monotonic() < deadline
-    raise AssertionError(f"no {text!r}: {running.communicate()}")
 
 
 def begun(train: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:

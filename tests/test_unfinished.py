@@ -25,7 +25,7 @@ TESTS = {
     "clean": [*WORDS, "pgd"],
     "fgsm": [*WORDS, "fgsm"],  # its two eps take turns on each batch
     "apgd-ce": [*WORDS, "apgd-ce", "--epsilons", "0.1"],
-    "masks": [*MASKS, "--bs", "2", "--limit", "6", "--attacks", "pgd", "--epsilons", "8"],
+    "masks": [*MASKS, "--bs", "2", "--limit", "4", "--attacks", "pgd", "--epsilons", "8"],
 }
 
 
@@ -99,7 +99,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         ("clean", 8, [2]),
         ("fgsm", 5, [2, 2]),
         ("apgd-ce", 4, [2]),
-        ("masks", 4, [2, 2]),
+        ("masks", 3, [2]),
     ],
 )
 def test_killed_after_a_batch(

@@ -49,8 +49,8 @@ read_flags() {
       --eps) TRAIN_EPS=("${values[@]}") ;;
       --out) OUT=${values[*]} ;;
       # What only one of the two commands knows goes to that one.
-      --epoch | --lr | --wd | --init | --valfraction | --beta | --gamma | --hatstep) TRAIN_FLAGS+=("$flag" "${values[@]}") ;;
-      --attacks | --epsilons) TEST_FLAGS+=("$flag" "${values[@]}") ;;
+      --epoch | --lr | --wd | --init | --valfraction | --beta | --gamma | --hatstep | --saveevery) TRAIN_FLAGS+=("$flag" "${values[@]}") ;;
+      --attacks | --epsilons | --autobatch) TEST_FLAGS+=("$flag" "${values[@]}") ;;
       *) ALL_FLAGS+=("$flag" "${values[@]}") ;;
     esac
   done

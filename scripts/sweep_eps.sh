@@ -5,8 +5,8 @@
 #
 # --out DIR      where checkpoints, results, logs and tables go (default: sweep)
 # --dryRun       prints the command lines that the sweep consists of, and does nothing
-# --epoch --lr --wd --init --valFraction --beta --gamma --hatStep   go to the training commands
-# --attacks --epsilons                                              go to the test commands
+# --epoch --lr --wd --init --valFraction --beta --gamma --hatStep --saveEvery   go to the training commands
+# --attacks --epsilons --autoBatch                                             go to the test commands
 # Any other flag goes to both, e.g. --gpu 0 --imgSize 64 --limit 100 --dataRoot data --bs 32 --seed 1
 #
 # Started again, a sweep skips what is finished. A step that fails ends it. hat trains the natural network first, as its

@@ -190,6 +190,14 @@ def test_hat_alone_has_its_helper_trained(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_flags_go_where_they_belong(tmp_path: Path) -> None:
+    """Fails when a flag that one command alone knows goes to both, which the other refuses."""
+    listed = sweep_well(*HAT_SWEEP, "--saveEvery", 5, "--autoBatch", "--bs", 8, "--dryRun", "--out", tmp_path / "out")
+    for line in listed.splitlines()[:-1]:
+        assert ("--saveEvery 5" in line) == ("--resume" in line) == ("trainCls.py" in line)
+        assert ("--autoBatch" in line) == ("testCls.py" in line) and "--bs 8" in line
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from advmia import processes
 from advmia.budgets import grey_token
 from advmia.data.specs import DatasetSpec
 from advmia.errors import UserError
@@ -191,7 +192,7 @@ class BestCheckpoint:
         is_best = score > self.score
         if is_best:
             self.epoch, self.score, self._weights = epoch["number"], score, _weights_of(self._model)
-            save_weights(self._path, self._weights)
+            self._save_weights()
         self._write(finished=False)
         return is_best
 
@@ -209,7 +210,7 @@ class BestCheckpoint:
         self._epochs = json.loads(state_dict["epochs"])
         self.epoch, self.score, self._weights = (state_dict[name] for name in ("epoch", "score", "weights"))
         if self._weights is not None:
-            save_weights(self._path, self._weights)
+            self._save_weights()
             self._write(finished=False)
 
     @property
@@ -220,9 +221,14 @@ class BestCheckpoint:
     def finish(self) -> None:
         self._write(finished=True)
 
+    def _save_weights(self) -> None:
+        if processes.is_first() and self._weights is not None:
+            save_weights(self._path, self._weights)
+
     def _write(self, *, finished: bool) -> None:
         record = {**self._record, "finished": finished, "best_epoch": self.epoch, "epochs": self._epochs}
-        write_json(record_path(self._path), record, indent=2)
+        if processes.is_first():
+            write_json(record_path(self._path), record, indent=2)
 
 
 class Standing(Enum):

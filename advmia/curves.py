@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+from advmia import processes
 from advmia.files import whole_file
 from advmia.runtime import say
 from advmia.training import Epoch
@@ -56,7 +57,7 @@ class TrainingCurves:
             self._next = end + max(REDRAW_SECONDS, 20 * (end - start))
 
     def _draw(self) -> None:
-        if not self._epochs or not self._works:
+        if not self._epochs or not self._works or not processes.is_first():
             return
         try:
             with whole_file(self._path) as temporary:

@@ -226,7 +226,9 @@ def write(args: argparse.Namespace, name: str, results: Mapping[str, Any]) -> No
     """`--out`, if given: what was run, where, and what came out."""
     if args.out is None:
         return
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
+    settings = {
+        key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items() if key != "out"
+    }
     record = {"benchmark": name, "settings": settings, "machine": device_facts(torch.device(args.device)), **results}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

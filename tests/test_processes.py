@@ -169,7 +169,15 @@ def torchrun(world: Path, nodes: int, *words: object) -> Iterator[subprocess.Pop
     for rank in range(nodes):
         command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", str(nodes), "--node-rank", str(rank)]
         yield subprocess.Popen(
-            [*command, "--nproc-per-node", "1", *address, str(ROOT / str(words[0])), *map(str, words[1:])],
+            [
+                *command,
+                "--nproc-per-node",
+                "1",
+                *address,
+                str(ROOT / str(words[0])),
+                *map(str, words[1:]),
+                f"machine{rank}",
+            ],
             cwd=world,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
@@ -182,11 +190,12 @@ def test_torchrun_on_two_machines(world: Path, python: Callable[..., Any], tmp_p
     """The same command under torchrun trains the very network that `--gpu cpu cpu` does."""
     words = [*TRAININGS["pgdat"], "--epoch", 1]
     assert python(*words, *TWO, "--saveDir", tmp_path / "gpu").returncode == 0
-    nodes = list(torchrun(world, 2, *words, "--gpu", "cpu", "--saveDir", tmp_path / "torchrun"))
+    nodes = list(torchrun(world, 2, *words, "--gpu", "cpu", "--saveDir"))
     told = [node.communicate(timeout=240) for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], told
     assert sum(out.count("epoch 1/1 ") for out, _ in told) == 1
-    assert training_outcome(tmp_path / "torchrun") == training_outcome(tmp_path / "gpu")
+    assert training_outcome(world / "machine0") == training_outcome(tmp_path / "gpu")
+    assert not (world / "machine1").exists()  # the first process alone writes
 
 
 def test_the_slurm_example(world: Path, tmp_path: Path) -> None:

@@ -10,10 +10,12 @@ CPU=(--device cpu)
 part data 300 data "${CPU[@]}"
 part simba 300 evaluation "${CPU[@]}" --simba
 STEPS=("${CPU[@]}" --size 64 --bs 16)
-part steps-mv2 1200 steps "${STEPS[@]}" --models mv2 --repeats 2
-part steps-res18 1500 steps "${STEPS[@]}" --models res18 --repeats 2
-part steps-bf16 900 steps "${STEPS[@]}" --models res18 mv2 --methods pgdat --precision bf16 --repeats 2
+part steps-mv2 1200 steps "${STEPS[@]}" --models mv2 --repeats 3
+part steps-res18 1500 steps "${STEPS[@]}" --models res18 --repeats 3
+part steps-bf16 1200 steps "${STEPS[@]}" --models res18 mv2 --methods pgdat --precision bf16 --repeats 2
 part evaluation 1200 evaluation "${CPU[@]}" --queries 500 --steps 10 --images 24
-part strength 900 strength "${CPU[@]}" --precision fp32 bf16 --seeds 8 --images 256
-part trainings 900 strength "${CPU[@]}" --train --precision fp32 bf16
+part strength 900 strength "${CPU[@]}" --precision fp32 bf16 --seeds 6 --images 256
+for precision in fp32 bf16; do
+  part "trainings-$precision" 3000 strength "${CPU[@]}" --train --precision "$precision" --images 256
+done
 finish

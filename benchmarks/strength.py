@@ -49,20 +49,19 @@ def _compare_attacks(args: argparse.Namespace, train: ImageData, test: ImageData
     method = subjects.method("pgdat" if args.trainEps else "nat", SINGLE_LABEL, args.trainEps, DATASET)
     model = subjects.trained(args.model, train, SINGLE_LABEL, method, device, epochs=args.trainEpochs, lr=args.lr)
     clean = evaluate(model, EvaluationLoader(test, args.bs, device), SINGLE_LABEL).outcomes
-    right = {"plain": [_plain_right(model, test, args, seed) for seed in range(args.seeds)]}
+    images, clean_right = len(test), int((clean == test.targets(test.rows)).sum())
+    what = f"{args.model}, {images} phantoms of {args.size} pixels, {clean_right} right clean"
+    print(f"{what}; PGD-20 at eps {args.eps:g}")
+    baseline = [_plain_right(model, test, args, seed) for seed in range(args.seeds)]
+    results = {"plain": _agreement(baseline, baseline)}
     for asked in args.precision:
         precision = Precision.chosen(asked, device)
-        right[f"ours, {asked}"] = [_our_right(model, test, args, seed, precision) for seed in range(args.seeds)]
-    images, baseline = len(test), right["plain"]
-    results = {name: _agreement(found, baseline) for name, found in right.items()}
-    clean_right = int((clean == test.targets(test.rows)).sum())
-    print(
-        f"{args.model}, {images} phantoms of {args.size} pixels, {clean_right} right clean; PGD-20 at eps {args.eps:g}"
-    )
+        found = [_our_right(model, test, args, seed, precision) for seed in range(args.seeds)]
+        results[f"ours, {asked}"] = _agreement(found, baseline)
+        timing.write(args, "strength", {"images": images, "clean_right": clean_right, "results": results})
     columns = ("right under attack", *(f"seed {seed}" for seed in range(args.seeds)), "mean", "spread", "above plain")
     table = [[name, *row["right"], row["mean"], row["spread"], row["above_plain"]] for name, row in results.items()]
     timing.show(f"images; the last: by the means, {images / 128:g} allowed", columns, table)
-    timing.write(args, "strength", {"images": images, "clean_right": clean_right, "results": results})
 
 
 def _agreement(found: list[Tensor], baseline: list[Tensor]) -> dict[str, Any]:
@@ -104,18 +103,19 @@ def _compare_trainings(args: argparse.Namespace, train: ImageData, test: ImageDa
     for name in args.methods:
         helpers: dict[int, nn.Module] = {}
         for asked in args.precision:
-            precision, scores = Precision.chosen(asked, device), []
+            row: dict[str, Any] = {"method": name, "precision": asked, "clean": [], "robust": []}
+            results.append(row)
             for seed in range(args.seeds):
                 fit = partial(subjects.trained, args.model, train, SINGLE_LABEL, device=device, lr=args.lr, seed=seed)
                 if name == "hat" and seed not in helpers:
                     natural = subjects.method("nat", SINGLE_LABEL, 0, DATASET)
                     helpers[seed] = fit(natural, epochs=args.trainEpochs)
                 method = subjects.method(name, SINGLE_LABEL, args.eps, DATASET, helpers.get(seed))
+                precision = Precision.chosen(asked, device)  # for each seed: scores are taken in float32
                 model = fit(method, epochs=args.trainEpochs, precision=precision)
-                scores.append(_scores(model, test, args, device))
-            row = {key: [score[key] for score in scores] for key in ("clean", "robust")}
-            results.append({"method": name, "precision": asked, **row})
-            timing.write(args, "strength --train", {"images": len(test), "results": results})
+                for kind, score in _scores(model, test, args, device).items():
+                    row[kind].append(score)
+                timing.write(args, "strength --train", {"images": len(test), "results": results})
     columns = ("accuracy, %", *(f"{kind} {seed}" for kind in ("clean", "robust") for seed in range(args.seeds)))
     table = [
         [f"{row['method']}, {row['precision']}", *(100 * score for kind in ("clean", "robust") for score in row[kind])]

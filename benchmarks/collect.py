@@ -1,7 +1,8 @@
 """Joins the parts of a set of benchmarks into one file: `python benchmarks/collect.py FOLDER OUT`.
 
 FOLDER holds, for each part, `NAME.status` (exit status and seconds) and what it wrote, `NAME.json`; a part that failed
-keeps what it had written until then, and the end of what it said. Needs no torch, so that it starts at once.
+keeps what it had written until then, and the end of what it said. Parts that OUT has and FOLDER has not stay in it:
+each part's result says when and where it was measured. Needs no torch, so that it starts at once.
 """
 
 from __future__ import annotations
@@ -19,11 +20,9 @@ TIMED_OUT = 124
 def main() -> None:
     folder, out = Path(sys.argv[1]), Path(sys.argv[2])
     by_age = sorted(folder.glob("*.status"), key=lambda path: path.stat().st_mtime)
-    parts = {path.stem: _part(path) for path in by_age}
-    machines = [part["result"]["machine"] for part in parts.values() if part["result"]]
+    parts = _parts_of(out) | {path.stem: _part(path) for path in by_age}
     record = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": machines[0] if machines else None,
         "failed": [name for name, part in parts.items() if part["status"] != "ok"],
         "parts": parts,
     }
@@ -36,14 +35,18 @@ def main() -> None:
 def _part(path: Path) -> dict[str, Any]:
     code, seconds = path.read_text(encoding="utf-8").split()
     status = {0: "ok", TIMED_OUT: "failed: time limit"}.get(int(code), f"failed: exit status {code}")
-    part: dict[str, Any] = {"status": status, "seconds": int(seconds), "result": _result(path.with_suffix(".json"))}
+    part: dict[str, Any] = {"status": status, "seconds": int(seconds), "result": _json(path.with_suffix(".json"))}
     if code != "0":
         part["said"] = path.with_suffix(".log").read_text(encoding="utf-8", errors="replace")[-TAIL:]
     return part
 
 
-def _result(path: Path) -> dict[str, Any] | None:
-    """None for a part that wrote nothing, or was ended while it wrote."""
+def _parts_of(path: Path) -> dict[str, Any]:
+    return (_json(path) or {}).get("parts", {})
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    """None for a file that is not there, or whose writer was ended while it wrote."""
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

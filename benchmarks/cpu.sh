@@ -7,15 +7,16 @@ cd "$(dirname "$0")/.."
 begin "${1:-${OUT:-benchmarks/results}/cpu.json}"
 
 CPU=(--device cpu)
+STEPS=("${CPU[@]}" --size 64 --bs 16)
 part data 300 data "${CPU[@]}"
 part simba 300 evaluation "${CPU[@]}" --simba
-STEPS=("${CPU[@]}" --size 64 --bs 16)
-part steps-mv2 1200 steps "${STEPS[@]}" --models mv2 --repeats 3
-part steps-res18 1500 steps "${STEPS[@]}" --models res18 --repeats 3
-part steps-bf16 1200 steps "${STEPS[@]}" --models res18 mv2 --methods pgdat --precision bf16 --repeats 2
-part evaluation 1200 evaluation "${CPU[@]}" --queries 500 --steps 10 --images 24
-part strength 900 strength "${CPU[@]}" --precision fp32 bf16 --seeds 6 --images 256
+part steps-mv2 1500 steps "${STEPS[@]}" --models mv2 --compile --repeats 3
+part steps-res18 1800 steps "${STEPS[@]}" --models res18 --compile --repeats 3
+part steps-bf16 1200 steps "${STEPS[@]}" --models res18 mv2 --methods pgdat --precision bf16 --repeats 3
+part epoch 600 epoch "${CPU[@]}" --model mv2 --size 64 --bs 16 --images 96 --testImages 32 --repeats 1
+part evaluation 1800 evaluation "${CPU[@]}" --queries 500 --steps 10 --images 24
+part strength 1200 strength "${CPU[@]}" --precision fp32 bf16 --images 512
 for precision in fp32 bf16; do
-  part "trainings-$precision" 3000 strength "${CPU[@]}" --train --precision "$precision" --images 256
+  part "trainings-$precision" 4500 strength "${CPU[@]}" --train --precision "$precision" --images 256
 done
 finish

@@ -7,12 +7,14 @@ cd "$(dirname "$0")/.."
 begin "${1:-${OUT:-benchmarks/results}/gpu.json}"
 
 GPU=(--device cuda)
-part steps-224 125 steps "${GPU[@]}" --models res18 --size 224 --bs 32 --precision tf32 bf16 --repeats 5
-part steps-299 65 steps "${GPU[@]}" --models res18 --size 299 --bs 32 --methods pgdat --precision tf32 bf16 --repeats 5
-part steps-unet 50 steps "${GPU[@]}" --models unet --size 256 --bs 32 --methods pgdat --precision tf32 bf16 --repeats 5
-part epoch-299 95 epoch "${GPU[@]}" --model res18 --size 299 --bs 32 --precision tf32 bf16 --repeats 1
-part data 40 data "${GPU[@]}" --repeats 3
-part simba 25 evaluation "${GPU[@]}" --simba --queries 100 --repeats 3
-part evaluation 75 evaluation "${GPU[@]}" --precision tf32 --images 64 --bs 64 --queries 250 --steps 5 --epsilons 2 8
-part strength 60 strength "${GPU[@]}" --images 256 --bs 128 --precision tf32 bf16
+BOTH=(--precision tf32 bf16)
+part steps-224 130 steps "${GPU[@]}" --models res18 --size 224 --bs 32 "${BOTH[@]}" --repeats 5
+part steps-299 55 steps "${GPU[@]}" --models res18 --size 299 --bs 32 --methods pgdat "${BOTH[@]}" --repeats 3
+part steps-unet 45 steps "${GPU[@]}" --models unet --size 256 --bs 32 --methods pgdat "${BOTH[@]}" --repeats 3
+part epoch-224 90 epoch "${GPU[@]}" --size 224 --images 320 --testImages 96 "${BOTH[@]}" --repeats 1
+part data 25 data "${GPU[@]}" --repeats 3
+part simba 20 evaluation "${GPU[@]}" --simba --queries 100 --repeats 3
+part evaluation 70 evaluation "${GPU[@]}" --images 64 --bs 64 --queries 250 --steps 5 --epsilons 2 8 --trainEpochs 3
+part strength 45 strength "${GPU[@]}" --images 512 --bs 256 --trainEpochs 3 --precision fp32 tf32 bf16
+part compiled 55 steps "${GPU[@]}" --models res18 --size 224 --bs 32 --methods --compile --repeats 3
 finish

@@ -7,7 +7,7 @@ training network itself. Where published codes differ, the faster one is taken, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.data import Dataset
 
 from advmia.budgets import Budget
 
@@ -214,23 +215,49 @@ def _cosines(side: int) -> Tensor:
     return basis
 
 
-def decoded_batches(
-    paths: Sequence[Path], resize: int, size: int, rotation: float, batch_size: int
-) -> Iterator[Tensor]:
-    """Batches (B, 3, size, size) of every image once, each decoded, resized, rotated and flipped as it comes."""
-    for start in range(0, len(paths), batch_size):
-        yield torch.stack([_decoded(path, resize, size, rotation) for path in paths[start : start + batch_size]])
+class DecodedImages(Dataset[tuple[Tensor, int]]):
+    """Images that are decoded, resized and cropped whenever they are asked for; those to train on are turned too."""
+
+    def __init__(self, paths: Sequence[Path], labels: Sequence[int], resize: int, size: int, rotation: float | None):
+        """`rotation`: at most so many degrees, and flips; None for neither."""
+        self.paths, self.labels, self.resize, self.size, self.rotation = paths, labels, resize, size, rotation
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, int]:
+        """((3, size, size) in [0, 1], label)."""
+        with Image.open(self.paths[place]) as file:
+            image = file.convert("RGB").resize((self.resize, self.resize), Image.Resampling.BILINEAR)
+        offset = round((self.resize - self.size) / 2)
+        image = image.crop((offset, offset, offset + self.size, offset + self.size))
+        if self.rotation is not None:
+            angle, across, down = torch.rand(3).tolist()
+            image = image.rotate((2 * angle - 1) * self.rotation)
+            if across < 0.5:
+                image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            if down < 0.5:
+                image = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+        pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(self.size, self.size, 3)
+        return pixels.permute(2, 0, 1).contiguous().float().div(255), self.labels[place]
 
 
-def _decoded(path: Path, resize: int, size: int, rotation: float) -> Tensor:
-    angle, across, down = torch.rand(3).tolist()
-    with Image.open(path) as file:
-        image = file.convert("RGB").resize((resize, resize), Image.Resampling.BILINEAR)
-    offset = round((resize - size) / 2)
-    image = image.crop((offset, offset, offset + size, offset + size)).rotate((2 * angle - 1) * rotation)
-    if across < 0.5:
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    if down < 0.5:
-        image = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
-    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(size, size, 3)
-    return pixels.permute(2, 0, 1).contiguous().float().div(255)
+Batches = Iterable[tuple[Tensor, Tensor]]  # of images and labels
+
+
+def train_epoch(model: nn.Module, optimizer: Optimizer, loss: StepLoss, batches: Batches, device: torch.device) -> None:
+    for x, y in batches:
+        training_step(model, optimizer, loss, x.to(device), y.to(device))
+
+
+def validate(
+    model: nn.Module, attack: Callable[..., Tensor], batches: Batches, device: torch.device
+) -> tuple[float, float]:
+    """The shares right, clean and under `attack(model, x, y)`."""
+    right, right_adv, images = 0, 0, 0
+    for x_cpu, y_cpu in batches:
+        x, y = x_cpu.to(device), y_cpu.to(device)
+        right += int(robust_right(model, x, y, lambda _, x, y: x, len(x)).sum())
+        right_adv += int(robust_right(model, x, y, attack, len(x)).sum())
+        images += len(x)
+    return right / images, right_adv / images

@@ -4,7 +4,8 @@
 
 Weights and pixels are random. The peers and the plain code get the network as it is published
 (`subjects.as_published`); all run with the same weights, batch, budget and tf32 switch. With bf16, `plain` stays in
-float32 (tf32 on CUDA), and `plain, bf16` shows what a user gets by autocast alone.
+float32 (tf32 on CUDA), and `plain, bf16` shows what a user gets by autocast alone. The peers run beside the first of
+the precisions only.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from advmia.attacks.gradient import pgd
 from advmia.budgets import training_budget
 from advmia.data.specs import DATASETS
 from advmia.data.transforms import to_pixels
-from advmia.inference import Blocks, inference_copy
+from advmia.inference import Blocks, compile_copies, inference_copy
 from advmia.methods import default_beta
 from advmia.precision import Precision
 from advmia.rng import SampleRng
@@ -32,6 +33,7 @@ from benchmarks import plain, subjects, timing
 
 EPS = 8  # grey levels
 LR = 1e-3
+COMPILED = f"{timing.OURS}, compiled"
 Runs = dict[str, Callable[[], object]]
 
 
@@ -72,19 +74,27 @@ def main() -> None:
                 subject = Subject(name, size, args.bs, device)
                 methods = [each for each in args.methods if each in subject.task.methods]
                 for what in ["attack", *methods]:
-                    found = _measure(subject, what, precision, args.repeats, args.warmup)
+                    found = _measure(subject, what, precision, args, peers=asked == args.precision[0])
                     results.append({"model": name, "size": size, "batch_size": args.bs, "what": what, **found})
                     timing.write(args, "steps", {"results": results})  # as they come: a time limit may end it
 
 
-def _measure(subject: Subject, what: str, precision: Precision, repeats: int, warmup: int) -> dict[str, Any]:
-    runs, networks, skipped = (_attacks if what == "attack" else _training_steps)(subject, what, precision)
-    rows = timing.alternate(runs, subject.device, repeats=repeats, warmup=warmup)
+def _measure(
+    subject: Subject, what: str, precision: Precision, args: argparse.Namespace, *, peers: bool
+) -> dict[str, Any]:
+    if what == "attack":
+        runs, networks, skipped = _attacks(subject, precision, peers=peers)
+    else:
+        runs, networks, skipped = _training_steps(subject, what, precision)
+    facts: dict[str, Any] = {"precision": precision.name, "skipped": skipped}
+    if args.compile and what == "attack":
+        runs[COMPILED], facts["compile_seconds"] = _compiled(subject, precision)
+    rows = timing.alternate(runs, subject.device, repeats=args.repeats, warmup=args.warmup)
     passes = {}
     if precision.name != "bf16":
-        for name, run in runs.items():
+        for name in networks:
             with timing.counting(*networks[name]) as counted:
-                run()
+                runs[name]()
             passes[name] = counted.per_image(len(subject.x))
     title = (
         f"{subject.name} {tuple(subject.x.shape)} {precision.name}: {'PGD-10' if what == 'attack' else what + ' step'}"
@@ -95,33 +105,26 @@ def _measure(subject: Subject, what: str, precision: Precision, repeats: int, wa
     timing.show(title, columns, [[*timing.timing_row(name, row), *counts[name]] for name, row in rows.items()])
     for name in skipped:
         print(f"{name}: not installed, skipped")
-    return {"precision": precision.name, "rows": rows, "passes_per_image": passes, "skipped": skipped}
+    if "compile_seconds" in facts:
+        print(f"{COMPILED}: {facts['compile_seconds']:.1f} s more in its first call")
+    return facts | {"rows": rows, "passes_per_image": passes}
 
 
 Measured = tuple[Runs, dict[str, list[nn.Module]], list[str]]  # what to run, whose passes to count, who is missing
 
 
-def _attacks(subject: Subject, what: str, precision: Precision) -> Measured:
+def _attacks(subject: Subject, precision: Precision, *, peers: bool) -> Measured:
     """PGD-10 on networks whose weights do not change."""
     budget, device = training_budget(EPS), subject.device
     model, other = subject.ours().eval(), subject.plain().eval()
     x, y = subject.plain_x, subject.y
-    attack = pgd(budget, subject.task.objective)
-
-    def ours() -> None:
-        rng = SampleRng.of(0, "benchmark", samples=range(len(subject.x)), device=device)
-        with precision.networks(device):
-            attack(Blocks(inference_copy(model, subject.x)), subject.x, y, rng=rng)
-
     runs: Runs = {"plain": lambda: plain.pgd(other, x, y, budget, subject.loss)}
     if precision.name == "bf16":
         runs["plain, bf16"] = in_precision(runs["plain"], precision, device)
-    runs["ours"] = ours
-    skipped = []
-    torchattacks, foolbox = _installed("torchattacks"), _installed("foolbox")
-    if subject.task is SEGMENTATION:
-        torchattacks = foolbox = None  # both take one label an image
-    else:
+    runs[timing.OURS] = _our_attack(model, subject, precision)
+    skipped, torchattacks, foolbox = [], None, None
+    if peers and subject.task is not SEGMENTATION:  # both take one label an image
+        torchattacks, foolbox = _installed("torchattacks"), _installed("foolbox")
         skipped = [name for name, there in (("torchattacks", torchattacks), ("foolbox", foolbox)) if there is None]
     if torchattacks is not None:
         theirs = torchattacks.PGD(other, eps=budget.eps, alpha=budget.step_size, steps=budget.steps)
@@ -131,7 +134,27 @@ def _attacks(subject: Subject, what: str, precision: Precision) -> Measured:
         wrapped = foolbox.PyTorchModel(other, bounds=(0, 1), device=device)
         runs["foolbox"] = lambda: ascent(wrapped, x, y, epsilons=budget.eps)
     counted = [model, inference_copy(model, subject.x)]
-    return runs, {name: counted if name == "ours" else [other] for name in runs}, skipped
+    return runs, {name: counted if name == timing.OURS else [other] for name in runs}, skipped
+
+
+def _our_attack(model: nn.Module, subject: Subject, precision: Precision) -> Callable[[], None]:
+    attack = pgd(training_budget(EPS), subject.task.objective)
+
+    def run() -> None:
+        rng = SampleRng.of(0, "benchmark", samples=range(len(subject.x)), device=subject.device)
+        with precision.networks(subject.device):
+            attack(Blocks(inference_copy(model, subject.x)), subject.x, subject.y, rng=rng)
+
+    return run
+
+
+def _compiled(subject: Subject, precision: Precision) -> tuple[Callable[[], None], float]:
+    """Our attack with `--compile`, and how many seconds more its first call takes."""
+    model = subject.ours().eval()
+    compile_copies(model)
+    run = _our_attack(model, subject, precision)
+    first, usual = (timing.seconds_of(run, subject.device) for _ in range(2))
+    return run, max(first - usual, 0.0)
 
 
 def _training_steps(subject: Subject, what: str, precision: Precision) -> Measured:
@@ -146,6 +169,7 @@ def _training_steps(subject: Subject, what: str, precision: Precision) -> Measur
         rng = SampleRng.of(0, "benchmark", samples=range(len(subject.x)), device=device)
         with precision.networks(device):
             loss = method(model, subject.x, subject.y, rng=rng)
+        float(loss.detach())  # the bar shows it
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -167,7 +191,8 @@ def _training_steps(subject: Subject, what: str, precision: Precision) -> Measur
     if precision.name == "bf16":
         add_plain("plain, bf16")
         runs["plain, bf16"] = in_precision(runs["plain, bf16"], precision, device)
-    runs["ours"], networks["ours"] = ours, [model, inference_copy(model, subject.x), helper]
+    copies = [inference_copy(network, subject.x) for network in (model, helper)]
+    runs[timing.OURS], networks[timing.OURS] = ours, [model, *copies]
     return runs, networks, []
 
 
@@ -195,9 +220,15 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--bs", type=int, default=16, help="images a batch")
     methods = ["pgdat", "trades", "mart", "hat"]
     parser.add_argument("--methods", nargs="*", default=methods, choices=methods, help="segmentation has pgdat alone")
-    parser.add_argument("--warmup", type=int, default=1, help="rounds that are not timed")
+    parser.add_argument(
+        "--compile", action="store_true", help="the attack with --compile too, and how long it compiles"
+    )
+    parser.add_argument("--repeats", type=int, default=5, help="timed rounds")
+    parser.add_argument(
+        "--warmup", type=int, default=1, help="calls that are not timed: on a CPU before each timed one"
+    )
     timing.precision_flag(parser)
-    return timing.common_flags(parser, repeats=5).parse_args()
+    return timing.common_flags(parser).parse_args()
 
 
 if __name__ == "__main__":

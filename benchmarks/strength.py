@@ -5,7 +5,7 @@
 
 The first trains a network briefly on phantoms and attacks it by PGD-20, plain and ours, from random starts of several
 seeds: how many images stay right, how far seeds are apart, and how far ours is from plain. The second trains a network
-for each method, precision and seed and compares robust accuracy. All is scored by the network itself, in float32.
+for each method, precision and seed and compares robust accuracy. All is scored by the network itself.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _compare_attacks(args: argparse.Namespace, train: ImageData, test: ImageData
     for asked in args.precision:
         precision = Precision.chosen(asked, device)
         found = [_our_right(model, test, args, seed, precision) for seed in range(args.seeds)]
-        results[f"ours, {asked}"] = _agreement(found, baseline)
+        results[f"ours, {precision.name}"] = _agreement(found, baseline)
         timing.write(args, "strength", {"images": images, "clean_right": clean_right, "results": results})
     columns = ("right under attack", *(f"seed {seed}" for seed in range(args.seeds)), "mean", "spread", "above plain")
     table = [[name, *row["right"], row["mean"], row["spread"], row["above_plain"]] for name, row in results.items()]
@@ -103,15 +103,17 @@ def _compare_trainings(args: argparse.Namespace, train: ImageData, test: ImageDa
     for name in args.methods:
         helpers: dict[int, nn.Module] = {}
         for asked in args.precision:
-            row: dict[str, Any] = {"method": name, "precision": asked, "clean": [], "robust": []}
+            row: dict[str, Any] = {"method": name, "clean": [], "robust": []}
             results.append(row)
             for seed in range(args.seeds):
+                Precision.chosen("fp32", device)  # of helpers
                 fit = partial(subjects.trained, args.model, train, SINGLE_LABEL, device=device, lr=args.lr, seed=seed)
                 if name == "hat" and seed not in helpers:
                     natural = subjects.method("nat", SINGLE_LABEL, 0, DATASET)
                     helpers[seed] = fit(natural, epochs=args.trainEpochs)
                 method = subjects.method(name, SINGLE_LABEL, args.eps, DATASET, helpers.get(seed))
-                precision = Precision.chosen(asked, device)  # for each seed: scores are taken in float32
+                precision = Precision.chosen(asked, device)
+                row["precision"] = precision.name
                 model = fit(method, epochs=args.trainEpochs, precision=precision)
                 for kind, score in _scores(model, test, args, device).items():
                     row[kind].append(score)
@@ -148,7 +150,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--train", action="store_true", help="compare trainings, not attacks")
     parser.add_argument("--methods", nargs="+", default=["pgdat", "trades", "hat"], help="with --train")
     timing.precision_flag(parser)
-    return timing.common_flags(parser, repeats=1).parse_args()
+    return timing.common_flags(parser).parse_args()
 
 
 if __name__ == "__main__":

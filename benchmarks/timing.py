@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ from advmia.inference import Blocks
 from advmia.precision import PRECISIONS
 
 MIB = 2**20
-OURS = "ours"  # among what `alternate` times
+OURS = "ours"  # among what `alternate` times; "ours, compiled" and the like are ours too
 
 
 # --- time ------------------------------------------------------------------------------------------------------------
@@ -51,32 +52,34 @@ def alternate(
 ) -> dict[str, dict[str, float]]:
     """Times the callables by turns, so that a machine that slows down slows all of them, every other round backwards.
 
-    On a CPU each has memory as where it is used: ours, which goes by the name of `OURS`, keeps what it frees as our
-    commands do (`advmia.runtime.keep_freed_memory`); all others have glibc's defaults, as in a program that does not
-    know of them. What one has left is given back before the next, and `warmup` calls that are not timed come before
+    On a CPU each has memory as where it is used: ours, which go by names that begin with `OURS`, keep what they free as
+    our commands do (`advmia.runtime.keep_freed_memory`); all others have glibc's defaults, as in a program that does
+    not know of them. What one has left is given back before the next, and `warmup` calls that are not timed come before
     each one that is: else it would pay for memory that in use it would hold, or find that of another. On CUDA, whose
     memory torch keeps for all, they come once, before the first round.
 
-    Each gets median, min and max of its seconds, on CUDA the peak MiB it allocated, and `speedup`: how many times as
-    fast as the first it was in the same round (the median of the rounds, with min and max).
+    Each gets median, min and max of its seconds, the peak MiB it took (on CUDA of tensors; on a CPU of all memory
+    beyond what the process had before, where the system tells), and `ours_faster`: how many times as fast as this one
+    `OURS` (or, where there is none, the first) was in the same round; the median of the rounds, with min and max.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     memory: dict[str, float] = {}
+    before = _resident_mib("VmRSS") or 0.0
     for turn in range(repeats):
         for name in list(runs) if turn % 2 == 0 else list(runs)[::-1]:
             if device.type == "cpu":
-                hand_out_memory(runtime.MEMORY_KEPT if name == OURS else runtime.MEMORY_RETURNED)
+                hand_out_memory(runtime.MEMORY_KEPT if name.startswith(OURS) else runtime.MEMORY_RETURNED)
             for _ in range(warmup if turn == 0 or device.type == "cpu" else 0):
                 runs[name]()
             with peak_memory(device) as peak:
                 seconds[name].append(seconds_of(runs[name], device))
             if peak:
-                memory[name] = peak[0]
-    first = next(iter(seconds.values()))
+                memory[name] = max(memory.get(name, 0.0), peak[0] - (before if device.type == "cpu" else 0.0))
+    ours = seconds.get(OURS, next(iter(seconds.values())))
     return {
         name: {
             **spread("seconds", own),
-            **spread("speedup", [base / each for base, each in zip(first, own, strict=True)]),
+            **spread("ours_faster", [theirs / each for theirs, each in zip(own, ours, strict=True)]),
             **({"peak_mib": memory[name]} if name in memory else {}),
         }
         for name, own in seconds.items()
@@ -97,13 +100,31 @@ def spread(name: str, values: Sequence[float]) -> dict[str, float]:
 
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[list[float]]:
-    """A list that at the end holds the MiB allocated at the most; it stays empty on a CPU."""
+    """A list that at the end holds the most MiB: on CUDA those of tensors, on a CPU all of the process.
+
+    It stays empty where the system does not tell.
+    """
     peak: list[float] = []
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # VmHWM starts anew (man 5 proc)
     yield peak
     if device.type == "cuda":
         peak.append(torch.cuda.max_memory_allocated(device) / MIB)
+    elif (most := _resident_mib("VmHWM")) is not None:
+        peak.append(most)
+
+
+def _resident_mib(name: str) -> float | None:
+    """VmRSS, the memory that this process has, or VmHWM, the most it has had; None where the system does not tell."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    found = re.search(rf"^{name}:\s+(\d+) kB", status, re.M)
+    return int(found[1]) / 1024 if found else None
 
 
 # --- passes ----------------------------------------------------------------------------------------------------------
@@ -184,18 +205,20 @@ def _add(passes: Passes, name: str, count: int) -> None:
 # --- facts, files and tables -----------------------------------------------------------------------------------------
 
 
-def common_flags(parser: argparse.ArgumentParser, *, repeats: int) -> argparse.ArgumentParser:
+def common_flags(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda[:N]")
-    parser.add_argument(
-        "--repeats", type=int, default=repeats, help="timed rounds" if repeats else "timed rounds; default 1, --simba 5"
-    )
     parser.add_argument("--out", type=Path, help="JSON file to write")
     return parser
 
 
 def precision_flag(parser: argparse.ArgumentParser) -> None:
-    default = ["fp32"]
-    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=default, help="one table for each")
+    parser.add_argument(
+        "--precision",
+        nargs="+",
+        choices=PRECISIONS,
+        default=[None],
+        help="one table for each; default tf32 on CUDA and fp32 on a CPU, as the commands have it",
+    )
 
 
 def device_facts(device: torch.device) -> dict[str, Any]:
@@ -251,10 +274,15 @@ def _cell(value: object) -> str:
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-TIMING_COLUMNS = ("", "ms", "min", "max", "speedup", "min", "max", "peak MiB")
+TIMING_COLUMNS = ("", "ms", "min", "max", "ours faster", "min", "max", "peak MiB")
 
 
 def timing_row(name: str, timing: Mapping[str, float]) -> list[object]:
     """For `show` under `TIMING_COLUMNS`."""
     seconds = [1000 * timing[key] for key in ("seconds", "seconds_min", "seconds_max")]
-    return [name, *seconds, *(timing[key] for key in ("speedup", "speedup_min", "speedup_max")), timing.get("peak_mib")]
+    return [
+        name,
+        *seconds,
+        *(timing[key] for key in ("ours_faster", "ours_faster_min", "ours_faster_max")),
+        timing.get("peak_mib"),
+    ]

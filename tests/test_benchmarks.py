@@ -3,8 +3,10 @@ right. No time is tested."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -26,8 +28,9 @@ from advmia.data.transforms import load_image
 from advmia.inference import Blocks
 from advmia.losses import confident_margin, cross_entropy, pixel_cross_entropy
 from advmia.methods import HAT, MART, TRADES
+from advmia.precision import FP32
 from advmia.tasks import SEGMENTATION
-from benchmarks import plain, timing
+from benchmarks import evaluation, plain, steps, timing
 from benchmarks.timing import Passes, alternate, counting, counting_asked
 
 IMAGES = 16
@@ -140,9 +143,10 @@ def test_plain_decoding_without_augmentation(tmp_path: Path, monkeypatch: pytest
     noise = torch.randint(256, (50, 70, 3), dtype=torch.uint8).numpy()
     Image.fromarray(noise).save(tmp_path / "a.png")
     monkeypatch.setattr(torch, "rand", lambda count: torch.full((count,), 0.5))  # no angle, no flip
-    (batch,) = plain.decoded_batches([tmp_path / "a.png"], 36, 32, 20.0, 4)
     expected = torch.from_numpy(load_image(tmp_path / "a.png", 36, 32).copy()).permute(2, 0, 1) / 255
-    assert torch.equal(batch[0], expected)
+    for rotation in (20.0, None):
+        x, label = plain.DecodedImages([tmp_path / "a.png"], [1], 36, 32, rotation)[0]
+        assert torch.equal(x, expected) and label == 1
 
 
 # --- counting and timing ---------------------------------------------------------------------------------------------
@@ -186,7 +190,7 @@ def test_alternation() -> None:
     runs = {name: (lambda name=name: calls.append(name)) for name in "ab"}
     found = alternate(runs, CPU, repeats=3, warmup=1)
     assert "".join(calls) == "aabb" + "bbaa" + "aabb"
-    assert found["a"]["speedup"] == found["a"]["speedup_min"] == 1
+    assert found["a"]["ours_faster"] == found["a"]["ours_faster_min"] == 1
     assert found["b"]["seconds_min"] <= found["b"]["seconds"] <= found["b"]["seconds_max"]
 
 
@@ -223,15 +227,26 @@ def numbers(record: object) -> Iterator[float]:
 
 
 def test_steps(tmp_path: Path) -> None:
-    words = ["--models", "mv2", "--size", 8, "--bs", 8, "--repeats", 1, "--warmup", 0, "--methods", "pgdat"]
+    words = ["--models", "mv2", "--size", 8, "--bs", 8, "--repeats", 1, "--warmup", 0, "--methods", "pgdat", "hat"]
     results = ran(tmp_path, "steps", *words, "--precision", "fp32")["results"]
-    assert [found["what"] for found in results] == ["attack", "pgdat"]
-    attack, step = results
+    assert [found["what"] for found in results] == ["attack", "pgdat", "hat"]
+    attack, step, hat = results
     assert attack["passes_per_image"]["plain"] == {"forward": 10, "backward": 10, "by_parameters": 10, "work": 30}
     assert attack["passes_per_image"]["ours"]["work"] == 20
     assert {"plain", "ours"} <= set(attack["rows"]) and set(attack["skipped"]) <= {"torchattacks", "foolbox"}
-    assert all(row["seconds"] > 0 and row["speedup"] > 0 for found in results for row in found["rows"].values())
+    assert all(row["seconds"] > 0 and row["ours_faster"] > 0 for found in results for row in found["rows"].values())
     assert step["passes_per_image"]["ours"] == {"forward": 11, "backward": 10, "by_parameters": 1, "work": 22}
+    # The attack's start and its ten steps, the helper, and three losses.
+    assert hat["passes_per_image"]["plain"]["forward"] == hat["passes_per_image"]["ours"]["forward"] == 15
+
+
+def test_compiled_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails when what is timed as compiled is not."""
+    compiled: list[nn.Module] = []
+    monkeypatch.setattr(torch, "compile", lambda network, **_: compiled.append(network) or network)
+    run, seconds = steps._compiled(steps.Subject("mv2", 8, 8, CPU), FP32)
+    run()
+    assert len(compiled) == 1 and seconds >= 0
 
 
 def test_data(tmp_path: Path) -> None:
@@ -253,7 +268,26 @@ def test_evaluation(tmp_path: Path) -> None:
         assert all(row[side]["seconds"] > 0 and row[side]["forward"] > 0 for side in ("plain", "ours"))
         assert all(len(row[side]["accuracy"]) == len(row["eps"]) for side in ("plain", "ours"))
         assert row["plain"]["copies"] == 0 < row["ours"]["copies"]  # six images make no block
-    assert record["total"]["seconds"] > 0 and record["total"]["work"] > record["total"]["work_with_copies"] > 0
+    total = record["total"]
+    assert total["seconds"] > 0 and total["work"] > total["work_with_copies"] > 0 and not total["left_out"]
+    assert "work_of_survey" not in total  # 2 queries of 5,000 are not 1 step of 100
+
+
+def test_total_of_the_survey() -> None:
+    """Fails when attacks without queries or steps to divide are multiplied too, or copies are counted as asked for."""
+
+    def row(attack: str, theirs: float, ours: float, copies: float) -> dict[str, Any]:
+        sides = {
+            "plain": {"work": theirs, "copies": 0, "seconds": 2},
+            "ours": {"work": ours, "copies": copies, "seconds": 1},
+        }
+        return {"attack": attack, **sides}
+
+    args = argparse.Namespace(queries=500, steps=10)
+    total = evaluation._total([row("pgd", 60, 40, 0), row("simba", 30, 20, 5), {"attack": "aa", "plain": None}], args)
+    assert total["left_out"] == ["aa"] and total["seconds"] == 2
+    assert total["work"] == 90 / 55 and total["work_with_copies"] == 90 / 60
+    assert total["work_of_survey"] == 360 / 190 and total["work_of_survey_with_copies"] == 360 / 240
 
 
 def test_simba(tmp_path: Path) -> None:
@@ -277,15 +311,18 @@ def test_strength_of_trainings(tmp_path: Path) -> None:
 
 def test_epoch(tmp_path: Path) -> None:
     words = ["--model", "mv2", "--size", 8, "--images", 8, "--testImages", 2, "--bs", 8, "--repeats", 1]
-    (found,) = ran(tmp_path, "epoch", *words)["results"]
+    (found,) = ran(tmp_path, "epoch", *words, "--width", 30, "--height", 20, "--workers", 1)["results"]
+    assert found["whole"]["plain"]["ours_faster"] > 0 and found["whole"]["ours"]["ours_faster"] == 1
     assert set(found["seconds"]) == {"loader", "attack", "update", "validation", "epoch"}
     assert 0 < found["waiting_for_data"] < 1 and found["matrix_product_flops"] > 0
     assert found["share_of_peak"]["epoch"] > 0
 
 
 def test_a_part_that_fails_stops_no_other(tmp_path: Path) -> None:
-    """Fails when what another part wrote is lost, or the failure is not told."""
+    """Fails when what another part wrote is lost, now or in an earlier run, or the failure is not told."""
     out, good, bad = tmp_path / "out.json", tmp_path / "good", tmp_path / "bad"
+    earlier = {"status": "ok", "seconds": 1, "result": None}
+    out.write_text(json.dumps({"parts": {"earlier": earlier, "good": earlier}}))
     good.with_suffix(".json").write_text('{"machine": {"name": "here"}, "results": []}')
     good.with_suffix(".status").write_text("0 3\n")
     bad.with_suffix(".json").write_text('{"half')
@@ -293,10 +330,20 @@ def test_a_part_that_fails_stops_no_other(tmp_path: Path) -> None:
     bad.with_suffix(".status").write_text("124 60\n")
     subprocess.run([sys.executable, ROOT / "benchmarks" / "collect.py", tmp_path, out], check=True)
     record = json.loads(out.read_text())
-    assert record["machine"] == {"name": "here"} and record["failed"] == ["bad"]
+    assert record["failed"] == ["bad"] and record["parts"]["earlier"] == earlier
+    assert record["parts"]["good"]["result"]["machine"] == {"name": "here"}
     assert record["parts"]["bad"] == {
         "status": "failed: time limit",
         "seconds": 60,
         "result": None,
         "said": "Traceback",
     }
+
+
+def test_a_part_that_does_not_exist(tmp_path: Path) -> None:
+    """Fails when a misspelt name runs nothing and says that all is well."""
+    environment = os.environ | {"ONLY": "steps-mv3", "PYTHON": sys.executable}
+    command = [ROOT / "benchmarks" / "cpu.sh", tmp_path / "out.json"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "no part steps-mv3; there are data simba" in done.stderr
+    assert not (tmp_path / "out.json").exists()

@@ -10,7 +10,7 @@ import zipfile
 from dataclasses import asdict, dataclass
 from enum import Enum, auto
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -89,11 +89,16 @@ def _weights_of(model: nn.Module) -> StateDict:
     return {name: tensor.detach().cpu().clone(memory_format=plain) for name, tensor in model.state_dict().items()}
 
 
-def load_weights(path: Path) -> StateDict:
-    """Reads a bare state_dict of tensors and executes nothing. Raises `UserError` for any other or a damaged file."""
+def load_weights(path: Path) -> tuple[StateDict, str]:
+    """Reads a bare state_dict of tensors and executes nothing; the second is the file's SHA-256.
+
+    Both from one reading, since a training may be replacing the file. Raises `UserError` for any other or a damaged
+    file.
+    """
     try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-        damaged = _damaged_part(path)
+        content = path.read_bytes()
+        weights = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        damaged = _damaged_part(content)
     except FileNotFoundError:
         raise UserError(f"no checkpoint at {path}: train one, or check the path") from None
     except IsADirectoryError:
@@ -112,32 +117,34 @@ def load_weights(path: Path) -> StateDict:
             else type(weights).__name__
         )
         raise UserError(f"{path} holds {held}: expected a bare state_dict of tensors")
-    return weights
+    return weights, hashlib.sha256(content).hexdigest()
 
 
-def _damaged_part(path: Path) -> str | None:
+def _damaged_part(content: bytes) -> str | None:
     """What of a checkpoint does not fit its checksum: torch reads a damaged file without a word.
 
     Torch's older format, which is no zip archive, has no checksums.
     """
-    with path.open("rb") as file:
-        if file.read(4) != b"PK\x03\x04":
-            return None
-    with zipfile.ZipFile(path) as archive:
+    if not content.startswith(b"PK\x03\x04"):
+        return None
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
         return archive.testzip()
 
 
-def weights_digest(path: Path) -> str:
-    """SHA-256 of a checkpoint file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+class Loaded(NamedTuple):
+    """A network from a checkpoint."""
+
+    model: nn.Module
+    classes: int
+    digest: str  # SHA-256 of the file
 
 
-def load_model(name: str, path: Path, spec: DatasetSpec, *, classes: int | None = None) -> tuple[nn.Module, int]:
-    """The network `name` with the weights at `path`, for images of `spec`, and its number of classes.
+def load_model(name: str, path: Path, spec: DatasetSpec, *, classes: int | None = None) -> Loaded:
+    """The network `name` with the weights at `path`, for images of `spec`.
 
     `classes`: what the data needs. Raises `UserError` when the weights are another model's or of other classes.
     """
-    weights = load_weights(path)
+    weights, digest = load_weights(path)
     held = identify(weights)
     if held != name:
         raise UserError(
@@ -157,7 +164,7 @@ def load_model(name: str, path: Path, spec: DatasetSpec, *, classes: int | None 
         raise UserError(
             f"{path} holds numbers that are not finite ({odd[0]}, {len(odd)} tensors in all): train it anew"
         )
-    return model, found
+    return Loaded(model, found, digest)
 
 
 def record_path(checkpoint: Path) -> Path:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,13 +20,13 @@ from advmia.attacks.steps import EvaluationAttack
 from advmia.budgets import GREY_LEVELS, TRAINING_STEPS, Budget, pgd_budget, step_size_for, training_budget
 from advmia.checkpoints import (
     BestCheckpoint,
+    Loaded,
     Standing,
     TrainingSettings,
     load_model,
     read_record,
     record_path,
     standing,
-    weights_digest,
 )
 from advmia.curves import TrainingCurves, picture_path
 from advmia.data.loading import EvaluationLoader, ImageData, TrainingLoader, hold_out, load_data
@@ -64,12 +65,10 @@ def train(task: Task, args: argparse.Namespace) -> None:
     train_list, test_list = _read_lists(args, spec)
     classes = train_list.classes
     helper = _load_helper(args, spec, classes)
-    runtime.seed_everything(args.seed)
-    network = build_model(args.model, classes, mean=spec.mean, std=spec.std, init=_first_weights(args))
     train_data, test_data = _load(args, train_list, device), _load(args, test_list, device)
     settings = replace(
         _settings(args, spec, classes, precision),
-        helper=weights_digest(args.helperWeight) if helper else None,
+        helper=helper.digest if helper else None,
         train_data=train_data.facts,
         test_data=test_data.facts,
     )
@@ -77,22 +76,26 @@ def train(task: Task, args: argparse.Namespace) -> None:
         train_data, test_data = hold_out(train_data, args.valFraction, seed=args.seed)
     checkpoint = args.saveDir / task.checkpoint_name(settings)
     with _writing(checkpoint):
-        is_done = processes.is_first() and _is_trained(checkpoint, settings, resume=args.resume)
-        if not processes.from_first(is_done):
-            model = runtime.on_device(network, device)
-            method = _method(task, settings, runtime.on_device(helper, device) if helper else None)
-            loader = TrainingLoader(
-                train_data,
-                args.bs,
-                device,
-                task.order,
-                spec.augmentation,
-                args.seed,
-                share=(processes.number(), processes.count()),
-            )
-            _check_scorable(test_data)
-            validation = _Validation(task, model, _evaluation_loader(args, test_data, device), settings)
-            _train(task, args, checkpoint, settings, model, method, loader, validation)
+        found = processes.from_first(standing(checkpoint, settings) if processes.is_first() else None)
+        if found is Standing.FINISHED:
+            print(f"{checkpoint} is trained already with these settings; delete it to train it again")
+            return
+        model = runtime.on_device(_first_network(args, spec, classes, checkpoint), device)
+        if processes.is_first():
+            _make_way(checkpoint, found, resume=args.resume)
+        method = _method(task, settings, runtime.on_device(helper.model, device) if helper else None)
+        loader = TrainingLoader(
+            train_data,
+            args.bs,
+            device,
+            task.order,
+            spec.augmentation,
+            args.seed,
+            share=(processes.number(), processes.count()),
+        )
+        _check_scorable(test_data)
+        validation = _Validation(task, model, _evaluation_loader(args, test_data, device), settings)
+        _train(task, args, checkpoint, settings, model, method, loader, validation)
 
 
 def _train(
@@ -191,18 +194,18 @@ def test(task: Task, args: argparse.Namespace) -> None:
     source_weight = args.surrogateWeight or args.targetWeight
     spec = _spec(args, args.targetModel, source_model)
     needed = count_classes(spec, args.dataRoot)
-    target, classes = load_model(args.targetModel, args.targetWeight, spec, classes=needed)
-    source = None
+    target = source = load_model(args.targetModel, args.targetWeight, spec, classes=needed)
     if (source_model, source_weight) != (args.targetModel, args.targetWeight):
-        source = load_model(source_model, source_weight, spec, classes=classes)[0]
-    data = _load(args, read_samples(spec, args.dataRoot, "test", classes=classes), device)
+        source = load_model(source_model, source_weight, spec, classes=target.classes)
+    data = _load(args, read_samples(spec, args.dataRoot, "test", classes=target.classes), device)
     _check_scorable(data)
     with _writing(result_stem(args.resultDir, spec.name, args.targetWeight, source_weight)):
-        results = _open_results(args, task, spec, data, source_model, source_weight, precision, device)
-        target = runtime.on_device(target, device)
-        source = runtime.on_device(source, device) if source else None
+        digests = {"target_sha256": target.digest, "source_sha256": source.digest}
+        results = _open_results(args, task, spec, data, source_model, source_weight, digests, precision, device)
+        attacked = None if source is target else runtime.on_device(source.model, device)
+        scored = runtime.on_device(target.model, device)
         try:
-            _test(task, args, target, source, classes, data, results, precision, device)
+            _test(task, args, scored, attacked, target.classes, data, results, precision, device)
         except Stopped as stop:
             stop.advice = "the same command goes on"
             raise
@@ -222,7 +225,8 @@ def _test(
     """The rows that are missing, each as soon as it is there; then what is to be said of all."""
     loader = _evaluation_loader(args, data, device)
     if args.autoBatch:
-        loader = replace(loader, batch_size=fitting_batch(source or target, next(iter(loader)).x, len(loader.data)))
+        for first in islice(loader, 1):  # a process may have no share of a short list
+            loader = replace(loader, batch_size=fitting_batch(source or target, first.x, len(loader.data)))
     if args.compile:
         compile_copies(source or target)
     print(f"{results.facts['dataset']}: {len(data)} images", flush=True)
@@ -255,7 +259,7 @@ def _test(
         (clean,) = evaluated(CLEAN, [_UNATTACKED], [None])
         results.add(_row(CLEAN, _UNATTACKED, (), clean.scores, clean))
     known = results.row(CLEAN, 0)
-    unattacked, truth = torch.tensor(known.outcomes), data.targets(data.rows)
+    unattacked, truth = torch.tensor(known.outcomes), data.samples.labels[torch.from_numpy(data.rows)]
     print(task.clean_line(known.scores), flush=True)
     for name in args.attacks:
         print(name)
@@ -269,7 +273,8 @@ def _test(
             if done.queries is not None:
                 print(f"\t\tmean queries: {done.queries:.1f} mean L2: {done.l2:.4f} mean Linf: {done.linf:.2f}/255")
     if processes.is_first():
-        for check in reliability.conclude(results, EvaluationLoader(data, args.bs, device), task, target, source):
+        whole = replace(loader, data=data)
+        for check in reliability.conclude(results, whole, task, target, source):
             print(check.line, flush=True)
         say(f"results in {results.csv_path} and {results.json_path.name}")
 
@@ -279,10 +284,10 @@ def visualise(task: Task, args: argparse.Namespace) -> None:
     device = _device(args)
     precision = Precision.chosen(args.precision, device)
     spec = _spec(args, args.model)
-    model, classes = load_model(args.model, args.weight, spec, classes=count_classes(spec, args.dataRoot))
-    data = _load(args, read_samples(spec, args.dataRoot, "test", classes=classes), device)
+    loaded = load_model(args.model, args.weight, spec, classes=count_classes(spec, args.dataRoot))
+    data = _load(args, read_samples(spec, args.dataRoot, "test", classes=loaded.classes), device)
     run = {
-        "weight_sha256": weights_digest(args.weight),
+        "weight_sha256": loaded.digest,
         "data": data.facts,
         "precision": precision.name,
         **{name: getattr(args, name) for name in ("imgSize", "seed", "attacks", "epsilons", "overlayOn")},
@@ -293,13 +298,13 @@ def visualise(task: Task, args: argparse.Namespace) -> None:
             print(f"{args.saveDir} holds these maps already; delete {folder.record_path} to draw them again")
             return
         views = [View("clean", 0.0, None, ())]
-        for name in args.attacks:
-            for eps in args.epsilons:
+        for name in dict.fromkeys(args.attacks):
+            for eps in dict.fromkeys(args.epsilons):
                 made = ATTACKS[name].build(ATTACKS[name].budget(eps), task.attacks[name])
                 views.append(View(name, eps, made, (args.seed, name, eps)))
         layer = MODELS[args.model].cam_layer
         assert layer is not None, f"{args.model} names no layer for Grad-CAM"
-        model = runtime.on_device(model, device)
+        model = runtime.on_device(loaded.model, device)
         if args.compile:
             compile_copies(model)
         loader = EvaluationLoader(data, args.bs, device)
@@ -389,13 +394,22 @@ def _check_scorable(data: ImageData) -> None:
         say(f"{where}: {', '.join(undefined)} have one class only in {len(data)} rows: left out of the mean AUROC")
 
 
-def _load_helper(args: argparse.Namespace, spec: DatasetSpec, classes: int) -> nn.Module | None:
+def _load_helper(args: argparse.Namespace, spec: DatasetSpec, classes: int) -> Loaded | None:
     """HAT's helper, checked before any work; other methods have none."""
     if args.method != "hat":
         return None
     if args.helperModel is None or args.helperWeight is None:
         raise UserError("--method hat needs --helperModel and --helperWeight: a naturally trained network")
-    return load_model(args.helperModel, args.helperWeight, spec, classes=classes)[0]
+    return load_model(args.helperModel, args.helperWeight, spec, classes=classes)
+
+
+def _first_network(args: argparse.Namespace, spec: DatasetSpec, classes: int, checkpoint: Path) -> nn.Module:
+    """The network that the training begins with. One that goes on needs no download: a state has all its weights."""
+    goes_on = args.resume and state_path(checkpoint).exists()
+    init = "random" if processes.from_first(goes_on) else _first_weights(args)
+    with processes.one_before_the_others():  # what is downloaded, is once
+        runtime.seed_everything(args.seed)
+        return build_model(args.model, classes, mean=spec.mean, std=spec.std, init=init)
 
 
 def _first_weights(args: argparse.Namespace) -> Literal["random", "imagenet"]:
@@ -448,15 +462,11 @@ def _method(task: Task, settings: TrainingSettings, helper: nn.Module | None) ->
     )
 
 
-def _is_trained(checkpoint: Path, settings: TrainingSettings, *, resume: bool) -> bool:
-    """True when there is nothing left to do. What a training from the beginning would replace makes way; none is lost.
+def _make_way(checkpoint: Path, found: Standing | None, *, resume: bool) -> None:
+    """What a training from the beginning would replace is renamed; none is lost.
 
     With `resume`, what the same training has left is gone on with, or made anew.
     """
-    found = standing(checkpoint, settings)
-    if found is Standing.FINISHED:
-        print(f"{checkpoint} is trained already with these settings; delete it to train it again")
-        return True
     is_begun = state_path(checkpoint).exists()
     if not (resume and (is_begun or found is Standing.UNFINISHED)):
         files = (checkpoint, record_path(checkpoint), picture_path(checkpoint), state_path(checkpoint))
@@ -465,7 +475,6 @@ def _is_trained(checkpoint: Path, settings: TrainingSettings, *, resume: bool) -
             say(f"an unfinished training was at {checkpoint}, which --resume goes on with: kept as {moved}")
         elif moved:
             say(f"{checkpoint} was made with other settings, by another program or in part: kept as {moved}")
-    return False
 
 
 class _Validation:
@@ -518,6 +527,7 @@ def _open_results(
     data: ImageData,
     source_model: str,
     source_weight: Path,
+    digests: dict[str, str],
     precision: Precision,
     device: torch.device,
 ) -> ResultFile:
@@ -528,8 +538,7 @@ def _open_results(
         "size": spec.size,
         "precision": precision.name,
         "data": data.facts,
-        "target_sha256": weights_digest(args.targetWeight),
-        "source_sha256": weights_digest(source_weight),
+        **digests,
     }
     record = {
         "versions": runtime.versions(device),

@@ -116,7 +116,7 @@ def evaluate_each(
             with precision.networks(loader.device, decides=drops_images(attack)):
                 x = attack(made_on, x, batch.y, rng=rng)
             tally.note(_now(loader.device) - start, notes_of(attack))
-        with precision.scoring(), torch.no_grad(), frozen_eval(model):
+        with precision.scoring(decides=drops_images(attack)), torch.no_grad(), frozen_eval(model):
             logits = scored(x).float()
         if attack is None:
             tally.note(_now(loader.device) - start, {})

@@ -16,6 +16,8 @@ from typing import IO, Any
 
 from advmia.errors import UserError
 
+_NAME_KEPT = 235  # of a name's characters in a temporary one: with the number of a process these have 255 at most
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
@@ -23,7 +25,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
     Makes missing parent folders. Raises `UserError` when the disk is full, read-only or not ours to write.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name[:_NAME_KEPT]}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -58,11 +60,23 @@ def one_writer(path: Path) -> Iterator[None]:
         ) from error
     with file:
         for left in path.parent.glob(f"{glob.escape(f'.{path.name}')}.*.tmp"):
-            left.unlink(missing_ok=True)
+            if not _has_a_writer(left):  # as one for `<path>.<more>` may have
+                left.unlink(missing_ok=True)
         try:
             yield
         finally:
             lock.unlink(missing_ok=True)  # while it is still held
+
+
+def _has_a_writer(temporary: Path) -> bool:
+    """Whether the process that a temporary file is named after is alive on this machine."""
+    try:
+        os.kill(int(temporary.suffixes[-2][1:]), 0)
+    except (ProcessLookupError, ValueError, IndexError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def _locked(path: Path) -> IO[str]:

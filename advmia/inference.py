@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary, WeakSet
 import torch
 from torch import Tensor, nn
 
-from advmia.attacks.steps import frozen_eval
+from advmia.precision import exact
 from advmia.runtime import say
 
 # Pixels a block of `Blocks` on a CPU: 8 images of up to 64 pixels a side, 3 of 96, 2 of 128 or more. Of 1 to 16 these
@@ -110,10 +110,10 @@ class Blocks(nn.Module):
 
 
 class Compiled(nn.Module):
-    """A frozen network, compiled by `torch.compile` for batches of the shape that it meets first.
+    """A frozen network, compiled by `torch.compile` for the largest batches that it meets.
 
-    That is the shape of all batches but an epoch's last; compiling takes so long (10 to 77 s a graph on a CPU) that
-    other shapes, and machines on which it fails, run the network as it is.
+    That is the shape of all batches but a list's last; compiling takes so long (10 to 77 s a graph on a CPU) that
+    smaller ones, and machines on which it fails, run the network as it is.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -124,7 +124,7 @@ class Compiled(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images x (B, C, H, W) to the network's outputs, (B, ...)."""
-        if self._shape is None:
+        if self._compiled is not None and (self._shape is None or len(x) > self._shape[0]):
             self._shape = x.shape
             self._try(x)
         return self._compiled(x) if self._compiled is not None and x.shape == self._shape else self.network(x)
@@ -167,9 +167,17 @@ class _Copy:
 
     @torch.no_grad()
     def agrees_with(self, model: nn.Module, x: Tensor) -> bool:
-        with frozen_eval(model):
-            self.refreshed(model)
-            expected, found = model(x[:2]), self._network(x[:2])
+        """Whether both compute the same, unrounded, and with batch norms that do more than a new network's."""
+        other = copy.deepcopy(model).eval()
+        generator = torch.Generator().manual_seed(0)
+        for norm in other.modules():
+            if isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None:
+                scale, shift = torch.rand(2, norm.num_features, generator=generator).to(norm.running_mean)
+                norm.running_mean += norm.running_var.sqrt() * (shift - 0.5)
+                norm.running_var *= scale + 0.5
+        with exact(x.device):
+            self.refreshed(other)
+            expected, found = other(x[:2]), self._network(x[:2])
         return bool((found - expected).abs().max() <= _ROUNDING * expected.abs().max())
 
 

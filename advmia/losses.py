@@ -26,7 +26,9 @@ def kl_divergence(logits: Tensor, reference_logits: Tensor) -> Tensor:
 
 def binary_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """Mean over the labels of each sample's binary cross-entropy; logits and y (B, L), y of 0 and 1; shape (B,)."""
-    return F.binary_cross_entropy_with_logits(logits.float(), y, reduction="none").mean(dim=1)
+    # In float64: float32's exponentials differ in the last bit by the image's place in the batch.
+    loss = F.binary_cross_entropy_with_logits(logits.double(), y.double(), reduction="none")
+    return loss.mean(dim=1).float()
 
 
 def pixel_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,8 @@ PRECISIONS = ("fp32", "tf32", "bf16")
 class Precision:
     """fp32; tf32: on CUDA, products and convolutions round their inputs to 10 bits; bf16: they run in bfloat16.
 
-    Under bf16, what must not be rounded so far runs in tf32 or fp32 (`unrounded`), and scores are taken in fp32.
+    Under bf16, what must not be rounded so far runs in tf32 or fp32 (`unrounded`), and scores are taken in fp32. So are
+    they under tf32 of attacks that leave an image alone as soon as it is fooled: some end a hair's breadth over.
     """
 
     name: str
@@ -43,16 +44,13 @@ class Precision:
         return torch.autocast(device.type, torch.bfloat16, enabled=self.name == "bf16" and not decides)
 
     @contextmanager
-    def scoring(self) -> Iterator[None]:
-        """Where networks run whose outputs are counted: of what bf16 attacks find, only what fp32 confirms counts."""
-        if self.name != "bf16":
+    def scoring(self, *, decides: bool = False) -> Iterator[None]:
+        """Where networks run whose outputs are counted: of what bf16 attacks find, only what fp32 confirms counts.
+
+        `decides`: of an attack as in `networks`.
+        """
+        with _without_tf32() if self.name == "bf16" or decides else nullcontext():
             yield
-            return
-        self.allow_tf32(False)
-        try:
-            yield
-        finally:
-            self.allow_tf32(True)
 
     @staticmethod
     def allow_tf32(allowed: bool) -> None:
@@ -60,6 +58,23 @@ class Precision:
 
 
 FP32 = Precision("fp32")
+
+
+@contextmanager
+def exact(device: torch.device) -> Iterator[None]:
+    """Networks in here run in float32, whatever the precision."""
+    with unrounded(device), _without_tf32():
+        yield
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    before = torch.backends.cudnn.allow_tf32
+    Precision.allow_tf32(False)
+    try:
+        yield
+    finally:
+        Precision.allow_tf32(before)
 
 
 def unrounded(device: torch.device) -> AbstractContextManager[object]:

@@ -124,7 +124,8 @@ def saturated(logits: Tensor, y: Tensor, objective: Objective) -> Tensor:
     """For which images the loss is blind, in float32, to half of the decisions or more; logits (B, K, ...); shape (B,).
 
     It is blind to a decision (a class, a finding, a pixel's class) where its gradient by the label's own logit is
-    exactly 0: the lead is 17 or more, and one plus its exponential is rounded to one.
+    exactly 0: the label leads by 17 or more, and one plus the exponential of that is rounded to one. For a finding that
+    is absent this takes a logit of -88, below which its exponential is 0.
     """
     logits = logits.detach().requires_grad_(True)
     with torch.enable_grad():

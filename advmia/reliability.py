@@ -24,18 +24,19 @@ Verdict = Literal["ok", "warning", "not checked"]
 Table = dict[tuple[str, float], float]  # (attack, eps in grey levels) to the score by which the task is selected
 
 # Attacks that follow gradients, and those that only ask for outputs. AutoAttack is neither: Square is a part of it.
-# SimBA asks too, but its eps is a step and no bound, so that it compares with nothing.
+# SimBA asks too, but its eps is a step and no bound, so that it compares with nothing. FGSM's one step is no match for
+# Square on a sound network either.
 GRADIENT = (
-    *("fgsm", "pgd", "pgd-margin", "pgd-dice", "cw"),
+    *("pgd", "pgd-margin", "pgd-dice", "cw"),
     *("apgd", "apgd-ce", "apgd-t", "apgd-margin", "apgd-dice", "fab-t"),
 )
 BLACK_BOX = ("square",)
-NOT_COMPARED = (CLEAN, "aa", "simba")
+NOT_COMPARED = (CLEAN, "fgsm", "aa", "simba")
 UNBOUNDED = ("simba",)
 
 FEW = 0.01  # a share of the images up to which a fault is theirs, not the network's
 HOLDING = 0.1  # a share of the images that may withstand the large eps
-SLACK = 0.005  # how far random starts and the last few images move a score between two eps
+SLACK = 0.005  # how far random starts and the last few images move a score
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def _black_box(table: Table, score: str, transfer: bool) -> Check:
         wanted = f"{' or '.join(BLACK_BOX)} and a gradient attack ({', '.join(GRADIENT[:4])}) at one eps"
         return Check("black-box", "not checked", f"there are no rows of {wanted}")
     lead, closest = min(pairs)
-    if lead < 0:
+    if lead < -SLACK:
         why = "an attack without gradients beats those with them, so the gradients mislead"
         return Check("black-box", "warning", f"{score}: {closest}: {why}")
     return Check("black-box", "ok", f"{score}: {closest}, the closest of {len(pairs)}: gradient attacks are stronger")
@@ -127,7 +128,7 @@ def _transfer(table: Table, score: str, transfer: bool, others: dict[str, Table]
         reason = f"{kinds[0]}, and there are no {kinds[1]} results of the same target, images and attacks beside it"
         return Check("transfer", "not checked", reason)
     lead, closest = min(pairs)
-    if lead < 0:
+    if lead < -SLACK:
         why = "the white-box attack is not the strongest, as it should be"
         return Check("transfer", "warning", f"{score}: {closest}: {why}")
     return Check("transfer", "ok", f"{score}: {closest}, the closest of {len(pairs)}: white-box attacks are stronger")

@@ -6,13 +6,17 @@ import csv
 import io
 import json
 import re
+import shutil
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 from running import run_main, run_process, run_well
 
+from advmia import commands
 from advmia.checkpoints import load_weights
 from advmia.data.phantoms import make_phantoms
 from advmia.data.specs import DATASETS
@@ -81,10 +85,10 @@ def test_same_seed_same_weights(place: Path, tmp_path: Path) -> None:
     data = ["--dataRoot", place / "data"]
     train(tmp_path, "pgdat", *data)
     train(tmp_path, "pgdat", *data, "--seed", 1, "--saveDir", tmp_path / "other")
-    first, again = load_weights(place / "clsCkpt" / ROBUST), load_weights(tmp_path / "clsCkpt" / ROBUST)
+    (first, _), (again, _) = load_weights(place / "clsCkpt" / ROBUST), load_weights(tmp_path / "clsCkpt" / ROBUST)
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert (place / "clsCkpt" / ROBUST).read_bytes() == (tmp_path / "clsCkpt" / ROBUST).read_bytes()
-    other = load_weights(tmp_path / "other" / ROBUST)
+    other, _ = load_weights(tmp_path / "other" / ROBUST)
     assert not torch.equal(first["conv1.weight"], other["conv1.weight"])
 
 
@@ -209,6 +213,25 @@ def test_results_are_taken_up_and_never_mixed(place: Path, tmp_path: Path) -> No
     test_weights(place, NATURAL, *base, "--epsilons", 1, "--limit", 4)
     assert {row["n"] for row in read_csv(path)} == {"4"}
     assert read_csv(tmp_path / f"melBin__{NATURAL}.csv.earlier-1") == second
+
+
+def test_weights_that_are_replaced_meanwhile(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails when rows of one network are recorded as another's, whose training has just saved a better epoch."""
+    weight, load = tmp_path / NATURAL, commands._load
+    shutil.copy(place / "clsCkpt" / NATURAL, weight)
+    expected = sha256(weight.read_bytes()).hexdigest()
+
+    def replace_and_load(*args: Any) -> Any:
+        shutil.copy(place / "clsCkpt" / ROBUST, weight)
+        return load(*args)
+
+    monkeypatch.setattr(commands, "_load", replace_and_load)
+    monkeypatch.chdir(place)
+    words = ["testCls.py", "--dataset", "melBin", "--targetModel", "mv2", "--targetWeight", weight]
+    few = ["--gpu", "cpu", "--imgSize", 16, "--limit", 4, "--attacks", "fgsm", "--epsilons", 8]
+    assert run_main(monkeypatch, [*words, *few, "--resultDir", tmp_path]) == 0
+    (record,) = tmp_path.glob("*.json")
+    assert json.loads(record.read_text())["run"]["target_sha256"] == expected
 
 
 def test_outcomes_do_not_depend_on_the_batch_size(place: Path, tmp_path: Path) -> None:

@@ -183,6 +183,15 @@ def test_a_writer_that_is_killed(tmp_path: Path) -> None:
     (half,) = tmp_path.glob(".weights.state.*.tmp")
     assert killed.returncode == -9 and path.with_name(".weights.lock").exists()
     other = tmp_path / ".weights2.state.7.tmp"
-    other.touch()
+    living = tmp_path / f".weights.earlier-1.json.{os.getpid()}.tmp"  # that `weights.earlier-1` is being written to
+    for each in (other, living):
+        each.touch()
     with one_writer(path):
-        assert not half.exists() and other.exists()
+        assert not half.exists() and other.exists() and living.exists()
+
+
+def test_the_longest_name(tmp_path: Path) -> None:
+    """Fails when a name that the system takes has none left for its temporary file."""
+    path = tmp_path / ("n" * 255)
+    write_text(path, "whole")
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]

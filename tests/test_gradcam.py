@@ -230,7 +230,7 @@ def test_no_file_is_lost(
 
 def test_a_run_cut_short_is_done_again(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails when an unfinished run's own pictures are in its way."""
-    words = ["--saveDir", tmp_path / "maps", "--epsilons", 8]
+    words = ["--saveDir", tmp_path / "maps", "--epsilons", 8, "8.0"]  # named twice: drawn once
     assert draw(monkeypatch, place, *words) == 0
     expected = read_rows(tmp_path / "maps")
     record = tmp_path / "maps" / "gradVisual.json"

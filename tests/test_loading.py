@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from advmia.data import loading
 from advmia.data.loading import (
     Batch,
     EvaluationLoader,
@@ -379,6 +380,13 @@ def test_batches_on_a_gpu() -> None:
 
 
 # ---------------------------------------------------------------- where pixels are kept
+
+
+def test_a_copy_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails when a piece is left out or put in another's place."""
+    array = np.random.default_rng(0).integers(256, size=(7, 2, 2, 3), dtype=np.uint8)
+    monkeypatch.setattr(loading, "_PIECE", 24)
+    assert torch.equal(loading._copied(array, CPU), torch.from_numpy(array))
 
 
 @pytest.mark.parametrize("name", ["melMulti", "mel", "xray_multilabel"])

@@ -16,8 +16,10 @@ from advmia.budgets import Budget, training_budget
 from advmia.data.loading import EvaluationLoader
 from advmia.errors import UserError
 from advmia.evaluation import evaluate
+from advmia.inference import inference_copy
 from advmia.losses import cross_entropy
 from advmia.methods import METHODS, MethodSettings
+from advmia.models import build_model
 from advmia.precision import FP32, Precision
 from advmia.tasks import SINGLE_LABEL
 
@@ -94,6 +96,37 @@ def test_defaults_and_what_a_machine_lacks() -> None:
     assert torch.backends.cuda.matmul.allow_tf32 and torch.backends.cudnn.allow_tf32
     with pytest.raises(UserError, match=r"--precision tf32: a CPU has none; use fp32 or bf16"):
         Precision.chosen("tf32", CPU)
+
+
+def test_whether_to_fold_is_decided_unrounded() -> None:
+    """Fails when a copy is compared with its network in bf16 or tf32, where they differ by chance: a training that goes
+    on would fold what it did not fold at first."""
+    model, x = build_model("mv2", 2), torch.rand(2, 3, 16, 16)
+    compared: list[tuple[torch.dtype, bool]] = []
+    model.register_forward_hook(
+        lambda *found: compared.append((found[-1].dtype, torch.backends.cudnn.allow_tf32)) or None
+    )
+    Precision.allow_tf32(True)
+    with BF16.networks(CPU):
+        inference_copy(model, x)
+        assert torch.is_autocast_enabled("cpu") and torch.backends.cudnn.allow_tf32
+    Precision.allow_tf32(False)
+    assert set(compared) == {(torch.float32, False)}
+
+
+@pytest.mark.parametrize(("attack", "exact"), [("pgd", False), ("square", False), ("fab-t", True), ("simba", True)])
+def test_attacks_that_tf32_would_blind(attack: str, exact: bool) -> None:
+    """Fails when SimBA's steps, or the boundary that FAB closes in on, are lost in tf32's rounding; and when what an
+    attack that stops early has made is scored in tf32. Others keep tf32, which is faster."""
+    model, seen = network("small"), []
+    model.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+    loader = EvaluationLoader(image_data(4), 4, CPU)
+    made = ATTACKS[attack].build(Budget(8 / 255, 2, 8 / 255), SINGLE_LABEL.attacks[attack])
+    Precision.allow_tf32(True)
+    evaluate(model, loader, SINGLE_LABEL, made, precision=Precision("tf32"))
+    Precision.allow_tf32(False)
+    *attacking, scoring = seen
+    assert set(attacking) == {not exact} and scoring == (attack == "pgd")
 
 
 def test_scoring_switches_tf32_off_and_on_again() -> None:

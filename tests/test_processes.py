@@ -156,7 +156,9 @@ def test_two_processes_find_what_one_does(name: str, python: Callable[..., Any],
 
 def test_more_processes_than_images(python: Callable[..., Any], tmp_path: Path) -> None:
     """Fails when a process that has nothing to do stops the others."""
-    done = python(*TESTS["labels"], "--imgSize", 16, "--limit", 2, "--gpu", *["cpu"] * 3, "--resultDir", tmp_path)
+    done = python(
+        *TESTS["labels"], "--imgSize", 16, "--limit", 2, "--autoBatch", "--gpu", *["cpu"] * 3, "--resultDir", tmp_path
+    )
     assert done.returncode == 0, done.stderr
 
 

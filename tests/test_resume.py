@@ -105,6 +105,27 @@ def test_killed_within_an_epoch(
     assert training_outcome(tmp_path / "killed") == training_outcome(tmp_path / "undisturbed")
 
 
+def test_weights_to_begin_with_are_fetched_once(
+    train: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Fails when a training that goes on, or is finished, wants ImageNet's weights again: a node may be offline."""
+    asked: list[str] = []
+
+    def build(*args: Any, init: str, **more: Any) -> torch.nn.Module:
+        asked.append(init)
+        return build_model(*args, **more)
+
+    monkeypatch.setattr(commands, "build_model", build)
+    words = ["--model", "chexnet", "--imgSize", "32", "--limit", "4", "--bs", "4"]
+    with monkeypatch.context() as patch:
+        stop_at_save(patch, 1)
+        with pytest.raises(Killed):
+            train("nat", "chexnet", *words)
+    for _ in range(2):
+        assert train("nat", "chexnet", *words, "--resume") == 0
+    assert asked == ["imagenet", "random"] and "trained already" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_says_how_to_go_on(
     number: int, status: int, train: Callable[..., int], world: Path, tmp_path: Path

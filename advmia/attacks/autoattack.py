@@ -16,6 +16,7 @@ from advmia.attacks.fab import fab_t
 from advmia.attacks.square import square
 from advmia.attacks.steps import EvaluationAttack, Objective, fooled, forward, frozen_eval, notes_of
 from advmia.budgets import Budget
+from advmia.precision import exact
 from advmia.rng import SampleRng
 
 QUERIES_PER_STEP = 50  # Square's queries for one step of the others: 5,000 for 100
@@ -42,18 +43,22 @@ class AutoAttack:
         fooled_by = self.notes["fooled_by"] = torch.full((len(x),), -1, device=x.device)
         queries = self.notes["queries"] = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         with frozen_eval(model):
-            left = (~fooled(forward(model, x_adv), y)).nonzero()[:, 0]
+            left = (~self._fooled(model, x_adv, y)).nonzero()[:, 0]
             for number, attack in enumerate(self.attacks.values()):
                 if not len(left):
                     break
                 found = attack(model, x[left], y[left], rng=rng.take(left))
                 queries[left] += notes_of(attack).get("queries", 0)
-                done = fooled(forward(model, found), y[left])
+                done = self._fooled(model, found, y[left])
                 kept = done if number else torch.ones_like(done)
                 x_adv[left[kept]] = found[kept]
                 fooled_by[left[done]] = number
                 left = left[~done]
         return x_adv
+
+    def _fooled(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        with exact(x.device):  # as evaluations score what such an attack has made
+            return fooled(forward(model, x), y)
 
 
 def autoattack(budget: Budget, objective: Objective) -> AutoAttack:

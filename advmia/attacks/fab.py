@@ -17,6 +17,7 @@ from advmia.attacks.apgd import likeliest_wrong
 from advmia.attacks.steps import Objective, fooled, forward, frozen_eval, on_right_images, value_and_gradient
 from advmia.budgets import Budget
 from advmia.losses import margin, targeted_margin
+from advmia.precision import exact
 from advmia.rng import SampleRng
 
 OVERSHOOT = 1.05  # eta
@@ -28,7 +29,8 @@ BACKWARD = 0.9  # beta: how far from x, as a share, the search goes on once it i
 class TargetedFAB:
     """Walks along the decision boundary as near to x as it can, until it is over it within eps.
 
-    An image for which no such point is found is returned as it is. Contract: `advmia.attacks.steps.Attack`.
+    An image for which no such point is found is returned as it is. Always in float32, since tf32 moves the boundary
+    that it closes in on. Contract: `advmia.attacks.steps.Attack`.
     """
 
     budget: Budget
@@ -40,7 +42,7 @@ class TargetedFAB:
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
         if self.budget.eps == 0:
             return x.detach().clone()
-        with frozen_eval(model):
+        with exact(x.device), frozen_eval(model):
             return on_right_images(model, x, y, rng, lambda x, y, logits, _: self._towards_all(model, x, y, logits))
 
     def _towards_all(self, model: nn.Module, x: Tensor, y: Tensor, logits: Tensor) -> Tensor:
@@ -83,7 +85,9 @@ def fab_t(budget: Budget, objective: Objective) -> TargetedFAB:
 def _step(now: Tensor, x: Tensor, gradient: Tensor, lead: Tensor) -> Tensor:
     """The next point (equations 8 to 10): a step to the linearised boundary, with a bias towards x."""
     from_now = to_plane(now, gradient, lead)
-    from_x = to_plane(x, gradient, lead + (gradient * (x - now)).flatten(1).sum(dim=1))
+    # In float64: a float32 sum is rounded otherwise where the batch is one image.
+    back = (gradient * (x - now)).flatten(1).sum(dim=1, dtype=torch.float64)
+    from_x = to_plane(x, gradient, lead.double() + back)
     way_now, way_x = (way.abs().flatten(1).amax(dim=1) for way in (from_now, from_x))
     bias = (way_now / (way_now + way_x).clamp(min=1e-12)).clamp(max=LARGEST_BIAS).view(-1, 1, 1, 1)
     return ((1 - bias) * (now + OVERSHOOT * from_now) + bias * (x + OVERSHOOT * from_x)).clamp(0, 1)
@@ -98,7 +102,7 @@ def to_plane(point: Tensor, normal: Tensor, value: Tensor) -> Tensor:
     bound to bound (section 3.1: a sort and a search solve it exactly).
     """
     point, normal, shape = point.flatten(1), normal.flatten(1), point.shape
-    way = -value.sign()[:, None] * normal.sign()
+    way = -value.sign().to(normal.dtype)[:, None] * normal.sign()
     room = torch.where(way > 0, 1 - point, torch.where(way < 0, point, 0))
     bounds, order = room.sort(dim=1)
     slopes = normal.abs().gather(1, order).double()

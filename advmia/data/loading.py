@@ -24,6 +24,7 @@ Item = TypeVar("Item")
 Order = Literal["weighted", "shuffled"]
 
 RESIDENT_SHARE = 0.25  # of the GPU's free memory, that a list's pixels may take
+_PIECE = 2**28  # bytes
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class ImageData:
         free, _ = torch.cuda.mem_get_info(device)
         if sum(array.nbytes for array in arrays) > RESIDENT_SHARE * free:
             return self
-        images, *masks = (torch.from_numpy(np.array(array)).to(device) for array in arrays)
+        images, *masks = (_copied(array, device) for array in arrays)
         return replace(self, resident=(images, masks[0] if masks else None))
 
     def on_device(self, rows: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -202,6 +203,14 @@ class TrainingLoader:
         labels = self.data.samples.labels[torch.from_numpy(self.data.rows)]
         weights = count / torch.bincount(labels)[labels].double()  # a sample's weight: N / count of its class
         return self.data.rows[torch.multinomial(weights, count, replacement=True, generator=generator).numpy()]
+
+
+def _copied(array: np.ndarray, device: torch.device) -> Tensor:
+    """On the device, piece by piece: the array may be a file that is larger than this machine's memory."""
+    copy = torch.empty(array.shape, dtype=torch.uint8, device=device)
+    for rows in np.array_split(np.arange(len(array)), max(array.nbytes // _PIECE, 1)):
+        copy[torch.from_numpy(rows).to(device)] = torch.from_numpy(array[rows]).to(device)
+    return copy
 
 
 def _on_device(

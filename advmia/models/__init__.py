@@ -38,7 +38,6 @@ class ModelSpec:
     # classifier's input. There Grad-CAM is CAM: a channel's weight is the classifier's (Selvaraju et al., ICCV 2017).
     cam_layer: str | None = None
     load_imagenet: Callable[[nn.Module], None] | None = None  # starts a built model from ImageNet weights; may download
-    aliases: tuple[str, ...] = ()  # other spellings in circulation; letter case never matters
 
 
 MODELS: dict[str, ModelSpec] = {
@@ -92,7 +91,7 @@ MODELS: dict[str, ModelSpec] = {
 def find_model(name: str) -> ModelSpec:
     """The model called `name`, in any letter case."""
     for spec in MODELS.values():
-        if name.lower() in (spelling.lower() for spelling in (spec.name, *spec.aliases)):
+        if name.lower() == spec.name.lower():
             return spec
     raise UserError(f"unknown model {name!r}: known are {', '.join(MODELS)}")
 

@@ -1,9 +1,9 @@
-# Sourced by the survey's training scripts. Each list may be set from outside, e.g. MODELS=mv2 EPSILONS="4 8".
+# Sourced by the survey's scripts. Each list may be set from outside, e.g. MODELS=mv2 EPSILONS="4 8".
 # Flags given to a script are handed to every command, e.g. scripts/survey/pgdat.sh --gpu 0 1 --valFraction 0.1
 # What is trained already is skipped, and a training that was stopped goes on.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-PYTHON=${PYTHON:-python}
+. scripts/python.sh
 DATASETS=${DATASETS:-mesidorBin mesidorMulti melBin melMulti xrayBin}
 MODELS=${MODELS:-res18 mv2 chexnet}
 EPSILONS=${EPSILONS:-1 2 4 8} # grey levels out of 255

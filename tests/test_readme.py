@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from downloads import make_chest, make_covid, make_isic, make_mesidor, make_npz
-from running import ROOT, run_process
+from running import ROOT, run_main, run_process
+
+from advmia.cli import tools_parser
 
 TEST = ["--imgSize", "16", "--gpu", "cpu", "--dataRoot", "phantoms"]
 TRAIN = [*TEST, "--epoch", "1", "--bs", "8"]
@@ -112,3 +114,13 @@ def test_script(script: str, methods: tuple[str, ...], again: bool, tmp_path: Pa
 def test_help(script: str, tmp_path: Path) -> None:
     done = run_process(f"{script}.py", "--help", cwd=tmp_path)
     assert done.returncode == 0 and f"example: python {script}.py" in done.stdout
+
+
+@pytest.mark.parametrize("tool", ["prepare", "phantoms", "tables", "where"])
+def test_help_of_tools(tool: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """Fails when a tool's help has no example, or one that its parser refuses, or shows defaults nobody could type."""
+    assert run_main(monkeypatch, ["advmia", tool, "--help"]) == 0
+    shown = capsys.readouterr().out
+    (example,) = re.findall(rf"^example: .*python -m (advmia {tool}.*)$", shown, re.M)
+    tools_parser().parse_args(shlex.split(example)[1:])
+    assert not re.search(r"default: (True|False|\[)", shown)

@@ -2,7 +2,6 @@
 # HAT on every single-label data set, at every training eps; natural.sh must have trained the helpers.
 . "$(dirname "$0")/settings.sh"
 find_python requirements.txt
-declare -A CLASS=([res18]=ResNet [mv2]=MobileNetV2 [chexnet]=DenseNet121) # as checkpoint files are named
 for dataset in $DATASETS; do
   for model in $MODELS; do
     helper=$(echo "$CLS_DIR/${CLASS[$model]}_${dataset}"_nat_class*_maxLR0.01_weightDecay0.001)

@@ -31,12 +31,14 @@ SHRINK = {  # later flags win
     "phantoms": ["--count", "24", "--size", "32"],
 }
 METHODS = ("nat", "pgdat 8", "trades 8", "mart 8", "hat 8")
+SURVEY = ("natural", "pgdat", "trades", "mart", "hat", "multilabel", "segmentation", "evaluate")  # in this order
 NOT_RUN_HERE = {
     "git": "fetches this repository",
     "scripts/test.sh": "is what runs this test",
     "scripts/demo.sh": "has a test of its own",
     "scripts/sweep_eps.sh": "is listed below, and run by test_sweeps.py",
     "scripts/reproduce.sh": "likewise",
+    **{f"scripts/survey/{name}.sh": "is run by test_survey_scripts.py" for name in SURVEY},
     "torchrun": "is run by test_processes.py",
     "sbatch": "likewise, with a stand-in for Slurm",
 }
@@ -79,6 +81,14 @@ def test_every_readme_command(tmp_path: Path, warm_interpreter: Path) -> None:
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
         assert done.returncode == 0, (words, done.stderr)
     assert (tmp_path / "tables" / "tables.md").exists() and (tmp_path / "tables" / "tables.tex").exists()
+
+
+def test_the_survey_is_whole() -> None:
+    """Fails when a script of the survey is missing from the README, or one stands before what it needs."""
+    shown = [words[0] for words in readme_commands() if words[0].startswith("scripts/survey/")]
+    assert shown == [f"scripts/survey/{name}.sh" for name in SURVEY]
+    there = {path.stem for path in (ROOT / "scripts" / "survey").glob("*.sh")} - {"settings"}
+    assert there == set(SURVEY)
 
 
 def test_sweeps_are_listed() -> None:

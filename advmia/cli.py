@@ -15,11 +15,13 @@ from typing import Any, NoReturn, TextIO
 import torch
 
 from advmia import processes
+from advmia.attacks import ATTACKS
 from advmia.data.phantoms import FOLDERS
 from advmia.data.prepare import DOWNLOADS, SPLITS
 from advmia.data.specs import DATASETS
 from advmia.errors import UserError
 from advmia.formats import EXTENSIONS
+from advmia.models import MODELS
 from advmia.precision import PRECISIONS
 from advmia.runtime import say
 from advmia.stopping import Stopped, stoppable
@@ -27,10 +29,16 @@ from advmia.tasks import Task
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows the defaults that say something, and the example as it is written."""
+    """Shows the defaults that say something, as they are typed, and the example as it is written."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None else super()._get_help_string(action)
+        default = action.default
+        if default is None or isinstance(default, bool):
+            return action.help
+        if isinstance(default, list):
+            typed = " ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in default)
+            return f"{action.help} (default: {typed})" if typed else action.help
+        return super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):
@@ -151,7 +159,10 @@ def _within_memory(command: Callable[[argparse.Namespace], None], args: argparse
     try:
         command(args)
     except torch.OutOfMemoryError as error:
-        raise UserError(f"the GPU's memory is full{_gpu_memory()}: {_less(args)}") from error
+        less = _less(args)
+        if getattr(args, "autoBatch", False):  # the batch was not --bs, but what seemed to fit
+            less = "leave out --autoBatch, which took more images at once than fit"
+        raise UserError(f"the GPU's memory is full{_gpu_memory()}: {less}") from error
     except MemoryError as error:
         raise UserError(f"the memory is full: {_less(args)}") from error
     except RuntimeError as error:
@@ -201,8 +212,13 @@ def train_parser(task: Task, description: str | None) -> Parser:
     how.add_argument("--epoch", type=_whole(1), default=100, help="epochs")
     how.add_argument("--lr", type=_positive, default=task.default_lr, help="(maximum) learning rate")
     how.add_argument("--wd", type=_non_negative, default=1e-3, help="weight decay")
+    pretrained = [name for name in task.models if MODELS[name].load_imagenet]
     how.add_argument(
-        "--init", type=_one_of(("imagenet", "random")), help="first weights: chexnet imagenet, others random"
+        "--init",
+        type=_one_of(("imagenet", "random")),
+        help=f"first weights: random, or imagenet, which {pretrained[0]} alone has, and begins with by default"
+        if pretrained
+        else "first weights: random; these networks have no others",
     )
     if "trades" in task.methods:
         how.add_argument("--beta", type=_non_negative, help="weight of the robustness term (default: the survey's)")
@@ -219,7 +235,8 @@ def train_parser(task: Task, description: str | None) -> Parser:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on where the same training was stopped or killed; without it, what is there is renamed",
+        help="go on where the same training was stopped or killed. A finished training is skipped, with --resume or"
+        " without; an unfinished one is renamed without it (to .earlier-1) and begun anew",
     )
     parser.add_argument(
         "--saveEvery",
@@ -273,8 +290,16 @@ def tools_parser() -> Parser:
     parser = _parser("Prepares data, makes generated stand-ins, and tables results.", prog="python -m advmia")
     tools = parser.add_subparsers(dest="tool", required=True, metavar="prepare | phantoms | tables | where")
 
-    prepare = tools.add_parser(
-        "prepare", help="official download -> the layout that the scripts read", formatter_class=_Help
+    def add(name: str, brief: str, description: str, example: str) -> argparse.ArgumentParser:
+        text = f"{description}\n\nexample: {example}"
+        return tools.add_parser(name, help=brief, description=text, formatter_class=_Help)
+
+    prepare = add(
+        "prepare",
+        "official download -> the layout that the scripts read",
+        "Turns an unpacked official download into the layout that the scripts read, and reports what is in it.\n"
+        "Never replaces a different file, and may be run again.",
+        "python -m advmia prepare --dataset isic2017 --source downloads/isic2017",
     )
     prepare.add_argument("--dataset", required=True, type=_one_of(DOWNLOADS), help=_listed("download", DOWNLOADS))
     prepare.add_argument("--source", required=True, type=Path, help="folder of the unpacked download, or the .npz file")
@@ -282,13 +307,22 @@ def tools_parser() -> Parser:
     prepare.add_argument(
         "--meta", type=Path, help="folder of the survey's published lists (default: lists are derived)"
     )
-    prepare.add_argument("--split", type=_one_of(SPLITS), default="published", help=_listed("train and test", SPLITS))
+    prepare.add_argument(
+        "--split",
+        type=_one_of(SPLITS),
+        default="published",
+        help="; ".join(f"{name}: {meaning}" for name, meaning in SPLITS.items()),
+    )
     placing = prepare.add_mutually_exclusive_group()
     placing.add_argument("--link", action="store_true", help="link to the download's images")
     placing.add_argument("--copy", action="store_false", dest="link", help="copy the download's images (the default)")
 
-    phantoms = tools.add_parser(
-        "phantoms", help="generated images in the layouts, to try things on", formatter_class=_Help
+    phantoms = add(
+        "phantoms",
+        "generated images in the layouts, to try things on",
+        "Draws images, masks and lists that fill the layouts of the four data sets, so that every command runs\n"
+        "without a download. Results on them say [phantom].",
+        "python -m advmia phantoms --dataRoot phantoms --count 800 --size 64",
     )
     folders = {spec.name: spec.folder for spec in DATASETS.values() if spec.name not in FOLDERS}
     phantoms.add_argument("--dataRoot", type=Path, default=Path("data"), help="folder of the data sets")
@@ -299,7 +333,13 @@ def tools_parser() -> Parser:
     phantoms.add_argument("--size", type=_whole(1), default=64, help="side of the images in pixels")
     phantoms.add_argument("--seed", type=_whole(0, 2**63 - 1), default=0, help="another seed gives other images")
 
-    tables = tools.add_parser("tables", help="result files -> tables and curves", formatter_class=_Help)
+    tables = add(
+        "tables",
+        "result files -> tables and curves",
+        "Prints tables of all results named: scores by attack and eps, findings, seconds an epoch, transfer between\n"
+        "networks. With --out, writes them to a file, and the curves over eps beside it.",
+        "python -m advmia tables results --out tables",
+    )
     tables.add_argument("results", nargs="+", type=Path, help="result files (.json) or folders of them")
     tables.add_argument(
         "--format", type=_one_of(EXTENSIONS), default="md", help=_listed("of the tables' file", EXTENSIONS)
@@ -309,11 +349,12 @@ def tools_parser() -> Parser:
         "--scores", nargs="+", default=[], metavar="NAME", help="further scores to table, as result rows name them"
     )
 
-    tools.add_parser(
+    add(
         "where",
-        help="command lines of the training and test scripts, from standard input -> the file that each will write"
-        " (checkpoint, result record); nothing is run",
-        formatter_class=_Help,
+        "command lines of the training and test scripts -> the file that each will write; nothing is run",
+        "Reads command lines of the training and test scripts from standard input, one a line, and prints for each\n"
+        "the checkpoint or the result record that it will write. Runs none, and refuses what the script would refuse.",
+        "echo trainCls.py --dataset melBin --method nat --model res18 | python -m advmia where",
     )
     return parser
 
@@ -338,7 +379,7 @@ def _add_attacks(group: argparse._ArgumentGroup, task: Task, default: list[str])
         nargs="+",
         type=_one_of(task.attacks),
         default=default,
-        help=_listed("in order; of those known, the default takes the least time", task.attacks),
+        help="; ".join(f"{name}: {ATTACKS[name].phrase}" for name in task.attacks),
     )
     group.add_argument(
         "--epsilons", nargs="+", type=grey_level, default=[1.0, 2.0, 4.0, 8.0], help="grey levels out of 255"

@@ -6,7 +6,7 @@ has_packages() { # interpreter, requirements file
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from pip._vendor.packaging.requirements import Requirement
+from packaging.requirements import Requirement  # Matplotlib needs it: where it is missing, so is Matplotlib
 
 def check(path: Path) -> None:
     for line in path.read_text().splitlines():
@@ -26,9 +26,16 @@ PY
 pick_python() { # requirements file; fails where no interpreter has it all, and installs nothing
   local candidate
   for candidate in "${PYTHON:-python3}" .venv/bin/python; do
-    if has_packages "$candidate" "$1"; then PYTHON=$candidate; return; fi
+    if has_packages "$candidate" "$1"; then take_python "$candidate" "$1"; return; fi
   done
   return 1
+}
+
+take_python() { # interpreter, requirements file
+  if [ -n "${PYTHON:-}" ] && [ "$PYTHON" != "$1" ]; then
+    echo "$PYTHON is no Python 3.10 or later with the packages of $2: taking $1" >&2
+  fi
+  PYTHON=$1
 }
 
 find_python() { # requirements file
@@ -42,5 +49,5 @@ find_python() { # requirements file
   fi
   echo "installing $1 into .venv (some minutes, once)" >&2
   .venv/bin/python -m pip install --quiet -r "$1" || { echo "pip could not install $1 into .venv" >&2; exit 2; }
-  PYTHON=.venv/bin/python
+  take_python .venv/bin/python "$1"
 }

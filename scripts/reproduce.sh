@@ -9,6 +9,6 @@
 # reproduce) --dryRun. Started again, it skips what is finished.
 . "$(dirname "$0")/sweep.sh"
 if [[ ${1:---help} != -* ]]; then set -- --dataset "$@"; fi
-# shellcheck disable=SC2086 # MODELS and EPSILONS are lists
+# shellcheck disable=SC2086 # these are lists
 run_sweep --models $MODELS --methods nat pgdat trades mart hat --eps $EPSILONS \
-  --attacks pgd fgsm cw aa square simba --epsilons 1 2 4 8 --out reproduce "${@:---help}"
+  --attacks $ATTACKS --epsilons 1 2 4 8 --out reproduce "${@:---help}"

@@ -3,9 +3,7 @@
 # by the commands themselves, from their records; a sweep that was stopped is therefore started again as it was.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-. scripts/python.sh
-PYTHON=${PYTHON:-python3}
-. scripts/survey/settings.sh # the survey's MODELS, EPSILONS and, of a training, CLASSIFIER
+. scripts/survey/settings.sh # find_python and, of the survey, MODELS, EPSILONS and, of a training, CLASSIFIER
 
 run_sweep() {
   read_flags "$@"
@@ -41,7 +39,7 @@ read_flags() {
       shift
     done
     case ${flag,,} in # in any letter case, as the commands take them
-      --help | -h) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" && exit ;;
+      --help | -h) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "scripts/${0##*/}" && exit ;; # $0 may be relative to another folder
       --dryrun) DRY_RUN=yes ;;
       --dataset) DATASET=${values[*]} ;;
       --model | --models) NETWORKS=("${values[@],,}") ;;

@@ -1180,6 +1180,12 @@ def test_an_image_vanishes_midway(folder: Path, monkeypatch: pytest.MonkeyPatch,
         (torch.OutOfMemoryError("CUDA out of memory. Tried"), f"{VISUAL} --bs 9", "try --bs 4, which"),
         (MemoryError(), f"{TRAIN} --bs 9", "the memory is full: try --bs 4, which"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate"), TEST, "the memory is full: try --bs 4"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried"),
+            f"{TEST} --autoBatch",
+            "is full: leave out --auto",
+        ),
+        (MemoryError(), f"{TEST} --autoBatch", "the memory is full: try --bs 4"),  # a CPU takes --bs
     ],
 )
 def test_full_memory(

@@ -203,12 +203,15 @@ def test_torchrun_on_two_machines(world: Path, python: Callable[..., Any], tmp_p
 def test_the_slurm_example(world: Path, tmp_path: Path) -> None:
     """With a stand-in for `srun` that runs the command once, as one machine of two devices.
 
-    Fails when the script names a variable that is not there, or torchrun an option that it does not know.
+    Fails when the script names a variable that is not there, or torchrun an option that it does not know, or the job's
+    cores are not asked for again: srun does not take them by itself.
     """
-    for name, program in (("srun", 'exec "$@"'), ("scontrol", "echo 127.0.0.1")):
+    srun = '[ "$1 $2" = "--cpus-per-task 32" ] && shift 2 && exec "$@"'
+    for name, program in (("srun", srun), ("scontrol", "echo 127.0.0.1")):
         (tmp_path / name).write_text(f"#!/bin/sh\n{program}\n")
         (tmp_path / name).chmod(0o755)
     slurm = {"JOB_ID": "7", "JOB_NODELIST": "here", "JOB_NUM_NODES": "1", "GPUS_ON_NODE": "2", "SUBMIT_DIR": str(ROOT)}
+    slurm |= {"CPUS_PER_TASK": "32"}
     environment = {f"SLURM_{name}": value for name, value in slurm.items()}
     environment |= {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PORT": free_port(), "PYTHON": sys.executable}
     words = [*TRAININGS["nat"], "--epoch", 1, "--gpu", "cpu", "--dataRoot", world / "data", "--saveDir", tmp_path / "a"]

@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from downloads import make_chest, make_covid, make_isic, make_mesidor, make_npz
-from running import ROOT, run_process
+from running import ROOT, run_main, run_process
+
+from advmia.cli import tools_parser
 
 TEST = ["--imgSize", "16", "--gpu", "cpu", "--dataRoot", "phantoms"]
 TRAIN = [*TEST, "--epoch", "1", "--bs", "8"]
@@ -29,12 +31,14 @@ SHRINK = {  # later flags win
     "phantoms": ["--count", "24", "--size", "32"],
 }
 METHODS = ("nat", "pgdat 8", "trades 8", "mart 8", "hat 8")
+SURVEY = ("natural", "pgdat", "trades", "mart", "hat", "multilabel", "segmentation", "evaluate")  # in this order
 NOT_RUN_HERE = {
     "git": "fetches this repository",
     "scripts/test.sh": "is what runs this test",
     "scripts/demo.sh": "has a test of its own",
     "scripts/sweep_eps.sh": "is listed below, and run by test_sweeps.py",
     "scripts/reproduce.sh": "likewise",
+    **{f"scripts/survey/{name}.sh": "is run by test_survey_scripts.py" for name in SURVEY},
     "torchrun": "is run by test_processes.py",
     "sbatch": "likewise, with a stand-in for Slurm",
 }
@@ -79,6 +83,14 @@ def test_every_readme_command(tmp_path: Path, warm_interpreter: Path) -> None:
     assert (tmp_path / "tables" / "tables.md").exists() and (tmp_path / "tables" / "tables.tex").exists()
 
 
+def test_the_survey_is_whole() -> None:
+    """Fails when a script of the survey is missing from the README, or one stands before what it needs."""
+    shown = [words[0] for words in readme_commands() if words[0].startswith("scripts/survey/")]
+    assert shown == [f"scripts/survey/{name}.sh" for name in SURVEY]
+    there = {path.stem for path in (ROOT / "scripts" / "survey").glob("*.sh")} - {"settings"}
+    assert there == set(SURVEY)
+
+
 def test_sweeps_are_listed() -> None:
     """Fails when the README's sweeps have a flag that no command takes."""
     sweeps = [words for words in readme_commands() if words[0] in ("scripts/sweep_eps.sh", "scripts/reproduce.sh")]
@@ -112,3 +124,13 @@ def test_script(script: str, methods: tuple[str, ...], again: bool, tmp_path: Pa
 def test_help(script: str, tmp_path: Path) -> None:
     done = run_process(f"{script}.py", "--help", cwd=tmp_path)
     assert done.returncode == 0 and f"example: python {script}.py" in done.stdout
+
+
+@pytest.mark.parametrize("tool", ["prepare", "phantoms", "tables", "where"])
+def test_help_of_tools(tool: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """Fails when a tool's help has no example, or one that its parser refuses, or shows defaults nobody could type."""
+    assert run_main(monkeypatch, ["advmia", tool, "--help"]) == 0
+    shown = capsys.readouterr().out
+    (example,) = re.findall(rf"^example: .*python -m (advmia {tool}.*)$", shown, re.M)
+    tools_parser().parse_args(shlex.split(example)[1:])
+    assert not re.search(r"default: (True|False|\[)", shown)

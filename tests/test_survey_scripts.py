@@ -1,14 +1,18 @@
-"""Every command of scripts/survey, as written there, at tiny scale on phantoms."""
+"""Every training of scripts/survey, as written there, at tiny scale on phantoms; and what is tested of them all."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from running import ROOT
 
+from advmia.__main__ import written_by
 from advmia.data.phantoms import make_phantoms
 
 CLASSES = {"mesidorBin": 2, "mesidorMulti": 4, "melBin": 2, "melMulti": 3, "xrayBin": 2}
@@ -78,22 +82,83 @@ def test_hat_after_natural(warm_interpreter: Path, phantoms: Path, tmp_path: Pat
 
 
 def test_multilabel(warm_interpreter: Path, phantoms: Path, tmp_path: Path) -> None:
-    expected = {f"MobileNetV2_xray_multilabel_pgdat_beta0_class14_{attack}_{TAIL}" for attack in ATTACKS.values()}
+    """Naturally and at two eps; that all four are the default is seen in test_adversarial."""
+    expected = {f"MobileNetV2_xray_multilabel_pgdat_beta0_class14_{ATTACKS[eps]}_{TAIL}" for eps in (1, 8)}
     natural = f"MobileNetV2_xray_multilabel_nat_class14_{TAIL}"
     # Four rows would show no finding with both classes.
-    assert run_script("multilabel.sh", warm_interpreter, phantoms, tmp_path, limit=24) == expected | {natural}
+    names = run_script("multilabel.sh", warm_interpreter, phantoms, tmp_path, limit=24, EPSILONS="1 8")
+    assert names == expected | {natural}
 
 
 def test_segmentation(warm_interpreter: Path, phantoms: Path, tmp_path: Path) -> None:
-    """Both networks on both data sets, naturally and at two eps."""
+    """Both networks on both data sets, naturally and at one eps: these networks are large."""
     expected = {
         f"{network}_{dataset}_{attack}"
         for network in ("UNet", "SegNet")
         for dataset in ("mel", "xray")
         for attack in (
             "NAT_CrossEntropyLoss_Adam",
-            "PGDAT_CrossEntropyLoss_Adam_eps1-255_step10_stepSize05-255",
             "PGDAT_CrossEntropyLoss_Adam_eps8-255_step10_stepSize2-255",
         )
     }
-    assert run_script("segmentation.sh", warm_interpreter, phantoms, tmp_path, EPSILONS="1 8") == expected
+    assert run_script("segmentation.sh", warm_interpreter, phantoms, tmp_path, EPSILONS="8") == expected
+
+
+# Stands in for Python: a program on standard input is run, a command with its arguments is only written down.
+SCRIBE = """#!/bin/bash
+if [ "$1" = - ]; then exec '{python}' "$@"; fi
+printf '%q ' "$@" >> '{log}'
+echo >> '{log}'
+"""
+
+
+def test_evaluate(phantoms: Path, tmp_path: Path) -> None:
+    """The whole survey, of which no command is run: checkpoints are empty files under the names that they would have.
+
+    Fails when evaluate.sh leaves one out, tests what is none, gives a flag that the command refuses, or does not attack
+    each natural network by way of each other one of its data set.
+    """
+    python, log = tmp_path / "two words", tmp_path / "log"
+    python.write_text(SCRIBE.format(python=sys.executable, log=log))
+    python.chmod(0o755)
+    for folder in ("cls", "seg", "results"):
+        (tmp_path / folder).mkdir()
+    places = {"CLS_DIR": "cls", "SEG_DIR": "seg", "RESULT_DIR": "results", "TABLE_DIR": "tables"}
+    settings = {"PYTHON": str(python)} | {key: str(tmp_path / name) for key, name in places.items()}
+
+    def commands(script: str) -> list[list[str]]:
+        log.write_text("")
+        done = subprocess.run(
+            [ROOT / "scripts" / "survey" / script, "--gpu", "0", "--dataRoot", phantoms],
+            env=os.environ | settings,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr
+        return [shlex.split(line) for line in log.read_text().splitlines()]
+
+    trained = []
+    for name in ("natural", "pgdat", "trades", "mart", "hat", "multilabel", "segmentation"):
+        for path in map(written_by, commands(f"{name}.sh")):
+            trained.append(path)
+            for end in ("", ".json", ".png", ".state", ".earlier-1"):
+                path.with_name(path.name + end).touch()
+    assert len(trained) == len(set(trained)) == 5 * 3 * (1 + 4 * 4) + 3 * (1 + 4) + 2 * 2 * (1 + 4)
+
+    *tests, tables = commands("evaluate.sh")
+    assert tables == ["-m", "advmia", "tables", settings["RESULT_DIR"], "--out", settings["TABLE_DIR"]]
+    made = Counter(written_by(words).stem for words in tests)
+    assert set(made.values()) == {1}
+    white_box = [words for words in tests if "--surrogateModel" not in words]
+    assert sorted(words[words.index("--targetWeight") + 1] for words in white_box) == sorted(map(str, trained))
+    assert all(("aa" in words) == (words[0] == "testCls.py") for words in white_box)
+    # Three natural networks of six data sets, two of two: each under those of the others.
+    transferred = [name for name in made if "__from__" in name]
+    assert len(transferred) == len(tests) - len(white_box) == 6 * 3 * 2 + 2 * 2
+    for name in transferred:
+        dataset, target, source = name.replace("__from__", "__").split("__")
+        of = "_nat_" if "class" in name else "_NAT_"
+        assert of in target and of in source and target != source
+        assert f"_{dataset}_" in target and f"_{dataset}_" in source

@@ -180,6 +180,18 @@ def test_reproduce_lists_the_survey(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("script", ["sweep_eps.sh", "reproduce.sh"])
+def test_help_from_any_folder(script: str) -> None:
+    """Fails if --help looks for its script from another folder than the one it was started in."""
+    texts = []
+    for folder, words in ((ROOT, [f"scripts/{script}"]), (ROOT / "scripts", [f"./{script}"]), (ROOT / "tests", [])):
+        command = [*(words or [ROOT / "scripts" / script]), "--help"]
+        done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        texts.append(done.stdout)
+    assert f"scripts/{script} " in texts[0] and "#" not in texts[0] and len(set(texts)) == 1
+
+
 def test_hat_alone_has_its_helper_trained(tmp_path: Path) -> None:
     """Fails if hat is listed without the natural network that helps it, or that network is tested unasked."""
     commands = listed_commands(sweep_well(*HAT_SWEEP, "--methods", "hat", "--dryRun", "--out", tmp_path / "out"))

@@ -21,6 +21,7 @@ class AttackSpec:
 
     build: Callable[[Budget, Objective], EvaluationAttack]
     budget: Callable[[float], Budget]  # the survey's setting for an eps in grey levels
+    phrase: str  # what --help says of it
 
     @property
     def shares_gradient(self) -> bool:
@@ -35,18 +36,20 @@ class AttackSpec:
 
 
 ATTACKS: dict[str, AttackSpec] = {
-    "fgsm": AttackSpec(fgsm, fgsm_budget),
-    "pgd": AttackSpec(pgd, pgd_budget),
-    "pgd-margin": AttackSpec(pgd, pgd_budget),  # findings: the same attack up the labels' margins
-    "pgd-dice": AttackSpec(pgd, pgd_budget),  # segmentation: up the soft Dice loss
-    "cw": AttackSpec(cw, cw_budget),
-    "apgd-ce": AttackSpec(apgd_ce, auto_budget),
-    "apgd-t": AttackSpec(apgd_t, auto_budget),
-    "fab-t": AttackSpec(fab_t, auto_budget),
-    "square": AttackSpec(square, square_budget),
-    "aa": AttackSpec(autoattack, auto_budget),
-    "simba": AttackSpec(simba, simba_budget),
-    "apgd": AttackSpec(apgd, auto_budget),  # findings and segmentation: up the loss that training descends
-    "apgd-margin": AttackSpec(apgd, auto_budget),
-    "apgd-dice": AttackSpec(apgd, auto_budget),
+    "fgsm": AttackSpec(fgsm, fgsm_budget, "one step up the loss of training"),
+    "pgd": AttackSpec(pgd, pgd_budget, "20 steps up the loss of training"),
+    "pgd-margin": AttackSpec(pgd, pgd_budget, "PGD on the labels' logits in place of the loss"),
+    "pgd-dice": AttackSpec(pgd, pgd_budget, "PGD up the soft Dice loss"),
+    "cw": AttackSpec(cw, cw_budget, "30 steps down the true class's lead in the logits"),
+    "apgd-ce": AttackSpec(apgd_ce, auto_budget, "Auto-PGD (PGD that adapts its step), 100 steps up the cross-entropy"),
+    "apgd-t": AttackSpec(apgd_t, auto_budget, "Auto-PGD towards each of the other classes, 9 at most"),
+    "fab-t": AttackSpec(fab_t, auto_budget, "FAB, to the nearest boundary with each of these classes"),
+    "square": AttackSpec(square, square_budget, "Square, 5,000 random squares, without gradients"),
+    "aa": AttackSpec(autoattack, auto_budget, "AutoAttack, which is apgd-ce, apgd-t, fab-t and square in turn"),
+    "simba": AttackSpec(
+        simba, simba_budget, "SimBA, 5,000 random DCT directions, without gradients; eps is a step, not a bound"
+    ),
+    "apgd": AttackSpec(apgd, auto_budget, "Auto-PGD (PGD that adapts its step), 100 steps up the loss of training"),
+    "apgd-margin": AttackSpec(apgd, auto_budget, "Auto-PGD on the labels' logits in place of the loss"),
+    "apgd-dice": AttackSpec(apgd, auto_budget, "Auto-PGD up the soft Dice loss"),
 }

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # HAT on every single-label data set, at every training eps; natural.sh must have trained the helpers.
 . "$(dirname "$0")/settings.sh"
-declare -A CLASS=([res18]=ResNet [mv2]=MobileNetV2 [chexnet]=DenseNet121) # as checkpoint files are named
+find_python requirements.txt
 for dataset in $DATASETS; do
   for model in $MODELS; do
     helper=$(echo "$CLS_DIR/${CLASS[$model]}_${dataset}"_nat_class*_maxLR0.01_weightDecay0.001)
     for eps in $EPSILONS; do
-      $PYTHON trainCls.py --dataset "$dataset" --method hat --model "$model" --helperModel "$model" \
+      "$PYTHON" trainCls.py --dataset "$dataset" --method hat --model "$model" --helperModel "$model" \
         --helperWeight "$helper" --eps "$eps" $CLASSIFIER --saveDir "$CLS_DIR" "$@"
     done
   done

@@ -29,7 +29,11 @@ DOWNLOADS: dict[str, Callable[[Path], Collection]] = {
     "medmnist": archives.medmnist,
     "medsegbench": archives.medsegbench,
 }
-SPLITS = ("published", "official", "patient")  # what --split takes; each download has some of them
+SPLITS = {  # what --split takes, and how it divides; each download has some of them
+    "published": "as the survey, image by image; where its lists were drawn at random, by a hash of the image's name",
+    "official": "the data set's own parts (chestxray14, patient by patient; isic2017, without its validation part)",
+    "patient": "all images of a patient (chestxray14), or both of a known pair of duplicates (mesidor), on one side",
+}
 
 
 def prepare(

@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Tests all that the other scripts here have trained, and tables the results: each network under attacks made on itself,
+# then the natural networks of a data set under attacks made on one another. What was not trained is left out, what is
+# tested already is skipped. Flags given go to every test command, e.g. scripts/survey/evaluate.sh --gpu 0
+. "$(dirname "$0")/settings.sh"
+find_python requirements.txt
+shopt -s nullglob
+FLAGS=("$@")
+declare -A NATURAL # of the data set at hand, by network: the checkpoint
+
+run_test() { # network, checkpoint, further flags
+  "$PYTHON" "${TEST[@]}" --targetModel "$1" --targetWeight "$2" --resultDir "$RESULT_DIR" "${@:3}" "${FLAGS[@]}"
+}
+
+run_transfer() {
+  local target source
+  for target in "${!NATURAL[@]}"; do
+    for source in "${!NATURAL[@]}"; do
+      if [ "$target" != "$source" ]; then
+        run_test "$target" "${NATURAL[$target]}" --surrogateModel "$source" --surrogateWeight "${NATURAL[$source]}"
+      fi
+    done
+  done
+}
+
+for dataset in $DATASETS xray_multilabel; do
+  TEST=(testCls.py --dataset "$dataset") OWN=(--attacks $ATTACKS) NATURAL=()
+  if [ "$dataset" = xray_multilabel ]; then TEST=(testChex.py) OWN=(); fi
+  for model in $MODELS; do
+    for weights in "$CLS_DIR/${CLASS[$model]}_${dataset}_"*_maxLR0.01_weightDecay0.001; do
+      run_test "$model" "$weights" "${OWN[@]}"
+      if [[ ${weights##*/} == *_nat_* ]]; then NATURAL[$model]=$weights; fi
+    done
+  done
+  run_transfer
+done
+
+for dataset in mel xray; do
+  TEST=(testSeg.py --dataset "$dataset") NATURAL=()
+  for model in $SEGMENTERS; do
+    for weights in "$SEG_DIR/${CLASS[$model]}_${dataset}_"*_CrossEntropyLoss_Adam{,_eps*-255}; do
+      run_test "$model" "$weights"
+      if [[ ${weights##*/} == *_NAT_* ]]; then NATURAL[$model]=$weights; fi
+    done
+  done
+  run_transfer
+done
+
+if [ ! -d "$RESULT_DIR" ]; then
+  echo "${0##*/}: error: there are no checkpoints in $CLS_DIR and $SEG_DIR: train first" >&2
+  exit 2
+fi
+"$PYTHON" -m advmia tables "$RESULT_DIR" --out "$TABLE_DIR"

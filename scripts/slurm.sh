@@ -19,5 +19,6 @@ pick_python requirements.txt || { echo "${0##*/}: no Python with the packages of
 
 FIRST=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 # Since Slurm 22.05 srun does not take the job's --cpus-per-task by itself.
-exec srun ${SLURM_CPUS_PER_TASK:+--cpus-per-task "$SLURM_CPUS_PER_TASK"} "$PYTHON" -m torch.distributed.run --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node "$SLURM_GPUS_ON_NODE" \
+exec srun ${SLURM_CPUS_PER_TASK:+--cpus-per-task "$SLURM_CPUS_PER_TASK"} \
+  "$PYTHON" -m torch.distributed.run --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node "$SLURM_GPUS_ON_NODE" \
   --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$FIRST:${PORT:-29400}" "$@"

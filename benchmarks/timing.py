@@ -64,6 +64,8 @@ def alternate(
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     memory: dict[str, float] = {}
+    if device.type == "cpu":
+        hand_out_memory(runtime.MEMORY_RETURNED)
     before = _resident_mib("VmRSS") or 0.0
     for turn in range(repeats):
         for name in list(runs) if turn % 2 == 0 else list(runs)[::-1]:

@@ -67,16 +67,16 @@ def simba(budget: Budget, objective: Objective) -> SimBA:
 
 
 class _Run:
-    """The images still attacked, and the sum of the steps kept so far.
+    """The images still attacked.
 
-    A step changes one channel of each image. Channels are kept apart, (B, C, H, W), where they are worked on; `images`
-    are kept as (B, H, W, C), as networks take them fastest, and only the changed channel is written into them.
+    `planes` is x plus the steps kept so far, before it is clipped; a step changes one channel of each image, so that
+    channels are kept apart, (B, C, H, W). `images` is what the network sees, clipped, and with the step that is tried:
+    (B, H, W, C), as networks take them fastest, and only the changed channel is written into them.
     """
 
     def __init__(self, model: nn.Module, x: Tensor, y: Tensor, odds: Tensor, eps: float) -> None:
         self.model, self.y, self.odds, self.eps = model, y, odds, eps
-        self.x = x.contiguous()
-        self.steps = torch.zeros_like(self.x)
+        self.planes = x.contiguous().clone()
         self.images = x.permute(0, 2, 3, 1).contiguous().clone()
         self.is_fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         self.height_basis, self.width_basis = (cosines(length).to(x) for length in x.shape[2:])
@@ -87,45 +87,47 @@ class _Run:
 
     def try_direction(self, coefficient: Tensor) -> Tensor:
         """One step back or forth along coefficient (B,) of each image, if either helps; the queries spent, (B,)."""
-        height, width = self.x.shape[2:]
+        height, width = self.planes.shape[2:]
         channel = coefficient // (height * width)
         row, column = coefficient % (height * width) // width, coefficient % width
         # The inverse DCT of one coefficient is an outer product of two cosines, in one channel.
         step = self.eps * self.height_basis[row][:, :, None] * self.width_basis[column][:, None, :]  # (B, H, W)
-        left = torch.arange(len(self.x), device=self.x.device)
-        queries = torch.ones_like(left)
-        left = self._probe(left, channel, -step)
+        places = torch.arange(len(self.planes), device=self.planes.device)
+        # By `index_select`, which copies planes whole.
+        plane = self.planes.flatten(0, 1).index_select(0, places * self.planes.shape[1] + channel)
+        queries = torch.ones_like(places)
+        left = self._probe(places, channel, plane - step)
+        plane, step, channel = (each.index_select(0, left) for each in (plane, step, channel))
         queries[left] += 1
-        left = self._probe(left, channel[left], step[left])
-        self._show(left, channel[left], self._channel(self.steps, left, channel[left]))
+        still = self._probe(left, channel, step.add_(plane))
+        neither = torch.isin(left, still)
+        self._show(still, channel[neither], plane[neither])
         return queries
 
-    def _probe(self, places: Tensor, channel: Tensor, step: Tensor) -> Tensor:
-        """Tries a step; those of `places` that do not lose odds by it. They are shown with it all the same."""
+    def _probe(self, places: Tensor, channel: Tensor, plane: Tensor) -> Tensor:
+        """Tries a plane (n, H, W) in place of each image's; those of `places` that do not lose odds by it.
+
+        They are shown with it all the same.
+        """
         if not len(places):
             return places
-        moved = self._channel(self.steps, places, channel) + step
-        self._show(places, channel, moved)
+        self._show(places, channel, plane)
         images = self.images if len(places) == len(self.images) else self.images.index_select(0, places)
         logits = forward(self.model, images.permute(0, 3, 1, 2))
         odds = log_odds(logits, self.y[places])
         helps = odds < self.odds[places]
         kept = places[helps]
-        self.steps[kept, channel[helps]] = moved[helps]
+        self.planes[kept, channel[helps]] = plane[helps]
         self.odds[kept] = odds[helps]
         self.is_fooled[kept] = fooled(logits, self.y[places])[helps]
         return places[~helps]
 
-    def _channel(self, planes: Tensor, places: Tensor, channel: Tensor) -> Tensor:
-        """One channel (n, H, W) of each image at `places`; by `index_select`, which copies them whole."""
-        return planes.flatten(0, 1).index_select(0, places * planes.shape[1] + channel)
-
-    def _show(self, places: Tensor, channel: Tensor, steps: Tensor) -> None:
-        """Writes the channel as it is after these steps (n, H, W) into the images."""
-        self.images[places, :, :, channel] = (self._channel(self.x, places, channel) + steps).clamp_(0, 1)
+    def _show(self, places: Tensor, channel: Tensor, plane: Tensor) -> None:
+        """Writes the plane (n, H, W) of this channel into the images."""
+        self.images[places, :, :, channel] = plane.clamp(0, 1)
 
     def keep(self, which: Tensor) -> None:
-        for name in ("x", "y", "odds", "images", "steps", "is_fooled"):
+        for name in ("y", "odds", "images", "planes", "is_fooled"):
             setattr(self, name, getattr(self, name)[which])
 
 

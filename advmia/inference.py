@@ -20,10 +20,9 @@ from torch import Tensor, nn
 from advmia.precision import exact
 from advmia.runtime import say
 
-# Pixels a block of `Blocks` on a CPU: 8 images of up to 64 pixels a side, 3 of 96, 2 of 128 or more. Of 1 to 16 these
-# were the fastest or near it: what a larger block keeps is so large that the system hands it out and takes it back
-# each time.
-_BLOCK_PIXELS = 8 * 64 * 64
+# Images a block of `Blocks` on a CPU, of up to 64 pixels a side; of larger ones fewer, so that a block has no more
+# pixels, but two at least. Blocks of 16 were 3 to 5 % faster than of 8, but then twice as many copies fill them up.
+_FILLED, _UNFILLED, _SIDE = 8, 16, 64
 
 _USED_SHARE = 0.6  # of a GPU's free memory, by `fitting_batch`
 
@@ -83,18 +82,24 @@ class Blocks(nn.Module):
     """
 
     def __init__(
-        self, network: nn.Module, at_most: int | None = None, passed: Callable[[int], None] | None = None
+        self,
+        network: nn.Module,
+        at_most: int | None = None,
+        passed: Callable[[int], None] | None = None,
+        *,
+        filled: bool = True,
     ) -> None:
-        """`passed` is told the number of images after each pass."""
+        """`passed` is told the number of images after each pass. Without `filled`, blocks on a CPU are larger, and
+        short ones stay short: where an image depends on its batch anyhow, as in training."""
         super().__init__()
-        self.network, self._at_most, self._passed = network, at_most, passed
+        self.network, self._at_most, self._passed, self._filled = network, at_most, passed, filled
 
     def forward(self, x: Tensor) -> Tensor:
         """Images x (B, C, H, W) to the network's outputs, (B, ...)."""
         blocks = list(x.split(self.at_once(x)))
         if x.device.type == "cpu":
             missing = self.at_once(x) - len(blocks[-1])
-            if missing:
+            if missing and self._filled:
                 blocks[-1] = torch.cat([blocks[-1], x[-1:].detach().expand(missing, -1, -1, -1)])
             blocks = [block.contiguous(memory_format=torch.channels_last) for block in blocks]
         outputs = torch.cat([self.network(block) for block in blocks])[: len(x)]
@@ -105,7 +110,8 @@ class Blocks(nn.Module):
     def at_once(self, x: Tensor) -> int:
         """How many of the images x make a block. Who keeps a graph, which takes memory, should pass no more than so."""
         if x.device.type == "cpu":
-            return min(max(_BLOCK_PIXELS // math.prod(x.shape[2:]), 2), 8)
+            most = _FILLED if self._filled else _UNFILLED
+            return min(max(most * _SIDE**2 // math.prod(x.shape[2:]), 2), most)
         return self._at_most or max(len(x), 1)
 
 

@@ -47,7 +47,7 @@ class PGDAT:
     budget: Budget
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
-        x_adv = pgd(self.budget, self.objective)(Blocks(inference_copy(model, x)), x, y, rng=rng)
+        x_adv = pgd(self.budget, self.objective)(training_copy(model, x), x, y, rng=rng)
         return self.objective(model(x_adv), y).mean()
 
 
@@ -72,7 +72,7 @@ class MART:
     beta: float
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
-        x_adv = _ascend_from_normal(Blocks(inference_copy(model, x)), x, y, cross_entropy, self.budget, rng)
+        x_adv = _ascend_from_normal(training_copy(model, x), x, y, cross_entropy, self.budget, rng)
         logits, logits_adv = model(x).float(), model(x_adv).float()
         log_p, p_adv = F.log_softmax(logits, dim=1), F.softmax(logits_adv, dim=1)
         truth = F.one_hot(y, p_adv.shape[1]).bool()
@@ -99,7 +99,7 @@ class HAT:
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
         x_adv = divergence_ascent(model, x, self.budget, rng)
-        labeller = Blocks(inference_copy(self.helper, x))
+        labeller = training_copy(self.helper, x)
         with torch.no_grad(), frozen_eval(labeller):
             helper_y = labeller(x_adv).argmax(dim=1)
         logits, logits_adv = model(x), model(x_adv)
@@ -111,12 +111,17 @@ class HAT:
         )
 
 
+def training_copy(model: nn.Module, x: Tensor) -> Blocks:
+    """What the attacks of training methods run on: the model's frozen copy. `x`: images (B, C, H, W)."""
+    return Blocks(inference_copy(model, x), filled=False)
+
+
 def divergence_ascent(model: nn.Module, x: Tensor, budget: Budget, rng: SampleRng) -> Tensor:
     """The adversarial example of TRADES and HAT: sign steps up KL(f(x) || f(x')) from near x.
 
     Never in bf16: so near to x the KL and its gradient are smaller than its rounding.
     """
-    attacked = Blocks(inference_copy(model, x))
+    attacked = training_copy(model, x)
     with unrounded(x.device):
         with torch.no_grad(), frozen_eval(attacked):
             clean_logits = attacked(x)

@@ -31,8 +31,7 @@ from advmia.data.loading import EvaluationLoader, TrainingLoader, load_data
 from advmia.data.readers import SampleList, read_samples
 from advmia.data.specs import DATASETS
 from advmia.evaluation import evaluate
-from advmia.inference import Blocks, inference_copy
-from advmia.methods import PGDAT
+from advmia.methods import PGDAT, training_copy
 from advmia.precision import Precision
 from advmia.rng import SampleRng
 from advmia.tasks import SINGLE_LABEL
@@ -186,7 +185,7 @@ class _Ours:
                 batch = found["batch"]
                 rng = SampleRng.of(0, "train", self.number, samples=batch.index.tolist(), device=self.device)
                 with self.precision.networks(self.device):
-                    found["x_adv"] = attack(Blocks(inference_copy(self.model, batch.x)), batch.x, batch.y, rng=rng)
+                    found["x_adv"] = attack(training_copy(self.model, batch.x), batch.x, batch.y, rng=rng)
 
             def update(found: dict[str, Any] = found) -> None:
                 with self.precision.networks(self.device):

@@ -24,8 +24,8 @@ from advmia.attacks.gradient import pgd
 from advmia.budgets import training_budget
 from advmia.data.specs import DATASETS
 from advmia.data.transforms import to_pixels
-from advmia.inference import Blocks, compile_copies, inference_copy
-from advmia.methods import default_beta
+from advmia.inference import compile_copies, inference_copy
+from advmia.methods import default_beta, training_copy
 from advmia.precision import Precision
 from advmia.rng import SampleRng
 from advmia.tasks import SEGMENTATION, SINGLE_LABEL, Task
@@ -143,7 +143,7 @@ def _our_attack(model: nn.Module, subject: Subject, precision: Precision) -> Cal
     def run() -> None:
         rng = SampleRng.of(0, "benchmark", samples=range(len(subject.x)), device=subject.device)
         with precision.networks(subject.device):
-            attack(Blocks(inference_copy(model, subject.x)), subject.x, subject.y, rng=rng)
+            attack(training_copy(model, subject.x), subject.x, subject.y, rng=rng)
 
     return run
 

@@ -128,6 +128,16 @@ def test_only_blocks_reach_the_network() -> None:
     assert sizes == [BLOCK] * 5
 
 
+def test_blocks_of_training() -> None:
+    """Fails when training's attacks spend passes on copies, or take smaller blocks than they might, or larger."""
+    sizes: list[int] = []
+    model = trained()
+    model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    for count, side in ((3, 16), (18, 16), (5, 128)):
+        assert Blocks(model, filled=False)(torch.rand(count, 3, side, side)).shape == (count, 3)
+    assert sizes == [3, 16, 2, 4, 1]
+
+
 def test_a_graph_is_kept_of_one_block_at_a_time() -> None:
     """Fails when the gradients of many blocks wait for each other's graphs, or come out in another order."""
     model = trained().eval()

@@ -45,7 +45,7 @@ def attacks_run_on_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("advmia.methods.inference_copy", lambda model, x: model)
 
 
-IMAGES = 12
+IMAGES = 20
 EPS, STEPS, STEP = 8 / 255, 3, 2 / 255
 BUDGET = Budget(EPS, STEPS, STEP)
 
@@ -240,9 +240,9 @@ def split(calls: list[Call]) -> tuple[list[Tensor], list[Tensor]]:
 
 
 def whole_batches(blocks: list[Tensor]) -> list[Tensor]:
-    """The batches that were passed in blocks of eight, the last of them filled up."""
-    count = -(-IMAGES // 8)
-    return [torch.cat(blocks[start : start + count])[:IMAGES] for start in range(0, len(blocks), count)]
+    """The batches that were passed in blocks of sixteen."""
+    count = -(-IMAGES // 16)
+    return [torch.cat(blocks[start : start + count]) for start in range(0, len(blocks), count)]
 
 
 class Stage:

@@ -44,7 +44,7 @@ from advmia.files import one_writer, set_aside
 from advmia.inference import compile_copies, fitting_batch
 from advmia.methods import METHODS, Method, MethodSettings, default_beta
 from advmia.metrics import Scores
-from advmia.models import MODELS, build_model
+from advmia.models import MODELS, build_model, check_init
 from advmia.precision import FP32, Precision
 from advmia.results import CLEAN, ResultFile, Row, result_stem
 from advmia.runtime import say
@@ -62,6 +62,7 @@ def train(task: Task, args: argparse.Namespace) -> None:
     device = _device(args)
     precision = Precision.chosen(args.precision, device)
     spec = _spec(args, args.model)
+    check_init(args.model, args.init)
     train_list, test_list = _read_lists(args, spec)
     classes = train_list.classes
     helper = _load_helper(args, spec, classes)

@@ -96,6 +96,13 @@ def find_model(name: str) -> ModelSpec:
     raise UserError(f"unknown model {name!r}: known are {', '.join(MODELS)}")
 
 
+def check_init(name: str, init: str | None) -> None:
+    """Raises `UserError` where the first weights asked for are not to be had; None takes the network's usual ones."""
+    if init == "imagenet" and MODELS[name].load_imagenet is None:
+        known = ", ".join(other.name for other in MODELS.values() if other.load_imagenet)
+        raise UserError(f"{name} has no ImageNet weights (only {known} has): use --init random")
+
+
 def build_model(
     name: str,
     classes: int,
@@ -112,9 +119,7 @@ def build_model(
     spec = find_model(name)
     if (mean is None) != (std is None):
         raise ValueError("mean and std are given together or not at all")
-    if init == "imagenet" and spec.load_imagenet is None:
-        known = ", ".join(other.name for other in MODELS.values() if other.load_imagenet)
-        raise UserError(f"{spec.name} has no ImageNet weights (only {known} has): use --init random")
+    check_init(spec.name, init)
     normalize = nn.Identity() if mean is None or std is None else Normalize(mean, std)
     model = spec.build(classes, normalize)
     if init == "imagenet" and spec.load_imagenet is not None:

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 from networks import CPU, image_data, network, one_thread, targets, trained  # noqa: F401
-from torch import nn
+from torch import Tensor, nn
 
-from advmia.attacks import ATTACKS
+from advmia.attacks import ATTACKS, fab
 from advmia.attacks.steps import value_and_gradient
 from advmia.budgets import Budget
 from advmia.data.loading import EvaluationLoader, ImageData
 from advmia.data.specs import CHEST_FINDINGS, DATASETS
 from advmia.evaluation import evaluate
 from advmia.inference import Blocks
-from advmia.losses import cross_entropy
+from advmia.losses import binary_cross_entropy, cross_entropy
 from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL, Task
 
 IMAGES, SIZE = 9, 32
@@ -161,3 +161,32 @@ def test_blocks_off_the_cpu() -> None:
     model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
     assert Blocks(model, 32)(torch.empty(70, 3, 16, 16, device="meta")).shape == (70, 3)
     assert sizes == [32, 32, 6]
+
+
+def test_a_gradient_of_findings_does_not_depend_on_the_place() -> None:
+    """Fails in float32, whose exponentials differ in the last bit between the places of a vector."""
+    generator = torch.Generator().manual_seed(0)
+    logits, y = torch.randn(64, 14, generator=generator), torch.randint(2, (64, 14), generator=generator).float()
+
+    def gradients(size: int) -> Tensor:
+        parts = []
+        for part, labels in zip(logits.split(size), y.split(size), strict=True):
+            leaf = part.clone().requires_grad_(True)
+            parts.append(torch.autograd.grad(binary_cross_entropy(leaf, labels).sum(), leaf)[0])
+        return torch.cat(parts)
+
+    assert torch.equal(gradients(8), gradients(1))
+
+
+def test_a_step_of_fab_does_not_depend_on_the_batch() -> None:
+    """Fails in float32, where the sum of a single image is shared among threads and so rounded otherwise."""
+    threads, generator = torch.get_num_threads(), torch.Generator().manual_seed(0)
+    x, now, gradient = (torch.rand(4, 3, 224, 224, generator=generator) for _ in range(3))
+    lead, gradient = torch.full((4,), 0.5), gradient - 0.5
+    try:
+        torch.set_num_threads(2)
+        together = fab._step(now, x, gradient, lead)
+        alone = [fab._step(now[i : i + 1], x[i : i + 1], gradient[i : i + 1], lead[i : i + 1]) for i in range(4)]
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(together, torch.cat(alone))

@@ -17,7 +17,7 @@ import advmia
 
 # Settings of glibc's allocator, by <malloc.h>'s numbers for `mallopt`.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
-MEMORY_KEPT = {_MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1}
+MEMORY_KEPT = {_MMAP_MAX: 0, _TRIM_THRESHOLD: -1}  # -1: whatever the size of what is free
 # Those that glibc comes to by itself in a process of large tensors: at first they follow the sizes that are freed.
 MEMORY_RETURNED = {_MMAP_MAX: 65536, _MMAP_THRESHOLD: 2**25, _TRIM_THRESHOLD: 2**26}
 

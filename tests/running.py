@@ -16,11 +16,13 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def run_process(*words: object, cwd: Path, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+def run_process(
+    *words: object, cwd: Path, python: Path | str = sys.executable, timeout: float = 600
+) -> subprocess.CompletedProcess[str]:
     """`python <words>` with the checkout on the path, in the folder `cwd`; one thread."""
     script = [str(ROOT / words[0])] if str(words[0]).endswith(".py") else ["-m", str(words[0])]
     return subprocess.run(
-        [sys.executable, *script, *map(str, words[1:])],
+        [python, *script, *map(str, words[1:])],
         cwd=cwd,
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -30,9 +32,9 @@ def run_process(*words: object, cwd: Path, timeout: float = 600) -> subprocess.C
     )
 
 
-def run_well(*words: object, cwd: Path) -> str:
+def run_well(*words: object, cwd: Path, python: Path | str = sys.executable) -> str:
     """`run_process` that must exit with 0; returns standard output."""
-    done = run_process(*words, cwd=cwd)
+    done = run_process(*words, cwd=cwd, python=python)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

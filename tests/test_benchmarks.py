@@ -207,15 +207,23 @@ def test_memory_as_where_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- the commands ----------------------------------------------------------------------------------------------------
 
 
-def ran(tmp_path: Path, benchmark: str, *words: object) -> dict[str, Any]:
-    """What the benchmark wrote; every number in it is finite, and none but a difference is negative."""
-    out = tmp_path / "out.json"
-    printed = run_well(f"benchmarks.{benchmark}", *words, "--device", "cpu", "--out", out, cwd=tmp_path)
-    assert printed.strip(), "no table"
-    record = json.loads(out.read_text())
-    assert record["machine"]["versions"]["torch"] and record["machine"]["date"] and record["machine"]["name"]
-    assert all(math.isfinite(number) and number >= 0 for number in numbers(record))
-    return record
+Benchmark = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def ran(tmp_path: Path, warm_interpreter: Path) -> Benchmark:
+    """Runs a benchmark and returns what it wrote; every number in it is finite, and none but a difference negative."""
+
+    def run(benchmark: str, *words: object) -> dict[str, Any]:
+        out = tmp_path / "out.json"
+        words = (f"benchmarks.{benchmark}", *words, "--device", "cpu", "--out", out)
+        assert run_well(*words, cwd=tmp_path, python=warm_interpreter).strip(), "no table"
+        record = json.loads(out.read_text())
+        assert record["machine"]["versions"]["torch"] and record["machine"]["date"] and record["machine"]["name"]
+        assert all(math.isfinite(number) and number >= 0 for number in numbers(record))
+        return record
+
+    return run
 
 
 def numbers(record: object) -> Iterator[float]:
@@ -228,9 +236,9 @@ def numbers(record: object) -> Iterator[float]:
         yield record
 
 
-def test_steps(tmp_path: Path) -> None:
+def test_steps(ran: Benchmark) -> None:
     words = ["--models", "mv2", "--size", 8, "--bs", 8, "--repeats", 1, "--warmup", 0, "--methods", "pgdat", "hat"]
-    results = ran(tmp_path, "steps", *words, "--precision", "fp32")["results"]
+    results = ran("steps", *words, "--precision", "fp32")["results"]
     assert [found["what"] for found in results] == ["attack", "pgdat", "hat"]
     attack, step, hat = results
     assert attack["passes_per_image"]["plain"] == {"forward": 10, "backward": 10, "by_parameters": 10, "work": 30}
@@ -251,18 +259,18 @@ def test_compiled_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(compiled) == 1 and seconds >= 0
 
 
-def test_data(tmp_path: Path) -> None:
+def test_data(ran: Benchmark) -> None:
     words = ["--images", 4, "--width", 90, "--height", 60, "--size", 32, "--draws", 8, "--repeats", 1]
-    record = ran(tmp_path, "data", *words)
+    record = ran("data", *words)
     assert all(record["ms_per_image"][name]["ms"] > 0 for name in ("decoded", "cached"))
     assert record["speedup"] > 0 and record["cache"]["build_ms_per_image"] > 0
 
 
-def test_evaluation(tmp_path: Path) -> None:
+def test_evaluation(ran: Benchmark) -> None:
     pytest.importorskip("pyautoattack")
     words = ["--size", 8, "--images", 6, "--trainImages", 18, "--trainEpochs", 1, "--trainEps", 0]
     words += ["--queries", 2, "--steps", 1, "--attacks", "fgsm", "aa", "simba", "--epsilons", 1, 2]
-    record = ran(tmp_path, "evaluation", *words)
+    record = ran("evaluation", *words)
     assert [(row["attack"], row["eps"]) for row in record["results"]] == [
         ("fgsm", [1, 2]), ("aa", [1]), ("aa", [2]), ("simba", [1]), ("simba", [2])
     ]  # fmt: skip
@@ -292,28 +300,28 @@ def test_total_of_the_survey() -> None:
     assert total["work_of_survey"] == 360 / 190 and total["work_of_survey_with_copies"] == 360 / 240
 
 
-def test_simba(tmp_path: Path) -> None:
+def test_simba(ran: Benchmark) -> None:
     words = ["--simba", "--size", 64, "--bs", 2, "--queries", 20, "--repeats", 1]
-    rows = ran(tmp_path, "evaluation", *words)["ms_per_iteration"]
+    rows = ran("evaluation", *words)["ms_per_iteration"]
     assert set(rows) == {"plain", "ours"} and rows["ours"]["ms"] > 0
 
 
-def test_strength(tmp_path: Path) -> None:
+def test_strength(ran: Benchmark) -> None:
     words = ["--size", 8, "--images", 6, "--trainImages", 18, "--trainEpochs", 1, "--trainEps", 0, "--seeds", 1]
-    record = ran(tmp_path, "strength", *words, "--precision", "fp32", "bf16")
+    record = ran("strength", *words, "--precision", "fp32", "bf16")
     assert list(record["results"]) == ["plain", "ours, fp32", "ours, bf16"]
     assert all(len(row["right"]) == 1 and max(row["right"]) <= 6 for row in record["results"].values())
 
 
-def test_strength_of_trainings(tmp_path: Path) -> None:
+def test_strength_of_trainings(ran: Benchmark) -> None:
     words = ["--train", "--methods", "trades", "--size", 16, "--images", 6, "--trainImages", 16, "--trainEpochs", 1]
-    (row,) = ran(tmp_path, "strength", *words, "--seeds", 1)["results"]
+    (row,) = ran("strength", *words, "--seeds", 1)["results"]
     assert row["method"] == "trades" and len(row["robust"]) == len(row["clean"]) == 1
 
 
-def test_epoch(tmp_path: Path) -> None:
+def test_epoch(ran: Benchmark) -> None:
     words = ["--model", "mv2", "--size", 8, "--images", 8, "--testImages", 2, "--bs", 8, "--repeats", 1]
-    (found,) = ran(tmp_path, "epoch", *words, "--width", 30, "--height", 20, "--workers", 1)["results"]
+    (found,) = ran("epoch", *words, "--width", 30, "--height", 20, "--workers", 1)["results"]
     assert found["whole"]["plain"]["ours_faster"] > 0 and found["whole"]["ours"]["ours_faster"] == 1
     assert set(found["seconds"]) == {"loader", "attack", "update", "validation", "epoch"}
     assert 0 < found["waiting_for_data"] < 1 and found["matrix_product_flops"] > 0

@@ -7,6 +7,8 @@ import io
 import json
 import re
 import shutil
+import sys
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -31,28 +33,37 @@ COLUMNS = (
 )
 
 
+Command = Callable[..., str]  # runs a script as a process, which must succeed; returns what it printed
+
+
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def train(warm_interpreter: Path) -> Command:
+    def run(folder: Path, method: str, *more: object, python: Path | str = warm_interpreter) -> str:
+        base = ["trainCls.py", "--dataset", "melBin", "--wd", "1e-3", "--lr", "0.01", "--method", method]
+        size = ["--model", "mv2", "--eps", 8, "--epoch", 1, "--bs", 8, "--gpu", "cpu", "--imgSize", 16]
+        return run_well(*base, *size, *more, cwd=folder, python=python)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def attack(warm_interpreter: Path) -> Command:
+    def run(folder: Path, target: str, *more: object) -> str:
+        base = ["testCls.py", "--dataset", "melBin", "--targetModel", "mv2", "--targetWeight", f"clsCkpt/{target}"]
+        size = ["--bs", 16, "--gpu", "cpu", "--imgSize", 16]
+        return run_well(*base, *size, *more, cwd=folder, python=warm_interpreter)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, train: Command) -> Path:
     """A working folder as the documented commands see it: phantoms in ./data, and two trained networks."""
     folder = tmp_path_factory.mktemp("place")
     make_phantoms(folder / "data", ["mel2017"], count=24, size=32)
     for method in ("nat", "pgdat"):
         train(folder, method)
     return folder
-
-
-def train(folder: Path, method: str, *more: object, dataset: str = "melBin", model: str = "mv2") -> str:
-    base = ["trainCls.py", "--dataset", dataset, "--wd", "1e-3", "--lr", "0.01", "--method", method, "--model", model]
-    size = ["--eps", 8, "--epoch", 1, "--bs", 8, "--gpu", "cpu", "--imgSize", 16]
-    return run_well(*base, *size, *more, cwd=folder)
-
-
-def test_weights(folder: Path, target: str, *more: object) -> str:
-    base = ["testCls.py", "--dataset", "melBin", "--targetModel", "mv2", "--targetWeight", f"clsCkpt/{target}"]
-    return run_well(*base, "--bs", 16, "--gpu", "cpu", "--imgSize", 16, *more, cwd=folder)
-
-
-test_weights.__test__ = False  # type: ignore[attr-defined]
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
@@ -77,13 +88,13 @@ def test_training_writes_weights_and_record(place: Path) -> None:
     assert record["versions"].keys() >= {"advmia", "python", "torch", "torchvision", "numpy", "pillow"}
 
 
-def test_same_seed_same_weights(place: Path, tmp_path: Path) -> None:
+def test_same_seed_same_weights(place: Path, train: Command, tmp_path: Path) -> None:
     """A second training with the same arguments gives the same weights, bit for bit; another seed does not.
 
     The files are equal, too: hat's helper and a result's target are known by their file's digest.
     """
     data = ["--dataRoot", place / "data"]
-    train(tmp_path, "pgdat", *data)
+    train(tmp_path, "pgdat", *data, python=sys.executable)  # shares nothing that the other's server chose at its start
     train(tmp_path, "pgdat", *data, "--seed", 1, "--saveDir", tmp_path / "other")
     (first, _), (again, _) = load_weights(place / "clsCkpt" / ROBUST), load_weights(tmp_path / "clsCkpt" / ROBUST)
     assert all(torch.equal(first[name], again[name]) for name in first)
@@ -92,7 +103,7 @@ def test_same_seed_same_weights(place: Path, tmp_path: Path) -> None:
     assert not torch.equal(first["conv1.weight"], other["conv1.weight"])
 
 
-def test_training_again(place: Path, tmp_path: Path) -> None:
+def test_training_again(place: Path, train: Command, tmp_path: Path) -> None:
     """A finished training is not repeated; one with other settings moves the old files aside and loses nothing."""
     data = ["--dataRoot", place / "data"]
     train(tmp_path, "nat", *data)
@@ -143,16 +154,16 @@ def test_where(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     assert not list(tmp_path.iterdir())
 
 
-def test_the_best_epoch_is_kept(place: Path, tmp_path: Path) -> None:
+def test_the_best_epoch_is_kept(place: Path, train: Command, tmp_path: Path) -> None:
     train(tmp_path, "nat", "--dataRoot", place / "data", "--epoch", 3)
     record = json.loads((tmp_path / "clsCkpt" / f"{NATURAL}.json").read_text())
     scores = [epoch["clean"]["accuracy"] for epoch in record["epochs"]]
     assert record["best_epoch"] == 1 + scores.index(max(scores))
 
 
-def test_white_box_results(place: Path) -> None:
+def test_white_box_results(place: Path, attack: Command) -> None:
     """Columns, rows, lines and per-image outcomes; a phantom is called a phantom."""
-    printed = test_weights(place, ROBUST)
+    printed = attack(place, ROBUST)
     rows = read_csv(place / "results" / f"melBin__{ROBUST}.csv")
     assert ",".join(rows[0]) == COLUMNS
     settings = [(row["attack"], row["eps"], row["steps"], row["step_size"]) for row in rows]
@@ -181,36 +192,26 @@ def test_white_box_results(place: Path) -> None:
     assert record["target_training"]["method"] == "pgdat"
 
 
-def test_transfer_results(place: Path, tmp_path: Path) -> None:
+def test_transfer_results(place: Path, attack: Command, tmp_path: Path) -> None:
     """Attacks made on the surrogate, scored on the target, in a file that names both."""
-    printed = test_weights(
-        place,
-        ROBUST,
-        "--surrogatePath",
-        f"clsCkpt/{NATURAL}",
-        "--attacks",
-        "pgd",
-        "--epsilons",
-        8,
-        "--resultDir",
-        tmp_path,
-    )
+    surrogate = ["--surrogatePath", f"clsCkpt/{NATURAL}"]
+    printed = attack(place, ROBUST, *surrogate, "--attacks", "pgd", "--epsilons", 8, "--resultDir", tmp_path)
     rows = read_csv(tmp_path / f"melBin__{ROBUST}__from__{NATURAL}.csv")
     assert [(row["attack"], row["eps"]) for row in rows] == [("none", "0"), ("pgd", "8")]
     assert rows[1]["source_weight"] == f"clsCkpt/{NATURAL}" and rows[1]["target_weight"] == f"clsCkpt/{ROBUST}"
     assert "pgd" in printed
 
 
-def test_results_are_taken_up_and_never_mixed(place: Path, tmp_path: Path) -> None:
+def test_results_are_taken_up_and_never_mixed(place: Path, attack: Command, tmp_path: Path) -> None:
     """Running again computes only what is missing; results of other settings are set aside."""
     base = ["--resultDir", tmp_path, "--attacks", "fgsm"]
-    test_weights(place, NATURAL, *base, "--epsilons", 1)
+    attack(place, NATURAL, *base, "--epsilons", 1)
     path = tmp_path / f"melBin__{NATURAL}.csv"
     first = read_csv(path)
-    test_weights(place, NATURAL, *base, "--epsilons", 1, 2)
+    attack(place, NATURAL, *base, "--epsilons", 1, 2)
     second = read_csv(path)
     assert second[:2] == first and [row["eps"] for row in second] == ["0", "1", "2"]  # the seconds are the first run's
-    test_weights(place, NATURAL, *base, "--epsilons", 1, "--limit", 4)
+    attack(place, NATURAL, *base, "--epsilons", 1, "--limit", 4)
     assert {row["n"] for row in read_csv(path)} == {"4"}
     assert read_csv(tmp_path / f"melBin__{NATURAL}.csv.earlier-1") == second
 
@@ -234,19 +235,18 @@ def test_weights_that_are_replaced_meanwhile(place: Path, tmp_path: Path, monkey
     assert json.loads(record.read_text())["run"]["target_sha256"] == expected
 
 
-def test_outcomes_do_not_depend_on_the_batch_size(place: Path, tmp_path: Path) -> None:
+def test_outcomes_do_not_depend_on_the_batch_size(place: Path, attack: Command, tmp_path: Path) -> None:
     """Promise 2, through the whole program."""
     outcomes = []
     for size in (1, 4, 64):
-        test_weights(
-            place, ROBUST, "--bs", size, "--resultDir", tmp_path / str(size), "--attacks", "pgd", "--epsilons", 8
-        )
+        out = ["--resultDir", tmp_path / str(size)]
+        attack(place, ROBUST, "--bs", size, *out, "--attacks", "pgd", "--epsilons", 8)
         record = json.loads((tmp_path / str(size) / f"melBin__{ROBUST}.json").read_text())
         outcomes.append([row["outcomes"] for row in record["rows"]])
     assert outcomes[0] == outcomes[1] == outcomes[2]
 
 
-def test_helper_of_hat(place: Path, tmp_path: Path) -> None:
+def test_helper_of_hat(place: Path, train: Command, tmp_path: Path) -> None:
     """hat trains with its helper; a helper that does not fit is refused before any work."""
     more = ["--dataRoot", place / "data", "--helperModel", "mv2", "--helperWeight", place / "clsCkpt" / NATURAL]
     train(tmp_path, "hat", *more)
@@ -305,10 +305,10 @@ def test_odd_masks_are_handled_and_said(
     assert not Path("other").exists()
 
 
-def test_tables(place: Path, tmp_path: Path) -> None:
+def test_tables(place: Path, attack: Command, tmp_path: Path) -> None:
     """Every number of the table is in the CSV it came from; the curves are pictures that say phantom."""
     for target in (NATURAL, ROBUST):
-        test_weights(place, target, "--attacks", "fgsm", "--resultDir", tmp_path)
+        attack(place, target, "--attacks", "fgsm", "--resultDir", tmp_path)
     printed = run_well("advmia", "tables", tmp_path, "--out", tmp_path / "out", cwd=place)
     assert printed == (tmp_path / "out" / "tables.md").read_text()
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines() if line.startswith("|")]

@@ -121,8 +121,8 @@ def test_script(script: str, methods: tuple[str, ...], again: bool, tmp_path: Pa
 @pytest.mark.parametrize(
     "script", ["trainCls", "trainChex", "trainSeg", "testCls", "testChex", "testSeg", "gradVisual"]
 )
-def test_help(script: str, tmp_path: Path) -> None:
-    done = run_process(f"{script}.py", "--help", cwd=tmp_path)
+def test_help(script: str, tmp_path: Path, warm_interpreter: Path) -> None:
+    done = run_process(f"{script}.py", "--help", cwd=tmp_path, python=warm_interpreter)
     assert done.returncode == 0 and f"example: python {script}.py" in done.stdout
 
 

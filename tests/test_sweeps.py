@@ -44,8 +44,8 @@ def sweep(*words: object, script: str = "sweep_eps.sh", **environment: str) -> s
     )
 
 
-def sweep_well(*words: object) -> str:
-    done = sweep(*words)
+def sweep_well(*words: object, **environment: str) -> str:
+    done = sweep(*words, **environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -78,16 +78,17 @@ def record(path: Path) -> dict:
 
 
 @pytest.fixture(scope="module")
-def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def whole(data: Path, warm_interpreter: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder of an undisturbed sweep, and what it printed."""
     out = tmp_path_factory.mktemp("whole") / "out"
-    return out, sweep_well(*HAT_SWEEP, *TINY, "--dataRoot", data, "--out", out)
+    return out, sweep_well(*HAT_SWEEP, *TINY, "--dataRoot", data, "--out", out, PYTHON=str(warm_interpreter))
 
 
-def test_a_sweep_runs_what_it_lists(data: Path, whole: tuple[Path, str]) -> None:
+def test_a_sweep_runs_what_it_lists(data: Path, whole: tuple[Path, str], warm_interpreter: Path) -> None:
     """Fails if other commands are run than listed, in another order, or their output is not on screen and in logs."""
     out, printed = whole
-    listed = sweep_well(*HAT_SWEEP, *TINY, "--dataRoot", data, "--out", out, "--dryRun").splitlines()
+    words = [*HAT_SWEEP, *TINY, "--dataRoot", data, "--out", out, "--dryRun"]
+    listed = sweep_well(*words, PYTHON=str(warm_interpreter)).splitlines()
     steps = ["train_melBin_mv2_nat", "test_melBin_mv2_nat", "train_melBin_mv2_hat_eps8", "test_melBin_mv2_hat_eps8"]
     steps.append("tables_melBin")
     assert re.findall(r"^\[\d/5\] (.*)$", printed, re.M) == steps
@@ -132,7 +133,9 @@ def test_a_killed_sweep_goes_on_to_the_same_tables(data: Path, tmp_path: Path, w
         assert (cut / "clsCkpt" / name).read_bytes() == (out / "clsCkpt" / name).read_bytes()
 
 
-def test_a_failing_step_ends_the_sweep(data: Path, tmp_path: Path, whole: tuple[Path, str]) -> None:
+def test_a_failing_step_ends_the_sweep(
+    data: Path, tmp_path: Path, whole: tuple[Path, str], warm_interpreter: Path
+) -> None:
     """Fails if a sweep goes on after a failure, hides it, or harms what was finished."""
     root, out = tmp_path / "data", tmp_path / "out"
     shutil.copytree(data, root)
@@ -142,7 +145,7 @@ def test_a_failing_step_ends_the_sweep(data: Path, tmp_path: Path, whole: tuple[
     image.write_bytes(image.read_bytes()[:100])
     before = contents(out)
 
-    done = sweep(*HAT_SWEEP, *TINY, "--dataRoot", root, "--out", out)
+    done = sweep(*HAT_SWEEP, *TINY, "--dataRoot", root, "--out", out, PYTHON=str(warm_interpreter))
     log = out / "logs" / "train_melBin_mv2_nat.log"
     assert done.returncode == 2
     assert done.stderr.endswith(f"; log: {log}\n") and done.stderr.count("\n") == 1

@@ -19,5 +19,7 @@ part evaluation 1800 evaluation "${CPU[@]}" --queries 500 --steps 10 --images 24
 part strength 3600 strength "${CPU[@]}" --precision fp32 bf16 --images 512
 for precision in fp32 bf16; do
   part "trainings-$precision" 4500 strength "${CPU[@]}" --train --precision "$precision" --images 256
+  # PGD-AT's seeds are furthest apart.
+  part "pgdat-$precision" 4500 strength "${CPU[@]}" --train --precision "$precision" --images 256 --methods pgdat --seeds 6
 done
 finish

@@ -9,6 +9,8 @@ import pytest
 import torch
 from warm import warm_python
 
+from advmia import budgets
+
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 
@@ -36,6 +38,13 @@ def warm_interpreter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
     """Stands in for `python` where many short commands would spend most of their time importing torch."""
     with warm_python(tmp_path_factory.mktemp("warm")) as program:
         yield program
+
+
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PGD and CW take a few steps in this process, where tests are not about what they find."""
+    for name in ("EVALUATION_STEPS", "CW_STEPS"):
+        monkeypatch.setattr(budgets, name, 4)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

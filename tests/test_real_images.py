@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from running import run_main
 
+pytestmark = pytest.mark.usefixtures("few_steps")
 MODELS = {"res18": "ResNet", "mv2": "MobileNetV2", "chexnet": "DenseNet121"}
 CLASSES = {"melBin": 2, "melMulti": 3, "xrayBin": 2}
 

@@ -21,6 +21,7 @@ from advmia.data.phantoms import make_phantoms
 from advmia.files import one_writer
 from advmia.models import build_model
 
+pytestmark = pytest.mark.usefixtures("few_steps")
 EPOCHS = 3
 CLS = ["trainCls.py", "--dataset", "melBin", "--model", "mv2", "--bs", "8", "--imgSize", "16"]
 CHEX = ["trainChex.py", "--model", "mv2", "--bs", "8", "--imgSize", "16"]

@@ -14,6 +14,7 @@ from running import run_main
 from advmia.data.phantoms import make_phantoms
 from advmia.models import build_model
 
+pytestmark = pytest.mark.usefixtures("few_steps")
 PGD = ["--attacks", "pgd", "--epsilons", "8"]
 
 

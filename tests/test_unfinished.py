@@ -17,6 +17,7 @@ from advmia import evaluation, state
 from advmia.files import one_writer
 from advmia.models import build_model
 
+pytestmark = pytest.mark.usefixtures("few_steps")
 # Six images in batches of two: waves of an attack that drops images have two batches here.
 WORDS = [*EVALUATION, "--limit", "6", "--attacks"]
 MASKS = ["testSeg.py", "--dataset", "mel", "--imgSize", "16", "--gpu", "cpu"]

@@ -17,9 +17,10 @@ part steps-bf16 1200 steps "${STEPS[@]}" --models res18 mv2 --methods pgdat --pr
 part epoch 600 epoch "${CPU[@]}" --model mv2 --size 64 --bs 16 --images 96 --testImages 32 --repeats 1
 part evaluation 1800 evaluation "${CPU[@]}" --queries 500 --steps 10 --images 24
 part strength 3600 strength "${CPU[@]}" --precision fp32 bf16 --images 512
+TRAININGS=("${CPU[@]}" --train --images 256)
 for precision in fp32 bf16; do
-  part "trainings-$precision" 4500 strength "${CPU[@]}" --train --precision "$precision" --images 256
+  part "trainings-$precision" 4500 strength "${TRAININGS[@]}" --precision "$precision" --methods trades hat
   # PGD-AT's seeds are furthest apart.
-  part "pgdat-$precision" 4500 strength "${CPU[@]}" --train --precision "$precision" --images 256 --methods pgdat --seeds 6
+  part "pgdat-$precision" 4500 strength "${TRAININGS[@]}" --precision "$precision" --methods pgdat --seeds 6
 done
 finish

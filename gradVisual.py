@@ -5,13 +5,14 @@ example: python gradVisual.py --dataset melBin --model res18 --weight clsCkpt/NA
 
 import sys
 
-from advmia import cli, commands
+from advmia.cli import flags, run
+from advmia.commands import visualising
 from advmia.tasks import SINGLE_LABEL
 
 
 def main() -> int:
-    parser = cli.visual_parser(SINGLE_LABEL, __doc__)
-    return cli.run(parser, lambda args: commands.visualise(SINGLE_LABEL, args))
+    parser = flags.visual_parser(SINGLE_LABEL, __doc__)
+    return run.run(parser, lambda args: visualising.visualise(SINGLE_LABEL, args))
 
 
 if __name__ == "__main__":

@@ -5,13 +5,14 @@ example: python testChex.py --targetModel res18 --targetWeight clsCkpt/NAME --bs
 
 import sys
 
-from advmia import cli, commands
+from advmia.cli import flags, run
+from advmia.commands import testing
 from advmia.tasks import MULTI_LABEL
 
 
 def main() -> int:
-    parser = cli.test_parser(MULTI_LABEL, __doc__)
-    return cli.run(parser, lambda args: commands.test(MULTI_LABEL, args), shared=True)
+    parser = flags.test_parser(MULTI_LABEL, __doc__)
+    return run.run(parser, lambda args: testing.test(MULTI_LABEL, args), shared=True)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,14 @@ example: python testCls.py --dataset melBin --targetModel res18 --targetWeight c
 
 import sys
 
-from advmia import cli, commands
+from advmia.cli import flags, run
+from advmia.commands import testing
 from advmia.tasks import SINGLE_LABEL
 
 
 def main() -> int:
-    parser = cli.test_parser(SINGLE_LABEL, __doc__)
-    return cli.run(parser, lambda args: commands.test(SINGLE_LABEL, args), shared=True)
+    parser = flags.test_parser(SINGLE_LABEL, __doc__)
+    return run.run(parser, lambda args: testing.test(SINGLE_LABEL, args), shared=True)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,14 @@ example: python testSeg.py --dataset mel --targetModel unet --targetWeight segck
 
 import sys
 
-from advmia import cli, commands
+from advmia.cli import flags, run
+from advmia.commands import testing
 from advmia.tasks import SEGMENTATION
 
 
 def main() -> int:
-    parser = cli.test_parser(SEGMENTATION, __doc__)
-    return cli.run(parser, lambda args: commands.test(SEGMENTATION, args), shared=True)
+    parser = flags.test_parser(SEGMENTATION, __doc__)
+    return run.run(parser, lambda args: testing.test(SEGMENTATION, args), shared=True)
 
 
 if __name__ == "__main__":

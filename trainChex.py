@@ -5,13 +5,14 @@ example: python trainChex.py --method pgdat --model res18 --eps 8 --epoch 100 --
 
 import sys
 
-from advmia import cli, commands
+from advmia.cli import flags, run
+from advmia.commands import training
 from advmia.tasks import MULTI_LABEL
 
 
 def main() -> int:
-    parser = cli.train_parser(MULTI_LABEL, __doc__)
-    return cli.run(parser, lambda args: commands.train(MULTI_LABEL, args), shared=True)
+    parser = flags.train_parser(MULTI_LABEL, __doc__)
+    return run.run(parser, lambda args: training.train(MULTI_LABEL, args), shared=True)
 
 
 if __name__ == "__main__":

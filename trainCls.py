@@ -5,13 +5,14 @@ example: python trainCls.py --dataset melBin --method pgdat --model res18 --eps 
 
 import sys
 
-from advmia import cli, commands
+from advmia.cli import flags, run
+from advmia.commands import training
 from advmia.tasks import SINGLE_LABEL
 
 
 def main() -> int:
-    parser = cli.train_parser(SINGLE_LABEL, __doc__)
-    return cli.run(parser, lambda args: commands.train(SINGLE_LABEL, args), shared=True)
+    parser = flags.train_parser(SINGLE_LABEL, __doc__)
+    return run.run(parser, lambda args: training.train(SINGLE_LABEL, args), shared=True)
 
 
 if __name__ == "__main__":

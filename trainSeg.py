@@ -5,13 +5,14 @@ example: python trainSeg.py --dataset mel --method pgdat --model unet --eps 8 --
 
 import sys
 
-from advmia import cli, commands
+from advmia.cli import flags, run
+from advmia.commands import training
 from advmia.tasks import SEGMENTATION
 
 
 def main() -> int:
-    parser = cli.train_parser(SEGMENTATION, __doc__)
-    return cli.run(parser, lambda args: commands.train(SEGMENTATION, args), shared=True)
+    parser = flags.train_parser(SEGMENTATION, __doc__)
+    return run.run(parser, lambda args: training.train(SEGMENTATION, args), shared=True)
 
 
 if __name__ == "__main__":

@@ -7,17 +7,18 @@ import shlex
 import sys
 from pathlib import Path
 
-from advmia import cli, commands
+from advmia.cli import flags, run, tools
+from advmia.commands import testing, training
 from advmia.data.phantoms import make_phantoms
 from advmia.data.prepare import prepare
 from advmia.errors import UserError
-from advmia.tables import write_tables
+from advmia.results.tables import write_tables
 from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL
 
 # What stands behind each script: its task, its flags, and the file that it writes.
 _TASKS = {"Cls": SINGLE_LABEL, "Chex": MULTI_LABEL, "Seg": SEGMENTATION}
-SCRIPTS = {f"train{end}.py": (task, cli.train_parser, commands.checkpoint_path) for end, task in _TASKS.items()} | {
-    f"test{end}.py": (task, cli.test_parser, commands.result_path) for end, task in _TASKS.items()
+SCRIPTS = {f"train{end}.py": (task, flags.train_parser, training.checkpoint_path) for end, task in _TASKS.items()} | {
+    f"test{end}.py": (task, flags.test_parser, testing.result_path) for end, task in _TASKS.items()
 }
 
 
@@ -56,7 +57,7 @@ def written_by(words: list[str]) -> Path:
 
 
 def main() -> int:
-    return cli.run(cli.tools_parser(), run_tool)
+    return run.run(tools.tools_parser(), run_tool)
 
 
 if __name__ == "__main__":

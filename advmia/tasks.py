@@ -11,9 +11,9 @@ from torch.nn import Parameter
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 
-from advmia.attacks.steps import Objective
+from advmia.attacks.common import Objective
 from advmia.budgets import Budget, grey_token
-from advmia.checkpoints import TrainingSettings, classification_name, segmentation_name
+from advmia.checkpoints.settings import TrainingSettings, classification_name, segmentation_name
 from advmia.data.loading import Order
 from advmia.data.specs import CHEST_FINDINGS, DATASETS, TaskName
 from advmia.losses import (
@@ -47,7 +47,7 @@ class Task:
     models: tuple[str, ...]
     methods: tuple[str, ...]
     attacks: dict[str, Objective]  # name: the per-sample loss that it ascends
-    quick_attacks: tuple[str, ...]  # those tested with unless told otherwise; the others take hundreds of passes
+    default_attacks: tuple[str, ...]  # those tested with unless told otherwise; the others take hundreds of passes
     checkpoint_folder: str
     checkpoint_name: Callable[[TrainingSettings], str]
     default_lr: float
@@ -157,7 +157,7 @@ SINGLE_LABEL = Task(
         # AutoAttack and its parts, and SimBA, have further losses of their own.
         **dict.fromkeys(("aa", "apgd-ce", "apgd-t", "fab-t", "square", "simba"), cross_entropy),
     },
-    quick_attacks=("fgsm", "pgd", "cw"),
+    default_attacks=("fgsm", "pgd", "cw"),
     checkpoint_folder="clsCkpt",
     checkpoint_name=classification_name,
     default_lr=0.01,
@@ -187,7 +187,7 @@ MULTI_LABEL = Task(
         "apgd": binary_cross_entropy,
         "apgd-margin": label_margin,
     },
-    quick_attacks=("pgd",),
+    default_attacks=("pgd",),
     checkpoint_folder="clsCkpt",
     checkpoint_name=classification_name,
     default_lr=0.01,
@@ -214,7 +214,7 @@ SEGMENTATION = Task(
         "apgd": pixel_cross_entropy,
         "apgd-dice": soft_dice,
     },
-    quick_attacks=("pgd", "pgd-dice"),
+    default_attacks=("pgd", "pgd-dice"),
     checkpoint_folder="segckpt",
     checkpoint_name=segmentation_name,
     default_lr=1e-4,

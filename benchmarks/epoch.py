@@ -30,12 +30,12 @@ from advmia.budgets import EVALUATION_STEPS, TRAINING_STEPS, pgd_budget, trainin
 from advmia.data.loading import EvaluationLoader, TrainingLoader, load_data
 from advmia.data.readers import SampleList, read_samples
 from advmia.data.specs import DATASETS
-from advmia.evaluation import evaluate
-from advmia.methods import PGDAT, training_copy
-from advmia.precision import Precision
-from advmia.rng import SampleRng
+from advmia.evaluation.loop import evaluate
+from advmia.runtime.precision import Precision
+from advmia.runtime.rng import SampleRng
 from advmia.tasks import SINGLE_LABEL
-from advmia.training import LossOf, Position, train_one_epoch
+from advmia.training.loop import LossOf, Position, train_one_epoch
+from advmia.training.methods import PGDAT, training_copy
 from benchmarks import plain, subjects, timing
 from benchmarks.data import draw
 

@@ -30,17 +30,17 @@ from torch import Tensor, nn
 from advmia.attacks import ATTACKS
 from advmia.attacks.apgd import apgd_ce, apgd_t
 from advmia.attacks.autoattack import AutoAttack
+from advmia.attacks.common import EvaluationAttack
 from advmia.attacks.fab import fab_t
+from advmia.attacks.inference import Blocks, inference_copy
 from advmia.attacks.simba import simba
 from advmia.attacks.square import square
-from advmia.attacks.steps import EvaluationAttack
 from advmia.budgets import AUTO_STEPS, QUERIES, Budget, cw_budget, fgsm_budget, pgd_budget
 from advmia.data.loading import EvaluationLoader, ImageData
-from advmia.evaluation import evaluate_each
-from advmia.inference import Blocks, inference_copy
+from advmia.evaluation.loop import evaluate_each
 from advmia.losses import cross_entropy
-from advmia.precision import Precision
-from advmia.rng import SampleRng
+from advmia.runtime.precision import Precision
+from advmia.runtime.rng import SampleRng
 from advmia.tasks import SINGLE_LABEL
 from benchmarks import plain, subjects, timing
 

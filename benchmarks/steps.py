@@ -21,14 +21,14 @@ import torch
 from torch import Tensor, nn
 
 from advmia.attacks.gradient import pgd
+from advmia.attacks.inference import compile_copies, inference_copy
 from advmia.budgets import training_budget
 from advmia.data.specs import DATASETS
 from advmia.data.transforms import to_pixels
-from advmia.inference import compile_copies, inference_copy
-from advmia.methods import default_beta, training_copy
-from advmia.precision import Precision
-from advmia.rng import SampleRng
+from advmia.runtime.precision import Precision
+from advmia.runtime.rng import SampleRng
 from advmia.tasks import SEGMENTATION, SINGLE_LABEL, Task
+from advmia.training.methods import default_beta, training_copy
 from benchmarks import plain, subjects, timing
 
 EPS = 8  # grey levels

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from advmia.attacks.gradient import pgd
 from advmia.budgets import pgd_budget
 from advmia.data.loading import EvaluationLoader, ImageData
-from advmia.evaluation import evaluate
+from advmia.evaluation.loop import evaluate
 from advmia.losses import cross_entropy
-from advmia.precision import Precision
+from advmia.runtime.precision import Precision
 from advmia.tasks import SINGLE_LABEL
 from benchmarks import plain, subjects, timing
 

@@ -14,14 +14,14 @@ from advmia.data.loading import EvaluationLoader, ImageData, TrainingLoader, loa
 from advmia.data.phantoms import COUNTS, make_phantoms
 from advmia.data.readers import read_samples
 from advmia.data.specs import DATASETS, DatasetSpec
-from advmia.methods import METHODS, Method, MethodSettings, default_beta
 from advmia.models import build_model
 from advmia.models.densenet import DenseNet121
 from advmia.models.unet import UNet
-from advmia.precision import FP32, Precision
-from advmia.runtime import on_device, seed_everything
+from advmia.runtime.machine import on_device, seed_everything
+from advmia.runtime.precision import FP32, Precision
 from advmia.tasks import Task
-from advmia.training import LossOf, Position, train_one_epoch
+from advmia.training.loop import LossOf, Position, train_one_epoch
+from advmia.training.methods import METHODS, Method, MethodSettings, default_beta
 
 
 def phantoms(folder: Path, dataset: str, size: int, train: int, test: int) -> tuple[ImageData, ImageData]:

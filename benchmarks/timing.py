@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from advmia import runtime
-from advmia.inference import Blocks
-from advmia.precision import PRECISIONS
+from advmia.attacks.inference import Blocks
+from advmia.runtime import machine
+from advmia.runtime.precision import PRECISIONS
 
 MIB = 2**20
 OURS = "ours"  # among what `alternate` times; "ours, compiled" and the like are ours too
@@ -65,12 +65,12 @@ def alternate(
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     memory: dict[str, float] = {}
     if device.type == "cpu":
-        hand_out_memory(runtime.MEMORY_RETURNED)
+        hand_out_memory(machine.MEMORY_RETURNED)
     before = _resident_mib("VmRSS") or 0.0
     for turn in range(repeats):
         for name in list(runs) if turn % 2 == 0 else list(runs)[::-1]:
             if device.type == "cpu":
-                hand_out_memory(runtime.MEMORY_KEPT if name.startswith(OURS) else runtime.MEMORY_RETURNED)
+                hand_out_memory(machine.MEMORY_KEPT if name.startswith(OURS) else machine.MEMORY_RETURNED)
             for _ in range(warmup if turn == 0 or device.type == "cpu" else 0):
                 runs[name]()
             with peak_memory(device) as peak:
@@ -90,7 +90,7 @@ def alternate(
 
 def hand_out_memory(settings: dict[int, int]) -> None:
     """Gives what is free back to the system and tells glibc's allocator how to go on from there."""
-    libc = runtime.set_allocator(settings)
+    libc = machine.set_allocator(settings)
     if libc is not None:
         libc.malloc_trim(0)
 
@@ -234,7 +234,7 @@ def device_facts(device: torch.device) -> dict[str, Any]:
         "load": os.getloadavg()[0],  # of others too, at the end: seconds on a busy machine mean little
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version() if device.type == "cuda" else None,
-        "versions": runtime.versions(device),
+        "versions": machine.versions(device),
     }
     return facts
 

@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import one_thread as one_thread
-from networks import targets
 from sklearn.metrics import (
     accuracy_score,
     balanced_accuracy_score,
@@ -26,6 +24,7 @@ from advmia.data.specs import CHEST_FINDINGS, DATASETS
 from advmia.losses import log_odds
 from advmia.metrics import ClassificationMeter, MultiLabelMeter, SegmentationMeter, mask_overlap, success_rate
 from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL, Task
+from tests.support.networks import targets
 
 
 def expected_scores(predicted: Tensor, y: Tensor) -> dict[str, float]:

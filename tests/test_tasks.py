@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from advmia.attacks import ATTACKS
-from advmia.attacks.steps import frozen_eval
+from advmia.attacks.common import frozen_eval
 from advmia.budgets import Budget
 from advmia.data.specs import DATASETS
-from advmia.methods import METHODS, MethodSettings, default_beta
 from advmia.models import MODELS, build_model
-from advmia.rng import SampleRng
+from advmia.runtime.rng import SampleRng
 from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL, Task
+from advmia.training.methods import METHODS, MethodSettings, default_beta
 
 ONE_STEP = Budget.grey(8, steps=1, step_size=2)
 TASKS = {task.name: task for task in (SINGLE_LABEL, MULTI_LABEL, SEGMENTATION)}

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from advmia.attacks.apgd import apgd, apgd_ce, apgd_t
 from advmia.attacks.autoattack import autoattack
+from advmia.attacks.common import EvaluationAttack, Objective
 from advmia.attacks.fab import fab_t
 from advmia.attacks.gradient import FGSM, cw, fgsm, pgd
 from advmia.attacks.simba import simba
 from advmia.attacks.square import square
-from advmia.attacks.steps import EvaluationAttack, Objective
 from advmia.budgets import Budget, auto_budget, cw_budget, fgsm_budget, pgd_budget, simba_budget, square_budget
 
 

@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from advmia.attacks.steps import (
+from advmia.attacks.common import (
     Objective,
     fooled,
     forward,
@@ -26,7 +26,7 @@ from advmia.attacks.steps import (
 )
 from advmia.budgets import Budget
 from advmia.losses import targeted_cross_entropy, targeted_dlr, targeted_margin
-from advmia.rng import SampleRng
+from advmia.runtime.rng import SampleRng
 
 MOMENTUM = 0.75  # alpha: the weight of the new step
 RISE_SHARE = 0.75  # rho: fewer rises than this between two checkpoints halve the step
@@ -41,11 +41,7 @@ class APGD:
 
     budget: Budget
     objective: Objective
-    stops_when_fooled: bool
-
-    @property
-    def drops_images(self) -> bool:
-        return self.stops_when_fooled
+    early_stopping: bool
 
     def losses(self, classes: int) -> tuple[str, ...]:
         return (self.objective.__name__,)
@@ -54,24 +50,24 @@ class APGD:
         if self.budget.eps == 0:
             return x.detach().clone()
         with frozen_eval(model):
-            if self.stops_when_fooled:
+            if self.early_stopping:
                 return on_right_images(model, x, y, rng, lambda x, y, _, rng: self._run(model, x, y, rng))
             return self._run(model, x.detach(), y, rng)
 
     def _run(self, model: nn.Module, x: Tensor, y: Tensor, rng: SampleRng) -> Tensor:
         start = uniform_start(x, self.budget.eps, rng)
-        done = fooled if self.stops_when_fooled else None
+        done = fooled if self.early_stopping else None
         return auto_ascend(model, x, y, self.objective, self.budget, start, done)[0]
 
 
 def apgd(budget: Budget, objective: Objective) -> APGD:
     """APGD up any objective (findings, masks): each image's point of the highest loss. The first step is 2 eps."""
-    return APGD(budget, objective, stops_when_fooled=False)
+    return APGD(budget, objective, early_stopping=False)
 
 
 def apgd_ce(budget: Budget, objective: Objective) -> APGD:
     """APGD-CE for single labels: as `apgd`, but an image is left alone once it is misclassified."""
-    return APGD(budget, objective, stops_when_fooled=True)
+    return APGD(budget, objective, early_stopping=True)
 
 
 @dataclass(frozen=True)
@@ -79,7 +75,7 @@ class TargetedAPGD:
     """APGD-T: towards each of the likeliest wrong classes in turn. Contract: `advmia.attacks.steps.Attack`."""
 
     budget: Budget
-    drops_images: ClassVar[bool] = True
+    early_stopping: ClassVar[bool] = True
 
     def losses(self, classes: int) -> tuple[str, ...]:
         return tuple(loss.__name__ for loss in targeted_losses(classes))

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from advmia.attacks.apgd import apgd_ce, apgd_t
+from advmia.attacks.common import EvaluationAttack, Objective, fooled, forward, frozen_eval, notes_of
 from advmia.attacks.fab import fab_t
 from advmia.attacks.square import square
-from advmia.attacks.steps import EvaluationAttack, Objective, fooled, forward, frozen_eval, notes_of
 from advmia.budgets import Budget
-from advmia.precision import exact
-from advmia.rng import SampleRng
+from advmia.runtime.precision import exact
+from advmia.runtime.rng import SampleRng
 
 QUERIES_PER_STEP = 50  # Square's queries for one step of the others: 5,000 for 100
 
@@ -33,7 +33,7 @@ class AutoAttack:
 
     attacks: dict[str, EvaluationAttack]  # in order
     notes: dict[str, Tensor] = field(default_factory=dict, compare=False)
-    drops_images: ClassVar[bool] = True
+    early_stopping: ClassVar[bool] = True
 
     def losses(self, classes: int) -> tuple[str, ...]:
         return tuple(f"{name}: {loss}" for name, each in self.attacks.items() for loss in each.losses(classes))

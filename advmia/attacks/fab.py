@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from advmia.attacks.apgd import likeliest_wrong
-from advmia.attacks.steps import Objective, fooled, forward, frozen_eval, on_right_images, value_and_gradient
+from advmia.attacks.common import Objective, fooled, forward, frozen_eval, on_right_images, value_and_gradient
 from advmia.budgets import Budget
 from advmia.losses import margin, targeted_margin
-from advmia.precision import exact
-from advmia.rng import SampleRng
+from advmia.runtime.precision import exact
+from advmia.runtime.rng import SampleRng
 
 OVERSHOOT = 1.05  # eta
 LARGEST_BIAS = 0.1  # alpha_max: how much of a step may lead back towards x
@@ -34,7 +34,7 @@ class TargetedFAB:
     """
 
     budget: Budget
-    drops_images: ClassVar[bool] = True
+    early_stopping: ClassVar[bool] = True
 
     def losses(self, classes: int) -> tuple[str, ...]:
         return (targeted_margin.__name__,)

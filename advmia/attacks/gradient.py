@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from advmia.attacks.steps import Objective, ascend, frozen_eval, input_gradient, project, uniform_start
+from advmia.attacks.common import Objective, ascend, frozen_eval, input_gradient, project, uniform_start
 from advmia.budgets import Budget
-from advmia.rng import SampleRng
+from advmia.runtime.rng import SampleRng
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from advmia.attacks.steps import Objective, fooled, forward, frozen_eval
+from advmia.attacks.common import Objective, fooled, forward, frozen_eval
 from advmia.budgets import Budget
 from advmia.losses import log_odds
-from advmia.precision import exact
-from advmia.rng import SampleRng
+from advmia.runtime.precision import exact
+from advmia.runtime.rng import SampleRng
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class SimBA:
 
     budget: Budget
     notes: dict[str, Tensor] = field(default_factory=dict, compare=False)
-    drops_images: ClassVar[bool] = True
+    early_stopping: ClassVar[bool] = True
 
     def losses(self, classes: int) -> tuple[str, ...]:
         return (log_odds.__name__,)

@@ -13,10 +13,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from advmia.attacks.steps import Objective, fooled, forward, frozen_eval
+from advmia.attacks.common import Objective, fooled, forward, frozen_eval
 from advmia.budgets import Budget
 from advmia.losses import margin
-from advmia.rng import SampleRng
+from advmia.runtime.rng import SampleRng
 
 FIRST_SHARE = 0.8  # p_init: the share of the pixels in the first square
 # The share halves after each of these queries (section 5: for 10,000 in all; fewer do not rescale them).
@@ -34,7 +34,7 @@ class Square:
 
     budget: Budget
     notes: dict[str, Tensor] = field(default_factory=dict, compare=False)
-    drops_images: ClassVar[bool] = True
+    early_stopping: ClassVar[bool] = True
 
     def losses(self, classes: int) -> tuple[str, ...]:
         return (margin.__name__,)

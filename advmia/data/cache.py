@@ -26,7 +26,7 @@ from tqdm import tqdm
 from advmia.data.readers import SampleList
 from advmia.data.transforms import load_image, load_mask
 from advmia.errors import UserError
-from advmia.files import whole_file, write_text
+from advmia.runtime.files import atomic_write, write_text
 
 CACHE_FOLDER = "cache"
 _FILES_AT_A_TIME = 256  # bounds the memory that decoded images wait in
@@ -182,7 +182,7 @@ def _build(path: Path, job: _Job, fingerprint: str, workers: int) -> None:
     count, checksum = len(job.names), 0
     bar = tqdm(total=count, desc=f"caching {job.folder}", unit="img", disable=None)
     # Plain writes, not a memory map: on a full disk a map would end the process without a word.
-    with whole_file(path) as temporary, temporary.open("wb") as file, ThreadPoolExecutor(workers) as pool, bar:
+    with atomic_write(path) as temporary, temporary.open("wb") as file, ThreadPoolExecutor(workers) as pool, bar:
         file.write(job.header())
         for start in range(0, count, _FILES_AT_A_TIME):
             for item in pool.map(job.load_item, range(start, min(start + _FILES_AT_A_TIME, count))):

@@ -18,7 +18,7 @@ from advmia.data.readers import SampleList
 from advmia.data.specs import Augmentation
 from advmia.data.transforms import augment, to_pixels
 from advmia.errors import UserError
-from advmia.rng import generator_for
+from advmia.runtime.rng import generator_for
 
 Item = TypeVar("Item")
 Order = Literal["weighted", "shuffled"]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from advmia.errors import UserError
-from advmia.files import write_text
+from advmia.runtime.files import write_text
 
 MARKER_NAME = "advmia-data.json"
 

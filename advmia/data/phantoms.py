@@ -21,7 +21,7 @@ from advmia.data.markers import read_markers, write_marker
 from advmia.data.phantom_images import Rng, chest, fundus, skin
 from advmia.data.specs import CHEST_FINDINGS, DATASETS, Split
 from advmia.errors import UserError
-from advmia.files import write_text
+from advmia.runtime.files import write_text
 
 GENERATOR = 1  # raise it when the drawing changes: older phantoms are then told apart
 COUNTS = (24, 20_000)  # images a folder: 24 is the least that shows every class in both splits

@@ -18,7 +18,7 @@ from advmia.data.prepare.lists import ImageList, derived_lists, describe
 from advmia.data.prepare.meta import published_lists
 from advmia.data.prepare.records import Collection
 from advmia.errors import UserError
-from advmia.files import write_text
+from advmia.runtime.files import write_text
 
 # What --dataset takes.
 DOWNLOADS: dict[str, Callable[[Path], Collection]] = {

@@ -13,7 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from advmia.errors import UserError
-from advmia.files import whole_file
+from advmia.runtime.files import atomic_write
 
 # Each file is synced to disk before it gets its name. Waiting for eight at a time takes a tenth of the time of waiting
 # for one after the other (800 radiographs of 64 pixels: 0.5 s for 4.4 s).
@@ -42,7 +42,7 @@ class Original:
             target.unlink(missing_ok=True)  # only ever a link whose file is gone: see `missing_files`
             target.symlink_to(self.path.resolve())
             return
-        with self.path.open("rb") as source, whole_file(target) as temporary, temporary.open("wb") as copy:
+        with self.path.open("rb") as source, atomic_write(target) as temporary, temporary.open("wb") as copy:
             shutil.copyfileobj(source, copy, 1 << 20)
 
 
@@ -67,7 +67,7 @@ class Pixels:
 
     def write(self, target: Path, link: bool) -> None:
         image = Image.fromarray(self.make())
-        with whole_file(target) as temporary:
+        with atomic_write(target) as temporary:
             image.save(temporary, format="PNG")
 
 

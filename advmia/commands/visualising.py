@@ -1,0 +1,55 @@
+"""The story of training and of testing, told once for every task. Only here and in `cli` are command lines known."""
+
+from __future__ import annotations
+
+import argparse
+
+from advmia.attacks import ATTACKS
+from advmia.attacks.inference import compile_copies
+from advmia.checkpoints.weights import load_model
+from advmia.commands.inputs import choose_device, choose_spec, load_images
+from advmia.data.loading import EvaluationLoader
+from advmia.data.readers import (
+    count_classes,
+    read_samples,
+)
+from advmia.gradcam.draw import MapFolder, View, draw_maps
+from advmia.models import MODELS
+from advmia.runtime import machine
+from advmia.runtime.files import write_lock
+from advmia.runtime.precision import Precision
+from advmia.tasks import Task
+
+
+def visualise(task: Task, args: argparse.Namespace) -> None:
+    """Grad-CAM of each image's true class, clean and under attack: JPEGs, a contact sheet and a CSV in `--saveDir`."""
+    device = choose_device(args)
+    precision = Precision.chosen(args.precision, device)
+    spec = choose_spec(args, args.model)
+    loaded = load_model(args.model, args.weight, spec, classes=count_classes(spec, args.dataRoot))
+    data = load_images(args, read_samples(spec, args.dataRoot, "test", classes=loaded.classes), device)
+    run = {
+        "weight_sha256": loaded.digest,
+        "data": data.facts,
+        "precision": precision.name,
+        **{name: getattr(args, name) for name in ("imgSize", "seed", "attacks", "epsilons", "overlayOn")},
+    }
+    with write_lock(args.saveDir / "gradVisual"):
+        folder = MapFolder(args.saveDir, run)
+        if folder.is_finished:
+            print(f"{args.saveDir} holds these maps already; delete {folder.record_path} to draw them again")
+            return
+        views = [View("clean", 0.0, None, ())]
+        for name in dict.fromkeys(args.attacks):
+            for eps in dict.fromkeys(args.epsilons):
+                made = ATTACKS[name].build(ATTACKS[name].budget(eps), task.attacks[name])
+                views.append(View(name, eps, made, (args.seed, name, eps)))
+        layer = MODELS[args.model].cam_layer
+        assert layer is not None, f"{args.model} names no layer for Grad-CAM"
+        model = machine.on_device(loaded.model, device)
+        if args.compile:
+            compile_copies(model)
+        loader = EvaluationLoader(data, args.bs, device)
+        rows = draw_maps(model, layer, loader, views, folder, on_clean=args.overlayOn == "clean", precision=precision)
+    pictures = f"{len(rows)} maps of {len(data)} images, the contact sheet gradVisual.png and gradVisual.csv"
+    print(f"{pictures} in {args.saveDir}")

@@ -1,0 +1,101 @@
+"""A table as Markdown, CSV or LaTeX, and numbers as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Context, Decimal
+
+from advmia.runtime.files import csv_text
+
+EXTENSIONS = {"md": "md", "csv": "csv", "latex": "tex"}  # format: of its file
+_EXACT = Context(prec=400)  # more digits than any float has
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    # A row that began with a bracket would be read as an option of the line break before it.
+    "[": "{[}",
+    "]": "{]}",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    text: str = ""
+    best: bool = False  # of its column: bold, where the format can
+
+
+@dataclass(frozen=True)
+class Table:
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    notes: tuple[str, ...] = ()
+
+
+def rounded(value: float, places: int, scale: int = 1) -> str:
+    """`value` times `scale`, halves rounded up, from the decimals that stand in the file: binary ones would decide ties
+    by chance."""
+    exact = _EXACT.multiply(Decimal(repr(value)), Decimal(scale))
+    return str(exact.quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP, _EXACT))
+
+
+def render_tables(tables: Sequence[Table], name: str) -> str:
+    """All tables in the format `name`, one of `EXTENSIONS`."""
+    return "\n".join({"md": _markdown, "csv": _csv, "latex": _latex}[name](table) for table in tables)
+
+
+def _markdown(table: Table) -> str:
+    body = [[_escaped(f"**{cell.text}**" if cell.best else cell.text) for cell in row] for row in table.rows]
+    cells = [[_escaped(name) for name in table.header], *body]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(table.header))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells
+    ]
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    notes = [f"\n{note}" for note in table.notes]
+    return "\n".join([table.title, "", lines[0], rule, *lines[1:], *notes]) + "\n"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", r"\|")
+
+
+def _csv(table: Table) -> str:
+    """A line of the title, the header, the rows; notes behind."""
+    rows = [[cell.text for cell in row] for row in table.rows]
+    return csv_text([[table.title], table.header, *rows, *([note] for note in table.notes)])
+
+
+def _latex(table: Table) -> str:
+    """A `table` that needs no package."""
+    rows = [[_bold(_quoted(cell.text)) if cell.best else _quoted(cell.text) for cell in row] for row in table.rows]
+    lines = [" & ".join(row) + r" \\" for row in [[_quoted(name) for name in table.header], *rows]]
+    caption = " ".join(f"{_quoted(text.rstrip('.'))}." for text in (table.title, *table.notes))
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{caption}}}",
+            rf"\begin{{tabular}}{{{'l' * len(table.header)}}}",
+            r"\hline",
+            lines[0],
+            r"\hline",
+            *lines[1:],
+            r"\hline",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def _bold(text: str) -> str:
+    return rf"\textbf{{{text}}}"
+
+
+def _quoted(text: str) -> str:
+    return "".join(_LATEX.get(sign, sign) for sign in text)

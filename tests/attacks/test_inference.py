@@ -1,0 +1,244 @@
+"""The copy that attacks run on: the same function, always of the present weights, and the network untouched."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from advmia.attacks import ATTACKS
+from advmia.attacks.common import frozen_eval, input_gradient
+from advmia.attacks.inference import Compiled, compile_copies, fitting_batch, inference_copy
+from advmia.budgets import pgd_budget, training_budget
+from advmia.data.loading import EvaluationLoader
+from advmia.data.specs import IMAGENET_MEAN, IMAGENET_STD
+from advmia.data.transforms import to_pixels
+from advmia.evaluation.loop import evaluate
+from advmia.losses import cross_entropy
+from advmia.models import MODELS, build_model
+from advmia.tasks import SINGLE_LABEL
+from advmia.training import methods
+from tests.support.networks import Snapshot, image_data, network, record_calls, streams, unsettle
+
+
+def batch(count: int = 2, size: int = 32) -> Tensor:
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def logits_of(model: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad(), frozen_eval(model):
+        return model(x)
+
+
+def settled(name: str, *, normalized: bool = False) -> nn.Module:
+    """A network whose batch norms are far from the identity."""
+    torch.manual_seed(0)
+    statistics = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD} if normalized else {}
+    model = build_model(name, 3, **statistics)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.3)
+            module.running_var.uniform_(0.5, 2)
+            nn.init.normal_(module.weight, 1, 0.3)
+            nn.init.normal_(module.bias, 0, 0.3)
+    return model
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+@pytest.mark.parametrize("name", MODELS)
+def test_same_function(name: str, normalized: bool) -> None:
+    """Fails when a batch norm is folded wrongly, into the wrong convolution, or twice."""
+    model = settled(name, normalized=normalized)
+    expected, found = logits_of(model, batch()), inference_copy(model, batch())(batch())
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize(("name", "left"), [("res18", 0), ("mv2", 0), ("unet", 0), ("segnet", 0), ("chexnet", 62)])
+def test_batch_norms_are_gone(name: str, left: int) -> None:
+    """chexnet's batch norms stand before convolutions, except the stem's and one in each of its 58 dense layers."""
+    copy = inference_copy(settled(name), batch())
+    assert sum(isinstance(module, nn.BatchNorm2d) for module in copy.modules()) == left
+
+
+@pytest.mark.parametrize("name", ["res18", "mv2"])
+def test_same_gradient(name: str) -> None:
+    """What an attack uses: the sign of the input gradient, but for values that rounding decides."""
+    model, x, y = settled(name).eval(), batch(4), torch.tensor([0, 1, 2, 0])
+    expected = input_gradient(model, x, y, cross_entropy)
+    found = input_gradient(inference_copy(model, x), x, y, cross_entropy)
+    assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+def test_frozen_and_apart() -> None:
+    """The copy shares no tensor with the network, asks for no gradient, and making it changes nothing."""
+    model = unsettle(network("small"))
+    before = Snapshot.of(model)
+    copy = inference_copy(model, batch())
+    before.assert_same(model)
+    assert not any(module.training for module in copy.modules())
+    assert not any(parameter.requires_grad for parameter in copy.parameters())
+    shared = {tensor.data_ptr() for tensor in model.state_dict().values()}
+    assert not shared & {tensor.data_ptr() for tensor in copy.state_dict().values() if tensor.numel()}
+
+
+@pytest.mark.parametrize("change", ["step", "statistics", "load"])
+def test_follows_the_weights(change: str) -> None:
+    """Fails when a training step would be attacked on the weights of an earlier one."""
+    model = settled("mv2")
+    inference_copy(model, batch())
+    if change == "step":
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        cross_entropy(model.eval()(batch()), torch.tensor([0, 1])).sum().backward()
+        optimizer.step()
+    elif change == "statistics":
+        with torch.no_grad():
+            model.train()(batch())
+    else:
+        torch.manual_seed(1)
+        model.load_state_dict(build_model("mv2", 3).state_dict())
+    expected, found = logits_of(model, batch()), inference_copy(model, batch())(batch())
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_made_once() -> None:
+    model = settled("mv2")
+    assert inference_copy(model, batch()) is inference_copy(model, batch())
+
+
+def test_released_with_the_network() -> None:
+    """Fails when the copies' table keeps networks in memory."""
+    model = settled("mv2")
+    copy = weakref.ref(inference_copy(model, batch()))
+    del model
+    gc.collect()
+    assert copy() is None
+
+
+class Misleading(nn.Module):
+    """Its batch norm is registered behind a convolution that does not feed it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        self.norm = nn.BatchNorm2d(3)
+        self.norm.running_mean.fill_(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(torch.relu(self.norm(x))).mean(dim=(2, 3))
+
+
+class Rectified(nn.Module):
+    """A ReLU stands between its convolution and its batch norm, which as in any new network does nothing yet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(torch.relu(self.conv(x))).mean(dim=(2, 3))
+
+
+@pytest.mark.parametrize("kind", [Misleading, Rectified])
+def test_a_network_that_cannot_be_folded(kind: type[nn.Module]) -> None:
+    """Fails also when the two are only compared while the network is new, and agree by chance."""
+    model = kind()
+    inference_copy(model, batch())
+    model.train()(batch())
+    found = inference_copy(model, batch())(batch())
+    torch.testing.assert_close(found, logits_of(model, batch()), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["pgdat", "trades", "mart", "hat"])
+def test_methods_attack_the_copy(name: str) -> None:
+    """The attack's passes run on the copy, the update's on the network."""
+    model, x = network("small"), batch(4)
+    attacked = record_calls(inference_copy(model, x))
+    passes = record_calls(model)
+    settings = methods.MethodSettings(cross_entropy, training_budget(8), 6.0, 1.0, 3.5, network("small"))
+    methods.METHODS[name](settings)(model, x, torch.tensor([0, 1, 2, 0]), rng=streams(4))
+    assert len(attacked) == {"pgdat": 10, "trades": 11, "mart": 10, "hat": 11}[name]
+    assert len(passes) == {"pgdat": 1, "trades": 2, "mart": 2, "hat": 3}[name]
+
+
+@pytest.mark.parametrize("transfer", [False, True])
+def test_evaluation_attacks_the_copy_and_scores_the_network(transfer: bool) -> None:
+    """Fails when what counts as fooled is the copy's opinion."""
+    model, source = network("small"), network("small")
+    x = image_data(4).images
+    attacked = record_calls(inference_copy(source if transfer else model, to_pixels(torch.from_numpy(x))))
+    passes = record_calls(model)
+    attack = SINGLE_LABEL.attacks["pgd"]
+    evaluate(
+        model,
+        EvaluationLoader(image_data(4), 4, torch.device("cpu")),
+        SINGLE_LABEL,
+        ATTACKS["pgd"].build(pgd_budget(8), attack),
+        source=source if transfer else None,
+    )
+    assert (len(attacked), len(passes)) == (20, 1)
+
+
+# --- compiled --------------------------------------------------------------------------------------------------------
+
+
+def test_compiled_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same function and gradient; fails when smaller batches are compiled anew, larger ones are not (a run that
+    goes on may meet a short one first), or new weights are not followed."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # needs no compiler
+    model, x, y = settled("mv2").eval(), batch(4), torch.tensor([0, 1, 2, 0])
+    compile_copies(model)
+    for _ in range(2):
+        copy = inference_copy(model, x)
+        assert isinstance(copy, Compiled)
+        for count in (4, 3):
+            expected = input_gradient(copy.network, x[:count], y[:count], cross_entropy)
+            found = input_gradient(copy, x[:count], y[:count], cross_entropy)
+            torch.testing.assert_close(found, expected)
+        with torch.no_grad():
+            next(model.parameters()).mul_(1.5)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2  # with a gradient; without, in the first check
+    inference_copy(model, x)(batch(5))
+    assert inference_copy(model, x)._shape == batch(5).shape
+
+
+def test_where_compiling_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """Fails when a machine without a compiler cannot run, or is not told why it is slow."""
+
+    def broken(network: nn.Module, **_: object) -> object:
+        def fail(x: Tensor) -> Tensor:
+            raise RuntimeError("no C++ compiler found\nand more")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", broken)
+    model, x = settled("mv2"), batch()
+    compile_copies(model)
+    found = inference_copy(model, x)(x)
+    assert (found - logits_of(model, x)).abs().max() <= 1e-5 * found.abs().max()
+    said = "--compile: torch.compile does not work here (no C++ compiler found); going on without it"
+    assert capsys.readouterr().err.splitlines() == [said]
+
+
+# --- the largest batch -----------------------------------------------------------------------------------------------
+
+
+def test_a_cpu_keeps_its_batch() -> None:
+    assert fitting_batch(network("small"), batch(3), 100) == 3
+
+
+@pytest.mark.gpu
+def test_the_batch_that_fits_a_gpu() -> None:
+    """Fails when the batch that is called fitting does not fit, is smaller than asked for, or larger than the list."""
+    device = torch.device("cuda")
+    model = settled("mv2").to(device).eval()
+    x = batch(4).to(device)
+    assert fitting_batch(model, x, 5) == 5
+    count = fitting_batch(model, x, 4096)
+    assert 4 < count <= 4096
+    many, y = x[:1].expand(count, -1, -1, -1), torch.zeros(count, dtype=torch.int64, device=device)
+    input_gradient(inference_copy(model, x), many, y, cross_entropy)

@@ -1,0 +1,322 @@
+"""Training and testing as real processes: files, records, lines, and running again."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from advmia.checkpoints.weights import load_weights
+from advmia.commands import testing
+from advmia.data.phantoms import make_phantoms
+from advmia.data.specs import DATASETS
+from advmia.models import build_model
+from tests.support.running import run_main, run_process, run_well
+
+NATURAL = "MobileNetV2_melBin_nat_class2_maxLR0.01_weightDecay0.001"
+ROBUST = "MobileNetV2_melBin_pgdat_beta0_class2_ADV8-255_10_2-255_maxLR0.01_weightDecay0.001"
+COLUMNS = (
+    "dataset,target_model,target_weight,source_model,source_weight,"
+    "attack,eps,steps,step_size,n,accuracy,recall,precision,f1,"
+    "balanced_accuracy,auroc,sensitivity,specificity,attack_success_rate,seconds,mean_l2,mean_linf,mean_queries"
+)
+
+
+Command = Callable[..., str]  # runs a script as a process, which must succeed; returns what it printed
+
+
+@pytest.fixture(scope="module")
+def train(warm_interpreter: Path) -> Command:
+    def run(folder: Path, method: str, *more: object, python: Path | str = warm_interpreter) -> str:
+        base = ["trainCls.py", "--dataset", "melBin", "--wd", "1e-3", "--lr", "0.01", "--method", method]
+        size = ["--model", "mv2", "--eps", 8, "--epoch", 1, "--bs", 8, "--gpu", "cpu", "--imgSize", 16]
+        return run_well(*base, *size, *more, cwd=folder, python=python)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def attack(warm_interpreter: Path) -> Command:
+    def run(folder: Path, target: str, *more: object) -> str:
+        base = ["testCls.py", "--dataset", "melBin", "--targetModel", "mv2", "--targetWeight", f"clsCkpt/{target}"]
+        size = ["--bs", 16, "--gpu", "cpu", "--imgSize", 16]
+        return run_well(*base, *size, *more, cwd=folder, python=warm_interpreter)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, train: Command) -> Path:
+    """A working folder as the documented commands see it: phantoms in ./data, and two trained networks."""
+    folder = tmp_path_factory.mktemp("place")
+    make_phantoms(folder / "data", ["mel2017"], count=24, size=32)
+    for method in ("nat", "pgdat"):
+        train(folder, method)
+    return folder
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_training_writes_weights_and_record(place: Path) -> None:
+    """The reference's file names; a bare state_dict; a record that says how it came about."""
+    assert sorted(path.name for path in (place / "clsCkpt").iterdir()) == sorted(
+        name + end for name in (NATURAL, ROBUST) for end in ("", ".json", ".png")
+    )
+    build_model("mv2", 2).load_state_dict(torch.load(place / "clsCkpt" / ROBUST, weights_only=True), strict=True)
+    record = json.loads((place / "clsCkpt" / f"{ROBUST}.json").read_text())
+    assert record["finished"] and record["best_epoch"] == 1 and len(record["epochs"]) == 1
+    assert record["selection"] == {"score": "accuracy under PGD-20", "chosen_on": "test list"}
+    assert {"accuracy", "recall", "precision", "f1", "auroc"} <= record["epochs"][0]["robust"].keys()
+    settings = record["settings"]
+    wanted = {"dataset": "melBin", "model": "mv2", "method": "pgdat", "eps": 8.0, "steps": 10, "step_size": 2.0}
+    assert settings | wanted | {"seed": 0, "size": 16, "batch_size": 8} == settings
+    assert settings["train_data"]["content"] == "phantom" and len(settings["train_data"]["sha256"]) == 64
+    assert record["versions"].keys() >= {"advmia", "python", "torch", "torchvision", "numpy", "pillow"}
+
+
+def test_same_seed_same_weights(place: Path, train: Command, tmp_path: Path) -> None:
+    """A second training with the same arguments gives the same weights, bit for bit; another seed does not.
+
+    The files are equal, too: hat's helper and a result's target are known by their file's digest.
+    """
+    data = ["--dataRoot", place / "data"]
+    train(tmp_path, "pgdat", *data, python=sys.executable)  # shares nothing that the other's server chose at its start
+    train(tmp_path, "pgdat", *data, "--seed", 1, "--saveDir", tmp_path / "other")
+    (first, _), (again, _) = load_weights(place / "clsCkpt" / ROBUST), load_weights(tmp_path / "clsCkpt" / ROBUST)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert (place / "clsCkpt" / ROBUST).read_bytes() == (tmp_path / "clsCkpt" / ROBUST).read_bytes()
+    other, _ = load_weights(tmp_path / "other" / ROBUST)
+    assert not torch.equal(first["conv1.weight"], other["conv1.weight"])
+
+
+def test_training_again(place: Path, train: Command, tmp_path: Path) -> None:
+    """A finished training is not repeated; one with other settings moves the old files aside and loses nothing."""
+    data = ["--dataRoot", place / "data"]
+    train(tmp_path, "nat", *data)
+    weights = tmp_path / "clsCkpt" / NATURAL
+    before = weights.read_bytes(), weights.stat().st_mtime_ns
+    assert "trained already" in train(tmp_path, "nat", *data)
+    assert (weights.read_bytes(), weights.stat().st_mtime_ns) == before
+    train(tmp_path, "nat", *data, "--valFraction", 0.25)
+    assert weights.with_name(f"{NATURAL}.earlier-1").read_bytes() == before[0]
+    assert weights.with_name(f"{NATURAL}.png.earlier-1").exists() and weights.with_name(f"{NATURAL}.png").exists()
+    record = json.loads(weights.with_name(f"{NATURAL}.json").read_text())
+    assert record["selection"] == {"score": "accuracy", "chosen_on": "held-out 0.25 of the training list"}
+
+
+def test_where(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """Fails when `where` names other files than those that training and testing write, or refuses what they take."""
+    lines = [
+        "trainCls.py --dataset melBin --method nat --model mv2",
+        "trainCls.py --dataset melBIN --method PGDAT --model mv2 --saveDir 'two words'",
+        f"testCls.py --dataset melBin --targetModel mv2 --targetWeight a/{ROBUST} --surrogateWeight b/{NATURAL}",
+        "trainSeg.py --dataset mel --method pgdat --model unet",
+        "testChex.py --targetModel mv2 --targetWeight a/b --resultDir c",
+    ]
+    expected = [
+        f"clsCkpt/{NATURAL}",
+        f"two words/{ROBUST}",
+        f"results/melBin__{ROBUST}__from__{NATURAL}.json",
+        "segckpt/UNet_mel_PGDAT_CrossEntropyLoss_Adam_eps8-255_step10_stepSize2-255",
+        "c/xray_multilabel__b.json",
+    ]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
+    assert run_main(monkeypatch, ["advmia", "where"]) == 0
+    assert capsys.readouterr().out.splitlines() == expected
+    more = f"trainCls.py --dataset melMulti --method nat --model mv2 --dataRoot {place}/data"  # classes are counted
+    for line, says in (
+        ("make coffee", "expected a command of trainCls.py, trainChex.py, "),
+        ("", "expected a command of trainCls.py, "),
+        ("trainCls.py --dataset melMulti --method nat --model mv2", "no list at data/mel2017/train.csv"),
+        ("testCls.py --dataset melBin", "testCls.py: error: the following arguments are required: --targetModel"),
+        (more, ""),
+    ):
+        monkeypatch.setattr("sys.stdin", io.StringIO(line + "\n"))
+        assert run_main(monkeypatch, ["advmia", "where"]) == (2 if says else 0)
+        said = capsys.readouterr()
+        assert says in said.err and said.err.count("\n") == bool(says)
+        assert bool(said.out) != bool(says)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_best_epoch_is_kept(place: Path, train: Command, tmp_path: Path) -> None:
+    train(tmp_path, "nat", "--dataRoot", place / "data", "--epoch", 3)
+    record = json.loads((tmp_path / "clsCkpt" / f"{NATURAL}.json").read_text())
+    scores = [epoch["clean"]["accuracy"] for epoch in record["epochs"]]
+    assert record["best_epoch"] == 1 + scores.index(max(scores))
+
+
+def test_white_box_results(place: Path, attack: Command) -> None:
+    """Columns, rows, lines and per-image outcomes; a phantom is called a phantom."""
+    printed = attack(place, ROBUST)
+    rows = read_csv(place / "results" / f"melBin__{ROBUST}.csv")
+    assert ",".join(rows[0]) == COLUMNS
+    settings = [(row["attack"], row["eps"], row["steps"], row["step_size"]) for row in rows]
+    fgsm = [("fgsm", eps, "1", eps) for eps in "1248"]
+    pgd = [("pgd", eps, "20", step) for eps, step in zip("1248", ("0.5", "0.5", "1", "2"), strict=True)]
+    cw = [("cw", eps, "30", step) for eps, step in zip("1248", ("0.3825", "0.3825", "0.765", "0.765"), strict=True)]
+    assert settings == [("none", "0", "0", "0"), *fgsm, *pgd, *cw]
+    assert {row["dataset"] for row in rows} == {"melBin[phantom]"}
+    assert "melBin[phantom]" in printed
+    number = r"\d\.\d{4}"
+    assert re.search(rf"^nat acc: {number} recall:{number} prec:{number} f1:{number}$", printed, re.M)
+    attacked = (
+        rf"^\teps:(\d)-255 step:20 stepSize:(\w+)-255 acc: {number} recall: {number} prec: {number} f1: {number} "
+    )
+    found = re.findall(attacked + r"totalTIme:[\d.]+s$", printed, re.M)
+    assert found == [("1", "05"), ("2", "05"), ("4", "1"), ("8", "2")]
+
+    record = json.loads((place / "results" / f"melBin__{ROBUST}.json").read_text())
+    samples = record["samples"]
+    assert samples["index"] == [0, 1, 2, 3, 4, 5]
+    listed = [line.split(",") for line in (place / "data/mel2017/testbin.csv").read_text().split()]
+    assert [samples["file"], samples["label"]] == [[row[0] for row in listed], [int(row[1]) for row in listed]]
+    for row, line in zip(record["rows"], rows, strict=True):
+        hits = sum(p == y for p, y in zip(row["outcomes"], samples["label"], strict=True))
+        assert float(line["accuracy"]) == pytest.approx(hits / 6, abs=1e-6)
+    assert record["target_training"]["method"] == "pgdat"
+
+
+def test_transfer_results(place: Path, attack: Command, tmp_path: Path) -> None:
+    """Attacks made on the surrogate, scored on the target, in a file that names both."""
+    surrogate = ["--surrogatePath", f"clsCkpt/{NATURAL}"]
+    printed = attack(place, ROBUST, *surrogate, "--attacks", "pgd", "--epsilons", 8, "--resultDir", tmp_path)
+    rows = read_csv(tmp_path / f"melBin__{ROBUST}__from__{NATURAL}.csv")
+    assert [(row["attack"], row["eps"]) for row in rows] == [("none", "0"), ("pgd", "8")]
+    assert rows[1]["source_weight"] == f"clsCkpt/{NATURAL}" and rows[1]["target_weight"] == f"clsCkpt/{ROBUST}"
+    assert "pgd" in printed
+
+
+def test_results_are_taken_up_and_never_mixed(place: Path, attack: Command, tmp_path: Path) -> None:
+    """Running again computes only what is missing; results of other settings are set aside."""
+    base = ["--resultDir", tmp_path, "--attacks", "fgsm"]
+    attack(place, NATURAL, *base, "--epsilons", 1)
+    path = tmp_path / f"melBin__{NATURAL}.csv"
+    first = read_csv(path)
+    attack(place, NATURAL, *base, "--epsilons", 1, 2)
+    second = read_csv(path)
+    assert second[:2] == first and [row["eps"] for row in second] == ["0", "1", "2"]  # the seconds are the first run's
+    attack(place, NATURAL, *base, "--epsilons", 1, "--limit", 4)
+    assert {row["n"] for row in read_csv(path)} == {"4"}
+    assert read_csv(tmp_path / f"melBin__{NATURAL}.csv.earlier-1") == second
+
+
+def test_weights_that_are_replaced_meanwhile(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails when rows of one network are recorded as another's, whose training has just saved a better epoch."""
+    weight, load = tmp_path / NATURAL, testing.load_images
+    shutil.copy(place / "clsCkpt" / NATURAL, weight)
+    expected = sha256(weight.read_bytes()).hexdigest()
+
+    def replace_and_load(*args: Any) -> Any:
+        shutil.copy(place / "clsCkpt" / ROBUST, weight)
+        return load(*args)
+
+    monkeypatch.setattr(testing, "load_images", replace_and_load)
+    monkeypatch.chdir(place)
+    words = ["testCls.py", "--dataset", "melBin", "--targetModel", "mv2", "--targetWeight", weight]
+    few = ["--gpu", "cpu", "--imgSize", 16, "--limit", 4, "--attacks", "fgsm", "--epsilons", 8]
+    assert run_main(monkeypatch, [*words, *few, "--resultDir", tmp_path]) == 0
+    (record,) = tmp_path.glob("*.json")
+    assert json.loads(record.read_text())["run"]["target_sha256"] == expected
+
+
+def test_outcomes_do_not_depend_on_the_batch_size(place: Path, attack: Command, tmp_path: Path) -> None:
+    """Promise 2, through the whole program."""
+    outcomes = []
+    for size in (1, 4, 64):
+        out = ["--resultDir", tmp_path / str(size)]
+        attack(place, ROBUST, "--bs", size, *out, "--attacks", "pgd", "--epsilons", 8)
+        record = json.loads((tmp_path / str(size) / f"melBin__{ROBUST}.json").read_text())
+        outcomes.append([row["outcomes"] for row in record["rows"]])
+    assert outcomes[0] == outcomes[1] == outcomes[2]
+
+
+def test_helper_of_hat(place: Path, train: Command, tmp_path: Path) -> None:
+    """hat trains with its helper; a helper that does not fit is refused before any work."""
+    more = ["--dataRoot", place / "data", "--helperModel", "mv2", "--helperWeight", place / "clsCkpt" / NATURAL]
+    train(tmp_path, "hat", *more)
+    name = "MobileNetV2_melBin_hat_beta6_class2_ADV8-255_10_2-255_maxLR0.01_weightDecay0.001"
+    assert (tmp_path / "clsCkpt" / name).exists()
+
+
+def test_bad_input_as_a_process(place: Path) -> None:
+    """One line on standard error, nothing on standard output, status 2."""
+    done = run_process(
+        "trainCls.py", "--dataset", "xrayBin", "--method", "nat", "--model", "mv2", "--gpu", "cpu", cwd=place
+    )
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith("trainCls.py: error: no list at data/xray/trainbin.csv")
+
+
+def test_an_unreadable_image_is_named_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    make_phantoms(tmp_path / "data", ["mel2017"], count=24, size=32)
+    listed = (tmp_path / "data/mel2017/trainbin.csv").read_text().split()[2].split(",")[0]
+    image = tmp_path / "data/mel2017/img" / listed
+    image.write_bytes(image.read_bytes()[:200])
+    monkeypatch.chdir(tmp_path)
+    words = ["trainCls.py", "--dataset", "melBin", "--method", "nat", "--model", "mv2", "--gpu", "cpu", "--epoch", 1]
+    assert run_main(monkeypatch, words) == 2
+    said = capsys.readouterr().err
+    assert f"trainbin.csv row 3: cannot read data/mel2017/img/{listed}" in said and said.count("\n") == 1
+    assert not (tmp_path / "clsCkpt").exists()
+
+
+def test_odd_masks_are_handled_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """A mask of another size than its image is resized with it; an empty one trains and is scored; both are counted."""
+    make_phantoms(tmp_path / "data", ["mel2017"], count=24, size=32)
+    folder = tmp_path / "data" / "mel2017"
+    train_list, test_list = ((folder / f"{name}Seg.csv").read_text().splitlines() for name in ("train", "test"))
+    masks = [folder / DATASETS["mel"].mask_folder / line.split(",")[1] for line in (*train_list, *test_list)]
+    with Image.open(masks[0]) as whole:
+        resized = whole.resize((20, 48))
+    resized.save(masks[0])
+    Image.new("L", (32, 32)).save(masks[len(train_list)])
+    monkeypatch.chdir(tmp_path)
+    words = ["trainSeg.py", "--dataset", "mel", "--method", "nat", "--model", "unet", "--epoch", 1, "--bs", 4]
+    assert run_main(monkeypatch, [*words, "--gpu", "cpu", "--imgSize", 32]) == 0
+    said = capsys.readouterr()
+    assert "trainSeg.csv: 1 masks have another size than their image" in said.err
+    assert "testSeg.csv: 1 masks are all background" in said.err
+    assert "dice" in said.out and "nan" not in said.out
+
+    for mask in masks[len(train_list) :]:
+        Image.new("L", (32, 32)).save(mask)
+    assert run_main(monkeypatch, [*words, "--gpu", "cpu", "--imgSize", 32, "--saveDir", "other"]) == 2
+    assert "testSeg.csv: all 6 masks are empty" in capsys.readouterr().err
+    assert not Path("other").exists()
+
+
+def test_tables(place: Path, attack: Command, tmp_path: Path) -> None:
+    """Every number of the table is in the CSV it came from; the curves are pictures that say phantom."""
+    for target in (NATURAL, ROBUST):
+        attack(place, target, "--attacks", "fgsm", "--resultDir", tmp_path)
+    printed = run_well("advmia", "tables", tmp_path, "--out", tmp_path / "out", cwd=place)
+    assert printed == (tmp_path / "out" / "tables.md").read_text()
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines() if line.startswith("|")]
+    header, rows = lines[0], {line[0]: line for line in lines[2:4]}
+    assert header == ["method", "images", "clean", "fgsm 1", "fgsm 2", "fgsm 4", "fgsm 8"]
+    for method, target in (("nat", NATURAL), ("pgdat 8", ROBUST)):
+        expected = [f"{100 * float(row['accuracy']):.1f}" for row in read_csv(tmp_path / f"melBin__{target}.csv")]
+        assert [cell.strip("*").split(" ")[0] for cell in rows[method]] == [method.split(" ")[0], "6", *expected]
+    assert re.search(r"^\| pgdat 8 +\| 1 +\| \d+\.\d +\|$", printed, re.M), "seconds of the one epoch"
+    assert (tmp_path / "out" / "melBin[phantom]__mv2.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "out" / "melBin[phantom]__mv2.pdf").read_bytes().startswith(b"%PDF")

@@ -1,0 +1,353 @@
+"""One pass over a list: who makes the examples, who is scored, what is timed, and what is left as it was."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from advmia.attacks import ATTACKS
+from advmia.attacks.gradient import fgsm, pgd
+from advmia.budgets import Budget, fgsm_budget
+from advmia.data.loading import Batch, EvaluationLoader
+from advmia.errors import UserError
+from advmia.evaluation import loop
+from advmia.evaluation.loop import evaluate, evaluate_each
+from advmia.losses import cross_entropy
+from advmia.runtime.rng import SampleRng
+from advmia.tasks import SINGLE_LABEL
+from tests.support.networks import (
+    CPU,
+    LinearNet,
+    Snapshot,
+    Wrapped,
+    image_data,
+    network,
+    pixels,
+    record_calls,
+    trained,
+    unsettle,
+)
+
+
+@pytest.fixture(autouse=True)
+def attacks_run_on_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests follow single passes; that attacks run on a faithful copy instead is tested in test_inference, and
+    that batches are run in blocks of equal size in test_equal_outcomes."""
+    monkeypatch.setattr("advmia.evaluation.loop.inference_copy", lambda model, x: model)
+    monkeypatch.setattr("advmia.evaluation.loop.Blocks", lambda model, *_: model)
+
+
+IMAGES = 40
+BUDGET = Budget(8 / 255, 3, 2 / 255)
+PGD = pgd(BUDGET, cross_entropy)
+
+
+def loader(batch_size: int = 16, count: int = IMAGES, classes: int = 3) -> EvaluationLoader:
+    return EvaluationLoader(image_data(count, classes=classes), batch_size, CPU)
+
+
+class Keeping:
+    """An attack that remembers on what it was made."""
+
+    def __init__(self, shift: float = 0.0) -> None:
+        self.models: list[nn.Module] = []
+        self.x: list[Tensor] = []
+        self.y: list[Tensor] = []
+        self.noise: list[Tensor] = []
+        self.shift = shift
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
+        self.models.append(model)
+        self.x.append(x)
+        self.y.append(y)
+        self.noise.append(rng.uniform(x))
+        return x + self.shift
+
+
+# --- who is attacked, who is scored ----------------------------------------------------------------------------------
+
+
+def test_clean_pass() -> None:
+    """Fails when images and labels lose their order, or the last short batch is dropped."""
+    model, data = trained(), loader()
+    x, y = pixels(IMAGES)
+    found = evaluate(model, data, SINGLE_LABEL)
+    with torch.no_grad():
+        predicted = model(x).argmax(dim=1)
+    assert torch.equal(found.outcomes, predicted)
+    assert found.scores["accuracy"] == pytest.approx(float((predicted == y).double().mean()))
+    assert len(found) == IMAGES
+    assert {*found.scores, "attack_success_rate"} == set(SINGLE_LABEL.score_names)
+    assert found.seconds >= 0
+
+
+def test_white_box_by_default() -> None:
+    """Fails when the target itself is not what examples are made on, or the clean images are scored."""
+    model, (x, y) = trained(), pixels(IMAGES)
+    attack = Keeping(shift=-0.1)
+    found = evaluate(model, loader(), SINGLE_LABEL, attack)
+    assert all(attacked is model for attacked in attack.models)
+    assert torch.equal(torch.cat(attack.x), x) and torch.equal(torch.cat(attack.y), y)
+    with torch.no_grad():
+        assert torch.equal(found.outcomes, model(x - 0.1).argmax(dim=1))
+    assert found.scores != evaluate(model, loader(), SINGLE_LABEL).scores
+
+
+def test_examples_are_made_on_the_source_and_scored_on_the_target() -> None:
+    """Fails when the two change places, or the source is forgotten: to the logits of each image."""
+    target, source = trained(seed=0), trained(seed=1)
+    x, y = pixels(IMAGES)
+    attack = fgsm(Budget(8 / 255, 1, 8 / 255), cross_entropy)
+    task = replace(SINGLE_LABEL, outcome=lambda logits, y: logits)
+
+    def by_hand(scored: nn.Module, attacked: nn.Module) -> Tensor:
+        x_adv = attack(attacked, x, y, rng=SampleRng.of(samples=range(IMAGES)))
+        with torch.no_grad():
+            return scored(x_adv)
+
+    found = evaluate(target, loader(), task, attack, source=source).outcomes
+    torch.testing.assert_close(found, by_hand(target, source), rtol=1e-4, atol=1e-4)
+    for scored, attacked in ((target, target), (source, source), (source, target)):
+        assert (found - by_hand(scored, attacked)).abs().max() > 0.1
+
+
+def test_an_opposite_source() -> None:
+    """What misleads a linear network makes its negative the surer: transfer and white-box differ by everything."""
+    target, source = LinearNet(2, 16), LinearNet(2, 16)
+    with torch.no_grad():
+        target.weight.mul_(0.01)
+        source.weight.mul_(-0.01)
+    attack = fgsm(Budget(0.2, 1, 0.2), cross_entropy)
+    accuracies = [
+        evaluate(target, loader(classes=2), SINGLE_LABEL, attack, source=model).scores["accuracy"]
+        for model in (None, source)
+    ]
+    assert accuracies == [0.0, 1.0]
+
+
+def test_target_and_source_get_what_is_theirs() -> None:
+    """Fails when the target is queried by the attack, or the source scored: counts of forward passes."""
+    target, source = trained(seed=0), trained(seed=1)
+    target_calls, source_calls = record_calls(target), record_calls(source)
+    evaluate(target, loader(), SINGLE_LABEL, PGD, source=source)
+    assert len(target_calls) == 3
+    assert len(source_calls) == 3 * BUDGET.steps
+
+
+# --- numbers that hold -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+@pytest.mark.parametrize("attacked", [False, True], ids=["clean", "pgd"])
+@pytest.mark.parametrize("transfer", [False, True], ids=["white-box", "transfer"])
+def test_scores_do_not_depend_on_the_batch_size(batch_size: int, attacked: bool, transfer: bool) -> None:
+    """Fails when scores of batches are averaged, or randomness is the batch's."""
+    model, source = trained(), trained(seed=1) if transfer else None
+    attack = PGD if attacked else None
+    settings = {"source": source, "scope": (0, "pgd", 8.0)}
+    expected = evaluate(model, loader(16), SINGLE_LABEL, attack, **settings)
+    found = evaluate(model, loader(batch_size), SINGLE_LABEL, attack, **settings)
+    assert found.scores == expected.scores
+    assert torch.equal(found.outcomes, expected.outcomes)
+    assert 0 < expected.scores["accuracy"] < 1
+
+
+def test_noise_is_the_lists_rows_not_the_loaders_places() -> None:
+    """Fails when a part of the list is attacked with other noise than the same images in the whole list."""
+    data = image_data(12)
+    whole, part = Keeping(), Keeping()
+    evaluate(trained(), EvaluationLoader(data, 5, CPU), SINGLE_LABEL, whole, scope=(0,))
+    some = replace(data, rows=np.array([3, 7, 8]))
+    found = evaluate(trained(), EvaluationLoader(some, 2, CPU), SINGLE_LABEL, part, scope=(0,))
+    assert torch.equal(torch.cat(part.noise), torch.cat(whole.noise)[[3, 7, 8]])
+    assert len(found) == 3
+
+
+def test_scope_names_the_noise() -> None:
+    """Fails when all attacks of a run start at the same points, or a repeated run at others."""
+
+    def noise(*scope: object) -> Tensor:
+        attack = Keeping()
+        evaluate(trained(), loader(count=6), SINGLE_LABEL, attack, scope=scope)
+        return torch.cat(attack.noise)
+
+    expected = noise(0, "pgd", 8.0)
+    assert torch.equal(noise(0, "pgd", 8.0), expected)
+    for other in ((1, "pgd", 8.0), (0, "cw", 8.0), (0, "pgd", 4.0)):
+        assert not torch.equal(noise(*other), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_outputs(dtype: torch.dtype) -> None:
+    """Fails when meters or outcomes meet half precision."""
+    model = trained()
+    half = Wrapped(model, lambda logits: logits.to(dtype))
+    expected = evaluate(model, loader(), SINGLE_LABEL).outcomes
+    found = evaluate(half, loader(), SINGLE_LABEL).outcomes
+    assert (found != expected).sum() <= 2
+
+
+# --- nothing is left behind ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("attacked", [False, True], ids=["clean", "pgd"])
+def test_networks_are_as_before(attacked: bool) -> None:
+    """Fails when validation leaves the network in eval mode, moves its batch statistics, or gathers gradients."""
+    model, source = unsettle(network("small")), unsettle(network("small-normalized"))
+    before = Snapshot.of(model), Snapshot.of(source)
+    evaluate(model, loader(), SINGLE_LABEL, PGD if attacked else None, source=source)
+    evaluate(model, loader(), SINGLE_LABEL, PGD if attacked else None)
+    before[0].assert_same(model)
+    before[1].assert_same(source)
+
+
+def test_networks_are_as_before_when_the_pass_fails() -> None:
+    """Fails without try/finally around the scoring."""
+
+    def fail(logits: Tensor) -> Tensor:
+        raise RuntimeError("out of memory")
+
+    model = unsettle(Wrapped(network("small"), fail))
+    before = Snapshot.of(model)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        evaluate(model, loader(), SINGLE_LABEL)
+    before.assert_same(model)
+
+
+def test_network_in_training_is_scored_in_eval_mode() -> None:
+    """Fails when validation scores with dropout and the batch's own statistics."""
+    model = trained()
+    expected = evaluate(model, loader(), SINGLE_LABEL).outcomes
+    calls = record_calls(model.train())
+    model.dropout.p = 0.9
+    found = evaluate(model, loader(), SINGLE_LABEL)
+    assert torch.equal(found.outcomes, expected)
+    assert all(call.training == frozenset() for call in calls)
+
+
+def test_outcomes_carry_no_graph() -> None:
+    """Fails when scoring keeps the graph of every batch in memory."""
+    found = evaluate(trained(), loader(), replace(SINGLE_LABEL, outcome=lambda logits, y: logits))
+    assert not found.outcomes.requires_grad
+    assert found.outcomes.shape == (IMAGES, 3)
+
+
+# --- time ------------------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """A clock that goes on only when it is told to."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def pass_(self, seconds: float) -> None:
+        self.seconds += seconds
+
+
+@pytest.mark.parametrize(("attacked", "expected"), [(False, 3 * 1.0), (True, 3 * 100.0)], ids=["clean", "attack"])
+def test_time_is_the_attacks_alone(attacked: bool, expected: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails when loading or scoring counts as the attack's time; a clean pass's time is the network's."""
+    clock = Clock()
+    monkeypatch.setattr(loop, "_now", lambda device: clock.seconds)
+
+    def score(logits: Tensor) -> Tensor:
+        clock.pass_(1.0)
+        return logits
+
+    def attack(model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
+        clock.pass_(100.0)
+        return x
+
+    class SlowLoader(EvaluationLoader):
+        def waves(self, *how: int, skip: int = 0) -> Iterator[Batch]:
+            for batch in super().waves(*how, skip=skip):
+                clock.pass_(10_000.0)
+                yield batch
+
+    model = Wrapped(trained(), score)
+    found = evaluate(model, SlowLoader(loader().data, 16, CPU), SINGLE_LABEL, attack if attacked else None)
+    assert found.seconds == pytest.approx(expected)
+
+
+# --- several batches, several attacks -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limit", "value"), [("WAVE_BYTES", 2 * 16 * 3 * 16 * 16 * 4 + 1), ("WAVE_BATCHES", 2)], ids=["bytes", "batches"]
+)
+def test_images_that_leave_are_replaced(limit: str, value: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails when an attack that drops images is given a single batch, or more than fits in a wave; others get one."""
+    monkeypatch.setattr(loop, limit, value)  # two batches, or two and a byte
+    sizes: list[int] = []
+
+    class Sizes:
+        early_stopping = True
+
+        def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
+            sizes.append(len(x))
+            return x
+
+    attack = Sizes()
+    evaluate(trained(), loader(16), SINGLE_LABEL, attack)
+    assert sizes == [32, 8]
+    attack.early_stopping = False
+    evaluate(trained(), loader(16), SINGLE_LABEL, attack)
+    assert sizes == [32, 8, 16, 16, 8]
+
+
+def test_attacks_that_take_turns() -> None:
+    """Fails when FGSM takes a gradient for each eps, or when taking turns changes what an attack finds."""
+    budgets, model = [fgsm_budget(eps) for eps in (1, 4, 8)], trained()
+    attacks = ATTACKS["fgsm"].build_each(budgets, cross_entropy)
+    alone = [evaluate(model, loader(16), SINGLE_LABEL, fgsm(budget, cross_entropy)) for budget in budgets]
+    passes = record_calls(model)
+    together = evaluate_each(model, loader(16), SINGLE_LABEL, attacks, scopes=[()] * 3, title="fgsm")
+    assert len(passes) == 3 * (1 + 3)  # for each of the three batches one gradient and three scorings
+    for one, other in zip(alone, together, strict=True):
+        assert one.scores == other.scores
+        assert torch.equal(one.outcomes, other.outcomes) and torch.equal(one.linf, other.linf)
+
+
+# --- broken networks -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf], ids=str)
+@pytest.mark.parametrize("attacked", [False, True], ids=["clean", "fgsm"])
+def test_outputs_that_are_not_finite_are_no_scores(value: float, attacked: bool) -> None:
+    """Fails when NaN logits are scored: argmax calls them class 0, and no attack changes that."""
+    model = trained()
+    with torch.no_grad():
+        model.linear.bias[1] = value
+    before = Snapshot.of(copy.deepcopy(model))
+    attack = fgsm(Budget(8 / 255, 1, 8 / 255), cross_entropy) if attacked else None
+    with pytest.raises(UserError, match=r"fgsm eps 8: .*not all finite") as caught:
+        evaluate(model, loader(), SINGLE_LABEL, attack, title="fgsm eps 8")
+    assert "\n" not in str(caught.value)
+    assert before.modes == Snapshot.of(model).modes
+
+
+# --- on a GPU --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_outcomes_on_a_gpu_do_not_depend_on_the_batch_size(batch_size: int) -> None:
+    """Streams of the device; fails when they are the batch's. Rounding may turn one image in forty."""
+    device = torch.device("cuda:0")
+    model = trained().to(device)
+    data = image_data(IMAGES)
+    found = [
+        evaluate(model, EvaluationLoader(data, size, device), SINGLE_LABEL, PGD, scope=(0,))
+        for size in (16, batch_size)
+    ]
+    assert (found[0].outcomes != found[1].outcomes).sum() <= 1
+    assert found[0].outcomes.device == CPU
+    assert found[0].seconds > 0

@@ -1,0 +1,100 @@
+"""Transfer through the three test scripts: where the surrogate comes from, and that it is the one attacked."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from advmia.data.phantoms import make_phantoms
+from advmia.models import build_model
+from tests.support.running import run_main
+
+pytestmark = pytest.mark.usefixtures("few_steps")
+PGD = ["--attacks", "pgd", "--epsilons", "8"]
+
+
+@dataclass(frozen=True)
+class Script:
+    name: str
+    dataset: str
+    models: tuple[str, str]  # the target's network and another
+    classes: int
+    images: int = 24  # as few as the scores allow
+
+    @property
+    def words(self) -> list[str]:
+        named = [] if self.name == "testChex.py" else ["--dataset", self.dataset]
+        return [self.name, *named, "--gpu", "cpu", "--bs", "8", "--imgSize", "32", "--limit", str(self.images), *PGD]
+
+
+SCRIPTS = [
+    Script("testCls.py", "melBin", ("mv2", "chexnet"), 2),
+    Script("testChex.py", "xray_multilabel", ("mv2", "chexnet"), 14),
+    Script("testSeg.py", "mel", ("segnet", "unet"), 2, images=2),
+]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Phantoms in ./data, and for each script two sets of weights of its first network and one of its other."""
+    folder = tmp_path_factory.mktemp("transfer")
+    make_phantoms(folder / "data", ["mel2017", "xray"], count=24, size=32)
+    for script in SCRIPTS:
+        for name, model in (("one", 0), ("two", 0), ("other", 1)):
+            torch.manual_seed(len(name) + ord(name[0]))
+            network = build_model(script.models[model], script.classes)
+            torch.save(network.state_dict(), folder / f"{script.dataset}-{name}")
+    return folder
+
+
+def attacked(script: Script, place: Path, monkeypatch: pytest.MonkeyPatch, *surrogate: str) -> dict[str, Any] | int:
+    """The record that the script leaves, or its exit status where it refuses."""
+    monkeypatch.chdir(place)
+    out = place / "results" / "-".join([script.dataset, *surrogate])
+    target = ["--targetModel", script.models[0], "--targetWeight", f"{script.dataset}-one"]
+    status = run_main(monkeypatch, [*script.words, *target, *surrogate, "--resultDir", out])
+    if status:
+        assert not out.exists() or not any(out.iterdir())
+        return status
+    (record,) = out.glob("*.json")
+    return json.loads(record.read_text())
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+def test_surrogate_defaults_to_the_target(
+    script: Script, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Weights alone, the network alone, both or neither; fails when one is dropped or takes the other's place."""
+
+    def run(*surrogate: str) -> dict[str, Any]:
+        record = attacked(script, place, monkeypatch, *surrogate)
+        assert isinstance(record, dict)
+        return record
+
+    def source(record: dict[str, Any]) -> tuple[str, str]:
+        return record["source_model"], record["source_weight"]
+
+    first, other = script.models
+    white_box = run()
+    weights_alone = run("--surrogateWeight", f"{script.dataset}-two")
+    both = run("--surrogateModel", other, "--surrogateWeight", f"{script.dataset}-other")
+    model_alone = run("--surrogateModel", first)
+    assert source(white_box) == source(model_alone) == (first, f"{script.dataset}-one")
+    assert source(weights_alone) == (first, f"{script.dataset}-two")
+    assert source(both) == (other, f"{script.dataset}-other")
+    # The target's clean outcomes are the same each time; what each source finds is its own.
+    outcomes = [[row["outcomes"] for row in record["rows"]] for record in (white_box, model_alone, weights_alone, both)]
+    assert outcomes[0] == outcomes[1]
+    assert outcomes[0][0] == outcomes[2][0] == outcomes[3][0]
+    if script.name != "testCls.py":  # logits and overlaps; classes predicted by untrained networks may well agree
+        assert len({str(found[1]) for found in outcomes[1:]}) == 3
+
+    # The other network alone cannot take the target's weights: said in a line.
+    assert attacked(script, place, monkeypatch, "--surrogateModel", other) == 2
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"{script.dataset}-one" in message and other in message

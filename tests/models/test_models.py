@@ -1,0 +1,347 @@
+"""The networks against the reference's names and numbers, and what may go wrong when one is built or recognised."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+import urllib.request
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from advmia.errors import UserError
+from advmia.models import MODELS, Normalize, build_model, count_classes, find_model, identify
+
+CLASSIFIERS = [name for name, spec in MODELS.items() if spec.kind == "classification"]
+SEGMENTERS = [name for name, spec in MODELS.items() if spec.kind == "segmentation"]
+WEIGHTS_FILE = "densenet121-a639ec97.pth"
+
+
+@pytest.fixture(scope="module")
+def reference_shapes(reference_fixtures: Path) -> dict[str, dict[str, list[int]]]:
+    return json.loads((reference_fixtures / "reference_state_dicts.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def reference_logits(reference_fixtures: Path) -> dict[str, dict]:
+    records = json.loads((reference_fixtures / "reference_logits.json").read_text())
+    return {record["model"]: record for record in records}
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """torch's empty cache of downloads; a download fails as it does without a network."""
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(torch.hub, "urlopen", refuse)
+    cache = tmp_path / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    return cache
+
+
+def meta_model(name: str, classes: int = 2) -> nn.Module:
+    """The network without memory or numbers, for tests of names and shapes."""
+    with torch.device("meta"):
+        return build_model(name, classes)
+
+
+def deterministic_weights(model: nn.Module, seed: int) -> dict[str, Tensor]:
+    """The weights that the fixtures' README defines."""
+    rng = np.random.RandomState(seed)
+    weights = {}
+    for name, value in sorted(model.state_dict().items()):
+        shape = tuple(value.shape)
+        if name.endswith("num_batches_tracked"):
+            array = np.zeros(shape)
+        elif name.endswith("running_var"):
+            array = rng.uniform(0.5, 1.5, shape)
+        elif len(shape) > 1:
+            array = rng.standard_normal(shape) * math.sqrt(2 / math.prod(shape[1:]))
+        elif name.endswith("weight"):
+            array = 1 + 0.1 * rng.standard_normal(shape)
+        else:
+            array = 0.1 * rng.standard_normal(shape)
+        weights[name] = torch.from_numpy(np.asarray(array)).to(value.dtype)
+    return weights
+
+
+# --- the reference ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_state_dict_names_and_shapes(name: str, reference_shapes: dict[str, dict[str, list[int]]]) -> None:
+    expected = reference_shapes[name]
+    classes = expected[MODELS[name].head][0]
+    shapes = {entry: list(value.shape) for entry, value in meta_model(name, classes).state_dict().items()}
+    assert shapes == expected
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_logits(name: str, reference_logits: dict[str, dict]) -> None:
+    record = reference_logits[name]
+    model = build_model(name, record["classes"]).eval()
+    model.load_state_dict(deterministic_weights(model, record["seed"]), strict=True)
+    size = record["size"]
+    x = np.random.RandomState(record["seed"] + 1).uniform(0, 1, (2, 3, size, size)).astype(np.float32)
+    with torch.no_grad():
+        logits = model(torch.from_numpy(x)).double()
+    assert list(logits.shape) == record["shape"]
+    scale = record["absmean"]
+    np.testing.assert_allclose(logits.flatten()[:64], record["logits"], rtol=1e-4, atol=1e-4 * scale)
+    assert logits.abs().mean().item() == pytest.approx(scale, rel=1e-4)
+    assert logits.sum().item() == pytest.approx(record["sum"], rel=1e-4, abs=1e-4 * scale)
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "millions"),
+    [("res18", 4, 11.17), ("mv2", 4, 2.29), ("chexnet", 4, 6.96), ("unet", 2, 31.04), ("segnet", 2, 29.44)],
+)
+def test_parameter_count(name: str, classes: int, millions: float) -> None:
+    count = sum(parameter.numel() for parameter in meta_model(name, classes).parameters())
+    assert round(count / 1e6, 2) == millions
+
+
+def test_class_names_of_checkpoint_files() -> None:
+    assert {name: spec.class_name for name, spec in MODELS.items()} == {
+        "res18": "ResNet",
+        "mv2": "MobileNetV2",
+        "chexnet": "DenseNet121",
+        "unet": "UNet",
+        "segnet": "SegNet",
+    }
+    assert all(name == spec.name for name, spec in MODELS.items())
+
+
+# --- normalisation ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_normalised_and_bare_networks_exchange_weights(name: str) -> None:
+    torch.manual_seed(0)
+    bare = build_model(name, 2).eval()
+    normalised = build_model(name, 2, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3)).eval()
+    assert list(normalised.state_dict()) == list(bare.state_dict())
+    assert len(list(normalised.parameters())) == len(list(bare.parameters()))
+
+    normalised.load_state_dict(bare.state_dict(), strict=True)
+    bare.load_state_dict(normalised.state_dict(), strict=True)
+    x = torch.rand(1, 3, 32, 32)
+    mean, std = torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1), torch.tensor([0.2, 0.25, 0.3]).view(3, 1, 1)
+    with torch.no_grad():
+        torch.testing.assert_close(normalised(x), bare((x - mean) / std))
+        assert not torch.allclose(normalised(x), bare(x))
+
+
+def test_normalize_keeps_dtype_and_input() -> None:
+    x = torch.full((2, 3, 2, 2), 0.5, dtype=torch.float64)
+    out = Normalize((0.5, 0.25, 0.0), (0.5, 0.5, 0.25)).double()(x)
+    assert out.dtype == torch.float64
+    assert out[1, :, 0, 0].tolist() == [0.0, 0.5, 2.0]
+    assert (x == 0.5).all()
+
+
+def test_mean_without_std() -> None:
+    with pytest.raises(ValueError, match="together"):
+        build_model("res18", 2, mean=(0.5, 0.5, 0.5))
+
+
+# --- shapes ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4, 14])
+@pytest.mark.parametrize("name", MODELS)
+def test_output_shape(name: str, classes: int) -> None:
+    logits = meta_model(name, classes)(torch.empty(2, 3, 64, 48, device="meta"))
+    expected = (2, classes) if name in CLASSIFIERS else (2, classes, 64, 48)
+    assert logits.shape == expected
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_smallest_input(name: str) -> None:
+    model, size = build_model(name, 2).eval(), MODELS[name].min_size
+    with torch.no_grad():
+        assert model(torch.rand(1, 3, size, size)).isfinite().all()
+        with pytest.raises(RuntimeError):
+            model(torch.rand(1, 3, size - 1, size - 1))
+
+
+@pytest.mark.parametrize("size", [(33, 47), (50, 35), (63, 61)])
+@pytest.mark.parametrize("name", SEGMENTERS)
+def test_segmentation_keeps_odd_sizes(name: str, size: tuple[int, int]) -> None:
+    model = build_model(name, 2).eval()
+    with torch.no_grad():
+        logits = model(torch.rand(1, 3, *size))
+    assert logits.shape == (1, 2, *size)
+    assert logits.isfinite().all()
+
+
+# --- gradients -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_input_gradient_of_a_frozen_network_used_twice(name: str) -> None:
+    model = build_model(name, 2, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)).eval().requires_grad_(False)
+    x = torch.rand(2, 3, 32, 32, requires_grad=True)
+    before = x.detach().clone()
+    (model(x)[:, 0].sum() + model(1 - x)[:, 1].pow(2).sum()).backward()
+    assert x.grad is not None and x.grad.isfinite().all()
+    assert all(gradient.abs().max() > 0 for gradient in x.grad)
+    assert torch.equal(x.detach(), before)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_training_reaches_every_parameter(name: str) -> None:
+    model = build_model(name, 2).train()
+    target = torch.zeros(2, dtype=torch.long) if name in CLASSIFIERS else torch.zeros(2, 32, 32, dtype=torch.long)
+    nn.functional.cross_entropy(model(torch.rand(2, 3, 32, 32)), target).backward()
+    missing = [entry for entry, parameter in model.named_parameters() if parameter.grad is None]
+    assert missing == []
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_cam_layer_is_the_map_that_the_classifier_averages(name: str) -> None:
+    """There d logit_c / d map is the classifier's weight of class c over the map's area, and no value is negative."""
+    model, spec = build_model(name, 3).eval(), MODELS[name]
+    assert spec.cam_layer is not None
+    maps: list[Tensor] = []
+    model.get_submodule(spec.cam_layer).register_forward_hook(lambda module, inputs, output: maps.append(output))
+    logits = model(torch.rand(1, 3, 64, 64))
+    (gradient,) = torch.autograd.grad(logits[0, 1], maps[0])
+    area = maps[0].shape[2] * maps[0].shape[3]
+    weight = model.get_parameter(spec.head)[1]
+    assert area == {"res18": 64, "mv2": 64, "chexnet": 4}[name]
+    assert maps[0].min() >= 0
+    torch.testing.assert_close(gradient, (weight / area).view(1, -1, 1, 1).expand_as(gradient))
+
+
+def test_segmentation_networks_have_no_cam_layer() -> None:
+    assert [MODELS[name].cam_layer for name in SEGMENTERS] == [None, None]
+
+
+# --- initial weights -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_random_weights_need_no_network(name: str, no_network: Path) -> None:
+    build_model(name, 2)
+    assert list(no_network.iterdir()) == []
+
+
+def test_imagenet_weights_from_the_cache(no_network: Path) -> None:
+    """The published file is in torch's old format, names layers `norm.1`, and has no `num_batches_tracked`."""
+    torch.manual_seed(0)
+    other = build_model("chexnet", 2).get_submodule("densenet121.features").state_dict()
+    published = {"classifier.weight": torch.zeros(1000, 1024), "classifier.bias": torch.zeros(1000)}
+    for name, value in other.items():
+        if not name.endswith("num_batches_tracked"):
+            for part in ("norm1", "conv1", "norm2", "conv2"):
+                name = name.replace(f".{part}.", f".{part[:-1]}.{part[-1]}.")
+            published[f"features.{name}"] = value
+    assert "features.denseblock1.denselayer1.norm.1.weight" in published
+    torch.save(published, no_network / WEIGHTS_FILE, _use_new_zipfile_serialization=False)
+
+    model = build_model("chexnet", 2, init="imagenet")
+    loaded = model.get_submodule("densenet121.features").state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in other.items())
+    assert model.get_parameter("densenet121.classifier.0.weight").abs().max() > 0
+
+
+def check_message(error: UserError, cache: Path) -> None:
+    message = str(error)
+    assert "--init random" in message
+    assert str(cache / WEIGHTS_FILE) in message
+    assert "\n" not in message
+
+
+def test_imagenet_weights_without_a_network(no_network: Path) -> None:
+    with pytest.raises(UserError, match="no network") as caught:
+        build_model("chexnet", 2, init="imagenet")
+    check_message(caught.value, no_network)
+
+
+@pytest.mark.parametrize(
+    "failure", [OSError("disk\nfull"), RuntimeError("invalid hash value"), TimeoutError("timed out")]
+)
+def test_imagenet_download_breaks_off(failure: Exception, no_network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
+    with pytest.raises(UserError, match=type(failure).__name__) as caught:
+        build_model("chexnet", 2, init="imagenet")
+    check_message(caught.value, no_network)
+
+
+class Harmful:
+    """Pickled, it would run code on loading."""
+
+    def __reduce__(self) -> tuple:
+        return print, ("executed",)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"not weights", pickle.dumps(Harmful(), protocol=2)], ids=["empty", "text", "code"]
+)
+def test_imagenet_file_in_the_cache_is_broken(
+    content: bytes, no_network: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (no_network / WEIGHTS_FILE).write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        build_model("chexnet", 2, init="imagenet")
+    check_message(caught.value, no_network)
+    assert "executed" not in capsys.readouterr().out
+
+
+def test_imagenet_file_in_the_cache_is_of_another_network(no_network: Path) -> None:
+    torch.save({"features.conv0.weight": torch.zeros(1)}, no_network / WEIGHTS_FILE)
+    with pytest.raises(UserError, match="Missing key") as caught:
+        build_model("chexnet", 2, init="imagenet")
+    check_message(caught.value, no_network)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "chexnet"])
+def test_imagenet_weights_are_chexnets_alone(name: str) -> None:
+    with pytest.raises(UserError, match=f"{name}.*chexnet.*--init random"):
+        build_model(name, 2, init="imagenet")
+
+
+# --- recognising -----------------------------------------------------------------------------------------------------
+
+
+def test_letter_case_never_matters() -> None:
+    assert find_model("chexNet") is MODELS["chexnet"]
+    assert find_model("segNet") is MODELS["segnet"]
+
+
+def test_unknown_model_lists_the_known_ones() -> None:
+    with pytest.raises(UserError, match=r"'resnet50'.*res18, mv2, chexnet, unet, segnet"):
+        build_model("resnet50", 2)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_count_classes_and_identify(name: str) -> None:
+    state_dict = meta_model(name, classes=7).state_dict()
+    assert count_classes(name, state_dict) == 7
+    assert identify(state_dict) == name
+
+
+def test_count_classes_of_another_networks_weights() -> None:
+    with pytest.raises(UserError, match=r"unet.*outc\.conv\.weight.*segnet"):
+        count_classes("unet", meta_model("segnet").state_dict())
+    with pytest.raises(UserError, match="no known model"):
+        count_classes("unet", {"weight": torch.zeros(2)})
+
+
+def test_identify_nothing_known() -> None:
+    assert identify({}) is None
+    assert identify({"linear.weight": torch.zeros(2, 512)}) is None

@@ -1,0 +1,136 @@
+"""Every command that the README shows is run, in its order, at tiny scale."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from advmia.cli.tools import tools_parser
+from tests.support.downloads import make_chest, make_covid, make_isic, make_mesidor, make_npz
+from tests.support.running import ROOT, run_main, run_process
+
+TEST = ["--imgSize", "16", "--gpu", "cpu", "--dataRoot", "phantoms"]
+TRAIN = [*TEST, "--epoch", "1", "--bs", "8"]
+FEW = ["--limit", "4"]
+ONE_EPS = ["--epsilons", "8"]
+SHRINK = {  # later flags win
+    "trainCls.py": [*TRAIN, *FEW],
+    "trainChex.py": TRAIN,
+    "trainSeg.py": [*TRAIN, *FEW, "--imgSize", "32"],
+    "testCls.py": [*TEST, *FEW, *ONE_EPS],
+    "testChex.py": [*TEST, *ONE_EPS],
+    "testSeg.py": [*TEST, *FEW, *ONE_EPS, "--imgSize", "32"],
+    "gradVisual.py": [*TEST, *FEW, *ONE_EPS],
+    "phantoms": ["--count", "24", "--size", "32"],
+}
+METHODS = ("nat", "pgdat 8", "trades 8", "mart 8", "hat 8")
+SURVEY = ("natural", "pgdat", "trades", "mart", "hat", "multilabel", "segmentation", "evaluate")  # in this order
+NOT_RUN_HERE = {
+    "git": "fetches this repository",
+    "scripts/test.sh": "is what runs this test",
+    "scripts/demo.sh": "has a test of its own",
+    "scripts/sweep_eps.sh": "is listed below, and run by test_sweeps.py",
+    "scripts/reproduce.sh": "likewise",
+    **{f"scripts/survey/{name}.sh": "is run by test_survey_scripts.py" for name in SURVEY},
+    "torchrun": "is run by test_processes.py",
+    "sbatch": "likewise, with a stand-in for Slurm",
+}
+
+
+def readme_commands() -> list[list[str]]:
+    blocks = re.findall(r"^```\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
+    return [shlex.split(line) for block in blocks for line in block.splitlines()]
+
+
+def make_downloads(folder: Path) -> None:
+    """What a user would have downloaded, under the names that the README uses."""
+    make_mesidor(folder / "messidor", {f"2005102{n}_0000_0100_PP": n % 4 for n in range(10)})
+    make_isic(folder / "isic2017")
+    labels = ["No Finding", "Hernia", "Mass|Edema"]
+    make_chest(folder / "chestxray14", [(f"{n:08d}_000.png", labels[n % 3], n) for n in range(1, 13)])
+    make_covid(folder / "covid", [f"{name}-{n}" for name in ("COVID", "Normal") for n in range(1, 9)])
+    make_npz(
+        folder / "retinamnist_224.npz", {part: [[n % 5] for n in range(5)] for part in ("train", "val", "test")}, 224
+    )
+    masks = {f"{part}_label": np.eye(256, dtype=np.uint8)[None] for part in ("train", "val", "test")}
+    images = {f"{part}_images": np.zeros((1, 256, 256, 3), np.uint8) for part in ("train", "val", "test")}
+    np.savez(folder / "isic2018_256.npz", **images, **masks)
+
+
+def test_every_readme_command(tmp_path: Path, warm_interpreter: Path) -> None:
+    """Fails when the README names a flag, file or checkpoint that does not exist."""
+    (tmp_path / "downloads").mkdir()
+    make_downloads(tmp_path / "downloads")
+    commands = readme_commands()
+    assert len(commands) > 20
+    for words in sorted(commands, key=lambda words: "phantoms" not in words):  # the others' data first
+        if words[0] in NOT_RUN_HERE:
+            continue
+        assert words[0] == "python", words
+        program = words[2:] if words[1] == "-m" else words[1:]
+        extra = SHRINK.get(program[0], SHRINK.get(program[1], []))
+        script = ["-m", *program] if words[1] == "-m" else [ROOT / program[0], *program[1:]]
+        command = [warm_interpreter, *script, *extra]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
+        assert done.returncode == 0, (words, done.stderr)
+    assert (tmp_path / "tables" / "tables.md").exists() and (tmp_path / "tables" / "tables.tex").exists()
+
+
+def test_the_survey_is_whole() -> None:
+    """Fails when a script of the survey is missing from the README, or one stands before what it needs."""
+    shown = [words[0] for words in readme_commands() if words[0].startswith("scripts/survey/")]
+    assert shown == [f"scripts/survey/{name}.sh" for name in SURVEY]
+    there = {path.stem for path in (ROOT / "scripts" / "survey").glob("*.sh")} - {"settings"}
+    assert there == set(SURVEY)
+
+
+def test_sweeps_are_listed() -> None:
+    """Fails when the README's sweeps have a flag that no command takes."""
+    sweeps = [words for words in readme_commands() if words[0] in ("scripts/sweep_eps.sh", "scripts/reproduce.sh")]
+    assert len(sweeps) == 2
+    for words in sweeps:
+        command = [*words, "--dryRun", "--dataRoot", "nowhere"]
+        environment = os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0 and "-m advmia tables" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("script", "methods", "again"), [("demo", ("nat", "pgdat 8"), True), ("methods", METHODS, False)]
+)
+def test_script(script: str, methods: tuple[str, ...], again: bool, tmp_path: Path, warm_interpreter: Path) -> None:
+    """The scripts that train and compare, tiny: all networks trained and attacked, table and curves made."""
+    command = [ROOT / "scripts" / f"{script}.sh", "--limit", "8", "--imgSize", "16", "--gpu", "cpu"]
+    small = {"EPOCHS": "1", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | small | {"PYTHON": str(warm_interpreter), script.upper(): str(tmp_path / "out")}
+    for _ in range(1 + again):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+        assert done.returncode == 0, done.stderr
+        assert all(re.search(rf"^\| {method} +\| 8 ", done.stdout, re.M) for method in methods)
+    assert not again or ("trained already" in done.stdout and "holds these maps already" in done.stdout)
+    assert (tmp_path / "out" / "melBin[phantom]__mv2.png").exists()
+
+
+@pytest.mark.parametrize(
+    "script", ["trainCls", "trainChex", "trainSeg", "testCls", "testChex", "testSeg", "gradVisual"]
+)
+def test_help(script: str, tmp_path: Path, warm_interpreter: Path) -> None:
+    done = run_process(f"{script}.py", "--help", cwd=tmp_path, python=warm_interpreter)
+    assert done.returncode == 0 and f"example: python {script}.py" in done.stdout
+
+
+@pytest.mark.parametrize("tool", ["prepare", "phantoms", "tables", "where"])
+def test_help_of_tools(tool: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """Fails when a tool's help has no example, or one that its parser refuses, or shows defaults nobody could type."""
+    assert run_main(monkeypatch, ["advmia", tool, "--help"]) == 0
+    shown = capsys.readouterr().out
+    (example,) = re.findall(rf"^example: .*python -m (advmia {tool}.*)$", shown, re.M)
+    tools_parser().parse_args(shlex.split(example)[1:])
+    assert not re.search(r"default: (True|False|\[)", shown)

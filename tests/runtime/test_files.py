@@ -1,0 +1,197 @@
+"""Files are written whole or not at all, and none is written over that should be kept."""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from advmia.errors import UserError
+from advmia.runtime.files import atomic_write, rename_existing, write_json, write_lock, write_text
+from tests.support.running import ROOT
+
+FORK = multiprocessing.get_context("fork")
+
+
+def test_replaces_the_file_and_leaves_nothing_else(tmp_path: Path) -> None:
+    """Fails if the temporary file stays, the parents are not made, or the text is not UTF-8."""
+    path = tmp_path / "new" / "folder" / "file.txt"
+    for text in ("first\n", "zweite Fassung: äöü\n"):
+        write_text(path, text)
+        assert path.read_bytes() == text.encode("utf-8")
+    assert [entry.name for entry in path.parent.iterdir()] == ["file.txt"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, UserError])
+def test_a_block_that_raises_leaves_the_old_file(error: type[BaseException], tmp_path: Path) -> None:
+    """Fails if the block writes to the file itself, if the error is swallowed or turned into another."""
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(error), atomic_write(path) as temporary:
+        temporary.write_text("half of the n")
+        raise error
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_bytes_are_on_disk_before_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if the rename comes before fsync: a power cut could then leave an empty file under the right name."""
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    seen = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: seen.append((path.read_text(), os.fstat(descriptor).st_size)))
+    write_text(path, "new text")
+    assert seen == [("old", len("new text"))]
+
+
+def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
+    """Fails if anything under the real name changes before the block has ended."""
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+
+    def write_and_die() -> None:
+        with atomic_write(path) as temporary:
+            temporary.write_text("half of the n")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    writer = FORK.Process(target=write_and_die)
+    writer.start()
+    writer.join(30)
+    assert writer.exitcode == -signal.SIGKILL
+    assert path.read_text() == "old"
+    write_text(path, "new")
+    assert path.read_text() == "new"
+
+
+def _below_a_file(folder: Path) -> Path:
+    (folder / "file").write_text("kept")
+    return folder / "file" / "below" / "it.txt"
+
+
+def _a_folder(folder: Path) -> Path:
+    (folder / "taken").mkdir()
+    return folder / "taken"
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        pytest.param(_below_a_file, id="parent is a file"),
+        pytest.param(_a_folder, id="name is taken by a folder"),
+        pytest.param(lambda folder: folder / ("n" * 300), id="name too long"),
+    ],
+)
+def test_unwritable_places(place: object, tmp_path: Path) -> None:
+    """Fails if the system's error comes through bare, e.g. from clearing up, or the message lacks place and remedy."""
+    path = place(tmp_path)  # type: ignore[operator]
+    with pytest.raises(UserError) as caught:
+        write_text(path, "text")
+    text = str(caught.value)
+    assert text.startswith(f"cannot write {path} (") and "choose another folder" in text and "\n" not in text
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_full_disk(tmp_path: Path) -> None:
+    """Fails if a full disk is no `UserError`, does not say so, or costs the old file."""
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(UserError, match=r"No space left on device.*free space"), atomic_write(path) as temporary:
+        temporary.write_text("half of the n")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_has_no_nan(tmp_path: Path) -> None:
+    """Fails if an undefined score is written as NaN, which is no JSON, at any depth, or anything else is changed."""
+    path = tmp_path / "scores.json"
+    write_json(path, {"auc": [0.5, float("nan")], "of": {"mean": float("nan"), "n": 3, "pair": (1, "ä")}, "none": None})
+    text = path.read_text(encoding="utf-8")
+    expected = {"auc": [0.5, None], "of": {"mean": None, "n": 3, "pair": [1, "ä"]}, "none": None}
+    assert json.loads(text) == expected and text.endswith("}\n") and text.count("\n") == 1
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(path, {"loss": float("inf")})
+    assert path.read_text(encoding="utf-8") == text
+
+
+def test_set_aside_never_writes_over(tmp_path: Path) -> None:
+    """Fails if an earlier file that was set aside is lost, or if two files of one run get different numbers."""
+    weights, record = tmp_path / "weights", tmp_path / "weights.json"
+    for content in ("first", "second", "third"):
+        weights.write_text(content)
+        if content != "second":
+            record.write_text(content)
+        moved = rename_existing(weights, record)
+        assert [path.read_text() for path in moved] == [content] * len(moved)
+        assert not weights.exists() and not record.exists()
+    kept = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert kept == {
+        "weights.earlier-1": "first",
+        "weights.json.earlier-1": "first",
+        "weights.earlier-2": "second",
+        "weights.earlier-3": "third",
+        "weights.json.earlier-3": "third",
+    }
+
+
+def test_set_aside_takes_the_number_that_is_free_for_all(tmp_path: Path) -> None:
+    """Fails if only the first file's number is looked at: the other file's earlier version would be lost."""
+    first, second = tmp_path / "a", tmp_path / "b"
+    (tmp_path / "b.earlier-1").write_text("kept")
+    first.write_text("a")
+    second.write_text("b")
+    assert rename_existing(first, second) == [tmp_path / "a.earlier-2", tmp_path / "b.earlier-2"]
+    assert (tmp_path / "b.earlier-1").read_text() == "kept"
+
+
+def test_set_aside_of_nothing(tmp_path: Path) -> None:
+    """Fails if missing files are an error."""
+    assert rename_existing(tmp_path / "a", tmp_path / "b") == []
+
+
+# --- one writer ------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_writer_is_refused(tmp_path: Path) -> None:
+    """Fails when two runs may write one file; the lock is gone afterwards, and leaves nothing in the folder."""
+    path = tmp_path / "new" / "weights"
+    with write_lock(path):
+        with pytest.raises(UserError, match=r"another run is writing .*weights now"), write_lock(path):
+            pass
+        with write_lock(path.with_name("other")):
+            pass
+    with write_lock(path):
+        pass
+    assert not list(path.parent.iterdir())
+
+
+def test_a_writer_that_is_killed(tmp_path: Path) -> None:
+    """Fails when a lock outlives its holder, when half a file is left for good, or when another's file is removed."""
+    path = tmp_path / "weights"
+    code = "import os, sys; from pathlib import Path; from advmia.files import one_writer, whole_file\n"
+    code += "path = Path(sys.argv[1])\n"
+    code += "with one_writer(path), whole_file(path.with_name('weights.state')) as half:\n"
+    code += "    half.write_text('half'); os.kill(os.getpid(), 9)"
+    killed = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, check=False)
+    (half,) = tmp_path.glob(".weights.state.*.tmp")
+    assert killed.returncode == -9 and path.with_name(".weights.lock").exists()
+    other = tmp_path / ".weights2.state.7.tmp"
+    living = tmp_path / f".weights.earlier-1.json.{os.getpid()}.tmp"  # that `weights.earlier-1` is being written to
+    for each in (other, living):
+        each.touch()
+    with write_lock(path):
+        assert not half.exists() and other.exists() and living.exists()
+
+
+def test_the_longest_name(tmp_path: Path) -> None:
+    """Fails when a name that the system takes has none left for its temporary file."""
+    path = tmp_path / ("n" * 255)
+    write_text(path, "whole")
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]

@@ -1,0 +1,181 @@
+"""What runs in bf16, what must not, and that precision is a part of a run's record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from advmia.attacks import ATTACKS
+from advmia.attacks.inference import inference_copy
+from advmia.budgets import Budget, training_budget
+from advmia.data.loading import EvaluationLoader
+from advmia.errors import UserError
+from advmia.evaluation.loop import evaluate
+from advmia.losses import cross_entropy
+from advmia.models import build_model
+from advmia.runtime.precision import FP32, Precision
+from advmia.tasks import SINGLE_LABEL
+from advmia.training.methods import METHODS, MethodSettings
+from tests.support.networks import CPU, image_data, network, pixels, streams, trained
+from tests.support.running import run_main
+
+BF16 = Precision("bf16")
+
+
+class Rounding(nn.Module):
+    """A network that notes the type of its logits in every pass, (type, whether pixels ask for a gradient)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = network("small")
+        self.passes: list[tuple[torch.dtype, bool]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.network(x)
+        self.passes.append((logits.dtype, x.requires_grad))
+        return logits
+
+
+@pytest.fixture(autouse=True)
+def attacks_run_on_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy would keep notes of its own."""
+    for place in ("training.methods", "evaluation.loop"):
+        monkeypatch.setattr(f"advmia.{place}.inference_copy", lambda model, x: model)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_kl_ascent_is_never_rounded(method: str) -> None:
+    """Fails when TRADES and HAT ascend in bf16 (near x their gradients drown in it), or when the rest does not."""
+    model, (x, y) = Rounding(), pixels(4)
+    settings = MethodSettings(cross_entropy, training_budget(8), 6.0, 1.0, 3.5, network("small"))
+    with BF16.networks(CPU):
+        loss = METHODS[method](settings)(model, x, y, rng=streams(4))
+    of_attack = {dtype for dtype, attacks in model.passes if attacks}
+    assert of_attack == {"nat": set(), "trades": {torch.float32}, "hat": {torch.float32}}.get(method, {torch.bfloat16})
+    assert model.passes[-1] == (torch.bfloat16, False)  # the update's
+    assert loss.dtype == torch.float32
+    loss.backward()
+    assert all(value.grad is not None and value.grad.dtype == torch.float32 for value in model.parameters())
+
+
+@pytest.mark.parametrize("attack", SINGLE_LABEL.attacks)
+def test_what_counts_as_fooled_is_confirmed(attack: str) -> None:
+    """Fails when scores are taken in bf16, or when an attack that stops at the first success looks through it."""
+    model = Rounding()
+    loader = EvaluationLoader(image_data(4), 4, CPU)
+    made = ATTACKS[attack].build(Budget(8 / 255, 2, 4 / 255), SINGLE_LABEL.attacks[attack])
+    if attack == "aa":
+        made.attacks.pop("square")  # a hundred queries
+    evaluate(model, loader, SINGLE_LABEL, made, precision=BF16)
+    *attacking, scoring = (dtype for dtype, _ in model.passes)
+    assert set(attacking) == {torch.bfloat16 if attack in ("fgsm", "pgd", "cw") else torch.float32}
+    assert scoring == torch.float32
+
+
+def test_bf16_attacks_are_as_strong() -> None:
+    """Fails when bf16's attack is another or a far weaker one."""
+    model, loader = trained(), EvaluationLoader(image_data(64), 64, CPU)
+    made = ATTACKS["pgd"].build(ATTACKS["pgd"].budget(4), cross_entropy)
+    exact, rounded = (
+        evaluate(model, loader, SINGLE_LABEL, made, scope=(0,), precision=precision).scores["accuracy"]
+        for precision in (FP32, BF16)
+    )
+    assert 0.05 < exact < 0.95  # or there would be nothing to compare
+    assert abs(exact - rounded) <= 2 / 64
+
+
+def test_defaults_and_what_a_machine_lacks() -> None:
+    """fp32 on a CPU, tf32 on CUDA; fails when published runs' tf32 would depend on torch's own default."""
+    assert Precision.chosen(None, CPU) == FP32
+    assert not torch.backends.cuda.matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32
+    assert Precision.chosen(None, torch.device("cuda")).name == "tf32"
+    assert torch.backends.cuda.matmul.allow_tf32 and torch.backends.cudnn.allow_tf32
+    with pytest.raises(UserError, match=r"--precision tf32: a CPU has none; use fp32 or bf16"):
+        Precision.chosen("tf32", CPU)
+
+
+def test_whether_to_fold_is_decided_unrounded() -> None:
+    """Fails when a copy is compared with its network in bf16 or tf32, where they differ by chance: a training that goes
+    on would fold what it did not fold at first."""
+    model, x = build_model("mv2", 2), torch.rand(2, 3, 16, 16)
+    compared: list[tuple[torch.dtype, bool]] = []
+    model.register_forward_hook(
+        lambda *found: compared.append((found[-1].dtype, torch.backends.cudnn.allow_tf32)) or None
+    )
+    Precision.allow_tf32(True)
+    with BF16.networks(CPU):
+        inference_copy(model, x)
+        assert torch.is_autocast_enabled("cpu") and torch.backends.cudnn.allow_tf32
+    Precision.allow_tf32(False)
+    assert set(compared) == {(torch.float32, False)}
+
+
+@pytest.mark.parametrize(("attack", "exact"), [("pgd", False), ("square", False), ("fab-t", True), ("simba", True)])
+def test_attacks_that_tf32_would_blind(attack: str, exact: bool) -> None:
+    """Fails when SimBA's steps, or the boundary that FAB closes in on, are lost in tf32's rounding; and when what an
+    attack that stops early has made is scored in tf32. Others keep tf32, which is faster."""
+    model, seen = network("small"), []
+    model.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+    loader = EvaluationLoader(image_data(4), 4, CPU)
+    made = ATTACKS[attack].build(Budget(8 / 255, 2, 8 / 255), SINGLE_LABEL.attacks[attack])
+    Precision.allow_tf32(True)
+    evaluate(model, loader, SINGLE_LABEL, made, precision=Precision("tf32"))
+    Precision.allow_tf32(False)
+    *attacking, scoring = seen
+    assert set(attacking) == {not exact} and scoring == (attack == "pgd")
+
+
+def test_scoring_switches_tf32_off_and_on_again() -> None:
+    """Fails when bf16's scores on CUDA are those of tf32, or when the ascent of TRADES loses its tf32 for good."""
+    switches = torch.backends.cudnn
+    Precision.allow_tf32(True)
+    with BF16.scoring():
+        assert not switches.allow_tf32
+    assert switches.allow_tf32
+    with pytest.raises(KeyError), BF16.scoring():
+        raise KeyError
+    assert switches.allow_tf32
+    with Precision("tf32").scoring():
+        assert switches.allow_tf32
+    Precision.allow_tf32(False)
+    with FP32.scoring():
+        assert not switches.allow_tf32
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_on_a_gpu(precision: str) -> None:
+    """Fails when a precision does not run on CUDA or rounds more than its name says."""
+    device = torch.device("cuda")
+    chosen = Precision.chosen(precision, device)
+    model, (x, _) = network("res18").to(device).eval(), pixels(4)
+    exact = model.cpu().double()(x.double())
+    with torch.no_grad(), chosen.networks(device):
+        found = model.float().to(device)(x.to(device)).double().cpu()
+    allowed = {"fp32": 1e-5, "tf32": 5e-3, "bf16": 5e-2}[precision]
+    assert (found - exact).abs().max() <= allowed * exact.abs().max()
+
+
+def test_precision_makes_another_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails when a checkpoint or results of one precision are taken for those of another."""
+
+    def run(*words: object) -> str:
+        capsys.readouterr()
+        assert run_main(monkeypatch, list(words)) == 0
+        return capsys.readouterr().out
+
+    run("advmia", "phantoms", "--dataRoot", tmp_path, "--dataset", "mel2017", "--count", 24, "--size", 32)
+    common = ["--dataset", "melBin", "--dataRoot", tmp_path, "--imgSize", 32, "--limit", 4, "--bs", 4, "--gpu", "cpu"]
+    train = ["trainCls.py", *common, "--method", "nat", "--model", "mv2", "--epoch", 1, "--saveDir", tmp_path / "ckpt"]
+    for precision, says in (("fp32", "best epoch 1"), ("fp32", "is trained already"), ("bf16", "best epoch 1")):
+        assert says in run(*train, "--precision", precision)
+    weights = tmp_path / "ckpt" / "MobileNetV2_melBin_nat_class2_maxLR0.01_weightDecay0.001"
+    test = ["testCls.py", *common, "--targetModel", "mv2", "--targetWeight", weights, "--resultDir", tmp_path / "out"]
+    for precision, files in (("fp32", 2), ("fp32", 2), ("bf16", 4)):
+        run(*test, "--attacks", "fgsm", "--epsilons", 8, "--precision", precision)
+        assert len(list((tmp_path / "out").iterdir())) == files

@@ -1,0 +1,54 @@
+"""What the process asks of its machine."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.running import ROOT
+
+# Frees and takes again three blocks, one of them larger than any threshold of glibc's, and counts the pages handed out.
+# Behind them lies more than the 2 GiB that the system gets back where a threshold is an int's largest number.
+PROGRAM = """
+import resource, sys
+import torch
+from advmia import commands, runtime
+if sys.argv[1] == "kept":
+    machine.keep_freed_memory()
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def take(rounds):
+    for _ in range(rounds):
+        blocks = [torch.ones(size * 2**18) for size in (8, 24, 48)]
+        behind = torch.empty(3 * 2**30, dtype=torch.uint8)  # not written to: it takes next to no memory
+        del blocks, behind
+take(1)
+before = faults()
+take(3)
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="another C library than glibc")
+def test_freed_memory_is_kept() -> None:
+    """Fails when large tensors are fetched from the system anew each time: 20,000 pages of 4 KiB a round."""
+
+    def faults(how: str) -> int:
+        words = [sys.executable, "-c", PROGRAM, how]
+        return int(subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+
+    assert 4 * faults("kept") < faults("default")
+
+
+def test_another_c_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails when a C library that is not glibc is told numbers that mean something else to it, or ends the run."""
+    from advmia.runtime import machine
+
+    class Other:
+        mallopt = staticmethod(lambda *_: pytest.fail("told"))
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: Other())
+    machine.keep_freed_memory()

@@ -1,0 +1,72 @@
+"""Running the entry scripts: as real processes, or (for the many bad inputs) their `main` in this one."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def run_process(
+    *words: object, cwd: Path, python: Path | str = sys.executable, timeout: float = 600
+) -> subprocess.CompletedProcess[str]:
+    """`python <words>` with the checkout on the path, in the folder `cwd`; one thread."""
+    script = [str(ROOT / words[0])] if str(words[0]).endswith(".py") else ["-m", str(words[0])]
+    return subprocess.run(
+        [python, *script, *map(str, words[1:])],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def run_well(*words: object, cwd: Path, python: Path | str = sys.executable) -> str:
+    """`run_process` that must exit with 0; returns standard output."""
+    done = run_process(*words, cwd=cwd, python=python)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, words: list[object]) -> int:
+    """The script's `main` in this process; returns the exit status."""
+    name = str(words[0])
+    module = importlib.import_module("advmia.__main__" if name == "advmia" else name.removesuffix(".py"))
+    monkeypatch.setattr(sys, "argv", list(map(str, words)))
+    try:
+        return int(module.main())
+    except SystemExit as stop:  # argparse
+        return int(stop.code or 0)
+
+
+def start(words: Sequence[object], folder: Path) -> subprocess.Popen[str]:
+    """The script, with its arguments, under way in a folder: a real process, that signals reach."""
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / str(words[0])), *map(str, words[1:])],
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def read_until(running: subprocess.Popen[str], text: str, stream: Any = None) -> str:
+    """The first line with the text in it, on standard output or another stream."""
+    deadline = time.monotonic() + 120
+    for line in stream or running.stdout:
+        if text in line:
+            return str(line)
+        assert time.monotonic() < deadline
+    raise AssertionError(f"no {text!r}: {running.communicate()}")

@@ -1,0 +1,124 @@
+"""An interpreter that has imported torch already, for scripts that start many short processes.
+
+`python warm.py SOCKET` serves: it forks a real process for each command, which runs as if started anew. The program
+that `warm_python` makes stands in for `python`: it hands its arguments, folder, environment, standard streams and limit
+of file size over, and exits as the command does. Each command saves the seconds that importing torch takes.
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import resource
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+CLIENT = """#!{python} -IS
+import array, json, os, resource, socket, sys
+if sys.argv[1] == "-":  # a program on standard input, which is not handed over
+    os.execv({python!r}, [{python!r}, *sys.argv[1:]])
+link = socket.socket(socket.AF_UNIX)
+link.connect({address!r})
+limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+request = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ), limit]).encode()
+link.sendmsg([b"0"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0, 1, 2]))])
+link.sendall(request)
+link.shutdown(socket.SHUT_WR)
+sys.exit(int(link.recv(16) or b"70"))
+"""
+
+
+@contextmanager
+def warm_python(folder: Path) -> Iterator[Path]:
+    """Serves while the block runs; yields the program to use as `python`."""
+    address, client = folder / "socket", folder / "python"
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(__file__).resolve().parent.parent.parent),
+    }
+    server = subprocess.Popen([sys.executable, __file__, str(address)], env=environment)
+    try:
+        deadline = time.monotonic() + 120
+        while not address.exists():
+            assert server.poll() is None and time.monotonic() < deadline, "the warm interpreter did not start"
+            time.sleep(0.05)
+        client.write_text(CLIENT.format(python=sys.executable, address=str(address)))
+        client.chmod(0o755)
+        yield client
+    finally:
+        server.kill()
+        server.wait()
+
+
+def serve(address: str) -> None:
+    import matplotlib.pyplot  # noqa: F401
+    import torch._dynamo  # noqa: F401 - as an optimizer does before its first step
+
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who serve
+    sys.executable = str(Path(address).with_name("python"))  # for commands that start others
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(address + ".new")
+    listener.listen()
+    Path(address + ".new").rename(address)  # only now are clients heard
+    while True:
+        link, _ = listener.accept()
+        if os.fork() == 0:
+            answer(link)
+        link.close()
+
+
+def answer(link: socket.socket) -> None:
+    """Runs one command in a process of its own and sends its exit status."""
+    size = array.array("i").itemsize
+    _, rights, _, _ = link.recvmsg(1, socket.CMSG_LEN(3 * size))
+    words, folder, environment, limit = json.loads(b"".join(iter(lambda: link.recv(65536), b"")))
+    streams = array.array("i", rights[0][2][: 3 * size])
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    child = os.fork()
+    if child == 0:
+        for target, source in enumerate(streams):
+            os.dup2(source, target)
+        for target, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+            stream = open(target, mode, buffering=1, closefd=False)  # noqa: SIM115 - what it is now
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)
+        os.chdir(folder)
+        os.environ.update(environment)
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        status = run(words)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    _, status = os.waitpid(child, 0)
+    link.sendall(str(os.waitstatus_to_exitcode(status)).encode())
+    os._exit(0)
+
+
+def run(words: list[str]) -> int:
+    """The exit status of `python WORDS`, a script or `-m MODULE`; what it raises is told as the interpreter would."""
+    try:
+        if words[0] == "-m":
+            sys.argv = words[1:]
+            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = words
+            runpy.run_path(words[0], run_name="__main__")
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])

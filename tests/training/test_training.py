@@ -1,0 +1,333 @@
+"""The training loop against one written by hand, its schedule against the formula, and what ends it."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from advmia.budgets import Budget
+from advmia.data.loading import Batch, TrainingLoader
+from advmia.data.specs import Augmentation
+from advmia.errors import UserError
+from advmia.losses import cross_entropy
+from advmia.runtime.rng import SampleRng
+from advmia.tasks import SINGLE_LABEL, one_cycle, sgd
+from advmia.training.loop import Epoch, LossOf, Position, fit, train_one_epoch
+from advmia.training.methods import HAT, MART, METHODS, PGDAT, TRADES, Method, Natural
+from tests.support.networks import CPU, SmallNet, image_data, record_calls, same_tensors, training_loader
+
+BUDGET = Budget(8 / 255, 2, 4 / 255)
+
+
+@dataclass(frozen=True)
+class Stub:
+    """A method whose loss is a given function of the batch's place in the epoch, and which remembers its batches."""
+
+    loss: Callable[[int], float] = lambda place: 1.0
+    x: list[Tensor] = field(default_factory=list)
+    noise: list[Tensor] = field(default_factory=list)
+    modes: list[bool] = field(default_factory=list)
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
+        value = self.loss(len(self.x))
+        self.x.append(x)
+        self.noise.append(rng.uniform(x))
+        self.modes.append(model.training)
+        return next(model.parameters()).sum() * 0 + value
+
+
+def new_model(seed: int = 0, dropout: float = 0.2) -> SmallNet:
+    torch.manual_seed(seed)
+    return SmallNet(3, dropout=dropout)
+
+
+def new_optimizer(model: nn.Module, steps: int, lr: float = 0.05) -> tuple[Optimizer, LRScheduler]:
+    optimizer = sgd(model.parameters(), lr, 1e-3)
+    return optimizer, one_cycle(optimizer, lr, steps)
+
+
+def train(model: nn.Module, method: Method, loader: TrainingLoader, *, epochs: int = 1) -> list[float]:
+    optimizer, schedule = new_optimizer(model, max(epochs * (len(loader.data) // loader.batch_size + 1), 5))
+    return [
+        train_one_epoch(LossOf(model, method), loader, optimizer, schedule, Position(number), epochs=epochs)
+        for number in range(1, epochs + 1)
+    ]
+
+
+# --- the schedule ----------------------------------------------------------------------------------------------------
+
+
+def expected_cycle(step: int, steps: int, lr: float) -> tuple[float, float]:
+    """Rate and momentum at a step: half a cosine up over a quarter of the steps, another down over the rest."""
+
+    def between(start: float, end: float, share: float) -> float:
+        return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
+
+    top = 0.25 * steps - 1 or 4e-9
+    if step <= top:
+        return between(lr / 25, lr, step / top), between(0.95, 0.85, step / top)
+    share = (step - top) / (steps - 1 - top)
+    return between(lr, lr / 25 / 1e4, share), between(0.85, 0.95, share)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [2, 3, 4, 5, 8, 40, 101],  # 4: torch would divide by 0.25 * 4 - 1
+)
+@pytest.mark.parametrize("lr", [0.01, 0.1])
+def test_one_cycle(steps: int, lr: float) -> None:
+    """Fails when the rise is not a quarter of the steps, momentum is not cycled, or a default of torch changes."""
+    model = nn.Linear(1, 1)
+    optimizer = sgd(model.parameters(), lr, 1e-3)
+    schedule = one_cycle(optimizer, lr, steps)
+    for step in range(steps):
+        group = optimizer.param_groups[0]
+        assert (group["lr"], group["momentum"]) == pytest.approx(expected_cycle(step, steps, lr), rel=1e-9)
+        optimizer.step()
+        schedule.step()
+
+
+def test_sgd() -> None:
+    """Momentum 0.9 (until the schedule cycles it), weight decay as given, no Nesterov."""
+    (group,) = sgd(nn.Linear(1, 1).parameters(), 0.01, 1e-3).param_groups
+    assert (group["lr"], group["momentum"], group["weight_decay"], group["nesterov"]) == (0.01, 0.9, 1e-3, False)
+    assert SINGLE_LABEL.optimizer is sgd and SINGLE_LABEL.schedule is one_cycle
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(10, 4), (12, 4), (3, 8)])
+def test_schedule_is_long_enough(count: int, batch_size: int) -> None:
+    """floor(N / bs) + 1 steps an epoch; fails when an epoch takes more, for torch then raises in the last one."""
+    epochs = 3
+    loader = training_loader(image_data(count), batch_size)
+    model = new_model()
+    optimizer, schedule = new_optimizer(model, epochs * (count // batch_size + 1))
+    for number in range(1, epochs + 1):
+        train_one_epoch(LossOf(model, Stub()), loader, optimizer, schedule, Position(number), epochs=epochs)
+    assert schedule.last_epoch == epochs * math.ceil(count / batch_size)
+
+
+# --- one epoch -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "method",
+    [Natural(cross_entropy), PGDAT(cross_entropy, BUDGET), TRADES(BUDGET, 6.0), MART(BUDGET, 6.0)],
+    ids=lambda method: type(method).__name__,
+)
+def test_an_epoch_is_the_plain_loop(method: Method) -> None:
+    """Fails when a gradient is carried over, the schedule steps at another time, or a batch is left out: to the bit."""
+    loader = training_loader(image_data(22), 8)
+    model, plain = new_model(), new_model()
+    optimizer, schedule = new_optimizer(model, 6)
+    torch.manual_seed(1)  # dropout
+    loss = train_one_epoch(LossOf(model, method), loader, optimizer, schedule, Position(), epochs=2)
+
+    optimizer, schedule = new_optimizer(plain, 6)
+    torch.manual_seed(1)
+    total, sizes = 0.0, []
+    plain.train()
+    for batch in loader.epoch(1):
+        streams = SampleRng.of(loader.seed, "train", 1, samples=batch.index.tolist())
+        value = method(plain, batch.x, batch.y, rng=streams)
+        plain.zero_grad()
+        value.backward()
+        optimizer.step()
+        schedule.step()
+        total += value.item() * len(batch.x)
+        sizes.append(len(batch.x))
+    assert sizes == [8, 8, 6]
+    assert loss == pytest.approx(total / 22, rel=1e-6)
+    assert same_tensors(model.state_dict(), plain.state_dict())
+    assert not same_tensors(model.state_dict(), new_model().state_dict())
+
+
+@pytest.mark.parametrize(("count", "losses", "mean"), [(10, (1, 2, 6), 2.4), (8, (1, 3), 2.0), (1, (5,), 5.0)], ids=str)
+def test_the_last_short_batch_weighs_less(count: int, losses: tuple[int, ...], mean: float) -> None:
+    """Fails when batches' means are averaged: (1 + 2 + 6) / 3 is not (4 * 1 + 4 * 2 + 2 * 6) / 10."""
+    method = Stub(loss=lambda place: float(losses[place]))
+    (loss,) = train(new_model(), method, training_loader(image_data(count), 4))
+    assert len(method.x) == len(losses)
+    assert loss == pytest.approx(mean)
+
+
+def test_gradients_are_not_kept_between_batches() -> None:
+    """Fails when gradients that were there before the epoch take part in it."""
+    loader = training_loader(image_data(8), 8)
+    model, stained = new_model(dropout=0.0), new_model(dropout=0.0)
+    for parameter in stained.parameters():
+        parameter.grad = torch.full_like(parameter, 100.0)
+    train(model, Natural(cross_entropy), loader)
+    train(stained, Natural(cross_entropy), loader)
+    assert same_tensors(model.state_dict(), stained.state_dict())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf], ids=str)
+@pytest.mark.parametrize("place", [0, 2])
+def test_a_loss_that_is_not_finite_ends_the_training(value: float, place: int) -> None:
+    """Fails when NaN weights are trained on, and saved: the message says where, and what to do."""
+    method = Stub(loss=lambda batch: value if batch == place else 1.0)
+    with pytest.raises(UserError, match=r"epoch 1\b.*--lr") as caught:
+        train(new_model(), method, training_loader(image_data(10), 4))
+    assert str(value) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_training_that_diverges_is_told_so() -> None:
+    """The same through a real network, whose rate is far too high."""
+    model = new_model()
+    loader = training_loader(image_data(16), 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e20)
+    schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    with pytest.raises(UserError, match=r"nan|inf"):
+        for number in (1, 2, 3):
+            loss = LossOf(model, Natural(cross_entropy))
+            train_one_epoch(loss, loader, optimizer, schedule, Position(number), epochs=3)
+
+
+def test_training_learns() -> None:
+    """Fails when the optimizer climbs, or the labels do not belong to the images."""
+    losses = train(new_model(dropout=0.0), Natural(cross_entropy), training_loader(image_data(96), 16), epochs=12)
+    assert losses[0] > 1.0
+    assert losses[-1] < 0.75 * losses[0]
+
+
+# --- randomness ------------------------------------------------------------------------------------------------------
+
+
+def trained_weights(method: Method, *, seed: int, weights_seed: int = 0) -> dict[str, Tensor]:
+    model = new_model(weights_seed)
+    train(model, method, training_loader(image_data(20), 8, seed), epochs=2)
+    return model.state_dict()
+
+
+def test_training_repeats_to_the_bit() -> None:
+    """Fails when noise, order, augmentation or dropout depend on anything but the seeds."""
+    methods: dict[str, Method] = {
+        "nat": Natural(cross_entropy),
+        "pgdat": PGDAT(cross_entropy, BUDGET),
+        "trades": TRADES(BUDGET, 6.0),
+        "mart": MART(BUDGET, 6.0),
+        "hat": HAT(BUDGET, 6.0, new_model(7)),
+    }
+    assert methods.keys() == METHODS.keys()
+    for method in methods.values():
+        first = trained_weights(method, seed=0)
+        assert same_tensors(trained_weights(method, seed=0), first)
+        assert not same_tensors(trained_weights(method, seed=1), first)
+
+
+def test_noise_is_new_in_each_epoch_and_for_each_image() -> None:
+    """Fails when every epoch starts its attacks at the same points, or a batch's images share their noise."""
+    method = Stub()
+    loader = training_loader(image_data(6), 6)
+    train(new_model(), method, loader, epochs=2)
+    noise = torch.cat(method.noise)
+    assert len(noise) == 12
+    assert all(not torch.equal(noise[i], noise[j]) for i in range(12) for j in range(i))
+
+    other = Stub()
+    train(new_model(), other, training_loader(image_data(6), 6, seed=1))
+    assert not torch.equal(other.noise[0], method.noise[0])
+
+
+def test_noise_does_not_depend_on_the_batch_size() -> None:
+    """Fails when training noise is drawn for a batch: the same run on two GPUs would be another."""
+    whole, parts = Stub(), Stub()
+    train(new_model(), whole, training_loader(image_data(6), 6))
+    train(new_model(), parts, training_loader(image_data(6), 4))
+    assert torch.equal(torch.cat(parts.x), whole.x[0])
+    assert torch.equal(torch.cat(parts.noise), whole.noise[0])
+
+
+# --- fit -------------------------------------------------------------------------------------------------------------
+
+
+def fitted(
+    model: nn.Module, method: Method, validate: Callable[[], tuple[dict, dict | None]], epochs: int = 3
+) -> Iterator[Epoch]:
+    loader = training_loader(image_data(10), 4)
+    optimizer, schedule = new_optimizer(model, epochs * 3)
+    return fit(model, method, loader, optimizer, schedule, epochs=epochs, validate=validate)
+
+
+def test_fit_validates_after_every_epoch() -> None:
+    """Fails when an epoch is validated before it is trained, or its scores go to another's record."""
+    method = Stub(loss=float)
+    validated: list[int] = []
+
+    def validate() -> tuple[dict[str, float], dict[str, float] | None]:
+        validated.append(len(method.x))
+        return {"accuracy": len(validated) / 10}, {"accuracy": len(validated) / 20}
+
+    epochs = list(fitted(new_model(), method, validate))
+    assert validated == [3, 6, 9]
+    assert [epoch.number for epoch in epochs] == [1, 2, 3]
+    assert [epoch.clean["accuracy"] for epoch in epochs] == [0.1, 0.2, 0.3]
+    assert [epoch.robust["accuracy"] for epoch in epochs if epoch.robust] == [0.05, 0.1, 0.15]
+    assert [epoch.loss for epoch in epochs] == pytest.approx([0.8, 3.8, 6.8])  # (4a + 4(a+1) + 2(a+2)) / 10
+    assert all(epoch.seconds > 0 for epoch in epochs)
+    assert [epoch.lr for epoch in epochs] == pytest.approx(
+        [expected_cycle(3, 9, 0.05)[0], expected_cycle(6, 9, 0.05)[0], epochs[2].lr]
+    )
+
+
+def test_fit_trains_in_train_mode_whatever_validation_leaves() -> None:
+    """Fails when train() is called once, before the first epoch."""
+    model, method = new_model(), Stub()
+
+    def validate() -> tuple[dict[str, float], None]:
+        model.eval()
+        return {}, None
+
+    epochs = list(fitted(model.eval(), method, validate))
+    assert method.modes == [True] * 9
+    assert [epoch.robust for epoch in epochs] == [None] * 3
+
+
+def test_fit_stops_where_its_caller_stops() -> None:
+    """Fails when all epochs are trained before the first is handed over: a kill would lose them."""
+    method = Stub()
+    epochs = fitted(new_model(), method, lambda: ({}, None))
+    assert method.x == []
+    next(epochs)
+    assert len(method.x) == 3
+
+
+def test_fit_shuffles_anew_in_every_epoch() -> None:
+    """Fails when the loader is asked for the same epoch again."""
+    method = Stub()
+    list(fitted(new_model(), method, lambda: ({}, None), epochs=2))
+    first, second = torch.cat(method.x[:3]), torch.cat(method.x[3:])
+    assert not torch.equal(first, second)
+
+
+def test_epochs_network_sees_each_image_once() -> None:
+    """Fails when the last short batch is dropped, or an image comes twice (shuffled order, no augmentation)."""
+    data = image_data(10)
+    loader = TrainingLoader(data, 4, CPU, "shuffled", Augmentation(), 0)
+    model = new_model()
+    calls = record_calls(model)
+    train(model, Natural(cross_entropy), loader)
+    seen = sorted(int((image * 255).round().sum()) for call in calls for image in call.x)
+    assert seen == sorted(int(image.sum(dtype="int64")) for image in data.images)
+
+
+@pytest.mark.gpu
+def test_an_epoch_on_a_gpu() -> None:
+    """Loss and weights stay near those of the CPU, where no noise is drawn."""
+    losses = []
+    for device in (CPU, torch.device("cuda:0")):
+        loader = TrainingLoader(image_data(22), 8, device, "weighted", Augmentation(horizontal_flip=0.5), 0)
+        model = copy.deepcopy(new_model(dropout=0.0)).to(device)
+        losses.append(train(model, Natural(cross_entropy), loader, epochs=2))
+        batch = next(iter(loader.epoch(1)))
+        assert isinstance(batch, Batch) and batch.x.device == next(model.parameters()).device
+        assert math.isfinite(train(model, PGDAT(cross_entropy, BUDGET), loader)[0])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)

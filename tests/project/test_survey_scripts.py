@@ -94,8 +94,8 @@ def test_segmentation(warm_interpreter: Path, phantoms: Path, tmp_path: Path) ->
             "PGDAT_CrossEntropyLoss_Adam_eps8-255_step10_stepSize2-255",
         )
     }
-    few = {"SEGMENTERS": "unet", "EPSILONS": "8"}
-    assert run_script("segmentation.sh", warm_interpreter, phantoms, tmp_path, **few) == expected
+    names = run_script("segmentation.sh", warm_interpreter, phantoms, tmp_path, SEGMENTERS="unet", EPSILONS="8")
+    assert names == expected
 
 
 # Stands in for Python: a program on standard input is run, a command with its arguments is only written down.

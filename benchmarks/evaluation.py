@@ -115,7 +115,7 @@ def _suite_rows(
 ) -> list[dict[str, Any]]:
     """One attack, a row for each eps."""
     # Both sides on one batch first: libraries choose their algorithms, and CUDA loads its kernels, when they are met.
-    few, brief = replace(data, rows=data.rows[: args.bs]), {"queries": 2, "steps": 2, "repeats": 1}
+    few, brief = replace(data, indices=data.indices[: args.bs]), {"queries": 2, "steps": 2, "repeats": 1}
     _row(name, args.epsilons[0], model, few, argparse.Namespace(**vars(args) | brief), device)
     rows = [_row(name, eps, model, data, args, device) for eps in args.epsilons]
     _show(rows)

@@ -1,275 +1,117 @@
-"""Imports go downward only (DESIGN.md), and what no module may do, read from the source.
-
-A module that is new gets a line in `LAYERS`; the lowest layer that its imports allow is the right one.
-"""
+"""Imports go downward only, and no module breaks the rules of `tests.architecture`."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
-from fnmatch import fnmatchcase
-from graphlib import CycleError, TopologicalSorter
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-
-# From the bottom up. A module imports from its own layer or those below; the first pattern that fits counts.
-LAYERS: tuple[tuple[str, ...], ...] = (
-    (
-        "advmia",
-        "advmia.errors",
-        "advmia.files",
-        "advmia.budgets",
-        "advmia.rng",
-        "advmia.losses",
-        "advmia.metrics",
-        "advmia.attacks.steps",
-        "advmia.models",
-        "advmia.models.*",
-        "advmia.data",
-        "advmia.data.specs",
-        "advmia.data.markers",
-        "advmia.data.readers",
-        "advmia.data.transforms",
-        "advmia.results",
-        "advmia.state",
-        "advmia.runtime",
-        "advmia.stopping",
-        "advmia.processes",
-        "advmia.progress",
-        "advmia.precision",
-        "advmia.inference",
-        "advmia.overlays",
-        "advmia.intervals",
-        "advmia.formats",
-        "advmia.gather",
-        "advmia.plots",
-    ),
-    (
-        "advmia.data.cache",
-        "advmia.data.loading",
-        "advmia.data.prepare",
-        "advmia.data.prepare.*",
-        "advmia.data.phantoms",
-        "advmia.data.phantom_images",
-        "advmia.attacks",
-        "advmia.attacks.*",
-        "advmia.checkpoints",
-    ),
-    ("advmia.tasks", "advmia.methods"),
-    (
-        "advmia.training",
-        "advmia.evaluation",
-        "advmia.probe",
-        "advmia.reliability",
-        "advmia.gradcam",
-        "advmia.visual",
-        "advmia.scored",
-        "advmia.curves",
-    ),
-    ("advmia.cli", "advmia.commands", "advmia.tables", "advmia.__main__"),
-    # The entry scripts, which nothing imports.
-    ("trainCls", "trainChex", "trainSeg", "testCls", "testChex", "testSeg", "gradVisual"),
-)
-TOP = ("advmia.cli", "advmia.commands", "advmia.__main__")
-
-# Who may import what; a pattern of modules or packages, and patterns of the importers.
-RESERVED: dict[str, tuple[str, ...]] = {
-    "argparse": TOP,
-    "advmia.cli": (*TOP, *LAYERS[-1]),
-    "advmia.commands": (*TOP, *LAYERS[-1]),
-    "torchvision": ("advmia.models.densenet",),
-    "pickle": ("advmia.checkpoints", "advmia.models.densenet"),  # for its exceptions; see the calls below
-}
-# What packages must not import at all: the attacks know neither tasks nor data, the networks nothing of either.
-FORBIDDEN: dict[str, tuple[str, ...]] = {
-    "advmia.attacks": ("advmia.tasks", "advmia.data", "advmia.methods", "advmia.training", "advmia.evaluation"),
-    "advmia.models": ("advmia.attacks", "advmia.data", "advmia.tasks", "advmia.methods"),
-    "advmia.data": ("advmia.attacks", "advmia.models", "advmia.tasks", "advmia.methods"),
-}
-PRINTERS = (*TOP, "advmia.runtime", "advmia.tables")
-# Keyword that a call must have, as source text.
-KEYWORDS: dict[str, tuple[str, str]] = {
-    "torch.load": ("weights_only", "True"),
-    "torch.hub.load_state_dict_from_url": ("weights_only", "True"),
-    "np.load": ("allow_pickle", "False"),
-    "numpy.load": ("allow_pickle", "False"),
-}
-BANNED_CALLS = (
-    "eval",
-    "exec",
-    "breakpoint",
-    "pickle.load",
-    "pickle.loads",
-    "pickle.Unpickler",
-    "os.system",
-    "shutil.rmtree",
-)
+from tests import architecture
+from tests.architecture import LAYERS, MODULES, ROOT, TEST_LINES, Module
 
 
-def module_name(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+@pytest.mark.parametrize("name", MODULES)
+def test_no_module_breaks_a_rule(name: str) -> None:
+    """Fails if a module imports upward or sideways, is too long, prints, or calls what no module may call."""
+    assert architecture.faults_of(MODULES[name]) == []
 
 
-SOURCES = {module_name(path): path for path in (*sorted((ROOT / "advmia").rglob("*.py")), *sorted(ROOT.glob("*.py")))}
-TREES = {name: ast.parse(path.read_text(encoding="utf-8"), str(path)) for name, path in SOURCES.items()}
+def test_no_module_imports_itself_through_others() -> None:
+    """Fails if modules import each other in a circle, also within one wing."""
+    assert architecture.cycle() == []
 
 
-def fits(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+def test_every_module_has_a_docstring() -> None:
+    """Fails if a module does not say what it is for; an empty `__init__` needs no docstring."""
+    assert [name for name, module in MODULES.items() if module.tree.body and not ast.get_docstring(module.tree)] == []
 
 
-def is_in(name: str, package: str) -> bool:
-    return name == package or name.startswith(f"{package}.")
+def test_test_files_are_short() -> None:
+    """Fails if a test file has more than 500 lines."""
+    lengths = {path: len(path.read_text().splitlines()) for path in (ROOT / "tests").rglob("*.py")}
+    assert [f"{path.relative_to(ROOT)}: {length}" for path, length in lengths.items() if length > TEST_LINES] == []
 
 
-def layer_of(name: str) -> int:
-    for number, patterns in enumerate(LAYERS):
-        if fits(name, patterns):
-            return number
-    pytest.fail(f"{SOURCES[name].relative_to(ROOT)} is in no layer: add `{name}` to LAYERS in {Path(__file__).name}")
+def test_the_map_shows_every_wing(capsys: pytest.CaptureFixture[str]) -> None:
+    """Fails if `python -m tests.architecture` leaves a wing out, or finds a fault where the tests above find none."""
+    assert architecture.main() == 0
+    text = capsys.readouterr().out
+    assert all(f"   {wing} " in text for wings, _ in LAYERS for wing in wings)
+    assert text.endswith("no import goes upward, and no module breaks a rule\n")
 
 
-def imports(name: str, tree: ast.Module) -> Iterator[tuple[str, int]]:
-    """Every module imported anywhere in the file, functions and all, with the line; `from` names may be modules too."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield alias.name, node.lineno
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{name}:{node.lineno}: a relative import; write the full name"
-            modules = [f"{node.module}.{alias.name}" for alias in node.names]
-            ours = [module for module in modules if module in SOURCES]
-            yield from ((module, node.lineno) for module in ours)
-            if len(ours) < len(modules):
-                yield str(node.module), node.lineno
+# ---------------------------------------------------------------- the rules fail where they should
+
+WINGS = [wing for wings, _ in LAYERS for wing in wings]
 
 
-def dotted(node: ast.expr) -> str:
-    """The text of a call's function: `torch.load`."""
-    return ast.unparse(node) if isinstance(node, (ast.Name, ast.Attribute)) else ""
+def member(wing: str) -> str:
+    """The name of one module of a wing."""
+    return next(name for name, module in MODULES.items() if module.wing == wing)
 
 
-def calls(tree: ast.Module) -> Iterator[tuple[str, ast.Call]]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call):
-            yield dotted(node.func), node
-
-
-def import_faults(name: str, tree: ast.Module) -> list[str]:
-    faults = []
-    for imported, line in imports(name, tree):
-        where = f"{name}:{line} imports {imported}"
-        if imported in SOURCES and layer_of(imported) > layer_of(name):
-            faults.append(f"{where}, which is above it")
-        for reserved, importers in RESERVED.items():
-            if is_in(imported, reserved) and not fits(name, importers):
-                faults.append(f"{where}, which is for {', '.join(importers)} alone")
-        for package, barred in FORBIDDEN.items():
-            if is_in(name, package) and any(is_in(imported, other) for other in barred):
-                faults.append(f"{where}, which {package} must not know")
-    return faults
-
-
-def call_faults(name: str, tree: ast.Module) -> list[str]:
-    faults = []
-    for called, node in calls(tree):
-        where = f"{name}:{node.lineno} calls {called}"
-        keyword, value = KEYWORDS.get(called, ("", ""))
-        given = {word.arg: ast.unparse(word.value) for word in node.keywords}
-        if keyword and given.get(keyword) != value:
-            faults.append(f"{where} without {keyword}={value}")
-        if called in BANNED_CALLS:
-            faults.append(f"{where}, which no module may")
-        if called == "print" and not fits(name, PRINTERS):
-            faults.append(f"{where}; only {', '.join(PRINTERS)} talk to the terminal")
-    return faults
-
-
-@pytest.mark.parametrize("name", SOURCES)
-def test_imports_go_downward(name: str) -> None:
-    """Fails if a module imports from above itself, or what is reserved for others, or is in no layer."""
-    layer_of(name)
-    assert import_faults(name, TREES[name]) == []
-
-
-@pytest.mark.parametrize("name", SOURCES)
-def test_calls(name: str) -> None:
-    """Fails if a file from elsewhere could run code, a folder could be emptied, or a library module prints."""
-    assert call_faults(name, TREES[name]) == []
-
-
-def test_no_cycles() -> None:
-    """Fails if modules of one layer import each other in a circle."""
-    graph = {
-        name: {imported for imported, _ in imports(name, tree) if imported in SOURCES and imported != name}
-        for name, tree in TREES.items()
-    }
-    try:
-        TopologicalSorter(graph).prepare()
-    except CycleError as error:
-        pytest.fail(" <- ".join(error.args[1]))
-
-
-def test_every_module_says_what_it_is_for() -> None:
-    """Fails if a module has no docstring; a package's empty `__init__` needs none."""
-    assert [name for name, tree in TREES.items() if tree.body and not ast.get_docstring(tree)] == []
-
-
-# ---------------------------------------------------------------- that the rules above can fail
+@pytest.mark.parametrize("wing", WINGS)
+def test_an_import_from_above_is_found(wing: str) -> None:
+    """Fails if one of the layers can be broken: every wing must be kept from each wing above it and beside it."""
+    layer = architecture.layer_of(wing)
+    for number, (wings, _) in enumerate(LAYERS):
+        for other in wings:
+            faults = architecture.import_faults(Module(member(wing), f"import {member(other)}"))
+            faults = [fault for fault in faults if "which only" not in fault]
+            assert bool(faults) == (number > layer or (number == layer and other != wing)), (wing, other, faults)
 
 
 @pytest.mark.parametrize(
-    ("name", "source", "says"),
+    "source",
     [
-        ("advmia.attacks.steps", "from advmia.attacks import gradient", "which is above it"),
-        ("advmia.budgets", "def f():\n    from advmia.tasks import Task", "which is above it"),
-        ("advmia.data.readers", "import advmia.data.cache", "which is above it"),
-        ("advmia.attacks.gradient", "from advmia.data.specs import DATASETS", "which advmia.attacks must not know"),
-        ("advmia.attacks.gradient", "from advmia.data import specs", "which advmia.attacks must not know"),
-        ("advmia.training", "from advmia import cli", "which is above it"),
-        ("advmia.training", "import argparse", "which is for advmia.cli, "),
-        ("advmia.attacks.gradient", "from argparse import Namespace", "which is for advmia.cli, "),
-        ("advmia.data.transforms", "from torchvision.transforms import Resize", "advmia.models.densenet alone"),
+        "from advmia import tasks",
+        "from advmia.tasks import Task",
+        "import advmia.tasks as other",
+        "def f():\n    from advmia.tasks import Task",
+        "if TYPE_CHECKING:\n    from advmia.tasks import Task",
     ],
 )
-def test_a_forbidden_import_is_found(name: str, source: str, says: str) -> None:
-    """Fails if the rules overlook one of the spellings of an import."""
-    faults = import_faults(name, ast.parse(source))
-    assert any(says in fault for fault in faults), faults
+def test_every_spelling_of_an_import_is_read(source: str) -> None:
+    """Fails if an import is overlooked because of how it is written."""
+    faults = architecture.import_faults(Module("advmia.attacks.common", source))
+    assert len(faults) == 1 and "tasks is above attacks" in faults[0]
 
 
 @pytest.mark.parametrize(
     ("name", "source", "says"),
     [
-        ("advmia.checkpoints", "torch.load(path)", "without weights_only=True"),
-        ("advmia.checkpoints", "torch.load(path, weights_only=False)", "without weights_only=True"),
-        ("advmia.checkpoints", "torch.load(path, weights_only=trusted)", "without weights_only=True"),
+        ("advmia.training.loop", "import argparse", "which only advmia.cli"),
+        ("advmia.attacks.common", "from argparse import Namespace", "which only advmia.cli"),
+        ("advmia.data.transforms", "from torchvision.transforms import Resize", "which only advmia.models.densenet"),
+        ("advmia.data.transforms", "from advmia.data.cache import _key", "private to advmia.data.cache"),
+        ("advmia.checkpoints.weights", "torch.load(path)", "without weights_only=True"),
+        ("advmia.checkpoints.weights", "torch.load(path, weights_only=False)", "without weights_only=True"),
+        ("advmia.checkpoints.weights", "torch.load(path, weights_only=trusted)", "without weights_only=True"),
         ("advmia.data.prepare.archives", "np.load(path)", "without allow_pickle=False"),
-        ("advmia.training", "def f():\n    print('epoch')", "talk to the terminal"),
-        ("advmia.results", "pickle.loads(data)", "which no module may"),
-        ("advmia.commands", "shutil.rmtree(folder)", "which no module may"),
+        ("advmia.training.loop", "def f():\n    print('epoch')", "write to the terminal"),
+        ("advmia.results.record", "pickle.loads(data)", "which no module may"),
+        ("advmia.commands.training", "shutil.rmtree(folder)", "which no module may"),
+        ("advmia.training.loop", "\n" * 301, "has 301 lines"),
+        ("advmia.training.loop", "def f():\n" + "    x = 1\n" * 60, "f has 61 lines"),
+        ("advmia.training.loop", "class A:\n    def f(self, a, b, c, /, d, *, e, g, h): ...", "f has 7 parameters"),
+        ("advmia.training.loop", "def loop(): ...", "advmia.training.loop defines loop"),
     ],
 )
-def test_a_forbidden_call_is_found(name: str, source: str, says: str) -> None:
-    """Fails if the rules overlook a call."""
-    faults = call_faults(name, ast.parse(source))
-    assert len(faults) == 1 and says in faults[0]
+def test_a_broken_rule_is_found(name: str, source: str, says: str) -> None:
+    """Fails if one of the rules finds no fault with a module that breaks it, or finds further faults."""
+    faults = architecture.faults_of(Module(name, source))
+    assert len(faults) == 1 and says in faults[0], faults
 
 
-def test_allowed_lines_pass() -> None:
-    """Fails if the rules find fault with what is right."""
-    allowed = "from advmia import runtime\nimport argparse\nfrom advmia.attacks.steps import Attack"
-    assert import_faults("advmia.commands", ast.parse(allowed)) == []
-    assert call_faults("advmia.checkpoints", ast.parse("torch.load(p, map_location='cpu', weights_only=True)")) == []
-    assert call_faults("advmia.tables", ast.parse("print(1)")) == []
+def test_modules_that_keep_the_rules_pass() -> None:
+    """Fails if the rules find fault with what is allowed."""
+    allowed = "import argparse\nfrom advmia.attacks.common import Attack\ndef f(a, b, c, d, *, e, g): print(a)"
+    assert architecture.faults_of(Module("advmia.commands.training", allowed)) == []
+    load = "torch.load(path, map_location='cpu', weights_only=True)"
+    assert architecture.faults_of(Module("advmia.checkpoints.weights", load)) == []
 
 
-def test_a_new_module_must_be_placed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails if a module that is in no layer passes, or the message does not say what to do."""
-    monkeypatch.setitem(SOURCES, "advmia.novelty", ROOT / "advmia" / "novelty.py")
-    with pytest.raises(pytest.fail.Exception, match=r"novelty\.py is in no layer: add `advmia\.novelty` to LAYERS"):
-        layer_of("advmia.novelty")
+def test_a_wing_must_be_in_a_layer() -> None:
+    """Fails if a new wing passes without a layer, or the message does not say what to do."""
+    with pytest.raises(LookupError, match=r"'novelty' is in no layer: add it to LAYERS in architecture\.py"):
+        architecture.layer_of(Module("advmia.novelty.loop", "").wing)

@@ -17,11 +17,17 @@ from advmia.budgets import Budget, auto_budget, cw_budget, fgsm_budget, pgd_budg
 
 @dataclass(frozen=True)
 class AttackSpec:
-    """One attack of the evaluation."""
+    """One attack of the evaluation: how it is built, its standard budget, and its traits.
+
+    Every other module reads the traits from here.
+    """
 
     build: Callable[[Budget, Objective], EvaluationAttack]
     budget: Callable[[float], Budget]  # the survey's setting for an eps in grey levels
-    phrase: str  # what --help says of it
+    phrase: str  # the attack's line in --help
+    uses_gradients: bool = True  # False: the attack sees the network's outputs only
+    bounded: bool = True  # False: eps is the size of a step, and adversarial images may be further away than eps
+    early_stopping: bool = False  # leaves an image alone as soon as it is misclassified; equal to the built attack's
 
 
 ATTACKS: dict[str, AttackSpec] = {
@@ -30,13 +36,38 @@ ATTACKS: dict[str, AttackSpec] = {
     "pgd-margin": AttackSpec(pgd, pgd_budget, "PGD on the labels' logits in place of the loss"),
     "pgd-dice": AttackSpec(pgd, pgd_budget, "PGD up the soft Dice loss"),
     "cw": AttackSpec(cw, cw_budget, "30 steps down the true class's lead in the logits"),
-    "apgd-ce": AttackSpec(apgd_ce, auto_budget, "Auto-PGD (PGD that adapts its step), 100 steps up the cross-entropy"),
-    "apgd-t": AttackSpec(apgd_t, auto_budget, "Auto-PGD towards each of the other classes, 9 at most"),
-    "fab-t": AttackSpec(fab_t, auto_budget, "FAB, to the nearest boundary with each of these classes"),
-    "square": AttackSpec(square, square_budget, "Square, 5,000 random squares, without gradients"),
-    "aa": AttackSpec(autoattack, auto_budget, "AutoAttack, which is apgd-ce, apgd-t, fab-t and square in turn"),
+    "apgd-ce": AttackSpec(
+        apgd_ce,
+        auto_budget,
+        "Auto-PGD (PGD that adapts its step), 100 steps up the cross-entropy",
+        early_stopping=True,
+    ),
+    "apgd-t": AttackSpec(
+        apgd_t, auto_budget, "Auto-PGD towards each of the other classes, 9 at most", early_stopping=True
+    ),
+    "fab-t": AttackSpec(
+        fab_t, auto_budget, "FAB, to the nearest boundary with each of these classes", early_stopping=True
+    ),
+    "square": AttackSpec(
+        square,
+        square_budget,
+        "Square, 5,000 random squares, without gradients",
+        uses_gradients=False,
+        early_stopping=True,
+    ),
+    "aa": AttackSpec(
+        autoattack,
+        auto_budget,
+        "AutoAttack, which is apgd-ce, apgd-t, fab-t and square in turn",
+        early_stopping=True,
+    ),
     "simba": AttackSpec(
-        simba, simba_budget, "SimBA, 5,000 random DCT directions, without gradients; eps is a step, not a bound"
+        simba,
+        simba_budget,
+        "SimBA, 5,000 random DCT directions, without gradients; eps is a step, not a bound",
+        uses_gradients=False,
+        bounded=False,
+        early_stopping=True,
     ),
     "apgd": AttackSpec(apgd, auto_budget, "Auto-PGD (PGD that adapts its step), 100 steps up the loss of training"),
     "apgd-margin": AttackSpec(apgd, auto_budget, "Auto-PGD on the labels' logits in place of the loss"),

@@ -25,6 +25,7 @@ from advmia.attacks.common import (
     input_gradient,
     normal_start,
     project,
+    stops_early,
     uniform_start,
 )
 from advmia.attacks.gradient import SignAscent, fgsm, pgd
@@ -133,6 +134,12 @@ def test_each_attack_has_its_traits() -> None:
     """Fails when an attack is added without a line in `TRAITS`, or a line is left of one that is gone."""
     assert set(TRAITS) <= set(ATTACKS)
     assert {spec.build for spec in ATTACKS.values()} == {ATTACKS[name].build for name in TRAITS}
+
+
+def test_spec_and_attack_agree_on_early_stopping() -> None:
+    """Fails if `AttackSpec.early_stopping` differs from the attribute that the evaluation reads from the attack."""
+    for name, spec in ATTACKS.items():
+        assert stops_early(made(name)) == spec.early_stopping, name
 
 
 # --- the contract ----------------------------------------------------------------------------------------------------
@@ -463,7 +470,7 @@ def outcomes_and_images(attack: str, order: tuple[int, ...], batch_size: int) ->
         parts.append(made_attack(model, x, y, rng=rng))
         return parts[-1]
 
-    loader = EvaluationLoader(replace(data, rows=np.array(order)), batch_size, CPU)
+    loader = EvaluationLoader(replace(data, indices=np.array(order)), batch_size, CPU)
     evaluation = evaluate(trained(), loader, SINGLE_LABEL, keeping, options=EvaluationOptions((0, attack, EPS)))
     back = torch.from_numpy(np.argsort(order))
     return evaluation.outcomes[back], torch.cat(parts)[back]

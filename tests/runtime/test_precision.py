@@ -80,10 +80,8 @@ def test_bf16_attacks_are_as_strong() -> None:
     model, loader = trained(), EvaluationLoader(image_data(64), 64, CPU)
     made = ATTACKS["pgd"].build(ATTACKS["pgd"].budget(4), cross_entropy)
     exact, rounded = (
-        evaluate(model, loader, SINGLE_LABEL, made, options=EvaluationOptions((0,), precision=precision)).scores[
-            "accuracy"
-        ]
-        for precision in (FP32, BF16)
+        evaluate(model, loader, SINGLE_LABEL, made, options=options).scores["accuracy"]
+        for options in (EvaluationOptions((0,), precision=FP32), EvaluationOptions((0,), precision=BF16))
     )
     assert 0.05 < exact < 0.95  # or there would be nothing to compare
     assert abs(exact - rounded) <= 2 / 64

@@ -870,7 +870,7 @@ TOOLS = [
     Case(
         "maps' record damaged",
         f"{VISUAL} --saveDir maps",
-        ("gradVisual.csv is there already and not of this run", "another --saveDir"),
+        ("gradVisual.csv exists and is not of this run", "another --saveDir"),
         both(text("maps/gradVisual.json", "{"), text("maps/gradVisual.csv", "x")),
     ),
 ]

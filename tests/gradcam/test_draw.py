@@ -94,6 +94,7 @@ def test_files_of_a_run(
     assert {path.name for path in maps.glob("*.jpg")} == {record["map"] for record in records}
 
 
+@pytest.mark.slow
 def test_maps_are_of_the_images_that_testcls_scores(
     workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,7 +105,9 @@ def test_maps_are_of_the_images_that_testcls_scores(
     size = ["--dataset", "melBin", "--gpu", "cpu", "--imgSize", 16, "--limit", 3, "--resultDir", tmp_path]
     assert run_main(monkeypatch, ["testCls.py", *size, *target]) == 0
     records = read_records(tmp_path / "maps")
-    for result in json.loads((tmp_path / "melBin__mv2.json").read_text())["rows"]:
+    results = json.loads((tmp_path / "melBin__mv2.json").read_text())["rows"]
+    assert results[0]["outcomes"] != results[1]["outcomes"], "the attack must change predictions"
+    for result in results:
         attack = "clean" if result["attack"] == "none" else result["attack"]
         predicted = [
             (int(record["index"]), int(record["predicted"])) for record in records if record["attack"] == attack

@@ -13,7 +13,7 @@ from advmia.cli import flags, run, tools
 from advmia.cli.parser import Parser
 from advmia.commands import testing, training
 from advmia.data.phantoms import make_phantoms
-from advmia.data.prepare import prepare
+from advmia.data.prepare import prepare_dataset
 from advmia.errors import UserError
 from advmia.results.tables import write_tables
 from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL, Task
@@ -37,7 +37,9 @@ SCRIPTS = {
 def run_tool(args: argparse.Namespace) -> None:
     """Runs one of the four tools and prints its report."""
     if args.tool == "prepare":
-        report = prepare(args.dataset, args.source, args.dataRoot, meta=args.meta, split=args.split, link=args.link)
+        report = prepare_dataset(
+            args.dataset, args.source, args.dataRoot, meta=args.meta, split=args.split, link=args.link
+        )
         print("\n".join(report))
     elif args.tool == "phantoms":
         report = make_phantoms(args.dataRoot, args.dataset, count=args.count, size=args.size, seed=args.seed)

@@ -54,7 +54,7 @@ LONG = ("aa", "simba")  # that have the queries, directions and steps which may 
 def main() -> None:
     args = _arguments()
     device = torch.device(args.device)
-    Precision.chosen(args.precision, device)
+    Precision.choose(args.precision, device)
     if args.simba:
         timing.write(args, "evaluation --simba", _simba_overhead(args, device))
         return

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 import torch
 
 from advmia.errors import UserError
-from advmia.runtime import distributed
+from advmia.runtime import distributed, launch
 from advmia.runtime.signals import Stopped, stop_on_signal
 from advmia.runtime.terminal import say
 
@@ -100,8 +100,8 @@ def _status(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespa
     """The exit status of the command, which has said what went wrong."""
     args = parser.parse_args()
     try:
-        if shared and distributed.needs_spawn(args.gpu):
-            return distributed.spawn(args.gpu)
+        if shared and launch.needs_spawn(args.gpu):
+            return launch.spawn(args.gpu)
         with stop_on_signal(), distributed.process_group():
             _within_memory(command, args)
     except UserError as error:

@@ -115,7 +115,7 @@ def evaluate_each(
         tally, start, x = _Tally(task, data), _now(loader.device), batch.x
         if attack is not None:
             rng = SampleRng.of(*scope, samples=batch.index.tolist(), device=loader.device)
-            with precision.networks(loader.device, early_stopping=stops_early(attack)):
+            with precision.autocast(loader.device, early_stopping=stops_early(attack)):
                 x = attack(made_on, x, batch.y, rng=rng)
             tally.note(_now(loader.device) - start, notes_of(attack))
         with precision.scoring(early_stopping=stops_early(attack)), torch.no_grad(), frozen_eval(model):
@@ -131,7 +131,7 @@ def evaluate_each(
         return [tally.state_dict() for tally in tallies]
 
     waves = loader.waves(WAVE_BATCHES if early_stopping else 1, WAVE_BYTES, skip=done)
-    batches = ProgressBar(waves, len(data), title, note, done=done)
+    batches = ProgressBar(waves, len(data), title, note, initial=done)
     try:
         for batch in batches:
             made_on = Blocks(inference_copy(attacked, batch.x), loader.batch_size, passed) if any(attacks) else scored

@@ -15,7 +15,8 @@ from tests.support.running import ROOT
 PROGRAM = """
 import resource, sys
 import torch
-from advmia import commands, runtime
+from advmia import commands
+from advmia.runtime import machine
 if sys.argv[1] == "kept":
     machine.keep_freed_memory()
 def faults():

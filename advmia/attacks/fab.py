@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from advmia.attacks.apgd import likeliest_wrong
+from advmia.attacks.auto_pgd import likeliest_wrong
 from advmia.attacks.common import Objective, fooled, forward, frozen_eval, on_right_images, value_and_gradient
 from advmia.budgets import Budget
 from advmia.losses import margin, targeted_margin

@@ -11,10 +11,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from advmia.attacks.apgd import apgd_ce, apgd_t
+from advmia.attacks.auto_pgd import apgd_ce, apgd_t
 from advmia.attacks.common import EvaluationAttack, Objective, fooled, forward, frozen_eval, notes_of
 from advmia.attacks.fab import fab_t
-from advmia.attacks.square import square
+from advmia.attacks.square_attack import square
 from advmia.budgets import Budget
 from advmia.runtime.precision import fp32_only
 from advmia.runtime.rng import SampleRng

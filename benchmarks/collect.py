@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ def main() -> None:
     by_age = sorted(folder.glob("*.status"), key=lambda path: path.stat().st_mtime)
     parts = _parts_of(out) | {path.stem: _part(path) for path in by_age}
     record = {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "failed": [name for name, part in parts.items() if part["status"] != "ok"],
         "parts": parts,
     }

@@ -146,7 +146,7 @@ class _Ours:
         self.model, self.task, self.precision, self.device = model, SINGLE_LABEL, precision, torch.device(args.device)
         counts = (args.images, args.testImages)
         train, test = (
-            subjects.repeated(load_data(root, samples, workers=args.workers), count).kept_on(self.device)
+            subjects.repeated(load_data(root, samples, workers=args.workers), count).preload(self.device)
             for samples, count in zip(lists, counts, strict=True)
         )
         self.loader: TrainingLoader = subjects.training_loader(train, self.task, args.bs, self.device)

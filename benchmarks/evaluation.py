@@ -116,7 +116,7 @@ def _suite_rows(
     """One attack at all eps. Our FGSMs share a gradient, so that their eps go together in one row."""
     together = [args.epsilons] if ATTACKS[name].shares_gradient else [[eps] for eps in args.epsilons]
     # Both sides on one batch first: libraries choose their algorithms, and CUDA loads its kernels, when they are met.
-    few, brief = replace(data, rows=data.rows[: args.bs]), {"queries": 2, "steps": 2, "repeats": 1}
+    few, brief = replace(data, indices=data.indices[: args.bs]), {"queries": 2, "steps": 2, "repeats": 1}
     _row(name, together[0], model, few, argparse.Namespace(**vars(args) | brief), device)
     rows = [_row(name, epsilons, model, data, args, device) for epsilons in together]
     _show(rows)

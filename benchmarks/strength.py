@@ -49,7 +49,7 @@ def _compare_attacks(args: argparse.Namespace, train: ImageData, test: ImageData
     method = subjects.method("pgdat" if args.trainEps else "nat", SINGLE_LABEL, args.trainEps, DATASET)
     model = subjects.trained(args.model, train, SINGLE_LABEL, method, device, epochs=args.trainEpochs, lr=args.lr)
     clean = evaluate(model, EvaluationLoader(test, args.bs, device), SINGLE_LABEL).outcomes
-    images, clean_right = len(test), int((clean == test.targets(test.rows)).sum())
+    images, clean_right = len(test), int((clean == test.targets(test.indices)).sum())
     what = f"{args.model}, {images} phantoms of {args.size} pixels, {clean_right} right clean"
     print(f"{what}; PGD-20 at eps {args.eps:g}")
     baseline = [_plain_right(model, test, args, seed) for seed in range(args.seeds)]
@@ -92,7 +92,7 @@ def _our_right(model: nn.Module, data: ImageData, args: argparse.Namespace, seed
     attack = pgd(pgd_budget(args.eps), cross_entropy)
     loader = EvaluationLoader(data, args.bs, torch.device(args.device))
     found = evaluate(model, loader, SINGLE_LABEL, attack, scope=(seed, "pgd", args.eps), precision=precision)
-    return found.outcomes == data.targets(data.rows)
+    return found.outcomes == data.targets(data.indices)
 
 
 # --- trainings -------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -226,7 +226,7 @@ def precision_flag(parser: argparse.ArgumentParser) -> None:
 def device_facts(device: torch.device) -> dict[str, Any]:
     """Date, machine and versions: what seconds depend on."""
     facts: dict[str, Any] = {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": str(device),
         "name": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "cpus": os.cpu_count(),

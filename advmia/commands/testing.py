@@ -28,7 +28,7 @@ from advmia.commands.inputs import (
 )
 from advmia.data.loading import ImageData
 from advmia.data.readers import (
-    count_classes,
+    count_listed_classes,
     read_samples,
 )
 from advmia.data.specs import DatasetSpec
@@ -51,7 +51,7 @@ def test(task: Task, args: argparse.Namespace) -> None:
     source_model = args.surrogateModel or args.targetModel
     source_weight = args.surrogateWeight or args.targetWeight
     spec = choose_spec(args, args.targetModel, source_model)
-    needed = count_classes(spec, args.dataRoot)
+    needed = count_listed_classes(spec, args.dataRoot)
     target = source = load_model(args.targetModel, args.targetWeight, spec, classes=needed)
     if (source_model, source_weight) != (args.targetModel, args.targetWeight):
         source = load_model(source_model, source_weight, spec, classes=target.classes)
@@ -117,7 +117,7 @@ def _test(
         (clean,) = evaluated(CLEAN, [_UNATTACKED], [None])
         results.add(result_row(CLEAN, _UNATTACKED, (), clean.scores, clean))
     known = results.row(CLEAN, 0)
-    unattacked, truth = torch.tensor(known.outcomes), data.samples.labels[torch.from_numpy(data.rows)]
+    unattacked, truth = torch.tensor(known.outcomes), data.samples.labels[torch.from_numpy(data.indices)]
     print(task.clean_line(known.scores), flush=True)
     for name in args.attacks:
         print(name)

@@ -468,7 +468,7 @@ def outcomes_and_images(attack: str, order: tuple[int, ...], batch_size: int) ->
         parts.append(made_attack(model, x, y, rng=rng))
         return parts[-1]
 
-    loader = EvaluationLoader(replace(data, rows=np.array(order)), batch_size, CPU)
+    loader = EvaluationLoader(replace(data, indices=np.array(order)), batch_size, CPU)
     evaluation = evaluate(trained(), loader, SINGLE_LABEL, keeping, scope=(0, attack, EPS))
     back = torch.from_numpy(np.argsort(order))
     return evaluation.outcomes[back], torch.cat(parts)[back]

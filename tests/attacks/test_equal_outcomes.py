@@ -96,9 +96,9 @@ def test_outcomes_are_the_images_own(task: Task, name: str, attack: str, monkeyp
         data = with_predicted_labels(data, clean)
     expected = outcomes(data, 64)
     assert (expected != clean).flatten(1).any(dim=1).sum() > IMAGES / 2  # it attacks
-    assert torch.equal(outcomes(replace(data, rows=data.rows[:2]), 1), expected[:2])
+    assert torch.equal(outcomes(replace(data, indices=data.indices[:2]), 1), expected[:2])
     assert torch.equal(outcomes(data, 7), expected)
-    backwards = replace(data, rows=data.rows[::-1].copy())
+    backwards = replace(data, indices=data.indices[::-1].copy())
     assert torch.equal(outcomes(backwards, 7), expected.flip(0))
 
 

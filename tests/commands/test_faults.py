@@ -112,6 +112,16 @@ def a_folder(path: str) -> Callable[[Path], object]:
     return change
 
 
+def a_link(path: str, target: str) -> Callable[[Path], object]:
+    """A link where nothing was."""
+
+    def change(folder: Path) -> None:
+        (folder / path).parent.mkdir(parents=True)
+        (folder / path).symlink_to(folder / target)
+
+    return change
+
+
 def cut(path: str, share: float = 0.5) -> Callable[[Path], object]:
     def change(folder: Path) -> None:
         raw = (folder / path).read_bytes()
@@ -805,10 +815,7 @@ TOOLS = [
         "phantoms through a link",
         f"{PHANTOMS} new",
         ("new/mesidor holds files that are not marked", "another --dataRoot"),
-        lambda folder: (
-            (folder / "new/mesidor/img").mkdir(parents=True),
-            (folder / "new/mesidor/img/x.tif").symlink_to(folder / "out"),
-        ),
+        a_link("new/mesidor/img/x.tif", "out"),
     ),
     Case("tables of nothing", f"{TABLES} data none", ("none is no result file", "expected the JSON")),
     Case("tables of a folder without", f"{TABLES} data", ("no result files", "in data")),
@@ -892,11 +899,17 @@ def world(tmp_path_factory: pytest.TempPathFactory, warm_interpreter: Path) -> P
     return folder
 
 
-def run(python: Path, folder: Path, line: str, **how: Any) -> subprocess.CompletedProcess[str]:
+def run(python: Path | str, folder: Path, line: str, **how: Any) -> subprocess.CompletedProcess[str]:
     """The command, with the warm interpreter or another."""
     words = shlex.split(line)
     script = [str(ROOT / words[0])] if words[0].endswith(".py") else ["-m", words[0]]
-    usual = {"cwd": folder, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "timeout": 120, "env": environment()}
+    usual: dict[str, Any] = {
+        "cwd": folder,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "timeout": 120,
+        "env": environment(),
+    }
     return subprocess.run([str(python), *script, *words[1:]], text=True, check=False, **(usual | how))
 
 

@@ -164,7 +164,7 @@ def test_noise_is_the_lists_rows_not_the_loaders_places() -> None:
     data = image_data(12)
     whole, part = Keeping(), Keeping()
     evaluate(trained(), EvaluationLoader(data, 5, CPU), SINGLE_LABEL, whole, scope=(0,))
-    some = replace(data, rows=np.array([3, 7, 8]))
+    some = replace(data, indices=np.array([3, 7, 8]))
     found = evaluate(trained(), EvaluationLoader(some, 2, CPU), SINGLE_LABEL, part, scope=(0,))
     assert torch.equal(torch.cat(part.noise), torch.cat(whole.noise)[[3, 7, 8]])
     assert len(found) == 3

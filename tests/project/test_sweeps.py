@@ -188,7 +188,7 @@ def test_help_from_any_folder(script: str) -> None:
     """Fails if --help looks for its script from another folder than the one it was started in."""
     texts = []
     for folder, words in ((ROOT, [f"scripts/{script}"]), (ROOT / "scripts", [f"./{script}"]), (ROOT / "tests", [])):
-        command = [*(words or [ROOT / "scripts" / script]), "--help"]
+        command = [*(words or [str(ROOT / "scripts" / script)]), "--help"]
         done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, "")
         texts.append(done.stdout)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -89,12 +90,10 @@ def make_covid(source: Path, names: list[str]) -> Path:
     return source
 
 
-def make_npz(
-    path: Path, labels: dict[str, list[list[int]]], size: int = 28, colour: bool = True
-) -> dict[str, np.ndarray]:
+def make_npz(path: Path, labels: dict[str, list[list[int]]], size: int = 28, colour: bool = True) -> dict[str, Any]:
     """A MedMNIST archive with the given label rows; returns its arrays."""
     rng = np.random.default_rng(0)
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for part, rows in labels.items():
         shape = (len(rows), size, size, 3) if colour else (len(rows), size, size)
         arrays[f"{part}_images"] = rng.integers(0, 256, shape, dtype=np.uint8)

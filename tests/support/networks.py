@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -163,7 +163,7 @@ def image_data(count: int, *, classes: int = 3, size: int = 16, seed: int = 0) -
         spec=DATASETS["melMulti"].at_size(size),
         path=Path("test.csv"),
         folder=Path("mel2017"),
-        rows=tuple(range(1, count + 1)),
+        row_numbers=tuple(range(1, count + 1)),
         files=tuple(f"{index}.png" for index in range(count)),
         labels=torch.from_numpy(labels),
         masks=(),
@@ -276,7 +276,7 @@ class Snapshot:
         assert same_tensors(now.values, self.values)
 
 
-def same_tensors(one: dict[str, Tensor | None], other: dict[str, Tensor | None]) -> bool:
+def same_tensors(one: Mapping[str, Tensor | None], other: Mapping[str, Tensor | None]) -> bool:
     """Equal to the bit, None only where the other is None."""
     if one.keys() != other.keys():
         return False
@@ -308,7 +308,7 @@ def right(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 if __name__ == "__main__":
-    key = (*map(int, sys.argv[1:4]), float(sys.argv[4]))
+    key = (int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]))
     TRAINED.mkdir(exist_ok=True)
     with _trained_path(*key).open("wb") as file:
         torch.save(_train(*key).state_dict(), file)

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 import pytest
 
@@ -20,7 +20,8 @@ def run_process(
     *words: object, cwd: Path, python: Path | str = sys.executable, timeout: float = 600
 ) -> subprocess.CompletedProcess[str]:
     """`python <words>` with the checkout on the path, in the folder `cwd`; one thread."""
-    script = [str(ROOT / words[0])] if str(words[0]).endswith(".py") else ["-m", str(words[0])]
+    program = str(words[0])
+    script = [str(ROOT / program)] if program.endswith(".py") else ["-m", program]
     return subprocess.run(
         [python, *script, *map(str, words[1:])],
         cwd=cwd,
@@ -39,7 +40,7 @@ def run_well(*words: object, cwd: Path, python: Path | str = sys.executable) -> 
     return done.stdout
 
 
-def run_main(monkeypatch: pytest.MonkeyPatch, words: list[object]) -> int:
+def run_main(monkeypatch: pytest.MonkeyPatch, words: Sequence[object]) -> int:
     """The script's `main` in this process; returns the exit status."""
     name = str(words[0])
     module = importlib.import_module("advmia.__main__" if name == "advmia" else name.removesuffix(".py"))
@@ -62,10 +63,12 @@ def start(words: Sequence[object], folder: Path) -> subprocess.Popen[str]:
     )
 
 
-def read_until(running: subprocess.Popen[str], text: str, stream: Any = None) -> str:
+def read_until(running: subprocess.Popen[str], text: str, stream: IO[str] | None = None) -> str:
     """The first line with the text in it, on standard output or another stream."""
+    lines = stream or running.stdout
+    assert lines is not None
     deadline = time.monotonic() + 120
-    for line in stream or running.stdout:
+    for line in lines:
         if text in line:
             return str(line)
         assert time.monotonic() < deadline

@@ -15,6 +15,7 @@ from tests.support.running import ROOT
 PROGRAM = """
 import resource, sys
 import torch
+from advmia.commands import testing, training
 from advmia.runtime import machine
 if sys.argv[1] == "kept":
     machine.keep_freed_memory()

@@ -75,18 +75,18 @@ class ResultFile:
         assert found is not None, f"no row of {attack} at eps {eps}"
         return found
 
-    def unfinished(self, attack: str, budgets: Sequence[Budget]) -> PartialEvaluation:
-        """What this process has done of an evaluation for which there will be a row for each of the budgets."""
+    def partial_evaluation(self, attack: str, budget: Budget) -> PartialEvaluation:
+        """Returns this rank's partial progress on one attack."""
         share = f"{distributed.rank()}-of-{distributed.world_size()}"
-        path = self._kept(attack, budgets[0].grey_eps, share)
-        return PartialEvaluation(path, [self.run, attack, [asdict(budget) for budget in budgets], share])
+        path = self._kept(attack, budget.grey_eps, share)
+        return PartialEvaluation(path, [self.run, attack, asdict(budget), share])
 
-    def add(self, *rows: ResultRow) -> None:
-        """Keeps the rows of an evaluation and writes both files: the first process does, for all."""
-        self.rows += rows
+    def add(self, row: ResultRow) -> None:
+        """Appends a row; the main process writes both files and removes the partial progress on that attack."""
+        self.rows.append(row)
         if distributed.is_main():
             self.save()
-            for path in self.stem.parent.glob(glob.escape(self._kept(rows[0].attack, rows[0].eps, "").name) + "*"):
+            for path in self.stem.parent.glob(glob.escape(self._kept(row.attack, row.eps, "").name) + "*"):
                 path.unlink(missing_ok=True)
 
     def _kept(self, attack: str, eps: float, share: str) -> Path:

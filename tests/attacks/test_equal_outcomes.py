@@ -15,7 +15,7 @@ from advmia.attacks.inference import Blocks
 from advmia.budgets import Budget
 from advmia.data.loading import EvaluationLoader, ImageData
 from advmia.data.specs import CHEST_FINDINGS, DATASETS
-from advmia.evaluation.loop import evaluate
+from advmia.evaluation.loop import EvaluationOptions, evaluate
 from advmia.losses import binary_cross_entropy, cross_entropy
 from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL, Task
 from tests.support.networks import CPU, image_data, network, targets, trained
@@ -89,7 +89,7 @@ def test_outcomes_are_the_images_own(task: Task, name: str, attack: str, monkeyp
 
     def outcomes(data: ImageData, batch_size: int) -> torch.Tensor:
         loader = EvaluationLoader(data, batch_size, CPU)
-        return evaluate(model, loader, exact, made, scope=(0, attack, 8.0)).outcomes
+        return evaluate(model, loader, exact, made, options=EvaluationOptions((0, attack, 8.0))).outcomes
 
     clean = evaluate(model, EvaluationLoader(data, 64, CPU), exact).outcomes
     if task is SINGLE_LABEL:

@@ -30,7 +30,7 @@ from advmia.budgets import EVALUATION_STEPS, TRAINING_STEPS, pgd_budget, trainin
 from advmia.data.loading import EvaluationLoader, TrainingLoader, load_data
 from advmia.data.readers import SampleList, read_samples
 from advmia.data.specs import DATASETS
-from advmia.evaluation.loop import evaluate
+from advmia.evaluation.loop import EvaluationOptions, evaluate
 from advmia.runtime.precision import Precision
 from advmia.runtime.rng import SampleRng
 from advmia.tasks import SINGLE_LABEL
@@ -59,7 +59,7 @@ def main() -> None:
             draw(root / spec.folder, file, min(count, DISTINCT), args.width, args.height)
         lists = (read_samples(spec, root, "train"), read_samples(spec, root, "test", classes=2))
         for asked in args.precision:
-            precision = Precision.chosen(asked, device)
+            precision = Precision.choose(asked, device)
             found = _measure(root, lists, precision, args)
             results.append({"model": args.model, "size": args.size, "batch_size": args.bs, **found})
             timing.write(args, "epoch", {"images": args.images, "test_images": args.testImages, "results": results})
@@ -184,11 +184,11 @@ class _Ours:
             def make(found: dict[str, Any] = found) -> None:
                 batch = found["batch"]
                 rng = SampleRng.of(0, "train", self.number, samples=batch.index.tolist(), device=self.device)
-                with self.precision.networks(self.device):
+                with self.precision.autocast(self.device):
                     found["x_adv"] = attack(training_copy(self.model, batch.x), batch.x, batch.y, rng=rng)
 
             def update(found: dict[str, Any] = found) -> None:
-                with self.precision.networks(self.device):
+                with self.precision.autocast(self.device):
                     loss = self.task.criterion(self.model(found["x_adv"]), found["batch"].y)
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()
@@ -217,8 +217,8 @@ class _Ours:
     def _validate(self) -> None:
         attack = pgd(pgd_budget(EPS), self.task.attacks["pgd"])
         for each in (None, attack):
-            scope = (0, "validation", EPS)
-            evaluate(self.model, self.test_loader, self.task, each, scope=scope, precision=self.precision)
+            options = EvaluationOptions((0, "validation", EPS), precision=self.precision)
+            evaluate(self.model, self.test_loader, self.task, each, options=options)
 
 
 def _forward_flop(model: str, size: int) -> float | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -33,7 +32,8 @@ from advmia.data.readers import (
 )
 from advmia.data.specs import DatasetSpec
 from advmia.evaluation import reliability
-from advmia.evaluation.loop import Evaluation, evaluate_each, result_row
+from advmia.evaluation.loop import EvaluationOptions, evaluate, result_row
+from advmia.evaluation.tally import Evaluation
 from advmia.results.record import CLEAN, ResultFile, result_stem
 from advmia.runtime import distributed, machine
 from advmia.runtime.precision import Precision
@@ -47,7 +47,7 @@ _UNATTACKED = Budget(0, 0, 0)
 def test(task: Task, args: argparse.Namespace) -> None:
     """Attacks one network at every eps; prints the reference's lines and writes a CSV and a JSON file of results."""
     device = choose_device(args)
-    precision = Precision.chosen(args.precision, device)
+    precision = Precision.choose(args.precision, device)
     source_model = args.surrogateModel or args.targetModel
     source_weight = args.surrogateWeight or args.targetWeight
     spec = choose_spec(args, args.targetModel, source_model)
@@ -89,32 +89,20 @@ def _test(
         compile_copies(source or target)
     print(f"{results.facts['dataset']}: {len(data)} images", flush=True)
 
-    def evaluated(name: str, budgets: list[Budget], attacks: Sequence[EvaluationAttack | None]) -> list[Evaluation]:
-        """The attacks take turns on each image; what is done of them is kept until they have their rows."""
-        return evaluate_each(
-            target,
-            loader,
-            task,
-            attacks,
-            source=source,
-            scopes=[(args.seed, name, budget.grey_eps) for budget in budgets],
-            title="clean" if name == CLEAN else f"{name} eps {' '.join(f'{budget.grey_eps:g}' for budget in budgets)}",
-            precision=precision,
-            unfinished=results.unfinished(name, budgets),
-        )
+    def evaluated(name: str, budget: Budget, attack: EvaluationAttack | None) -> Evaluation:
+        title = "clean" if name == CLEAN else f"{name} eps {budget.grey_eps:g}"
+        scope = (args.seed, name, budget.grey_eps)
+        options = EvaluationOptions(scope, title, precision, results.partial_evaluation(name, budget))
+        return evaluate(target, loader, task, attack, source=source, options=options)
 
-    def attack_at(name: str, budgets: list[Budget]) -> None:
-        """Adds a row for each budget."""
-        made = ATTACKS[name].build_each(budgets, task.attacks[name])
-        found = evaluated(name, budgets, made)
-        rows = []
-        for budget, attack, each in zip(budgets, made, found, strict=True):
-            scores = each.scores | task.against_clean(unattacked, each.outcomes, truth)
-            rows.append(result_row(name, budget, attack.losses(classes), scores, each))
-        results.add(*rows)
+    def attack_at(name: str, budget: Budget) -> None:
+        attack = ATTACKS[name].build(budget, task.attacks[name])
+        evaluation = evaluated(name, budget, attack)
+        scores = evaluation.scores | task.against_clean(unattacked, evaluation.outcomes, truth)
+        results.add(result_row(name, budget, attack.losses(classes), scores, evaluation))
 
     if results.find(CLEAN, 0) is None:
-        (clean,) = evaluated(CLEAN, [_UNATTACKED], [None])
+        clean = evaluated(CLEAN, _UNATTACKED, None)
         results.add(result_row(CLEAN, _UNATTACKED, (), clean.scores, clean))
     known = results.row(CLEAN, 0)
     unattacked, truth = torch.tensor(known.outcomes), data.samples.labels[torch.from_numpy(data.indices)]
@@ -123,9 +111,8 @@ def _test(
         print(name)
         budgets = [ATTACKS[name].budget(eps) for eps in dict.fromkeys(args.epsilons)]
         for budget in budgets:
-            missing = [each for each in budgets if results.find(name, each.grey_eps) is None]
-            if budget in missing:
-                attack_at(name, missing if ATTACKS[name].shares_gradient else [budget])
+            if results.find(name, budget.grey_eps) is None:
+                attack_at(name, budget)
             done = results.row(name, budget.grey_eps)
             print(task.attack_line(budget, done.scores, done.seconds), flush=True)
             if done.queries is not None:

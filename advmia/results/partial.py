@@ -22,23 +22,23 @@ class PartialEvaluation:
         self._path, self._evaluation = path, json.dumps(evaluation)
         self._saved = time.monotonic()
 
-    def load(self) -> list[Any]:
-        """The states that were saved of this very evaluation; none where nothing is, or nothing that is whole."""
+    def load(self) -> dict[str, Any] | None:
+        """Returns the state that was saved of this very evaluation; None where there is none, or a damaged one."""
         try:
             found = read_sealed(self._path)
         except DamagedError as error:
             say(f"{self._path} is damaged ({error}): what it kept is attacked again")
-            return []
+            return None
         is_ours = isinstance(found, dict) and found.get("evaluation") == self._evaluation
-        return list(found.get("states", [])) if found is not None and is_ours else []
+        return found.get("state") if found is not None and is_ours else None
 
-    def save_if_due(self, states: Callable[[], list[Any]]) -> None:
+    def save_if_due(self, state: Callable[[], dict[str, Any]]) -> None:
         """Saves, unless that was done just now: what is lost by a kill is `_SAVE_SECONDS` and a batch at the most."""
         if time.monotonic() - self._saved >= _SAVE_SECONDS:
-            self.save(states())
+            self.save(state())
 
-    def save(self, states: list[Any]) -> None:
-        write_sealed(self._path, {"evaluation": self._evaluation, "states": states})
+    def save(self, state: dict[str, Any]) -> None:
+        write_sealed(self._path, {"evaluation": self._evaluation, "state": state})
         self._saved = time.monotonic()
 
     def remove(self) -> None:

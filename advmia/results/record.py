@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import json
 import math
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,7 +13,7 @@ from typing import Any
 from advmia.budgets import Budget
 from advmia.results.partial import PartialEvaluation
 from advmia.runtime import distributed
-from advmia.runtime.files import csv_text, rename_existing, write_json, write_text
+from advmia.runtime.files import csv_text, read_json_object, rename_existing, write_json, write_text
 
 CLEAN = "none"  # the attack of the clean row
 _MEANS = ("mean_l2", "mean_linf", "mean_queries")  # last columns of the CSV file
@@ -76,18 +75,18 @@ class ResultFile:
         assert found is not None, f"no row of {attack} at eps {eps}"
         return found
 
-    def unfinished(self, attack: str, budgets: Sequence[Budget]) -> PartialEvaluation:
-        """What this process has done of an evaluation for which there will be a row for each of the budgets."""
+    def partial_evaluation(self, attack: str, budget: Budget) -> PartialEvaluation:
+        """Returns this rank's partial progress on one attack."""
         share = f"{distributed.rank()}-of-{distributed.world_size()}"
-        path = self._kept(attack, budgets[0].grey_eps, share)
-        return PartialEvaluation(path, [self.run, attack, [asdict(budget) for budget in budgets], share])
+        path = self._kept(attack, budget.grey_eps, share)
+        return PartialEvaluation(path, [self.run, attack, asdict(budget), share])
 
-    def add(self, *rows: ResultRow) -> None:
-        """Keeps the rows of an evaluation and writes both files: the first process does, for all."""
-        self.rows += rows
+    def add(self, row: ResultRow) -> None:
+        """Appends a row; the main process writes both files and removes the partial progress on that attack."""
+        self.rows.append(row)
         if distributed.is_main():
             self.save()
-            for path in self.stem.parent.glob(glob.escape(self._kept(rows[0].attack, rows[0].eps, "").name) + "*"):
+            for path in self.stem.parent.glob(glob.escape(self._kept(row.attack, row.eps, "").name) + "*"):
                 path.unlink(missing_ok=True)
 
     def _kept(self, attack: str, eps: float, share: str) -> Path:
@@ -116,11 +115,8 @@ def _row(written: dict[str, Any]) -> ResultRow:
 
 def read_results(path: Path) -> dict[str, Any] | None:
     """The JSON record at `path`; None when it is no result file."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return record if isinstance(record, dict) and "rows" in record and "run" in record else None
+    record = read_json_object(path)
+    return record if record is not None and "rows" in record and "run" in record else None
 
 
 def result_stem(folder: Path, dataset: str, target: Path, source: Path) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib import import_module
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from advmia.attacks.inference import Blocks
 from advmia.budgets import Budget
 from advmia.data.loading import EvaluationLoader, ImageData
 from advmia.data.specs import CHEST_FINDINGS, DATASETS
-from advmia.evaluation.loop import evaluate
+from advmia.evaluation.loop import EvaluationOptions, evaluate
 from advmia.losses import binary_cross_entropy, cross_entropy
 from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL, Task
 from tests.support.networks import CPU, image_data, network, targets, trained
@@ -84,14 +83,13 @@ def test_outcomes_are_the_images_own(task: Task, name: str, attack: str, monkeyp
     """
     data = data_of(task)
     model = model_of(task, name, data)
-    # By import_module, since the package has a function of the module's name.
-    monkeypatch.setattr(import_module("advmia.attacks.autoattack"), "QUERIES_PER_STEP", 4)
+    monkeypatch.setattr("advmia.attacks.auto_attack.QUERIES_PER_STEP", 4)
     made = ATTACKS[attack].build(BUDGETS.get(attack, OTHERS), task.attacks[attack])
     exact = replace(task, outcome=lambda logits, y: logits)
 
     def outcomes(data: ImageData, batch_size: int) -> torch.Tensor:
         loader = EvaluationLoader(data, batch_size, CPU)
-        return evaluate(model, loader, exact, made, scope=(0, attack, 8.0)).outcomes
+        return evaluate(model, loader, exact, made, options=EvaluationOptions((0, attack, 8.0))).outcomes
 
     clean = evaluate(model, EvaluationLoader(data, 64, CPU), exact).outcomes
     if task is SINGLE_LABEL:

@@ -18,7 +18,7 @@ from advmia.data.loading import Batch, EvaluationLoader
 from advmia.errors import UserError
 from advmia.gradcam.maps import cosine_similarity, grad_cam, top_overlap
 from advmia.gradcam.pictures import SHEET_ROWS, SheetPicture, overlay, save_jpeg, save_sheet
-from advmia.runtime.files import csv_text, write_json, write_text
+from advmia.runtime.files import csv_text, read_json_object, write_json, write_text
 from advmia.runtime.precision import FP32, Precision
 from advmia.runtime.rng import SampleRng
 
@@ -63,7 +63,7 @@ class MappedNetwork:
             return batch.x
         device = batch.x.device
         rng = SampleRng.of(*view.scope, samples=batch.index.tolist(), device=device)
-        with self.precision.networks(device, early_stopping=stops_early(view.attack)):
+        with self.precision.autocast(device, early_stopping=stops_early(view.attack)):
             return view.attack(Blocks(inference_copy(self.model, batch.x)), batch.x, batch.y, rng=rng)
 
     def explain(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,7 +117,7 @@ class MapFolder:
         """
         self.folder, self._run = folder, json.loads(json.dumps(run))
         self.record_path = folder / RECORD_NAME
-        record = self._read()
+        record = read_json_object(self.record_path)
         self._is_ours = record is not None and record.get("run") == self._run
         self.is_finished = self._is_ours and bool(record and record.get("finished"))
         if record is not None and not self._is_ours:
@@ -143,13 +143,6 @@ class MapFolder:
         write_text(self.folder / TABLE_NAME, csv_text(table))
         maps = [record["map"] for record in records]
         write_json(self.record_path, {"run": self._run, "finished": True, "maps": maps})
-
-    def _read(self) -> dict[str, Any] | None:
-        try:
-            record = json.loads(self.record_path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            return None
-        return record if isinstance(record, dict) else None
 
 
 def draw_maps(

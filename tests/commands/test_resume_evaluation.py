@@ -111,7 +111,7 @@ def count_attacked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         ("pgd", 8, [2]),
         ("fgsm", 5, [2] * 4),
         ("apgd-ce", 4, [2]),
-        ("masks", 3, [2]),
+        pytest.param("masks", 3, [2], marks=pytest.mark.slow),
     ],
 )
 def test_killed_after_a_batch(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from advmia import budgets
 from advmia.commands import training
 from advmia.models import build_model
 from tests.support.kills import Killed, Outcome, training_outcome
@@ -28,6 +29,7 @@ def train(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train
     Called with the training's name, the folder in `tmp_path` for its checkpoint, and further arguments.
     """
     monkeypatch.chdir(world)
+    monkeypatch.setattr(budgets, "TRAINING_STEPS", 2)
 
     def run(name: str, out: str, *more: object) -> int:
         words = [*TRAININGS[name], "--epoch", EPOCHS, "--gpu", "cpu", "--saveDir", tmp_path / out, *more]

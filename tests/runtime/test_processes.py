@@ -23,7 +23,7 @@ from advmia.budgets import training_budget
 from advmia.data.loading import TrainingLoader
 from advmia.data.specs import Augmentation
 from advmia.errors import UserError
-from advmia.runtime import distributed
+from advmia.runtime.devices import pick_devices
 from advmia.tasks import SINGLE_LABEL
 from advmia.training.loop import LossOf, Position, shared, train_one_epoch
 from advmia.training.methods import METHODS, MethodSettings
@@ -129,7 +129,17 @@ LABELS = ["testCls.py", "--dataset", "melBin", "--targetModel", "mv2", "--target
 PGD = ["--attacks", "pgd", "--epsilons", "8", "--limit", "5"]
 TESTS = {
     "labels": [*LABELS, "--attacks", "fgsm", "pgd", "apgd-ce", "--epsilons", "0.1", "8"],
-    "findings": ["testChex.py", "--targetModel", "mv2", "--targetWeight", "weights/mv2-14", "--limit", "5", "--epsilons", "8"],
+    "findings": [
+        "testChex.py",
+        "--targetModel",
+        "mv2",
+        "--targetWeight",
+        "weights/mv2-14",
+        "--limit",
+        "5",
+        "--epsilons",
+        "8",
+    ],
     "masks": ["testSeg.py", "--dataset", "mel", "--targetModel", "unet", "--targetWeight", "weights/unet", *PGD],
 }
 
@@ -213,7 +223,7 @@ def test_the_slurm_example(world: Path, tmp_path: Path) -> None:
     environment = {f"SLURM_{name}": value for name, value in slurm.items()}
     environment |= {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PORT": free_port(), "PYTHON": sys.executable}
     words = [*TRAININGS["nat"], "--epoch", 1, "--gpu", "cpu", "--dataRoot", world / "data", "--saveDir", tmp_path / "a"]
-    done = subprocess.run(
+    process = subprocess.run(
         [ROOT / "scripts" / "slurm.sh", *map(str, words)],
         env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
         capture_output=True,
@@ -221,7 +231,7 @@ def test_the_slurm_example(world: Path, tmp_path: Path) -> None:
         timeout=240,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
     assert training_outcome(tmp_path / "a")[1]["settings"]["processes"] == 2
 
 
@@ -277,9 +287,7 @@ def test_one_that_dies_ends_the_others(rank: int, running: Callable[..., subproc
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_the_end_of_their_parent(
-    number: signal.Signals, running: Callable[..., subprocess.Popen[str]]
-) -> None:
+def test_the_end_of_their_parent(number: signal.Signals, running: Callable[..., subprocess.Popen[str]]) -> None:
     """Fails if a signal is not passed on, if children outlive their parent, or if a killed run cannot be resumed."""
     parent = running("--epoch", 40)
     ranks = children(parent.pid)
@@ -328,5 +336,5 @@ def test_a_fault_of_one_rank_is_reported_once(world: Path) -> None:
 def test_devices_of_several_processes() -> None:
     """Fails if two processes may share a GPU. They may share a CPU."""
     with pytest.raises(UserError, match=r"named twice|no CUDA device"):
-        distributed.pick_devices(["0", "0"])
-    assert distributed.pick_devices(["cpu", "cpu"]) == [CPU, CPU]
+        pick_devices(["0", "0"])
+    assert pick_devices(["cpu", "cpu"]) == [CPU, CPU]

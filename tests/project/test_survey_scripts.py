@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from advmia.__main__ import written_by
+from advmia.__main__ import output_path
 from advmia.data.phantoms import make_phantoms
 from tests.support.running import ROOT
 
@@ -26,8 +26,8 @@ BETAS = {  # of the survey, by method and data set
     "mart": dict.fromkeys(CLASSES, 6),
     "hat": dict.fromkeys(CLASSES, 6) | {"mesidorBin": 12, "mesidorMulti": 3},
 }
-# By training eps in grey levels: eps, steps and step size in a checkpoint's name; the step size is min(eps / 2, 2).
-BUDGETS = {"1": "1-255_10_05-255", "2": "2-255_10_1-255", "4": "4-255_10_1-255", "8": "8-255_10_2-255"}
+# By training eps in grey levels: eps, steps and step size in a checkpoint's name; the step size is max(0.5, eps / 4).
+BUDGETS = {"1": "1-255_10_05-255", "2": "2-255_10_05-255", "4": "4-255_10_1-255", "8": "8-255_10_2-255"}
 TAIL = "maxLR0.01_weightDecay0.001"
 METHODS = ("natural", *BETAS, "multilabel", "segmentation")
 MULTI = "xray_multilabel"
@@ -157,7 +157,7 @@ def test_the_whole_survey_is_listed(phantoms: Path, tmp_path: Path) -> None:
     trained = []
     for method in METHODS:
         for words in commands(f"{method}.sh"):
-            path = written_by(words)
+            path = output_path(words)
             trained.append(path)
             for end in ("", ".json", ".png", ".state", ".earlier-1"):
                 path.with_name(path.name + end).touch()
@@ -166,7 +166,7 @@ def test_the_whole_survey_is_listed(phantoms: Path, tmp_path: Path) -> None:
 
     *tests, tables = commands("evaluate.sh")
     assert tables == ["-m", "advmia", "tables", settings["RESULT_DIR"], "--out", settings["TABLE_DIR"]]
-    results = Counter(written_by(words).stem for words in tests)
+    results = Counter(output_path(words).stem for words in tests)
     assert set(results.values()) == {1}
     white_box = [words for words in tests if "--surrogateModel" not in words]
     assert sorted(words[words.index("--targetWeight") + 1] for words in white_box) == sorted(map(str, trained))

@@ -112,8 +112,8 @@ def test_the_first_update_is_that_of_one_process(method: str, batch: int, tmp_pa
     """Fails if gradients are summed, not averaged, if a share's weight is not its number of images, or if noise depends
     on the rank.
 
-    Without batch norm and augmentation, to float tolerance. Later updates start from weights with other rounding errors,
-    which change the signs of some gradients, so they are not compared.
+    Without batch norm and augmentation, to float tolerance. Later updates are not compared: they start from weights
+    with other rounding errors, which change the signs of some gradients.
     """
     file = tmp_path / "weights"
     torch.multiprocessing.start_processes(_update_in_process, (str(file), method, batch), nprocs=2, start_method="fork")
@@ -172,7 +172,7 @@ def test_more_processes_than_images(python: Callable[..., Any], tmp_path: Path) 
 
 
 def torchrun(folder: Path, world: Path, *words: object) -> Iterator[subprocess.Popen[str]]:
-    """Starts a command under torchrun as on two machines of one process each. The last argument is each one's folder."""
+    """Starts a command under torchrun as on two machines of one process each, which write to machine0 and machine1."""
     address = ["--master-addr", "127.0.0.1", "--master-port", free_port()]
     for rank in range(2):
         command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--node-rank", str(rank)]
@@ -235,7 +235,7 @@ def test_the_slurm_example(world: Path, tmp_path: Path) -> None:
     assert training_outcome(tmp_path / "a")[1]["settings"]["processes"] == 2
 
 
-# --- a process that ends early --------------------------------------------------------------------------------------------------
+# --- a process that ends early ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -310,7 +310,7 @@ def test_the_end_of_their_parent(number: signal.Signals, running: Callable[..., 
 def test_a_stopped_training_resumes_in_two_processes(
     running: Callable[..., subprocess.Popen[str]], python: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """Fails if the part of the state that belongs to the second rank is lost: the checkpoint must be the same to the bit."""
+    """Fails if the second rank's part of the state is lost: the checkpoint must be the same to the bit."""
     parent = running("--epoch", 4, until="epoch 2/")
     parent.send_signal(signal.SIGTERM)
     parent.communicate(timeout=60)

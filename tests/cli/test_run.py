@@ -116,7 +116,8 @@ def test_wrong_checkpoints(
         tmp_path / "r",
     ]
     cases = [
-        (["--targetModel", model, "--targetWeight", weights / name], said) for model, name, said in WRONG_CHECKPOINTS
+        (["--targetModel", model, "--targetWeight", weights / name], message)
+        for model, name, message in WRONG_CHECKPOINTS
     ]
     good = ["--targetModel", "res18", "--targetWeight", weights / "res18-2"]
     for name, message in (("missing", "no checkpoint at"), ("mv2-2", "holds weights of mv2, not of res18")):

@@ -20,7 +20,7 @@ from advmia.models.unet import UNet
 from advmia.runtime.machine import on_device, seed_everything
 from advmia.runtime.precision import FP32, Precision
 from advmia.tasks import Task
-from advmia.training.loop import LossOf, Position, train_one_epoch
+from advmia.training.loop import Position, Training, train_one_epoch
 from advmia.training.methods import METHODS, Method, MethodSettings, default_beta
 
 
@@ -85,7 +85,7 @@ def method(name: str, task: Task, eps: float, dataset: str, helper: nn.Module | 
         budget=training_budget(eps),
         beta=default_beta(name, dataset),
         gamma=1.0,
-        step=3.5,
+        hat_step=3.5,
         helper=helper,
     )
     return METHODS[name](settings)
@@ -109,9 +109,9 @@ def trained(
     loader = training_loader(data, task, 16, device, seed)
     optimizer = task.optimizer(model.parameters(), lr, 1e-3)
     schedule = task.schedule(optimizer, lr, epochs * len(loader))
-    loss = LossOf(model, how)
+    training = Training(model, how, loader, optimizer, schedule, epochs, precision)
     for number in range(1, epochs + 1):
-        train_one_epoch(loss, loader, optimizer, schedule, Position(number), epochs=epochs, precision=precision)
+        train_one_epoch(training, Position(number))
     model.zero_grad(set_to_none=True)
     return model.eval()
 

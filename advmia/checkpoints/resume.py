@@ -1,8 +1,8 @@
 """What happens when a training is stopped or killed, and how it is resumed.
 
-While a training runs, three files lie beside its checkpoint (see `advmia.checkpoints.paths`): the record, the picture of
-its curves, and the state. The state file holds the training's settings and the state of all that changes during it. It
-is written after every epoch and, with --saveEvery, within an epoch.
+While a training runs, three files lie beside its checkpoint (see `advmia.checkpoints.paths`): the record, the picture
+of its curves, and the state. The state file holds the training's settings and the state of all that changes during it.
+It is written after every epoch and, with --saveEvery, within an epoch.
 
 - Ctrl-C or SIGTERM: the training finishes the update under way, saves its state and exits.
 - A kill or a power failure: the last saved state remains. Every file is written atomically, so none is ever half

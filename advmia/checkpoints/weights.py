@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from advmia.data.specs import DatasetSpec
 from advmia.errors import UserError
-from advmia.models import build_model, count_classes, identify
+from advmia.models import build_model, classes_of_weights, identify
 from advmia.runtime.files import atomic_write
 
 StateDict = dict[str, Tensor]
@@ -95,7 +95,7 @@ def load_model(name: str, path: Path, spec: DatasetSpec, *, classes: int | None 
         raise UserError(
             f"{path} holds weights of {actual_name or 'an unknown model'}, not of {name}: name the model of the weights"
         )
-    actual_classes = count_classes(name, weights)
+    actual_classes = classes_of_weights(name, weights)
     if classes is not None and actual_classes != classes:
         raise UserError(
             f"{path} has {actual_classes} classes, but {spec.name} has {classes}: use weights trained on {spec.name}"

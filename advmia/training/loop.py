@@ -183,7 +183,7 @@ def train_one_epoch(
         images,
         f"epoch {position.epoch}/{training.epochs}",
         loss_and_note,
-        done=position.steps * loader.batch_size,
+        initial=position.steps * loader.batch_size,
         size=lambda batch: batch.global_size,
     )
     start = time.perf_counter()
@@ -202,7 +202,7 @@ def _update(training: Training, batch: Batch, position: Position) -> float:
     """Updates the network once; returns the mean loss over the batch, of which this rank may have a share only."""
     loader, optimizer = training.loader, training.optimizer
     rng = SampleRng.of(loader.seed, "train", position.epoch, samples=batch.index.tolist(), device=loader.device)
-    with training.precision.networks(loader.device):
+    with training.precision.autocast(loader.device):
         loss = training.loss(batch.x, batch.y, rng) * batch.weight
     mean, stop_requested = _reduce(float(loss.detach()))
     if not math.isfinite(mean):

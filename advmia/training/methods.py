@@ -1,7 +1,7 @@
 """The training methods. A method, called as `method(model, x, y, rng=rng)`, returns the loss that training descends.
 
-Adversarial examples are made on a frozen copy of the model in eval mode. The loss is computed with the model in the mode
-in which it is passed (train mode in training), and its gradient updates the parameters.
+Adversarial examples are made on a frozen copy of the model in eval mode. The loss is computed with the model in the
+mode in which it is passed (train mode in training), and its gradient updates the parameters.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from advmia.attacks.gradient import pgd
 from advmia.attacks.inference import Blocks, inference_copy
 from advmia.budgets import Budget
 from advmia.losses import cross_entropy, kl_divergence
-from advmia.runtime.precision import unrounded
+from advmia.runtime.precision import no_autocast
 from advmia.runtime.rng import SampleRng
 
 
@@ -132,7 +132,7 @@ def divergence_ascent(model: nn.Module, x: Tensor, budget: Budget, rng: SampleRn
     Runs in float32 also under bf16: so near to x, the KL and its gradient are smaller than bf16's rounding.
     """
     frozen = training_copy(model, x)
-    with unrounded(x.device):
+    with no_autocast(x.device):
         with torch.no_grad(), frozen_eval(frozen):
             clean_logits = frozen(x)
         return _ascend_from_normal(frozen, x, clean_logits, kl_divergence, budget, rng)

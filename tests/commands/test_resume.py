@@ -139,12 +139,12 @@ def test_a_signal_saves_and_says_how_to_go_on(
     _, told = running.communicate(timeout=60)
     assert running.returncode == status, told
     last = told.strip().splitlines()[-1]
-    assert "stopped; " in last and "--resume goes on" in last and "Traceback" not in told
+    assert "stopped; " in last and "--resume continues" in last and "Traceback" not in told
     (state,) = (tmp_path / "stopped").glob("*.state")
     assert str(state) in last
     # The same training to an end that can be waited for: the state knows no number of epochs, but for its settings.
     again = start([*words, "--resume"], world)
-    assert "going on at epoch " in read_until(again, "going on", again.stderr)
+    assert "resuming at epoch " in read_until(again, "resuming", again.stderr)
     again.kill()
     again.communicate()
 
@@ -192,14 +192,14 @@ def test_without_resume_what_is_there_makes_way(
     (state,) = (tmp_path / "there").glob("*.state")
     before = state.read_bytes()
     assert train("nat", "there") == 0
-    assert "--resume goes on with" in capsys.readouterr().err
+    assert "--resume would continue" in capsys.readouterr().err
     assert state.with_name(f"{state.name}.earlier-1").read_bytes() == before and not state.exists()
 
 
 def test_resume_where_there_is_nothing(train: Callable[..., int], capsys: pytest.CaptureFixture) -> None:
     """Fails when sweeps, which always resume, could not begin."""
     assert train("nat", "new", "--resume") == 0
-    assert "beginning anew" in capsys.readouterr().err
+    assert "starting a new training" in capsys.readouterr().err
     assert train("nat", "new", "--resume") == 0
     assert "trained already" in capsys.readouterr().out
 

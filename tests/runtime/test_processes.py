@@ -25,9 +25,9 @@ from advmia.data.phantoms import make_phantoms
 from advmia.data.specs import Augmentation
 from advmia.errors import UserError
 from advmia.models import build_model
-from advmia.runtime import distributed
+from advmia.runtime.devices import pick_devices
 from advmia.tasks import SINGLE_LABEL
-from advmia.training.loop import LossOf, Position, shared, train_one_epoch
+from advmia.training.loop import Position, Training, train_one_epoch
 from advmia.training.methods import METHODS, MethodSettings
 from tests.commands.test_resume import TRAININGS
 from tests.support.kills import evaluation_outcome, training_outcome
@@ -100,10 +100,12 @@ def updated(method: str, batch: int, share: tuple[int, int] = (0, 1)) -> dict[st
     """The weights of a small network after its first step, this process having its share of the batch."""
     model, helper = plain(0), plain(1).eval()
     loader = TrainingLoader(image_data(batch), batch, CPU, "shuffled", Augmentation(), 0, *share)
-    settings = MethodSettings(SINGLE_LABEL.objective, training_budget(8), beta=4.0, gamma=1.0, step=3.5, helper=helper)
+    settings = MethodSettings(
+        SINGLE_LABEL.objective, training_budget(8), beta=4.0, gamma=1.0, hat_step=3.5, helper=helper
+    )
     optimizer = SGD(model.parameters(), lr=0.1)
-    loss = shared(LossOf(model, METHODS[method](settings)), CPU)
-    train_one_epoch(loss, loader, optimizer, ConstantLR(optimizer, 1.0), Position(), epochs=1)
+    training = Training(model, METHODS[method](settings), loader, optimizer, ConstantLR(optimizer, 1.0), epochs=1)
+    train_one_epoch(training, Position())
     return {name: value.detach() for name, value in model.state_dict().items()}
 
 
@@ -288,14 +290,14 @@ def test_the_end_of_the_one_that_started_them(
     _, told = parent.communicate(timeout=60)
     if number != signal.SIGKILL:
         assert parent.returncode == 128 + number
-        assert told.strip().splitlines()[-1].endswith("--resume goes on") and "Traceback" not in told
+        assert told.strip().splitlines()[-1].endswith("--resume continues") and "Traceback" not in told
     deadline = time.monotonic() + 30
     while any(map(is_alive, ranks)):
         assert time.monotonic() < deadline, "children outlive their parent"
         time.sleep(0.1)
     again = running("--epoch", 40, "--resume")
     again.send_signal(signal.SIGTERM)
-    assert "going on at epoch" in again.communicate(timeout=60)[1]
+    assert "resuming at epoch" in again.communicate(timeout=60)[1]
 
 
 def test_a_stopped_training_goes_on_in_two_processes(
@@ -307,7 +309,7 @@ def test_a_stopped_training_goes_on_in_two_processes(
     parent.communicate(timeout=60)
     words = [*TRAININGS["pgdat"], "--epoch", 4, *TWO, "--saveDir"]
     done = python(*words, tmp_path / "run", "--resume")
-    assert done.returncode == 0 and "going on at epoch" in done.stderr
+    assert done.returncode == 0 and "resuming at epoch" in done.stderr
     assert python(*words, tmp_path / "undisturbed").returncode == 0
     assert training_outcome(tmp_path / "run") == training_outcome(tmp_path / "undisturbed")
 
@@ -325,5 +327,5 @@ def test_a_fault_in_one_is_told_once(world: Path) -> None:
 def test_devices_of_several_processes() -> None:
     """Fails when two processes would share a GPU; a CPU they may."""
     with pytest.raises(UserError, match=r"named twice|no CUDA device"):
-        distributed.pick_devices(["0", "0"])
-    assert distributed.pick_devices(["cpu", "cpu"]) == [CPU, CPU]
+        pick_devices(["0", "0"])
+    assert pick_devices(["cpu", "cpu"]) == [CPU, CPU]

@@ -71,7 +71,7 @@ def kill_again_and_again(
             running.kill()
             counts["kills"] += 1
         text = line + told(running)
-        counts["restarts that went on"] += "going on at" in text or "are not repeated" in text
+        counts["restarts that went on"] += "resuming at" in text or "are not repeated" in text
         if running.returncode == 0:
             assert outcome(place) == expected
             counts["ends"] += 1

@@ -71,7 +71,7 @@ def free_port() -> str:
 
 @pytest.mark.parametrize("name", TRAININGS)
 def test_two_processes_train(name: str, python: Callable[..., Any], tmp_path: Path) -> None:
-    """Every method for one epoch. Fails when a process hangs, both write or speak, or one has a part of its own."""
+    """Every method for one epoch. Fails if a process hangs, both write or speak, or one has a part of its own."""
     done = python(*TRAININGS[name], "--epoch", 1, *TWO, "--saveDir", tmp_path / "two")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("epoch 1/1 ") == 1 and done.stderr.count("training ") == 1
@@ -119,7 +119,7 @@ def _update_in_process(number: int, file: str, method: str, batch: int) -> None:
 def test_the_first_update_is_that_of_one_process(method: str, batch: int, tmp_path: Path) -> None:
     """Without batch norm and augmentation, to float tolerance.
 
-    Fails when gradients are summed, not averaged; when a share counts otherwise than by its images; or when noise
+    Fails if gradients are summed, not averaged; when a share counts otherwise than by its images; or when noise
     depends on the process. Later updates begin at weights that are rounded otherwise, and signs of gradients turn.
     """
     file = tmp_path / "weights"
@@ -145,7 +145,7 @@ TESTS = {
 def test_two_processes_find_what_one_does(name: str, python: Callable[..., Any], tmp_path: Path) -> None:
     """To the last bit, image by image, of an odd number of images.
 
-    Fails when one is left out or counted twice, when a score is not of all, or when it matters who attacks an image.
+    Fails if one is left out or counted twice, when a score is not of all, or when it matters who attacks an image.
     """
     words = [*TESTS[name], "--imgSize", 16, "--bs", 4]
     for folder, devices in (("one", ["--gpu", "cpu"]), ("two", TWO)):
@@ -155,7 +155,7 @@ def test_two_processes_find_what_one_does(name: str, python: Callable[..., Any],
 
 
 def test_more_processes_than_images(python: Callable[..., Any], tmp_path: Path) -> None:
-    """Fails when a process that has nothing to do stops the others."""
+    """Fails if a process that has nothing to do stops the others."""
     done = python(
         *TESTS["labels"], "--imgSize", 16, "--limit", 2, "--autoBatch", "--gpu", *["cpu"] * 3, "--resultDir", tmp_path
     )
@@ -203,7 +203,7 @@ def test_torchrun_on_two_machines(world: Path, python: Callable[..., Any], tmp_p
 def test_the_slurm_example(world: Path, tmp_path: Path) -> None:
     """With a stand-in for `srun` that runs the command once, as one machine of two devices.
 
-    Fails when the script names a variable that is not there, or torchrun an option that it does not know, or the job's
+    Fails if the script names a variable that is not there, or torchrun an option that it does not know, or the job's
     cores are not asked for again: srun does not take them by itself.
     """
     srun = '[ "$1 $2" = "--cpus-per-task 32" ] && shift 2 && exec "$@"'
@@ -265,7 +265,7 @@ def is_alive(process: int) -> bool:
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_one_that_dies_ends_the_others(rank: int, running: Callable[..., subprocess.Popen[str]]) -> None:
-    """Fails when the others wait for ever, or the person is told nothing, or three times, or with a traceback."""
+    """Fails if the others wait for ever, or the person is told nothing, or three times, or with a traceback."""
     parent = running("--epoch", 400)
     ranks = children(parent.pid)
     os.kill(ranks[rank], signal.SIGKILL)
@@ -281,7 +281,7 @@ def test_one_that_dies_ends_the_others(rank: int, running: Callable[..., subproc
 def test_the_end_of_the_one_that_started_them(
     number: signal.Signals, running: Callable[..., subprocess.Popen[str]]
 ) -> None:
-    """Fails when a signal is not handed on, when children outlive their parent, or when what they saved is no good."""
+    """Fails if a signal is not handed on, when children outlive their parent, or when what they saved is no good."""
     parent = running("--epoch", 40)
     ranks = children(parent.pid)
     parent.send_signal(number)
@@ -301,7 +301,7 @@ def test_the_end_of_the_one_that_started_them(
 def test_a_stopped_training_goes_on_in_two_processes(
     running: Callable[..., subprocess.Popen[str]], python: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """Fails when what the second process does not share with the first is lost: the end is the same to the bit."""
+    """Fails if what the second process does not share with the first is lost: the end is the same to the bit."""
     parent = running("--epoch", 4, until="epoch 2/")
     parent.send_signal(signal.SIGTERM)
     parent.communicate(timeout=60)
@@ -313,7 +313,7 @@ def test_a_stopped_training_goes_on_in_two_processes(
 
 
 def test_a_fault_in_one_is_told_once(world: Path) -> None:
-    """Fails when each process says what it saw of a fault that befell one of them, or says it with a traceback."""
+    """Fails if each process says what it saw of a fault that befell one of them, or says it with a traceback."""
     done = run_process(*TRAININGS["nat"], *TWO, "--saveDir", world / "helper" / "no-folder", cwd=world)
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1 and "cannot write" in done.stderr
@@ -323,7 +323,7 @@ def test_a_fault_in_one_is_told_once(world: Path) -> None:
 
 
 def test_devices_of_several_processes() -> None:
-    """Fails when two processes would share a GPU; a CPU they may."""
+    """Fails if two processes would share a GPU; a CPU they may."""
     with pytest.raises(UserError, match=r"named twice|no CUDA device"):
         pick_devices(["0", "0"])
     assert pick_devices(["cpu", "cpu"]) == [CPU, CPU]

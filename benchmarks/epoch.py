@@ -18,6 +18,7 @@ import argparse
 import copy
 import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -76,7 +77,7 @@ def main() -> None:
             draw_images(root / spec.folder, list_name, min(count, DISTINCT), (args.width, args.height))
         inputs = Inputs(root, read_samples(spec, root, "train"), read_samples(spec, root, "test", classes=2), args)
         for requested in args.precision:
-            measured = _measure(inputs, Precision.chosen(requested, device))
+            measured = _measure(inputs, Precision.choose(requested, device))
             results.append({"model": args.model, "size": args.size, "batch_size": args.bs, **measured})
             report.write(args, "epoch", {"images": args.images, "test_images": args.testImages, "results": results})
 
@@ -189,23 +190,21 @@ class _Ours:
         loader = self.loader.epoch(self.epoch)
         for _ in range(batches or len(self.loader)):
             results: list[Any] = []
-            seconds["loader"] += timing.seconds_of(lambda out=results: out.append(next(loader, None)), self.device)
+            seconds["loader"] += timing.seconds_of(partial(_load, loader, results), self.device)
             if (batch := results.pop()) is None:
                 break
-            attack = partial(self._attack, batch, results)
-            seconds["attack"] += timing.seconds_of(attack, self.device)
-            update = partial(self._update, batch, results.pop())
-            seconds["update"] += timing.seconds_of(update, self.device)
+            seconds["attack"] += timing.seconds_of(partial(self._attack, batch, results), self.device)
+            seconds["update"] += timing.seconds_of(partial(self._update, batch, results.pop()), self.device)
         return seconds
 
     def _attack(self, batch: Batch, results: list[Any]) -> None:
         """Appends the adversarial images of a batch to `results`."""
         rng = SampleRng.of(0, "train", self.epoch, samples=batch.index.tolist(), device=self.device)
-        with self.precision.networks(self.device):
+        with self.precision.autocast(self.device):
             results.append(self.attack(training_copy(self.model, batch.x), batch.x, batch.y, rng=rng))
 
     def _update(self, batch: Batch, x_adv: torch.Tensor) -> None:
-        with self.precision.networks(self.device):
+        with self.precision.autocast(self.device):
             loss = self.task.criterion(self.model(x_adv), batch.y)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -228,6 +227,11 @@ class _Ours:
         options = EvaluationOptions((0, "validation", GREY_EPS), precision=self.precision)
         for attack in (None, pgd(pgd_budget(GREY_EPS), self.task.attacks["pgd"])):
             evaluate(self.model, self.test_loader, self.task, attack, options=options)
+
+
+def _load(loader: Iterator[Batch], results: list[Any]) -> None:
+    """Appends the loader's next batch to `results`, or None after the last."""
+    results.append(next(loader, None))
 
 
 def _forward_flop(model: str, size: int) -> float | None:

@@ -65,7 +65,7 @@ class Inputs:
 def main() -> None:
     args = _arguments()
     device = torch.device(args.device)
-    Precision.chosen(args.precision, device)
+    Precision.choose(args.precision, device)
     if args.simba:
         report.write(args, "evaluation --simba", measure_simba(args, device))
         return

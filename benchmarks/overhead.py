@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from advmia.attacks.inference import Blocks
-from advmia.attacks.simba import simba
+from advmia.attacks.simba_dct import simba
 from advmia.budgets import Budget
 from advmia.losses import cross_entropy
 from advmia.runtime.rng import SampleRng

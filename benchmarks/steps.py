@@ -86,7 +86,7 @@ def main() -> None:
     for name in args.models:
         for size in args.size:
             for requested in args.precision:
-                precision = Precision.chosen(requested, device)
+                precision = Precision.choose(requested, device)
                 subject = Subject(name, size, args.bs, device)
                 methods = [method for method in args.methods if method in subject.task.methods]
                 for what in ["attack", *methods]:
@@ -167,7 +167,7 @@ def _our_attack(model: nn.Module, subject: Subject, precision: Precision) -> Cal
     attack = pgd(training_budget(GREY_EPS), subject.task.objective)
 
     def run() -> None:
-        with precision.networks(subject.device):
+        with precision.autocast(subject.device):
             attack(training_copy(model, subject.x), subject.x, subject.y, rng=subject.rng())
 
     return run
@@ -215,7 +215,7 @@ def _add_our_step(measured: Measured, subject: Subject, name: str, precision: Pr
     optimizer = task.optimizer(model.parameters(), LR, 1e-3)
 
     def step() -> None:
-        with precision.networks(device):
+        with precision.autocast(device):
             loss = method(model, subject.x, subject.y, rng=subject.rng())
         float(loss.detach())  # the training loop reads it for the progress bar
         optimizer.zero_grad(set_to_none=True)
@@ -243,7 +243,7 @@ def _in_precision(run: Callable[[], object], precision: Precision, device: torch
     """Returns `run` under autocast, if the precision needs it."""
 
     def cast() -> None:
-        with precision.networks(device):
+        with precision.autocast(device):
             run()
 
     return cast

@@ -50,7 +50,7 @@ def main() -> None:
 def _compare_attacks(args: argparse.Namespace, train: ImageData, test: ImageData) -> None:
     """Attacks a network with plain PGD and, in each precision, with ours; prints and writes what remains correct."""
     device, images = torch.device(args.device), len(test)
-    Precision.chosen("fp32", device)
+    Precision.choose("fp32", device)
     method = subjects.method("pgdat" if args.trainEps else "nat", SINGLE_LABEL, args.trainEps, DATASET)
     model = subjects.ShortTraining(args.model, args.trainEpochs, args.lr).run(train, method, device)
     clean = evaluate(model, EvaluationLoader(test, args.bs, device), SINGLE_LABEL).outcomes
@@ -60,7 +60,7 @@ def _compare_attacks(args: argparse.Namespace, train: ImageData, test: ImageData
     baseline = [_plain_outcomes(model, test, args, seed) for seed in range(args.seeds)]
     results = {"plain": _agreement(baseline, baseline)}
     for name in args.precision:
-        precision = Precision.chosen(name, device)
+        precision = Precision.choose(name, device)
         outcomes = [_our_outcomes(model, test, args, seed, precision) for seed in range(args.seeds)]
         results[f"ours, {precision.name}"] = _agreement(outcomes, baseline)
         report.write(args, "strength", {"images": images, "clean_right": clean_right, "results": results})
@@ -121,11 +121,11 @@ def _compare_trainings(args: argparse.Namespace, train: ImageData, test: ImageDa
             results.append(row)
             for seed in range(args.seeds):
                 training = subjects.ShortTraining(args.model, args.trainEpochs, args.lr, seed)
-                Precision.chosen("fp32", device)  # helpers are trained in fp32
+                Precision.choose("fp32", device)  # helpers are trained in fp32
                 if name == "hat" and seed not in helpers:
                     helpers[seed] = training.run(train, subjects.method("nat", SINGLE_LABEL, 0, DATASET), device)
                 method = subjects.method(name, SINGLE_LABEL, args.eps, DATASET, helpers.get(seed))
-                precision = Precision.chosen(requested, device)
+                precision = Precision.choose(requested, device)
                 row["precision"] = precision.name
                 model = replace(training, precision=precision).run(train, method, device)
                 for kind, accuracy in _accuracies(model, test, args, device).items():
@@ -142,7 +142,7 @@ def _compare_trainings(args: argparse.Namespace, train: ImageData, test: ImageDa
 
 def _accuracies(model: nn.Module, data: ImageData, args: argparse.Namespace, device: torch.device) -> dict[str, float]:
     """Returns the clean accuracy and the one under PGD-20, in fp32."""
-    Precision.chosen("fp32", device)
+    Precision.choose("fp32", device)
     loader = EvaluationLoader(data, args.bs, device)
     attack, options = pgd(pgd_budget(args.eps), cross_entropy), EvaluationOptions((0, "pgd", args.eps), "robust")
     robust = evaluate(model, loader, SINGLE_LABEL, attack, options=options)

@@ -10,11 +10,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from advmia.attacks import ATTACKS
-from advmia.attacks.apgd import apgd_ce, apgd_t
-from advmia.attacks.autoattack import AutoAttack
+from advmia.attacks.auto_attack import AutoAttack
+from advmia.attacks.auto_pgd import apgd_ce, apgd_t
 from advmia.attacks.common import EvaluationAttack
 from advmia.attacks.fab import fab_t
-from advmia.attacks.square import square
+from advmia.attacks.square_attack import square
 from advmia.budgets import Budget, cw_budget, fgsm_budget, pgd_budget
 from advmia.losses import cross_entropy
 from advmia.tasks import SINGLE_LABEL

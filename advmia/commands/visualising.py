@@ -24,7 +24,7 @@ from advmia.tasks import Task
 def visualise(task: Task, args: argparse.Namespace) -> None:
     """Grad-CAM of each image's true class, clean and under attack: JPEGs, a contact sheet and a CSV in `--saveDir`."""
     device = choose_device(args)
-    precision = Precision.chosen(args.precision, device)
+    precision = Precision.choose(args.precision, device)
     spec = choose_spec(args, args.model)
     loaded = load_model(args.model, args.weight, spec, classes=count_listed_classes(spec, args.dataRoot))
     data = load_images(args, read_samples(spec, args.dataRoot, "test", classes=loaded.classes), device)

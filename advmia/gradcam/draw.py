@@ -18,7 +18,7 @@ from advmia.data.loading import Batch, EvaluationLoader
 from advmia.errors import UserError
 from advmia.gradcam.maps import cosine_similarity, grad_cam, top_overlap
 from advmia.gradcam.pictures import SHEET_ROWS, Cell, overlay, save_jpeg, save_sheet
-from advmia.runtime.files import csv_text, write_json, write_text
+from advmia.runtime.files import csv_text, read_json_object, write_json, write_text
 from advmia.runtime.precision import FP32, Precision
 from advmia.runtime.rng import SampleRng
 
@@ -53,7 +53,7 @@ class MapFolder:
         """`run`: all that the pictures depend on. Raises `UserError` where the folder holds another run's."""
         self.folder, self._run = folder, json.loads(json.dumps(run))
         self.record_path = folder / "gradVisual.json"
-        known = self._read()
+        known = read_json_object(self.record_path)
         self._is_ours = known is not None and known.get("run") == self._run
         self.is_finished = self._is_ours and bool(known and known.get("finished"))
         if known is not None and not self._is_ours:
@@ -76,13 +76,6 @@ class MapFolder:
         table = [COLUMNS, *([row[name] for name in COLUMNS] for row in rows)]
         write_text(self.folder / "gradVisual.csv", csv_text(table))
         write_json(self.record_path, {"run": self._run, "finished": True, "maps": [row["map"] for row in rows]})
-
-    def _read(self) -> dict[str, Any] | None:
-        try:
-            found = json.loads(self.record_path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            return None
-        return found if isinstance(found, dict) else None
 
 
 def draw_maps(
@@ -151,5 +144,5 @@ def attacked(model: nn.Module, batch: Batch, view: View, precision: Precision) -
         return batch.x
     device = batch.x.device
     rng = SampleRng.of(*view.scope, samples=batch.index.tolist(), device=device)
-    with precision.networks(device, early_stopping=stops_early(view.make)):
+    with precision.autocast(device, early_stopping=stops_early(view.make)):
         return view.make(Blocks(inference_copy(model, batch.x)), batch.x, batch.y, rng=rng)

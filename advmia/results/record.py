@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import json
 import math
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,7 +13,7 @@ from typing import Any
 from advmia.budgets import Budget
 from advmia.results.partial import PartialEvaluation
 from advmia.runtime import distributed
-from advmia.runtime.files import csv_text, rename_existing, write_json, write_text
+from advmia.runtime.files import csv_text, read_json_object, rename_existing, write_json, write_text
 
 CLEAN = "none"  # the attack of the clean row
 _MEANS = ("mean_l2", "mean_linf", "mean_queries")  # last columns of the CSV file
@@ -116,11 +115,8 @@ def _row(written: dict[str, Any]) -> ResultRow:
 
 def read_results(path: Path) -> dict[str, Any] | None:
     """The JSON record at `path`; None when it is no result file."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return record if isinstance(record, dict) and "rows" in record and "run" in record else None
+    record = read_json_object(path)
+    return record if record is not None and "rows" in record and "run" in record else None
 
 
 def result_stem(folder: Path, dataset: str, target: Path, source: Path) -> Path:

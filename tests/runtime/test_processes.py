@@ -25,7 +25,7 @@ from advmia.data.phantoms import make_phantoms
 from advmia.data.specs import Augmentation
 from advmia.errors import UserError
 from advmia.models import build_model
-from advmia.runtime import distributed
+from advmia.runtime.devices import pick_devices
 from advmia.tasks import SINGLE_LABEL
 from advmia.training.loop import LossOf, Position, shared, train_one_epoch
 from advmia.training.methods import METHODS, MethodSettings
@@ -325,5 +325,5 @@ def test_a_fault_in_one_is_told_once(world: Path) -> None:
 def test_devices_of_several_processes() -> None:
     """Fails when two processes would share a GPU; a CPU they may."""
     with pytest.raises(UserError, match=r"named twice|no CUDA device"):
-        distributed.pick_devices(["0", "0"])
-    assert distributed.pick_devices(["cpu", "cpu"]) == [CPU, CPU]
+        pick_devices(["0", "0"])
+    assert pick_devices(["cpu", "cpu"]) == [CPU, CPU]

@@ -242,7 +242,7 @@ CASES = [
     Case(
         "maps' record damaged",
         f"{VISUAL} --saveDir maps",
-        ("gradVisual.csv is there already and not of this run", "another --saveDir"),
+        ("gradVisual.csv exists and is not of this run", "another --saveDir"),
         both(write("maps/gradVisual.json", "{"), write("maps/gradVisual.csv", "x")),
     ),
 ]

@@ -34,7 +34,8 @@ from advmia.data.readers import (
 from advmia.data.specs import DatasetSpec
 from advmia.evaluation import reliability
 from advmia.evaluation.loop import Evaluation, evaluate_each, result_row
-from advmia.results.record import CLEAN, ResultFile, result_stem
+from advmia.results.rows import CLEAN
+from advmia.results.write import ResultFile, result_stem
 from advmia.runtime import distributed, machine
 from advmia.runtime.precision import Precision
 from advmia.runtime.signals import Stopped
@@ -100,7 +101,7 @@ def _test(
             scopes=[(args.seed, name, budget.grey_eps) for budget in budgets],
             title="clean" if name == CLEAN else f"{name} eps {' '.join(f'{budget.grey_eps:g}' for budget in budgets)}",
             precision=precision,
-            unfinished=results.unfinished(name, budgets),
+            unfinished=results.partial(name, budgets),
         )
 
     def attack_at(name: str, budgets: list[Budget]) -> None:
@@ -129,7 +130,9 @@ def _test(
             done = results.row(name, budget.grey_eps)
             print(task.attack_line(budget, done.scores, done.seconds), flush=True)
             if done.queries is not None:
-                print(f"\t\tmean queries: {done.queries:.1f} mean L2: {done.l2:.4f} mean Linf: {done.linf:.2f}/255")
+                print(
+                    f"\t\tmean queries: {done.queries:.1f} mean L2: {done.l2:.4f} mean Linf: {done.grey_linf:.2f}/255"
+                )
     if distributed.is_main():
         whole = replace(loader, data=data)
         for check in reliability.conclude(results, whole, task, target, source):

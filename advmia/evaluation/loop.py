@@ -17,7 +17,7 @@ from advmia.data.loading import Batch, EvaluationLoader, ImageData
 from advmia.errors import UserError
 from advmia.metrics import Scores
 from advmia.results.partial import PartialEvaluation
-from advmia.results.record import ResultRow
+from advmia.results.rows import ResultRow
 from advmia.runtime import distributed
 from advmia.runtime.precision import FP32, Precision
 from advmia.runtime.progress import ProgressBar
@@ -221,14 +221,14 @@ def result_row(attack: str, budget: Budget, losses: Sequence[str], scores: Score
     notes = {"l2": found.l2, "linf": linf, **found.notes}
     return ResultRow(
         attack=attack,
-        eps=budget.grey_eps,
+        grey_eps=budget.grey_eps,
         steps=budget.steps,
-        step_size=budget.grey_step_size,
+        grey_step_size=budget.grey_step_size,
         n=len(found),
         scores=scores,
         seconds=found.seconds,
         l2=float(found.l2.mean()),
-        linf=float(linf.mean()),
+        grey_linf=float(linf.mean()),
         queries=float(found.notes["queries"].float().mean()) if "queries" in found.notes else None,
         losses=list(losses),
         outcomes=found.outcomes.tolist(),

@@ -12,7 +12,7 @@ from advmia.tasks import MULTI_LABEL
 
 def main() -> int:
     parser = flags.test_parser(MULTI_LABEL, __doc__)
-    return run.run(parser, lambda args: testing.test(MULTI_LABEL, args), shared=True)
+    return run.run_command(parser, lambda args: testing.test(MULTI_LABEL, args), shared=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Attacks a trained single-label classifier, white-box or from a surrogate, and tables its robust accuracy.
+"""Attacks a trained single-label classifier, white-box or from a surrogate, and reports its robust accuracy.
 
 example: python testCls.py --dataset melBin --targetModel res18 --targetWeight clsCkpt/NAME --bs 16 --gpu 0
 """
@@ -12,7 +12,7 @@ from advmia.tasks import SINGLE_LABEL
 
 def main() -> int:
     parser = flags.test_parser(SINGLE_LABEL, __doc__)
-    return run.run(parser, lambda args: testing.test(SINGLE_LABEL, args), shared=True)
+    return run.run_command(parser, lambda args: testing.test(SINGLE_LABEL, args), shared=True)
 
 
 if __name__ == "__main__":

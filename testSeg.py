@@ -12,7 +12,7 @@ from advmia.tasks import SEGMENTATION
 
 def main() -> int:
     parser = flags.test_parser(SEGMENTATION, __doc__)
-    return run.run(parser, lambda args: testing.test(SEGMENTATION, args), shared=True)
+    return run.run_command(parser, lambda args: testing.test(SEGMENTATION, args), shared=True)
 
 
 if __name__ == "__main__":

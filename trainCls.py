@@ -12,7 +12,7 @@ from advmia.tasks import SINGLE_LABEL
 
 def main() -> int:
     parser = flags.train_parser(SINGLE_LABEL, __doc__)
-    return run.run(parser, lambda args: training.train(SINGLE_LABEL, args), shared=True)
+    return run.run_command(parser, lambda args: training.train(SINGLE_LABEL, args), shared=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""Losses. Per-sample ones return shape (B,), so that no image's attack depends on its neighbours in the batch.
+"""Losses of logits, computed for each sample: shape (B,), not a mean over the batch.
 
-Logits are scored in float32 whatever precision the network ran in.
+So the attack on an image does not depend on the other images of its batch. Logits are converted to float32 first, in
+whatever precision the network ran. B is the batch size, K the number of classes, L the number of labels of multi-label
+data.
 """
 
 from __future__ import annotations
@@ -9,39 +11,40 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CONFIDENCE = 50.0  # of the wrong class, beyond which the survey's CW does not go
+CW_CONFIDENCE = 50.0  # the survey's kappa: CW stops where the true logit is this far below another
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Cross-entropy of logits (B, K) against labels (B,) int64; shape (B,)."""
+    """Computes the cross-entropy of each sample; logits (B, K), y (B,) int64, result (B,)."""
     return F.cross_entropy(logits.float(), y, reduction="none")
 
 
 def kl_divergence(logits: Tensor, reference_logits: Tensor) -> Tensor:
-    """KL(softmax(reference) || softmax(logits)) of each sample; both (B, K), result (B,)."""
+    """Computes KL(softmax(reference_logits) || softmax(logits)) of each sample; both (B, K), result (B,)."""
     log_p = F.log_softmax(logits.float(), dim=1)
     log_q = F.log_softmax(reference_logits.float(), dim=1)
     return F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(dim=1)
 
 
 def binary_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Mean over the labels of each sample's binary cross-entropy; logits and y (B, L), y of 0 and 1; shape (B,)."""
-    # In float64: float32's exponentials differ in the last bit by the image's place in the batch.
+    """Computes the mean over labels of the binary cross-entropy; logits and y (B, L), y 0 or 1, result (B,)."""
+    # In float64: float32's vectorised exponentials differ in the last bit with the image's position in the batch.
     loss = F.binary_cross_entropy_with_logits(logits.double(), y.double(), reduction="none")
     return loss.mean(dim=1).float()
 
 
 def pixel_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Mean over the pixels of each image's cross-entropy; logits (B, K, H, W), y (B, H, W) int64; shape (B,)."""
-    # Two means, not one: a single one would be summed in another order where the batch is one image.
+    """Computes the mean over pixels of the cross-entropy; logits (B, K, H, W), y (B, H, W) int64, result (B,)."""
+    # Two means, because a single one sums in another order when the batch is one image.
     return F.cross_entropy(logits.float(), y, reduction="none").mean(dim=2).mean(dim=1)
 
 
 def soft_dice(logits: Tensor, y: Tensor) -> Tensor:
-    """One minus the class-mean soft Dice of each image; logits (B, K, H, W), y (B, H, W) int64; shape (B,).
+    """Computes 1 - the mean over classes of the soft Dice; logits (B, K, H, W), y (B, H, W) int64, result (B,).
 
-    Milletari et al. 2016, equation in section 3, with sums of probabilities in place of their squares. One pixel is
-    added above and below, so that a class that an image lacks counts as 1 when it is not predicted, and has a gradient.
+    Milletari et al., V-Net, 3DV 2016, section 3, with sums of probabilities instead of sums of their squares. One pixel
+    is added to the numerator and to the denominator: a class that is absent from the mask then scores 1 if it is not
+    predicted, and has a gradient.
     """
     p = F.softmax(logits.float(), dim=1)
     truth = F.one_hot(y, logits.shape[1]).permute(0, 3, 1, 2)  # (B, K, H, W)
@@ -51,9 +54,9 @@ def soft_dice(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
-    """How far the true class leads: z_y - max of the others; logits (B, K >= 2), y (B,) int64; shape (B,).
+    """Computes z_y - max_{k != y} z_k; logits z (B, K >= 2), y (B,) int64, result (B,).
 
-    Negative where the image is misclassified. Blind to a constant added to the logits.
+    Negative if the image is misclassified. Adding a constant to the logits does not change it.
     """
     logits = logits.float()
     true = logits.gather(1, y[:, None])[:, 0]
@@ -61,44 +64,54 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def log_odds(logits: Tensor, y: Tensor) -> Tensor:
-    """log(p_y / (1 - p_y)), shape (B,): in the same order as p_y, but it does not saturate at 1; logits (B, K)."""
+    """Computes log(p_y / (1 - p_y)) for p = softmax(logits); logits (B, K >= 2), y (B,) int64, result (B,).
+
+    It increases with p_y, but does not saturate where p_y rounds to 1.
+    """
     logits = logits.float()
     true = logits.gather(1, y[:, None])[:, 0]
     return true - logits.scatter(1, y[:, None], -torch.inf).logsumexp(dim=1)
 
 
 def confident_margin(logits: Tensor, y: Tensor) -> Tensor:
-    """-max(margin + 50, 0): what CW ascends (Carlini and Wagner 2017, f_6 with the survey's confidence); shape (B,)."""
-    return -(margin(logits, y) + CONFIDENCE).clamp(min=0)
+    """Computes -max(margin + 50, 0), the loss that CW ascends; logits (B, K >= 2), y (B,) int64, result (B,).
+
+    Carlini and Wagner, Towards Evaluating the Robustness of Neural Networks, S&P 2017: -f_6, with the survey's
+    confidence.
+    """
+    return -(margin(logits, y) + CW_CONFIDENCE).clamp(min=0)
 
 
 def label_margin(logits: Tensor, y: Tensor) -> Tensor:
-    """Minus the mean over the labels of how far each is on its right side; logits and y (B, L), y of 0 and 1; (B,).
+    """Computes minus the mean over labels of (2 y - 1) z; logits z and y (B, L), y 0 or 1, result (B,).
 
-    Not cut off where a label is wrong: AUROC ranks images, so that further wrong is worse.
+    It keeps growing after a label is predicted wrongly, because AUROC ranks images: a logit that is further on the
+    wrong side lowers it more.
     """
     return -((2 * y - 1) * logits.float()).mean(dim=1)
 
 
 def targeted_cross_entropy(logits: Tensor, pair: Tensor) -> Tensor:
-    """Minus the cross-entropy against the target; logits (B, K), pair (B, 2) int64 of label and target; shape (B,)."""
+    """Computes minus the cross-entropy of t; logits (B, K), pair (B, 2) int64 of label y and target t, result (B,)."""
     return -cross_entropy(logits, pair[:, 1])
 
 
 def targeted_margin(logits: Tensor, pair: Tensor) -> Tensor:
-    """z_t - z_y; logits (B, K >= 2), pair (B, 2) int64 of label y and target t; shape (B,).
+    """Computes z_t - z_y; logits z (B, K >= 2), pair (B, 2) int64 of label y and target class t, result (B,).
 
-    Where only the gradient's sign and the order of values count, as in APGD, the logits' scale cancels as in DLR.
+    The scale of the logits changes neither the gradient's sign nor the order of values, and APGD uses nothing else. In
+    APGD this loss is therefore as invariant to scale as the DLR loss.
     """
-    chosen = logits.float().gather(1, pair)
-    return chosen[:, 1] - chosen[:, 0]
+    label, target = logits.float().gather(1, pair).unbind(dim=1)
+    return target - label
 
 
 def targeted_dlr(logits: Tensor, pair: Tensor) -> Tensor:
-    """-(z_y - z_t) / (z_1st - (z_3rd + z_4th) / 2), ranked by size; logits (B, K >= 4), pair as above; shape (B,).
+    """Computes the targeted difference of logits ratio, -(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2).
 
-    Croce and Hein 2020a (Reliable evaluation ...), equation 6: the difference of logits ratio. Blind to the logits'
-    scale and to a constant added to them.
+    z_(i) is the i-th largest logit; logits z (B, K >= 4), pair (B, 2) int64 of label y and target class t, result (B,).
+    Scaling the logits or adding a constant to them does not change it. Croce and Hein, Reliable Evaluation of
+    Adversarial Robustness with an Ensemble of Diverse Parameter-free Attacks, ICML 2020, equation 6.
     """
     first, _, third, fourth = logits.float().topk(4, dim=1).values.unbind(dim=1)
     return targeted_margin(logits, pair) / (first - (third + fourth) / 2 + 1e-12)

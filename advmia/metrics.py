@@ -1,4 +1,8 @@
-"""Meters: they keep what scores need of each image, so that they add up over batches and over processes."""
+"""Meters compute a task's scores from the logits of all images.
+
+A meter keeps, of each image, only what its scores need, and computes them at the end. So the scores do not depend on
+how the images were divided into batches or among processes.
+"""
 
 from __future__ import annotations
 
@@ -12,80 +16,89 @@ from torch import Tensor
 
 from advmia.losses import log_odds, pixel_cross_entropy
 
-Scores = dict[str, float]
+Scores = dict[str, float]  # values by name
 
 
 class Meter(ABC):
-    """Accumulates batches, then computes scores: the same ones, to the last bit, however the list was cut."""
+    """Accumulates batches with `update`, then computes scores with `compute`.
+
+    The scores are the same to the last bit whatever the batches were. A subclass defines `_columns` and `compute`.
+    """
 
     def __init__(self) -> None:
-        self._seen: dict[str, list[Tensor]] = {}
+        self._parts: dict[str, list[Tensor]] = {}  # by column: the values of each batch
 
     def update(self, logits: Tensor, y: Tensor) -> None:
-        self._append(self._facts(logits, y))
+        """Adds a batch: logits (B, ...) and labels or masks (B, ...), on any device."""
+        self._append(self._columns(logits, y))
 
     def merge(self, other: Meter) -> None:
-        """Takes over what `other` has seen, as the images that come next."""
+        """Appends the images of another meter of the same class."""
         self._append(other.state_dict())
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All that was seen, each with the images as its first axis; empty before the first."""
-        for name, parts in self._seen.items():
-            self._seen[name] = [torch.cat(parts)]
-        return {name: whole for name, (whole,) in self._seen.items()}
+        """Returns the columns of all images, (N, ...) each; empty before the first batch."""
+        for name, parts in self._parts.items():
+            self._parts[name] = [torch.cat(parts)]
+        return {name: column for name, (column,) in self._parts.items()}
 
     def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
-        self._seen = {name: [whole] for name, whole in state_dict.items()}
+        """Replaces all images by those of a `state_dict`."""
+        self._parts = {name: [column] for name, column in state_dict.items()}
 
     @abstractmethod
-    def compute(self) -> Scores: ...
+    def compute(self) -> Scores:
+        """Computes the scores of all images, by name. A score that is undefined is NaN, unless the class says so."""
 
     @abstractmethod
-    def _facts(self, logits: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """What is to be kept of each image of a batch, (B, ...) each."""
+    def _columns(self, logits: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Returns what the scores need of each image of a batch, by name: columns of shape (B, ...)."""
 
-    def _append(self, facts: dict[str, Tensor]) -> None:
-        for name, values in facts.items():
-            self._seen.setdefault(name, []).append(values.cpu())
+    def _append(self, columns: dict[str, Tensor]) -> None:
+        for name, values in columns.items():
+            self._parts.setdefault(name, []).append(values.cpu())
 
 
 class ClassificationMeter(Meter):
-    """The survey's scores, accuracy and macro recall, precision and F1, from a confusion matrix; and clinical ones.
+    """Computes the survey's scores of a classifier and some clinical ones.
 
-    A class's score is 0 where it is undefined; a class that is neither in the labels nor predicted is left out of the
-    mean: scikit-learn's `average="macro", zero_division=0`. Clinical: balanced accuracy (the mean recall of the classes
-    in the labels), AUROC (with more than two classes the mean of one against the rest), and for two classes sensitivity
-    and specificity, the recalls of `positive` and of the other class. Undefined clinical scores are NaN.
+    The survey's: accuracy, and the mean over classes of recall, precision and F1. They are scikit-learn's with
+    `average="macro", zero_division=0`: a score that is undefined for a class counts as 0, and a class that is neither
+    among the labels nor among the predictions is left out of the mean.
+
+    The clinical ones: balanced accuracy (the mean recall of the classes among the labels); AUROC (for more than two
+    classes, the mean over classes of the AUROC against all others); and, for two classes, sensitivity (the recall of
+    class `positive`) and specificity (the recall of the other class). They are NaN if they are undefined.
     """
 
     def __init__(self, classes: int, positive: int = 1) -> None:
-        """`positive`: the class that means disease, where there are two."""
+        """`positive`: of two classes, the one that means disease."""
         super().__init__()
         self._classes, self._positive = classes, positive
 
-    def _facts(self, logits: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """logits (B, K), y (B,) int64."""
-        odds = [log_odds(logits, torch.full_like(y, each)) for each in range(self._classes)]
+    def _columns(self, logits: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Takes logits (B, K) and labels y (B,) int64."""
+        odds = [log_odds(logits, torch.full_like(y, label)) for label in range(self._classes)]
         return {"y": y, "predicted": logits.argmax(dim=1), "odds": torch.stack(odds, dim=1).float()}
 
     @property
     def confusion(self) -> Tensor:
-        """Counts (K, K) int64 by [label, prediction]."""
-        seen, classes = self.state_dict(), self._classes
-        if not seen:
+        """The confusion matrix (K, K) int64: the number of images by [label, predicted class]."""
+        columns, classes = self.state_dict(), self._classes
+        if not columns:
             return torch.zeros(classes, classes, dtype=torch.int64)
-        cells = seen["y"] * classes + seen["predicted"]
+        cells = columns["y"] * classes + columns["predicted"]
         return torch.bincount(cells, minlength=classes**2).reshape(classes, classes)
 
     def compute(self) -> Scores:
-        seen, counts = self.state_dict(), self.confusion.double()
+        columns, counts = self.state_dict(), self.confusion.double()
         hits, labelled, predicted = counts.diag(), counts.sum(dim=1), counts.sum(dim=0)
         present = labelled + predicted > 0
 
         def macro(denominator: Tensor, weight: float = 1.0) -> float:
             return float((weight * hits / denominator.clamp(min=1))[present].mean())
 
-        recalls = hits / labelled  # NaN where no label is of the class
+        recalls = hits / labelled  # NaN for a class without labels
         is_binary, negative = len(counts) == 2, 1 - self._positive
         return {
             "accuracy": float(hits.sum() / counts.sum()),
@@ -93,48 +106,54 @@ class ClassificationMeter(Meter):
             "precision": macro(predicted),
             "f1": macro(labelled + predicted, weight=2.0),
             "balanced_accuracy": float(recalls.nanmean()),
-            "auroc": mean_defined(areas_under_roc(seen["odds"], F.one_hot(seen["y"], self._classes))),
+            "auroc": mean_defined(areas_under_roc(columns["odds"], F.one_hot(columns["y"], self._classes))),
             "sensitivity": float(recalls[self._positive]) if is_binary else math.nan,
             "specificity": float(recalls[negative]) if is_binary else math.nan,
         }
 
 
-def success_rate(clean: Tensor, attacked: Tensor, y: Tensor) -> float:
-    """The share of the rightly classified images that the attack turns; predictions and labels (N,). NaN for none."""
-    right = clean == y
-    return float((attacked[right] != y[right]).double().mean())
+def success_rate(clean: Tensor, adversarial: Tensor, y: Tensor) -> float:
+    """Returns the share of correctly classified images that are misclassified after the attack.
+
+    `clean` and `adversarial`: the predicted classes (N,) of the clean and of the adversarial images; labels y (N,). NaN
+    if no clean image is classified correctly.
+    """
+    correct = clean == y
+    return float((adversarial[correct] != y[correct]).double().mean())
 
 
 class MultiLabelMeter(Meter):
-    """AUROC of each label and their mean.
+    """Computes the AUROC of each label, and their mean as "auroc".
 
-    A label without a positive or without a negative has no AUROC: NaN, and left out of the mean.
+    A label without positive or without negative images has no AUROC: it is NaN and left out of the mean.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
+        """`names`: the labels' names, in the order of the logits."""
         super().__init__()
         self._names = tuple(names)
 
-    def _facts(self, logits: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """logits and y (B, L), y of 0 and 1."""
+    def _columns(self, logits: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Takes logits and labels y (B, L), y 0 or 1."""
         return {"logits": logits.float(), "y": y}
 
     def compute(self) -> Scores:
-        seen = self.state_dict()
-        scores = dict(zip(self._names, areas_under_roc(seen["logits"], seen["y"]), strict=True))
+        columns = self.state_dict()
+        scores = dict(zip(self._names, areas_under_roc(columns["logits"], columns["y"]), strict=True))
         return {"auroc": mean_defined(scores.values()), **scores}
 
 
 def areas_under_roc(scores: Tensor, y: Tensor) -> list[float]:
-    """AUROC of each label; scores (N, L), y (N, L) of 0 and 1."""
+    """Returns the AUROC of each label; scores and y (N, L), y 0 or 1."""
     return [area_under_roc(scores[:, label], y[:, label] > 0) for label in range(scores.shape[1])]
 
 
 def area_under_roc(scores: Tensor, y: Tensor) -> float:
-    """AUROC of scores (N,) for labels y (N,) bool; NaN without a positive or without a negative.
+    """Returns the AUROC of scores (N,) for labels y (N,) bool; NaN without positive or without negative images.
 
-    The share of pairs of a positive and a negative in which the positive ranks higher, ties counted half (Hanley and
-    McNeil 1982). Not scikit-learn's, which takes a second to import, in every process.
+    It is the share of pairs of a positive and a negative image in which the positive one has the higher score; ties
+    count half (Hanley and McNeil, The Meaning and Use of the Area under a ROC Curve, Radiology 1982). scikit-learn is
+    not used, because every process would spend a second importing it.
     """
     positives, negatives = scores[y], scores[~y].sort().values
     if not len(positives) or not len(negatives):
@@ -144,16 +163,16 @@ def area_under_roc(scores: Tensor, y: Tensor) -> float:
 
 
 def mean_defined(scores: Iterable[float]) -> float:
-    """The mean of those that are not NaN; NaN if none is."""
+    """Returns the mean of the scores that are not NaN, or NaN if all are."""
     defined = [score for score in scores if not math.isnan(score)]
     return sum(defined) / len(defined) if defined else math.nan
 
 
 class SegmentationMeter(Meter):
-    """Mean over images of the class-mean Dice and IoU, and of the cross-entropy."""
+    """Computes Dice and IoU, averaged over the classes and then over the images, and the mean cross-entropy."""
 
-    def _facts(self, logits: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """logits (B, K, H, W), y (B, H, W) int64."""
+    def _columns(self, logits: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Takes logits (B, K, H, W) and masks y (B, H, W) int64."""
         return {"scores": torch.cat([mask_overlap(logits, y), pixel_cross_entropy(logits, y)[:, None]], dim=1)}
 
     def compute(self) -> Scores:
@@ -162,16 +181,16 @@ class SegmentationMeter(Meter):
 
 
 def mask_overlap(logits: Tensor, y: Tensor) -> Tensor:
-    """Class-mean Dice and IoU of each image; logits (B, K, H, W), y (B, H, W) int64; shape (B, 2).
+    """Returns Dice and IoU of each image, averaged over the classes; logits (B, K, H, W), y (B, H, W) int64 -> (B, 2).
 
-    A class absent from both prediction and mask counts as 1.
+    A class that is absent from both the prediction and the mask counts as 1.
     """
     classes = logits.shape[1]
     predicted = F.one_hot(logits.argmax(dim=1), classes).flatten(1, 2)  # (B, H*W, K)
     truth = F.one_hot(y, classes).flatten(1, 2)
-    both = (predicted & truth).sum(dim=1)  # (B, K)
-    either = (predicted | truth).sum(dim=1)
-    absent = either == 0
-    dice = torch.where(absent, 1.0, 2 * both / (both + either).clamp(min=1))
-    iou = torch.where(absent, 1.0, both / either.clamp(min=1))
+    intersection = (predicted & truth).sum(dim=1)  # (B, K)
+    union = (predicted | truth).sum(dim=1)
+    absent = union == 0
+    dice = torch.where(absent, 1.0, 2 * intersection / (intersection + union).clamp(min=1))
+    iou = torch.where(absent, 1.0, intersection / union.clamp(min=1))
     return torch.stack([dice.mean(dim=1), iou.mean(dim=1)], dim=1)

@@ -44,7 +44,7 @@ def _measure(args: argparse.Namespace, root: Path) -> dict[str, object]:
     found = []
     building = timing.seconds_of(lambda: found.append(load_data(root, samples, workers=args.workers)), device)
     opening = timing.seconds_of(lambda: load_data(root, samples, workers=args.workers), device)
-    data = subjects.repeated(found[0], args.draws).kept_on(device)
+    data = subjects.repeated(found[0], args.draws).preload(device)
     loader = subjects.training_loader(data, SINGLE_LABEL, args.bs, device)
     epochs = iter(range(1, 1_000_000))
 

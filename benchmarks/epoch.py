@@ -30,7 +30,7 @@ from advmia.budgets import EVALUATION_STEPS, TRAINING_STEPS, pgd_budget, trainin
 from advmia.data.loading import EvaluationLoader, TrainingLoader, load_data
 from advmia.data.readers import SampleList, read_samples
 from advmia.data.specs import DATASETS
-from advmia.evaluation.loop import evaluate
+from advmia.evaluation.loop import EvaluationOptions, evaluate
 from advmia.runtime.precision import Precision
 from advmia.runtime.rng import SampleRng
 from advmia.tasks import SINGLE_LABEL
@@ -146,7 +146,7 @@ class _Ours:
         self.model, self.task, self.precision, self.device = model, SINGLE_LABEL, precision, torch.device(args.device)
         counts = (args.images, args.testImages)
         train, test = (
-            subjects.repeated(load_data(root, samples, workers=args.workers), count).kept_on(self.device)
+            subjects.repeated(load_data(root, samples, workers=args.workers), count).preload(self.device)
             for samples, count in zip(lists, counts, strict=True)
         )
         self.loader: TrainingLoader = subjects.training_loader(train, self.task, args.bs, self.device)
@@ -217,8 +217,8 @@ class _Ours:
     def _validate(self) -> None:
         attack = pgd(pgd_budget(EPS), self.task.attacks["pgd"])
         for each in (None, attack):
-            scope = (0, "validation", EPS)
-            evaluate(self.model, self.test_loader, self.task, each, scope=scope, precision=self.precision)
+            options = EvaluationOptions((0, "validation", EPS), precision=self.precision)
+            evaluate(self.model, self.test_loader, self.task, each, options=options)
 
 
 def _forward_flop(model: str, size: int) -> float | None:

@@ -37,7 +37,7 @@ from advmia.attacks.simba import simba
 from advmia.attacks.square import square
 from advmia.budgets import AUTO_STEPS, QUERIES, Budget, cw_budget, fgsm_budget, pgd_budget
 from advmia.data.loading import EvaluationLoader, ImageData
-from advmia.evaluation.loop import evaluate_each
+from advmia.evaluation.loop import EvaluationOptions, evaluate
 from advmia.losses import cross_entropy
 from advmia.runtime.precision import Precision
 from advmia.runtime.rng import SampleRng
@@ -113,36 +113,34 @@ def _total(results: list[dict[str, Any]], args: argparse.Namespace) -> dict[str,
 def _suite_rows(
     name: str, model: nn.Module, data: ImageData, args: argparse.Namespace, device: torch.device
 ) -> list[dict[str, Any]]:
-    """One attack at all eps. Our FGSMs share a gradient, so that their eps go together in one row."""
-    together = [args.epsilons] if ATTACKS[name].shares_gradient else [[eps] for eps in args.epsilons]
+    """One attack, a row for each eps."""
     # Both sides on one batch first: libraries choose their algorithms, and CUDA loads its kernels, when they are met.
-    few, brief = replace(data, rows=data.rows[: args.bs]), {"queries": 2, "steps": 2, "repeats": 1}
-    _row(name, together[0], model, few, argparse.Namespace(**vars(args) | brief), device)
-    rows = [_row(name, epsilons, model, data, args, device) for epsilons in together]
+    few, brief = replace(data, indices=data.indices[: args.bs]), {"queries": 2, "steps": 2, "repeats": 1}
+    _row(name, args.epsilons[0], model, few, argparse.Namespace(**vars(args) | brief), device)
+    rows = [_row(name, eps, model, data, args, device) for eps in args.epsilons]
     _show(rows)
     return rows
 
 
 def _row(
-    name: str, epsilons: list[float], model: nn.Module, data: ImageData, args: argparse.Namespace, device: torch.device
+    name: str, eps: float, model: nn.Module, data: ImageData, args: argparse.Namespace, device: torch.device
 ) -> dict[str, Any]:
-    """Both sides by turns, each with passes an image, seconds, and the share still right at each eps."""
+    """Both sides by turns, each with passes an image, seconds, and the share still right."""
     loader, other = EvaluationLoader(data, args.bs, device), subjects.as_published(copy.deepcopy(model))
     x, y = subjects.all_images(data, device)
-    budgets = [_budget(name, eps, args) for eps in epsilons]
-    made, attacks = _ours(name, budgets, args), _plain(name, budgets, args)
-    accuracy: dict[str, list[float]] = {}
+    budget = _budget(name, eps, args)
+    our_attack, plain_attack = _ours(name, budget, args), _plain(name, budget, args)
+    accuracy: dict[str, float] = {}
 
     def ours() -> None:
-        scopes = [(0, name, eps) for eps in epsilons]
-        found = evaluate_each(model, loader, SINGLE_LABEL, made, scopes=scopes, title=name)
-        accuracy["ours"] = [float(each.scores["accuracy"]) for each in found]
+        options = EvaluationOptions((0, name, eps), title=name)
+        accuracy["ours"] = float(evaluate(model, loader, SINGLE_LABEL, our_attack, options=options).scores["accuracy"])
 
     def theirs() -> None:
-        found = [plain.robust_right(other, x, y, attack, args.bs) for attack in attacks]
-        accuracy["plain"] = [float(right.double().mean()) for right in found]
+        assert plain_attack is not None
+        accuracy["plain"] = float(plain.robust_right(other, x, y, plain_attack, args.bs).double().mean())
 
-    runs: dict[str, Callable[[], None]] = {"plain": theirs, "ours": ours} if attacks else {"ours": ours}
+    runs: dict[str, Callable[[], None]] = {"plain": theirs, "ours": ours} if plain_attack else {"ours": ours}
     copied = inference_copy(model, x[: args.bs])  # made before the clock starts
     with (
         timing.counting(other) as their_passes,
@@ -161,7 +159,7 @@ def _row(
         }
         for side in runs
     }
-    return {"attack": name, "eps": epsilons, "images": len(data), "plain": None, **sides}
+    return {"attack": name, "eps": eps, "images": len(data), "plain": None, **sides}
 
 
 def _show(rows: list[dict[str, Any]]) -> None:
@@ -171,10 +169,9 @@ def _show(rows: list[dict[str, Any]]) -> None:
         for side in ("plain", "ours"):
             if row[side] is None:
                 continue
-            eps = " ".join(f"{each:g}" for each in row["eps"])
-            right = " ".join(f"{100 * share:.0f}" for share in row[side]["accuracy"])
+            right = f"{100 * row[side]['accuracy']:.0f}"
             keys = ("forward", "backward", "by_parameters", "copies", "seconds", "ours_faster")
-            table.append([f"{row['attack']} {eps}, {side}", right, *(row[side][key] for key in keys)])
+            table.append([f"{row['attack']} {row['eps']:g}, {side}", right, *(row[side][key] for key in keys)])
     timing.show(f"{rows[0]['attack']}, passes an image", columns, table)
     if any(row["plain"] is None for row in rows):
         print("plain: not to be had here (no pyautoattack), skipped")
@@ -187,32 +184,29 @@ def _budget(name: str, eps: float, args: argparse.Namespace) -> Budget:
     return Budget.grey(eps, args.queries, eps) if name == "simba" else Budget.grey(eps, args.steps, 0)
 
 
-def _ours(name: str, budgets: list[Budget], args: argparse.Namespace) -> list[EvaluationAttack]:
+def _ours(name: str, budget: Budget, args: argparse.Namespace) -> EvaluationAttack:
     """As `advmia.commands.test` builds them, but for AutoAttack, whose Square takes the queries asked for."""
     if name != "aa":
-        return ATTACKS[name].build_each(budgets, SINGLE_LABEL.attacks[name])
-    return [
-        AutoAttack(
-            {
-                "apgd-ce": apgd_ce(budget, cross_entropy),
-                "apgd-t": apgd_t(budget, cross_entropy),
-                "fab-t": fab_t(budget, cross_entropy),
-                "square": square(Budget(budget.eps, args.queries, 0), cross_entropy),
-            }
-        )
-        for budget in budgets
-    ]
+        return ATTACKS[name].build(budget, SINGLE_LABEL.attacks[name])
+    return AutoAttack(
+        {
+            "apgd-ce": apgd_ce(budget, cross_entropy),
+            "apgd-t": apgd_t(budget, cross_entropy),
+            "fab-t": fab_t(budget, cross_entropy),
+            "square": square(Budget(budget.eps, args.queries, 0), cross_entropy),
+        }
+    )
 
 
-def _plain(name: str, budgets: list[Budget], args: argparse.Namespace) -> list[PlainAttack]:
-    """`attack(model, x, y)` of each budget; none where there is no plain one."""
+def _plain(name: str, budget: Budget, args: argparse.Namespace) -> PlainAttack | None:
+    """The plain `attack(model, x, y)`; None where there is none."""
     if name == "aa":
         peers = _official_parts()
-        return [partial(_official_autoattack, peers, args, budget=budget) for budget in budgets] if peers else []
+        return partial(_official_autoattack, peers, args, budget=budget) if peers else None
     if name == "simba":
-        return [partial(plain.simba_dct, eps=budget.eps, directions=budget.steps) for budget in budgets]
+        return partial(plain.simba_dct, eps=budget.eps, directions=budget.steps)
     attack = {"fgsm": plain.fgsm, "pgd": plain.pgd, "cw": plain.cw}[name]
-    return [partial(attack, budget=budget) for budget in budgets]
+    return partial(attack, budget=budget)
 
 
 def _official_parts() -> dict[str, Any]:

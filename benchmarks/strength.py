@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from advmia.attacks.gradient import pgd
 from advmia.budgets import pgd_budget
 from advmia.data.loading import EvaluationLoader, ImageData
-from advmia.evaluation.loop import evaluate
+from advmia.evaluation.loop import EvaluationOptions, evaluate
 from advmia.losses import cross_entropy
 from advmia.runtime.precision import Precision
 from advmia.tasks import SINGLE_LABEL
@@ -49,7 +49,7 @@ def _compare_attacks(args: argparse.Namespace, train: ImageData, test: ImageData
     method = subjects.method("pgdat" if args.trainEps else "nat", SINGLE_LABEL, args.trainEps, DATASET)
     model = subjects.trained(args.model, train, SINGLE_LABEL, method, device, epochs=args.trainEpochs, lr=args.lr)
     clean = evaluate(model, EvaluationLoader(test, args.bs, device), SINGLE_LABEL).outcomes
-    images, clean_right = len(test), int((clean == test.targets(test.rows)).sum())
+    images, clean_right = len(test), int((clean == test.targets(test.indices)).sum())
     what = f"{args.model}, {images} phantoms of {args.size} pixels, {clean_right} right clean"
     print(f"{what}; PGD-20 at eps {args.eps:g}")
     baseline = [_plain_right(model, test, args, seed) for seed in range(args.seeds)]
@@ -91,8 +91,8 @@ def _plain_right(model: nn.Module, data: ImageData, args: argparse.Namespace, se
 def _our_right(model: nn.Module, data: ImageData, args: argparse.Namespace, seed: int, precision: Precision) -> Tensor:
     attack = pgd(pgd_budget(args.eps), cross_entropy)
     loader = EvaluationLoader(data, args.bs, torch.device(args.device))
-    found = evaluate(model, loader, SINGLE_LABEL, attack, scope=(seed, "pgd", args.eps), precision=precision)
-    return found.outcomes == data.targets(data.rows)
+    options = EvaluationOptions((seed, "pgd", args.eps), precision=precision)
+    return evaluate(model, loader, SINGLE_LABEL, attack, options=options).outcomes == data.targets(data.indices)
 
 
 # --- trainings -------------------------------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ def _scores(model: nn.Module, data: ImageData, args: argparse.Namespace, device:
     Precision.chosen("fp32", device)
     loader = EvaluationLoader(data, args.bs, device)
     attack = pgd(pgd_budget(args.eps), cross_entropy)
-    robust = evaluate(model, loader, SINGLE_LABEL, attack, scope=(0, "pgd", args.eps), title="robust")
+    robust = evaluate(model, loader, SINGLE_LABEL, attack, options=EvaluationOptions((0, "pgd", args.eps), "robust"))
     clean = evaluate(model, loader, SINGLE_LABEL)
     return {"clean": float(clean.scores["accuracy"]), "robust": float(robust.scores["accuracy"])}
 

@@ -40,7 +40,7 @@ def phantoms(folder: Path, dataset: str, size: int, train: int, test: int) -> tu
 def repeated(data: ImageData, count: int) -> ImageData:
     """As many rows as asked for, by taking the images over and over: time depends on their number, not on what they
     show."""
-    return replace(data, rows=data.rows[np.arange(count) % len(data)])
+    return replace(data, indices=data.indices[np.arange(count) % len(data)])
 
 
 def training_loader(

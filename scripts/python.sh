@@ -1,12 +1,12 @@
-# Sourced by the other scripts: sets PYTHON to an interpreter that has the packages of a requirements file.
-# The interpreter at hand is taken if it has them all; else .venv is made or completed, which needs a package index.
+# Sourced by the other scripts. Sets PYTHON to an interpreter that has the packages of a requirements file: the one in
+# PYTHON (default python3) if it has them all, else .venv, which is created or completed as needed from a package index.
 
-has_packages() { # interpreter, requirements file
+has_packages() { # arguments: interpreter, requirements file
   "$1" - "$2" <<'PY' 2>/dev/null
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from packaging.requirements import Requirement  # Matplotlib needs it: where it is missing, so is Matplotlib
+from packaging.requirements import Requirement  # matplotlib depends on it, so a complete environment has it
 
 def check(path: Path) -> None:
     for line in path.read_text().splitlines():
@@ -14,40 +14,40 @@ def check(path: Path) -> None:
         if line.startswith("-r"):
             check(path.parent / line[2:].strip())
         elif line:
-            wanted = Requirement(line)
-            if not wanted.specifier.contains(version(wanted.name), prereleases=True):
+            requirement = Requirement(line)
+            if not requirement.specifier.contains(version(requirement.name), prereleases=True):
                 sys.exit(1)
 
 check(Path(sys.argv[1]))
-sys.exit(sys.version_info < (3, 10))
+sys.exit(sys.version_info < (3, 11))
 PY
 }
 
-pick_python() { # requirements file; fails where no interpreter has it all, and installs nothing
+pick_python() { # argument: requirements file. Installs nothing; fails if no interpreter has all its packages.
   local candidate
   for candidate in "${PYTHON:-python3}" .venv/bin/python; do
-    if has_packages "$candidate" "$1"; then take_python "$candidate" "$1"; return; fi
+    if has_packages "$candidate" "$1"; then use_python "$candidate" "$1"; return; fi
   done
   return 1
 }
 
-take_python() { # interpreter, requirements file
+use_python() { # arguments: interpreter, requirements file
   if [ -n "${PYTHON:-}" ] && [ "$PYTHON" != "$1" ]; then
-    echo "$PYTHON is no Python 3.10 or later with the packages of $2: taking $1" >&2
+    echo "$PYTHON is not Python 3.11 or later with the packages of $2: using $1 instead" >&2
   fi
   PYTHON=$1
 }
 
-find_python() { # requirements file
+find_python() { # argument: requirements file. Installs its packages into .venv if no interpreter has them all.
   if pick_python "$1"; then return; fi
   if [ ! -x .venv/bin/python ]; then
     local base=${PYTHON:-python3}
-    "$base" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null ||
-      { echo "advmia needs Python 3.10 or later; $base is not: set PYTHON to one" >&2; exit 2; }
-    echo "making .venv" >&2
-    "$base" -m venv .venv || { echo "could not make .venv with $base -m venv" >&2; exit 2; }
+    "$base" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
+      { echo "advmia needs Python 3.11 or later, but $base is not: set PYTHON to one, e.g. PYTHON=python3.12" >&2; exit 2; }
+    echo "creating .venv with $base" >&2
+    "$base" -m venv .venv || { echo "cannot create .venv with $base -m venv" >&2; exit 2; }
   fi
-  echo "installing $1 into .venv (some minutes, once)" >&2
-  .venv/bin/python -m pip install --quiet -r "$1" || { echo "pip could not install $1 into .venv" >&2; exit 2; }
-  take_python .venv/bin/python "$1"
+  echo "installing the packages of $1 into .venv (once; this takes some minutes)" >&2
+  .venv/bin/python -m pip install --quiet -r "$1" || { echo "pip cannot install the packages of $1 into .venv" >&2; exit 2; }
+  use_python .venv/bin/python "$1"
 }

@@ -11,6 +11,7 @@ import torch
 from advmia import budgets
 from tests.support.running import ROOT
 from tests.support.warm import warm_python
+from tests.support.world import make_world
 
 SHARED = ROOT.parent / "shared"
 
@@ -37,6 +38,12 @@ def official() -> Path:
 def reference_fixtures() -> Path:
     """Numbers that the reference's networks give."""
     return ROOT / "tests" / "fixtures" / "reference"
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with phantoms and untrained networks: see `make_world`. No test changes what is in it."""
+    return make_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="session")

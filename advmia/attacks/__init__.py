@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from advmia.attacks.apgd import apgd, apgd_ce, apgd_t
 from advmia.attacks.autoattack import autoattack
 from advmia.attacks.common import EvaluationAttack, Objective
 from advmia.attacks.fab import fab_t
-from advmia.attacks.gradient import FGSM, cw, fgsm, pgd
+from advmia.attacks.gradient import cw, fgsm, pgd
 from advmia.attacks.simba import simba
 from advmia.attacks.square import square
 from advmia.budgets import Budget, auto_budget, cw_budget, fgsm_budget, pgd_budget, simba_budget, square_budget
@@ -28,17 +28,6 @@ class AttackSpec:
     uses_gradients: bool = True  # False: the attack sees the network's outputs only
     bounded: bool = True  # False: eps is the size of a step, and adversarial images may be further away than eps
     early_stopping: bool = False  # leaves an image alone as soon as it is misclassified; equal to the built attack's
-
-    @property
-    def shares_gradient(self) -> bool:
-        """Whether attacks of several budgets do well to take turns on each image."""
-        return self.build is fgsm
-
-    def build_each(self, budgets: Sequence[Budget], objective: Objective) -> list[EvaluationAttack]:
-        """The attack with each of the budgets."""
-        made = [self.build(budget, objective) for budget in budgets]
-        first = made[0]
-        return [first.at(budget) for budget in budgets] if isinstance(first, FGSM) else made
 
 
 ATTACKS: dict[str, AttackSpec] = {

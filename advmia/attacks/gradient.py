@@ -5,12 +5,11 @@ Cost an image: FGSM one forward and one backward pass, PGD and CW as many as ste
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from advmia.attacks.common import Objective, ascend, frozen_eval, input_gradient, project, uniform_start
+from advmia.attacks.common import Objective, ascend, frozen_eval, uniform_start
 from advmia.budgets import Budget
 from advmia.runtime.rng import SampleRng
 
@@ -47,37 +46,6 @@ def cw(budget: Budget, objective: Objective) -> SignAscent:
     return pgd(budget, objective)
 
 
-@dataclass(frozen=True)
-class FGSM:
-    """One sign step of eps from x itself. Contract: `advmia.attacks.steps.Attack`.
-
-    The step's direction is the same at every eps: attacks made by `at` share it while they are called in turn on the
-    same tensors and an unchanged network.
-    """
-
-    budget: Budget
-    objective: Objective
-    _last: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
-
-    def at(self, budget: Budget) -> FGSM:
-        return replace(self, budget=budget)  # `_last` is the same dictionary
-
-    def losses(self, classes: int) -> tuple[str, ...]:
-        return (self.objective.__name__,)
-
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
-        if self.budget.eps == 0:
-            return x.detach().clone()
-        # The things themselves are kept beside their addresses, which would else be given to others.
-        things = [model, x, y, *model.parameters(), *model.buffers()]
-        asked = [(id(thing), getattr(thing, "_version", 0)) for thing in things]
-        if self._last.get("asked") != asked:
-            with frozen_eval(model):
-                sign = input_gradient(model, x, y, self.objective).sign()
-            self._last.update(asked=asked, things=things, sign=sign)
-        return project(x.detach() + self.budget.eps * self._last["sign"], x.detach(), self.budget.eps)
-
-
-def fgsm(budget: Budget, objective: Objective) -> FGSM:
-    """Fast gradient sign method (Goodfellow et al. 2015, section 4)."""
-    return FGSM(budget, objective)
+def fgsm(budget: Budget, objective: Objective) -> SignAscent:
+    """Fast gradient sign method (Goodfellow et al. 2015, section 4): one sign step of `budget.eps` from x itself."""
+    return pgd(replace(budget, steps=1, step_size=budget.eps), objective, random_start=False)

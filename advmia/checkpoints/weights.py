@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from advmia.data.specs import DatasetSpec
 from advmia.errors import UserError
-from advmia.models import build_model, count_classes, identify
+from advmia.models import build_model, classes_of_weights, identify
 from advmia.runtime.files import atomic_write
 
 StateDict = dict[str, Tensor]
@@ -96,7 +96,7 @@ def load_model(name: str, path: Path, spec: DatasetSpec, *, classes: int | None 
         raise UserError(
             f"{path} holds weights of {held or 'no known model'}, not of {name}: name the model they belong to"
         )
-    found = count_classes(name, weights)
+    found = classes_of_weights(name, weights)
     if classes is not None and found != classes:
         raise UserError(f"{path} tells {found} classes apart, but {spec.name} has {classes}: use weights trained on it")
     model = build_model(name, found, mean=spec.mean, std=spec.std)

@@ -1,4 +1,4 @@
-"""Every flag, declared once; choices come from the registries. Spellings in circulation work in any letter case."""
+"""The argument parser that all commands share, and the types of their arguments."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NoReturn
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows the defaults that say something, as they are typed, and the example as it is written."""
+    """Formats --help: keeps the lines of the description, and shows defaults as a user would type them."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         default = action.default
@@ -23,7 +23,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 
 
 class Parser(argparse.ArgumentParser):
-    """Takes flags in any letter case, and says what is wrong in one line."""
+    """Accepts flags in any letter case; reports an error in one line and exits with status 2."""
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
         spellings = {flag.lower(): flag for action in self._actions for flag in action.option_strings}
@@ -38,24 +38,32 @@ class Parser(argparse.ArgumentParser):
 
 
 def make_parser(description: str | None, prog: str | None = None) -> Parser:
+    """Returns an empty parser. `prog` is the command's name in its messages; by default, the script's file name."""
     return Parser(prog=prog, description=description, formatter_class=HelpFormatter, allow_abbrev=False)
 
 
 def one_of(names: Iterable[str], aliases: dict[str, str] | None = None) -> Callable[[str], str]:
-    """Takes a name or an alias in any letter case; an unknown one lists the known."""
-    known = {name.lower(): name for name in names}
-    spellings = known | {alias.lower(): name for alias, name in (aliases or {}).items()}
+    """Returns an argument type that accepts one of the names in any letter case, and returns it as spelled in `names`.
+
+    `aliases` maps further accepted spellings to names.
+    """
+    names_by_spelling = {name.lower(): name for name in names}
+    choices = ", ".join(names_by_spelling.values())
+    names_by_spelling |= {alias.lower(): name for alias, name in (aliases or {}).items()}
 
     def parse(text: str) -> str:
-        if text.lower() not in spellings:
-            raise argparse.ArgumentTypeError(f"unknown name {text!r}: known are {', '.join(known.values())}")
-        return spellings[text.lower()]
+        if text.lower() not in names_by_spelling:
+            raise argparse.ArgumentTypeError(f"unknown name {text!r}: known are {choices}")
+        return names_by_spelling[text.lower()]
 
     return parse
 
 
 def whole_number(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
+    """Returns an argument type that accepts whole numbers from `least` to `most`."""
+
     def parse(text: str) -> int:
+        # The first 99 digits are enough to compare; Python refuses to convert thousands of them.
         if not text.lstrip("+").isdecimal() or int(text[:99]) < least:
             raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r}")
         if int(text[:99]) > most:
@@ -65,13 +73,18 @@ def whole_number(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
     return parse
 
 
-def number(fits: Callable[[float], bool], expected: str) -> Callable[[str], float]:
+def number(is_allowed: Callable[[float], bool], expected: str) -> Callable[[str], float]:
+    """Returns an argument type that accepts finite numbers for which `is_allowed` is true.
+
+    `expected` completes the error line "expected a number ...".
+    """
+
     def parse(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not math.isfinite(value) or not fits(value):
+        if not math.isfinite(value) or not is_allowed(value):
             raise argparse.ArgumentTypeError(f"expected a number {expected}, got {text!r}")
         return value
 
@@ -80,9 +93,10 @@ def number(fits: Callable[[float], bool], expected: str) -> Callable[[str], floa
 
 positive = number(lambda value: value > 0, "above 0")
 non_negative = number(lambda value: value >= 0, "of at least 0")
-share = number(lambda value: 0 < value < 1, "between 0 and 1")
-grey_level = number(lambda value: 0 <= value <= 255, "of grey levels from 0 to 255")  # --eps, --epsilons
+fraction = number(lambda value: 0 < value < 1, "between 0 and 1")
+grey_level = number(lambda value: 0 <= value <= 255, "of grey levels from 0 to 255")
 
 
-def listed(what: str, names: Iterable[str]) -> str:
-    return f"{what}: {', '.join(names)}"
+def with_choices(meaning: str, choices: Iterable[str]) -> str:
+    """Returns a help text that ends with the names to choose from: `network: res18, mv2`."""
+    return f"{meaning}: {', '.join(choices)}"

@@ -1,4 +1,4 @@
-"""Every flag, declared once; choices come from the registries. Spellings in circulation work in any letter case."""
+"""Runs a command: turns its errors, signals and closed streams into one line and an exit status."""
 
 from __future__ import annotations
 
@@ -18,23 +18,27 @@ from advmia.runtime import distributed
 from advmia.runtime.signals import Stopped, stop_on_signal
 from advmia.runtime.terminal import say
 
+Command = Callable[[argparse.Namespace], None]
 
-def run(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], None], *, shared: bool = False) -> int:
-    """Runs a command: bad input ends in one line and status 2; a signal in one line and 128 plus its number.
 
-    `shared`: whether several devices share the work, each with a process of its own.
+def run_command(parser: argparse.ArgumentParser, command: Command, *, shared: bool = False) -> int:
+    """Parses `sys.argv`, runs the command and returns its exit status.
+
+    The status is 0 if it finished, 2 for bad input and 128 plus the number of a signal that stopped it. Whatever is
+    wrong is reported in one line on standard error. `shared`: whether several devices can share the command's work,
+    each in a process of its own.
     """
-    _take_any_text()
+    _tolerate_any_text()
     try:
-        with redirect_stdout(_Output(sys.stdout)):
+        with redirect_stdout(_CheckedOutput(sys.stdout)):
             try:
-                return _status(parser, command, shared)
-            except SystemExit as stop:  # of the parser: a wrong argument, or --help
+                return _parse_and_run(parser, command, shared)
+            except SystemExit as stop:  # raised by argparse, for a wrong argument or --help
                 return int(stop.code or 0)
             finally:
                 sys.stdout.flush()
     except _OutputLostError as lost:
-        if isinstance(lost.cause, BrokenPipeError):  # as of `| head`
+        if isinstance(lost.cause, BrokenPipeError):  # as in `... | head`
             say(f"{parser.prog}: stopped: nobody reads its standard output any more; what was saved before is kept")
             return 128 + signal.SIGPIPE
         say(f"{parser.prog}: error: cannot write to standard output ({lost.cause.strerror}): send it to another place")
@@ -45,21 +49,21 @@ def run(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace],
         return 2
     finally:
         for stream in (sys.stdout, sys.stderr):
-            _let_go(stream)
+            _flush_or_discard(stream)
 
 
-def _take_any_text() -> None:
-    """File names may hold what the terminal's encoding does not, and the streams may be closed."""
+def _tolerate_any_text() -> None:
+    """Lets the standard streams take names that their encoding lacks; replaces closed ones by the null device."""
     for name, errors in (("stdin", "surrogateescape"), ("stdout", "backslashreplace"), ("stderr", "backslashreplace")):
         stream = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, Path(os.devnull).open("r+"))  # noqa: SIM115 - until the process ends
+            setattr(sys, name, Path(os.devnull).open("r+"))  # noqa: SIM115 - stays open until the process ends
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors=errors)
 
 
-def _let_go(stream: TextIO) -> None:
-    """What could not be written goes nowhere: at its end the interpreter would try again, and fail with a traceback."""
+def _flush_or_discard(stream: TextIO) -> None:
+    """Flushes the stream. If that fails, discards its buffer: Python would flush again at exit, with a traceback."""
     try:
         stream.flush()
     except OSError:
@@ -74,8 +78,8 @@ class _OutputLostError(Exception):
         self.cause = cause
 
 
-class _Output:
-    """Standard output, whose faults are told from those of other files."""
+class _CheckedOutput:
+    """Standard output that raises `_OutputLostError`, so that its errors differ from those of other files."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -96,60 +100,60 @@ class _Output:
         return getattr(self._stream, name)
 
 
-def _status(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], None], shared: bool) -> int:
-    """The exit status of the command, which has said what went wrong."""
+def _parse_and_run(parser: argparse.ArgumentParser, command: Command, shared: bool) -> int:
+    """Runs the command and returns its exit status; reports bad input and signals."""
     args = parser.parse_args()
     try:
         if shared and distributed.needs_spawn(args.gpu):
             return distributed.spawn(args.gpu)
         with stop_on_signal(), distributed.process_group():
-            _within_memory(command, args)
+            _run_within_memory(command, args)
     except UserError as error:
-        place = f" (in process {distributed.rank()})" if distributed.rank() else ""
-        say(f"{parser.prog}: error: {' '.join(str(error).split())}{place}")
+        process = f" (in process {distributed.rank()})" if distributed.rank() else ""
+        say(f"{parser.prog}: error: {' '.join(str(error).split())}{process}")
         return 2
     except Stopped as stop:
         say(f"{parser.prog}: stopped{f'; {stop.advice}' if stop.advice else ''}")
         return 128 + stop.number
-    except KeyboardInterrupt:  # the second: nothing was waited for
+    except KeyboardInterrupt:  # a second signal, which does not wait for anything to be saved
         say(f"{parser.prog}: stopped at once; what was saved before is kept")
         return 128 + signal.SIGINT
     return 0
 
 
-def _within_memory(command: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
-    """Runs the command. Raises `UserError` when memory is full, which says what would take less."""
+def _run_within_memory(command: Command, args: argparse.Namespace) -> None:
+    """Runs the command. Raises `UserError` with advice if the memory is full."""
     try:
         command(args)
     except torch.OutOfMemoryError as error:
-        less = _less(args)
-        if getattr(args, "autoBatch", False):  # the batch was not --bs, but what seemed to fit
-            less = "leave out --autoBatch, which took more images at once than fit"
-        raise UserError(f"the GPU's memory is full{_gpu_memory()}: {less}") from error
+        advice = _memory_advice(args)
+        if getattr(args, "autoBatch", False):  # the batch size was not --bs, but estimated
+            advice = "leave out --autoBatch, which took more images at once than fit"
+        raise UserError(f"the GPU's memory is full{_gpu_memory_use()}: {advice}") from error
     except MemoryError as error:
-        raise UserError(f"the memory is full: {_less(args)}") from error
+        raise UserError(f"the memory is full: {_memory_advice(args)}") from error
     except RuntimeError as error:
-        if "DefaultCPUAllocator" not in str(error):  # torch has no class of its own for it
+        if "DefaultCPUAllocator" not in str(error):  # torch has no exception class for full CPU memory
             raise
-        raise UserError(f"the memory is full: {_less(args)}") from error
+        raise UserError(f"the memory is full: {_memory_advice(args)}") from error
 
 
-def _gpu_memory() -> str:
-    """Who holds how much of this process' GPU."""
+def _gpu_memory_use() -> str:
+    """Returns how much of the GPU's memory this process and others use, in parentheses; "" without CUDA."""
     if not torch.cuda.is_available():
         return ""
-    free, whole = torch.cuda.mem_get_info()
-    ours = torch.cuda.memory_reserved()
-    held = [f"{part / 2**30:.1f} GiB" for part in (ours, whole, max(whole - free - ours, 0))]
-    return f" (this run holds {held[0]} of {held[1]}, others {held[2]})"
+    free, total = torch.cuda.mem_get_info()
+    reserved = torch.cuda.memory_reserved()
+    own, capacity, others = (f"{size / 2**30:.1f} GiB" for size in (reserved, total, max(total - free - reserved, 0)))
+    return f" (this run holds {own} of {capacity}, others {others})"
 
 
-def _less(args: argparse.Namespace) -> str:
-    """What would take less memory; nobody knows how much the whole batch would have taken."""
+def _memory_advice(args: argparse.Namespace) -> str:
+    """Returns advice for using less memory. How much the full batch would have needed is unknown."""
     size = getattr(args, "bs", None)
     if size is None:
         return "make or take fewer or smaller images"
-    least = max(len(args.gpu or [""]), 1)  # an image for each device
+    least = max(len(args.gpu or [""]), 1)  # one image per device
     if size > least:
         return (
             f"try --bs {max(size // 2, least)}, which takes about half of what --bs {size} does, or a smaller --imgSize"

@@ -11,7 +11,7 @@ import torch
 from advmia.data.loading import EvaluationLoader, ImageData, load_data
 from advmia.data.readers import (
     SampleList,
-    count_odd_masks,
+    count_mismatched_masks,
     count_shared,
     read_samples,
 )
@@ -57,7 +57,7 @@ def read_lists(args: argparse.Namespace, spec: DatasetSpec) -> tuple[SampleList,
 def load_images(args: argparse.Namespace, samples: SampleList, device: torch.device) -> ImageData:
     """The pixels of the rows asked for, in the device's memory if they fit; what is odd about them is said."""
     samples = samples.first(args.limit)
-    odd = count_odd_masks(samples)
+    odd = count_mismatched_masks(samples)
     if odd:
         say(f"{samples.path}: {odd} masks have another size than their image; both are resized to the same square")
     with distributed.local_main_first():  # they find in the cache what it has decoded
@@ -66,7 +66,7 @@ def load_images(args: argparse.Namespace, samples: SampleList, device: torch.dev
         raise UserError(f"{samples.path}: all {len(data)} masks are empty: foreground must be grey 128 or more of 255")
     if data.empty_masks:
         say(f"{samples.path}: {data.empty_masks} masks are all background")
-    return data.kept_on(device)
+    return data.preload(device)
 
 
 def lock_outputs(path: Path) -> AbstractContextManager[None]:
@@ -76,7 +76,7 @@ def lock_outputs(path: Path) -> AbstractContextManager[None]:
 
 def evaluation_loader(args: argparse.Namespace, data: ImageData, device: torch.device) -> EvaluationLoader:
     """This process' share of the list; `--bs` is the batch of all processes together."""
-    share = data.share(distributed.rank(), distributed.world_size())
+    share = data.shard(distributed.rank(), distributed.world_size())
     return EvaluationLoader(share, -(-args.bs // distributed.world_size()), device)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -28,12 +27,13 @@ from advmia.commands.inputs import (
 )
 from advmia.data.loading import ImageData
 from advmia.data.readers import (
-    count_classes,
+    count_listed_classes,
     read_samples,
 )
 from advmia.data.specs import DatasetSpec
 from advmia.evaluation import reliability
-from advmia.evaluation.loop import Evaluation, evaluate_each, result_row
+from advmia.evaluation.loop import EvaluationOptions, evaluate, result_row
+from advmia.evaluation.tally import Evaluation
 from advmia.results.rows import CLEAN
 from advmia.results.write import ResultFile, result_stem
 from advmia.runtime import distributed, machine
@@ -52,7 +52,7 @@ def test(task: Task, args: argparse.Namespace) -> None:
     source_model = args.surrogateModel or args.targetModel
     source_weight = args.surrogateWeight or args.targetWeight
     spec = choose_spec(args, args.targetModel, source_model)
-    needed = count_classes(spec, args.dataRoot)
+    needed = count_listed_classes(spec, args.dataRoot)
     target = source = load_model(args.targetModel, args.targetWeight, spec, classes=needed)
     if (source_model, source_weight) != (args.targetModel, args.targetWeight):
         source = load_model(source_model, source_weight, spec, classes=target.classes)
@@ -90,43 +90,30 @@ def _test(
         compile_copies(source or target)
     print(f"{results.facts['dataset']}: {len(data)} images", flush=True)
 
-    def evaluated(name: str, budgets: list[Budget], attacks: Sequence[EvaluationAttack | None]) -> list[Evaluation]:
-        """The attacks take turns on each image; what is done of them is kept until they have their rows."""
-        return evaluate_each(
-            target,
-            loader,
-            task,
-            attacks,
-            source=source,
-            scopes=[(args.seed, name, budget.grey_eps) for budget in budgets],
-            title="clean" if name == CLEAN else f"{name} eps {' '.join(f'{budget.grey_eps:g}' for budget in budgets)}",
-            precision=precision,
-            unfinished=results.partial(name, budgets),
-        )
+    def evaluated(name: str, budget: Budget, attack: EvaluationAttack | None) -> Evaluation:
+        title = "clean" if name == CLEAN else f"{name} eps {budget.grey_eps:g}"
+        scope = (args.seed, name, budget.grey_eps)
+        options = EvaluationOptions(scope, title, precision, results.partial_evaluation(name, budget))
+        return evaluate(target, loader, task, attack, source=source, options=options)
 
-    def attack_at(name: str, budgets: list[Budget]) -> None:
-        """Adds a row for each budget."""
-        made = ATTACKS[name].build_each(budgets, task.attacks[name])
-        found = evaluated(name, budgets, made)
-        rows = []
-        for budget, attack, each in zip(budgets, made, found, strict=True):
-            scores = each.scores | task.against_clean(unattacked, each.outcomes, truth)
-            rows.append(result_row(name, budget, attack.losses(classes), scores, each))
-        results.add(*rows)
+    def attack_at(name: str, budget: Budget) -> None:
+        attack = ATTACKS[name].build(budget, task.attacks[name])
+        evaluation = evaluated(name, budget, attack)
+        scores = evaluation.scores | task.against_clean(unattacked, evaluation.outcomes, truth)
+        results.add(result_row(name, budget, attack.losses(classes), scores, evaluation))
 
     if results.find(CLEAN, 0) is None:
-        (clean,) = evaluated(CLEAN, [_UNATTACKED], [None])
+        clean = evaluated(CLEAN, _UNATTACKED, None)
         results.add(result_row(CLEAN, _UNATTACKED, (), clean.scores, clean))
     known = results.row(CLEAN, 0)
-    unattacked, truth = torch.tensor(known.outcomes), data.samples.labels[torch.from_numpy(data.rows)]
+    unattacked, truth = torch.tensor(known.outcomes), data.samples.labels[torch.from_numpy(data.indices)]
     print(task.clean_line(known.scores), flush=True)
     for name in args.attacks:
         print(name)
         budgets = [ATTACKS[name].budget(eps) for eps in dict.fromkeys(args.epsilons)]
         for budget in budgets:
-            missing = [each for each in budgets if results.find(name, each.grey_eps) is None]
-            if budget in missing:
-                attack_at(name, missing if ATTACKS[name].shares_gradient else [budget])
+            if results.find(name, budget.grey_eps) is None:
+                attack_at(name, budget)
             done = results.row(name, budget.grey_eps)
             print(task.attack_line(budget, done.scores, done.seconds), flush=True)
             if done.queries is not None:

@@ -36,7 +36,7 @@ from advmia.commands.inputs import (
 )
 from advmia.data.loading import TrainingLoader, hold_out
 from advmia.data.readers import (
-    count_classes,
+    count_listed_classes,
     read_samples,
 )
 from advmia.data.specs import DatasetSpec
@@ -88,7 +88,8 @@ def train(task: Task, args: argparse.Namespace) -> None:
             task.order,
             spec.augmentation,
             args.seed,
-            share=(distributed.rank(), distributed.world_size()),
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
         )
         check_scorable(test_data)
         validation = Validation(task, model, evaluation_loader(args, test_data, device), settings)
@@ -186,7 +187,7 @@ def _resume(checkpoint: Path, settings: TrainingSettings, parts: dict[str, Part]
 def checkpoint_path(task: Task, args: argparse.Namespace) -> Path:
     """Where `train` will keep its network. Reads no more than the labels, and those only of undeclared classes."""
     spec = choose_spec(args, args.model)
-    classes = count_classes(spec, args.dataRoot) or read_samples(spec, args.dataRoot, "train").classes
+    classes = count_listed_classes(spec, args.dataRoot) or read_samples(spec, args.dataRoot, "train").classes
     return Path(args.saveDir / task.checkpoint_name(_settings(args, spec, classes, FP32)))
 
 

@@ -10,7 +10,7 @@ from advmia.checkpoints.weights import load_model
 from advmia.commands.inputs import choose_device, choose_spec, load_images
 from advmia.data.loading import EvaluationLoader
 from advmia.data.readers import (
-    count_classes,
+    count_listed_classes,
     read_samples,
 )
 from advmia.gradcam.draw import MapFolder, View, draw_maps
@@ -26,7 +26,7 @@ def visualise(task: Task, args: argparse.Namespace) -> None:
     device = choose_device(args)
     precision = Precision.chosen(args.precision, device)
     spec = choose_spec(args, args.model)
-    loaded = load_model(args.model, args.weight, spec, classes=count_classes(spec, args.dataRoot))
+    loaded = load_model(args.model, args.weight, spec, classes=count_listed_classes(spec, args.dataRoot))
     data = load_images(args, read_samples(spec, args.dataRoot, "test", classes=loaded.classes), device)
     run = {
         "weight_sha256": loaded.digest,

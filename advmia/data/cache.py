@@ -115,7 +115,7 @@ class _Job:
             yield path
         except Exception as error:  # Pillow meets damaged files with exceptions of a dozen kinds
             raise UserError(
-                f"{self.samples.path} row {self.samples.rows[position]}: cannot read {path} ({error});"
+                f"{self.samples.path} row {self.samples.row_numbers[position]}: cannot read {path} ({error});"
                 f" fetch the file again or take the row out of the list"
             ) from error
 

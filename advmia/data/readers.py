@@ -1,4 +1,4 @@
-"""From a CSV list to checked samples: every row is looked at before any work starts."""
+"""Reads the CSV lists of a data set and checks every row, before any work starts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,39 +19,47 @@ from advmia.data.markers import data_label
 from advmia.data.specs import DatasetSpec, Split
 from advmia.errors import UserError
 
-Row = tuple[int, str, str]  # line number in the file (from 1), image, label or mask
+_QUOTED_CHARACTERS = 80  # of a cell, in messages
+
+
+class ListedSample(NamedTuple):
+    """One row of a list, as text."""
+
+    row: int  # number in the CSV, from 1, header and blank rows counted
+    image: str  # file name
+    entry: str  # label, bits or the mask's file name
 
 
 @dataclass(frozen=True)
 class SampleList:
-    """The checked rows of one list."""
+    """The samples of one list, all checked."""
 
     spec: DatasetSpec
     path: Path  # the CSV
     folder: Path  # of the data set, below the data root
-    rows: tuple[int, ...]  # line number of each sample in the CSV
+    row_numbers: tuple[int, ...]  # each sample's row in the CSV, from 1, for messages
     files: tuple[str, ...]  # image names in the spec's image folder
     labels: Tensor  # (N,) int64; multi-label (N, 14) float32 of 0 and 1; segmentation (N, 0): the masks are images
     masks: tuple[str, ...]  # mask names in the spec's mask folder; segmentation only
     classes: int  # K: labels are 0 to K-1
     digest: str  # SHA-256 of the CSV
-    label: str  # what the images really are ("phantom", a stand-in's name); "" for the data set's own
+    label: str  # what the images really are ("phantom", or a stand-in's name); "" for the data set's own
 
     def __len__(self) -> int:
         return len(self.files)
 
     @property
     def dataset_name(self) -> str:
-        """The data set's name as results spell it: generated and stand-in images are told from the real."""
+        """The data set's name in results. Generated and stand-in images are marked: "melBin[phantom]"."""
         return f"{self.spec.name}[{self.label}]" if self.label else self.spec.name
 
     def first(self, count: int | None) -> SampleList:
-        """The first `count` rows; all of them for None."""
+        """Returns a list of the first `count` samples, or this list for None. The number of classes stays."""
         if count is None:
             return self
         return replace(
             self,
-            rows=self.rows[:count],
+            row_numbers=self.row_numbers[:count],
             files=self.files[:count],
             labels=self.labels[:count],
             masks=self.masks[:count],
@@ -60,57 +69,64 @@ class SampleList:
 def read_samples(spec: DatasetSpec, root: Path, split: Split, *, classes: int | None = None) -> SampleList:
     """Reads and checks one list of a data set.
 
-    `classes`: the number of classes that labels must stay below; None takes it from this list. Raises `UserError` for
-    a missing list, folder or image, an empty list, a row of the wrong form and a label out of range, naming the row.
+    Args:
+        spec: the data set.
+        root: the data root.
+        split: "train" or "test".
+        classes: the number of classes, which every label must be below; None counts the classes of this list.
+
+    Raises `UserError`, which names the row, for a missing list, folder or image, an empty list, a row of the wrong form
+    and a label out of range.
     """
     path = spec.list_path(root, split)
-    rows = read_rows(spec, path)
-    files = tuple(image for _, image, _ in rows)
+    listed = read_list(spec, path)
+    files = tuple(sample.image for sample in listed)
     folder = root / spec.folder
-    _check_files(path, rows, files, folder / spec.image_folder, "image")
+    _check_files(path, listed, files, folder / spec.image_folder, "image")
     masks: tuple[str, ...] = ()
     if spec.mask_folder is not None:
-        masks = tuple(mask for _, _, mask in rows)
-        _check_files(path, rows, masks, folder / spec.mask_folder, "mask")
-    labels, found = _parse_labels(spec, path, rows, classes)
+        masks = tuple(sample.entry for sample in listed)
+        _check_files(path, listed, masks, folder / spec.mask_folder, "mask")
+    labels, class_count = _parse_labels(spec, path, listed, classes)
     return SampleList(
         spec=spec,
         path=path,
         folder=folder,
-        rows=tuple(line for line, _, _ in rows),
+        row_numbers=tuple(sample.row for sample in listed),
         files=files,
         labels=labels,
         masks=masks,
-        classes=found,
+        classes=class_count,
         digest=hashlib.sha256(path.read_bytes()).hexdigest(),
         label=data_label(folder, path.name),
     )
 
 
-def count_classes(spec: DatasetSpec, root: Path) -> int | None:
-    """The number of classes in the training list; None where there is no training list."""
+def count_listed_classes(spec: DatasetSpec, root: Path) -> int | None:
+    """Returns the number of classes that the spec declares, or else that the training list has; None without a list."""
     path = spec.list_path(root, "train")
     if spec.classes is not None or not path.exists():
         return spec.classes
-    return _parse_labels(spec, path, read_rows(spec, path), None)[1]
+    return _parse_labels(spec, path, read_list(spec, path), None)[1]
 
 
 def count_shared(train: SampleList, test: SampleList) -> int:
-    """How many images are in both lists."""
+    """Counts the images that are in both lists."""
     return len(set(train.files) & set(test.files))
 
 
-def count_odd_masks(samples: SampleList) -> int:
-    """Segmentation: how many masks have another size in pixels than their image."""
-    folders = (samples.folder / samples.spec.image_folder, samples.folder / str(samples.spec.mask_folder))
+def count_mismatched_masks(samples: SampleList) -> int:
+    """Counts the masks whose size in pixels is not that of their image; 0 for a list without masks."""
+    image_folder = samples.folder / samples.spec.image_folder
+    mask_folder = samples.folder / str(samples.spec.mask_folder)
     return sum(
-        _image_size(folders[0] / image) != _image_size(folders[1] / mask)
+        _image_size(image_folder / image) != _image_size(mask_folder / mask)
         for image, mask in zip(samples.files, samples.masks, strict=bool(samples.masks))
     )
 
 
 def _image_size(path: Path) -> tuple[int, int]:
-    """Width and height from the file's header; (0, 0) for no image: decoding names it, with its row."""
+    """Reads width and height from the file's header; (0, 0) for a damaged file, which decoding reports later."""
     try:
         with Image.open(path) as image:
             return image.size
@@ -118,12 +134,15 @@ def _image_size(path: Path) -> tuple[int, int]:
         return 0, 0
 
 
-def read_rows(spec: DatasetSpec, path: Path) -> list[Row]:
-    """The rows of a list, header (multi-label) checked and dropped, blank lines skipped."""
+def read_list(spec: DatasetSpec, path: Path) -> list[ListedSample]:
+    """Reads a list as text: blank rows are skipped; the header of a multi-label list is checked and dropped.
+
+    Raises `UserError` for a list that is missing, unreadable or empty, and for a row that has not two columns.
+    """
     second = "mask" if spec.mask_folder else "label"
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = [(number, row) for number, row in enumerate(csv.reader(file), start=1) if any(row)]
+            rows = [(number, cells) for number, cells in enumerate(csv.reader(file), start=1) if any(cells)]
     except FileNotFoundError:
         raise UserError(
             f"no list at {path}: make it with `python -m advmia prepare --dataset {spec.download}` from the official"
@@ -132,89 +151,96 @@ def read_rows(spec: DatasetSpec, path: Path) -> list[Row]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"cannot read the list {path} ({error}); expected UTF-8 rows `image,{second}`") from error
     if spec.findings:
-        lines = _drop_header(spec, path, lines)
-    rows = []
-    for number, row in lines:
-        if len(row) != 2 or not row[0].strip() or not row[1].strip():
-            raise UserError(f"{path} row {number}: expected `image,{second}`, got `{_shown(','.join(row))}`")
-        rows.append((number, row[0].strip(), row[1].strip()))
-    if not rows:
+        rows = _drop_header(spec, path, rows)
+    samples = []
+    for number, cells in rows:
+        if len(cells) != 2 or not cells[0].strip() or not cells[1].strip():
+            raise UserError(f"{path} row {number}: expected `image,{second}`, got `{_quoted(','.join(cells))}`")
+        samples.append(ListedSample(number, cells[0].strip(), cells[1].strip()))
+    if not samples:
         raise UserError(f"{path} is empty: expected rows `image,{second}`")
-    return rows
+    return samples
 
 
-def _drop_header(spec: DatasetSpec, path: Path, lines: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
-    number, row = lines[0] if lines else (1, [])
-    header = tuple(name.strip() for name in row)
+def _drop_header(spec: DatasetSpec, path: Path, rows: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
+    number, cells = rows[0] if rows else (1, [])
+    header = tuple(name.strip() for name in cells)
     # Some copies of the list have a first column for the image's name.
     if header[-len(spec.findings) :] != spec.findings:
         expected = ",".join(spec.findings)
-        raise UserError(f"{path} row {number}: expected the header {expected}, got `{_shown(','.join(header))}`")
-    return lines[1:]
+        raise UserError(f"{path} row {number}: expected the header {expected}, got `{_quoted(','.join(header))}`")
+    return rows[1:]
 
 
-def _shown(text: str) -> str:
-    """What a message repeats of a row: after a quote that is never closed, a row is the whole rest of the file."""
+def _quoted(text: str) -> str:
+    """Shortens text for a message: after a quote that is never closed, one cell holds the rest of the file."""
     text = " ".join(text.split())
-    return text if len(text) <= 80 else f"{text[:80]}..."
+    return text if len(text) <= _QUOTED_CHARACTERS else f"{text[:_QUOTED_CHARACTERS]}..."
 
 
-def _check_files(path: Path, rows: Sequence[Row], names: Sequence[str], folder: Path, kind: str) -> None:
-    """Each name is a file in `folder`, and no link to nowhere. Looking in its listing keeps `../` and `/` out."""
+def _check_files(path: Path, listed: Sequence[ListedSample], names: Sequence[str], folder: Path, kind: str) -> None:
+    """Raises `UserError` for a name that is no file in `folder`, or a link whose target is missing.
+
+    Names are looked up in the folder's listing, so that `../` and absolute paths never match.
+    """
     try:
         present = {entry.name for entry in os.scandir(os.fsencode(folder)) if entry.is_file()}
     except OSError as error:
         raise UserError(f"no {kind} folder at {folder} ({error.strerror}); {path} lists its files") from error
-    missing = [(row[0], name) for row, name in zip(rows, names, strict=True) if name.encode() not in present]
+    missing = [(sample.row, name) for sample, name in zip(listed, names, strict=True) if name.encode() not in present]
     if missing:
-        line, name = missing[0]
+        row, name = missing[0]
         more = f" (and {len(missing) - 1} more rows)" if len(missing) > 1 else ""
         remedy = "it is a path, expected a file's name" if "/" in name else "complete the folder or the list"
-        raise UserError(f"{path} row {line}: {kind} {_shown(name)} is not in {folder}{more}; {remedy}")
+        raise UserError(f"{path} row {row}: {kind} {_quoted(name)} is not in {folder}{more}; {remedy}")
 
 
-def _parse_labels(spec: DatasetSpec, path: Path, rows: Sequence[Row], classes: int | None) -> tuple[Tensor, int]:
-    """Labels of all rows, and the number of classes."""
+def _parse_labels(
+    spec: DatasetSpec, path: Path, listed: Sequence[ListedSample], classes: int | None
+) -> tuple[Tensor, int]:
+    """Returns the labels of all samples, as `SampleList` holds them, and the number of classes."""
     if spec.task == "segmentation":
-        return torch.empty(len(rows), 0), spec.classes or 2
-    _check_repeats(path, rows)
+        return torch.empty(len(listed), 0), spec.classes or 2
+    _check_repeats(path, listed)
     if spec.task == "multi-label":
-        return _parse_bits(spec, path, rows), len(spec.findings)
-    labels = [_parse_integer(path, line, text) for line, _, text in rows]
+        return _parse_bits(spec, path, listed), len(spec.findings)
+    labels = [_parse_integer(path, sample) for sample in listed]
     # Without a declared number of classes, the list must hold each of 0 to K-1: a gap means a wrong column or list.
     limit = classes or spec.classes or len(set(labels))
-    for (line, _, _), value in zip(rows, labels, strict=True):
-        if not 0 <= value < limit:
+    for sample, label in zip(listed, labels, strict=True):
+        if not 0 <= label < limit:
             raise UserError(
-                f"{path} row {line}: label {value} is out of range; {spec.name} has {limit} classes here,"
+                f"{path} row {sample.row}: label {label} is out of range; {spec.name} has {limit} classes here,"
                 f" so labels are 0 to {limit - 1}"
             )
     return torch.tensor(labels, dtype=torch.int64), limit
 
 
-def _check_repeats(path: Path, rows: Sequence[Row]) -> None:
-    """An image may be in several rows, as in the published lists, but not with several labels."""
-    known: dict[str, Row] = {}
-    for row in rows:
-        first = known.setdefault(row[1], row)
-        if first[2] != row[2]:
+def _check_repeats(path: Path, listed: Sequence[ListedSample]) -> None:
+    """Raises `UserError` for an image with two different labels. The published lists repeat images, with one label."""
+    first_of: dict[str, ListedSample] = {}
+    for sample in listed:
+        first = first_of.setdefault(sample.image, sample)
+        if first.entry != sample.entry:
             raise UserError(
-                f"{path} row {row[0]}: {_shown(row[1])} is {_shown(row[2])} here and {_shown(first[2])} in row"
-                f" {first[0]}; keep one of them"
+                f"{path} row {sample.row}: {_quoted(sample.image)} is {_quoted(sample.entry)} here and"
+                f" {_quoted(first.entry)} in row {first.row}; keep one of them"
             )
 
 
-def _parse_integer(path: Path, line: int, text: str) -> int:
+def _parse_integer(path: Path, sample: ListedSample) -> int:
     try:
-        return int(text)
+        return int(sample.entry)
     except ValueError:
-        raise UserError(f"{path} row {line}: expected an integer label, got `{_shown(text)}`") from None
+        raise UserError(f"{path} row {sample.row}: expected an integer label, got `{_quoted(sample.entry)}`") from None
 
 
-def _parse_bits(spec: DatasetSpec, path: Path, rows: Sequence[Row]) -> Tensor:
+def _parse_bits(spec: DatasetSpec, path: Path, listed: Sequence[ListedSample]) -> Tensor:
+    """Returns the findings (N, 14) float32 of entries such as b01000000000000."""
     width = len(spec.findings)
-    for line, _, text in rows:
-        if len(text) != width + 1 or text[0] != "b" or set(text[1:]) - {"0", "1"}:
-            raise UserError(f"{path} row {line}: expected the letter b and {width} bits, got `{_shown(text)}`")
-    bits = np.array([[bit == "1" for bit in text[1:]] for _, _, text in rows], dtype=np.float32)
-    return torch.from_numpy(bits)
+    for sample in listed:
+        bits = sample.entry
+        if len(bits) != width + 1 or bits[0] != "b" or set(bits[1:]) - {"0", "1"}:
+            raise UserError(f"{path} row {sample.row}: expected the letter b and {width} bits, got `{_quoted(bits)}`")
+    findings = np.array([[bit == "1" for bit in sample.entry[1:]] for sample in listed], dtype=np.float32)
+    return torch.from_numpy(findings)

@@ -1,13 +1,19 @@
-"""The five networks, declared once: `MODELS`, and how to build one or to recognise its weights.
+"""The five networks: `MODELS` declares them, `build_model` builds one, `identify` recognises one by its weights.
 
-Every network takes (B, 3, H, W) float pixels in [0, 1] and normalises them itself. It returns logits: (B, classes)
-for classification, (B, classes, H, W) for segmentation. Parameter names are those of the survey's published weights.
+Every network takes pixels (B, 3, H, W), float, in [0, 1], and normalises them itself. It returns logits: (B, classes)
+for classification, (B, classes, H, W) for segmentation. Parameter names are those of the survey's published weights, so
+that its checkpoints load here and ours load there.
+
+To add a network, write its module in this folder: a class with the constructor `(classes, normalize)` that applies
+`normalize` to its input first. Then add its `ModelSpec` to `MODELS`. The tasks that train networks of its kind, the
+`--model` flags, the checkpoints and the tests of all networks take it from there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import torch
@@ -21,23 +27,36 @@ from advmia.models.resnet import ResNet18
 from advmia.models.segnet import SegNet
 from advmia.models.unet import UNet
 
-__all__ = ["MODELS", "ModelSpec", "Normalize", "build_model", "count_classes", "find_model", "identify"]
+__all__ = [
+    "MODELS",
+    "ModelSpec",
+    "Normalize",
+    "build_model",
+    "check_init",
+    "classes_of_weights",
+    "find_model",
+    "identify",
+]
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """One network: what it is called, how it is built and where its parts lie."""
+    """Declares one network: its names, how to build it, and where its head and its last convolution are."""
 
-    name: str  # what --model takes
-    class_name: str  # what checkpoint files are named by
+    name: str  # the value of --model
+    class_name: str  # the first part of checkpoint file names
     kind: Literal["classification", "segmentation"]
-    build: Callable[[int, nn.Module], nn.Module]  # (classes, normalize) -> random weights; never a download
+    # (classes, normalize) -> the network with random weights. `normalize` is applied to the input first. Must not
+    # download anything.
+    build: Callable[[int, nn.Module], nn.Module]
     head: str  # the state_dict entry whose first dimension is the number of classes
-    min_size: int  # smallest side of a square input, in pixels
-    # Module whose output Grad-CAM reads (classification only): the map, after its ReLU, that is averaged into the
-    # classifier's input. There Grad-CAM is CAM: a channel's weight is the classifier's (Selvaraju et al., ICCV 2017).
+    min_size: int  # the smallest side of a square input, in pixels
+    # Classification only: the module whose output Grad-CAM reads. It must be the map, after its ReLU, that is averaged
+    # over its pixels and then classified linearly. There Grad-CAM equals CAM: a channel's weight is the classifier's
+    # (Selvaraju et al., Grad-CAM, ICCV 2017).
     cam_layer: str | None = None
-    load_imagenet: Callable[[nn.Module], None] | None = None  # starts a built model from ImageNet weights; may download
+    # Copies ImageNet weights into a network that `build` returned; may download them. None: there are none.
+    load_imagenet: Callable[[nn.Module], None] | None = None
 
 
 MODELS: dict[str, ModelSpec] = {
@@ -89,7 +108,7 @@ MODELS: dict[str, ModelSpec] = {
 
 
 def find_model(name: str) -> ModelSpec:
-    """The model called `name`, in any letter case."""
+    """Returns the spec of the network `name`, in any letter case; raises `UserError` for an unknown name."""
     for spec in MODELS.values():
         if name.lower() == spec.name.lower():
             return spec
@@ -97,10 +116,13 @@ def find_model(name: str) -> ModelSpec:
 
 
 def check_init(name: str, init: str | None) -> None:
-    """Raises `UserError` where the first weights asked for are not to be had; None takes the network's usual ones."""
+    """Raises `UserError` if the network `name` (a key of `MODELS`) cannot start from `init`.
+
+    `init`: "random", "imagenet", or None for the network's usual initial weights, which every network has.
+    """
     if init == "imagenet" and MODELS[name].load_imagenet is None:
-        known = ", ".join(other.name for other in MODELS.values() if other.load_imagenet)
-        raise UserError(f"{name} has no ImageNet weights (only {known} has): use --init random")
+        available = ", ".join(spec.name for spec in MODELS.values() if spec.load_imagenet)
+        raise UserError(f"{name} has no ImageNet weights (available for: {available}): use --init random")
 
 
 def build_model(
@@ -111,14 +133,15 @@ def build_model(
     std: Sequence[float] | None = None,
     init: Literal["random", "imagenet"] = "random",
 ) -> nn.Module:
-    """The network called `name`, in train mode, float32.
+    """Builds the network `name` with `classes` outputs, in train mode and float32.
 
-    `mean` and `std` (one value a channel) make normalisation its first layer. `init="imagenet"` starts it from ImageNet
-    weights, which chexnet alone has; only then may anything be downloaded.
+    With `mean` and `std` (one value for each channel, for pixels in [0, 1]) its first layer normalises the input.
+    `init="imagenet"` copies ImageNet weights into it, which may download them. Raises `UserError` for an unknown name,
+    and for a network without ImageNet weights if they are requested.
     """
     spec = find_model(name)
     if (mean is None) != (std is None):
-        raise ValueError("mean and std are given together or not at all")
+        raise ValueError("expected both mean and std, or neither")
     check_init(spec.name, init)
     normalize = nn.Identity() if mean is None or std is None else Normalize(mean, std)
     model = spec.build(classes, normalize)
@@ -127,23 +150,27 @@ def build_model(
     return model
 
 
-def count_classes(name: str, state_dict: Mapping[str, Tensor]) -> int:
-    """The number of classes that the weights `state_dict` of the model `name` tell apart.
+def classes_of_weights(name: str, state_dict: Mapping[str, Tensor]) -> int:
+    """Returns the number of classes of the network `name` that has the weights `state_dict`.
 
-    Only the head is looked at, and res18 and mv2 name theirs alike: `identify` says whose weights they are.
+    Only reads the head's shape, and the heads of res18 and mv2 have the same name: use `identify` to tell networks
+    apart. Raises `UserError` if the weights have no such head.
     """
     spec = find_model(name)
     if spec.head not in state_dict:
-        held = identify(state_dict) or "no known model"
-        raise UserError(f"expected weights of {spec.name}, with an entry {spec.head}; these are of {held}")
+        owner = identify(state_dict) or "no known model"
+        raise UserError(f"expected weights of {spec.name}, with an entry {spec.head}, but got weights of {owner}")
     return state_dict[spec.head].shape[0]
 
 
 def identify(state_dict: Mapping[str, Tensor]) -> str | None:
-    """The name of the model that has exactly these state_dict entries; None where none has."""
-    for name, spec in MODELS.items():
-        with torch.device("meta"):  # names only: no memory, no random numbers
-            names = spec.build(1, nn.Identity()).state_dict().keys()
-        if names == set(state_dict):
-            return name
-    return None
+    """Returns the name of the network that has exactly the entries of `state_dict`, or None if there is none."""
+    names = frozenset(state_dict)
+    return next((name for name in MODELS if _state_dict_names(name) == names), None)
+
+
+@cache
+def _state_dict_names(name: str) -> frozenset[str]:
+    """Returns the names of the network's state_dict entries, which do not depend on the number of classes."""
+    with torch.device("meta"):  # builds the modules without memory for weights and without drawing random numbers
+        return frozenset(MODELS[name].build(1, nn.Identity()).state_dict())

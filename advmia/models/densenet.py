@@ -1,7 +1,7 @@
-"""CheXNet: torchvision's DenseNet-121 with a classifier of its own.
+"""CheXNet: torchvision's DenseNet-121 with a new classifier.
 
 Huang et al., Densely Connected Convolutional Networks, CVPR 2017; Rajpurkar et al., CheXNet, arXiv 1711.05225.
-Weights start from torchvision's DenseNet defaults, or from its ImageNet weights (`load_imagenet`).
+The weights are initialised by torchvision's defaults; `load_imagenet` replaces them by its ImageNet weights.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from advmia.errors import UserError
 
 
 class DenseNet121(nn.Module):
-    """(B, 3, H, W) float pixels in [0, 1] -> (B, classes) logits."""
+    """DenseNet-121 for classification: pixels (B, 3, H, W), float, in [0, 1] -> logits (B, classes)."""
 
     def __init__(self, classes: int, normalize: nn.Module) -> None:
-        from torchvision.models import densenet121  # here, because it takes longer to import than torch
+        from torchvision.models import densenet121  # a late import: torchvision takes longer to import than torch
 
         super().__init__()
         self.normalize = normalize
         self.densenet121 = densenet121(weights=None)
-        # In torchvision the last ReLU comes after `features` and works in place, on the very map that Grad-CAM reads.
+        # In torchvision the last ReLU comes after `features` and works in place, so it would overwrite the map that
+        # Grad-CAM reads. As the last layer of `features`, it makes their output that map.
         self.densenet121.features.add_module("relu5", nn.ReLU())
         self.densenet121.classifier = nn.Sequential(nn.Linear(1024, classes))
 
@@ -37,9 +38,10 @@ class DenseNet121(nn.Module):
 
 
 def load_imagenet(model: nn.Module) -> None:
-    """Put torchvision's ImageNet weights into the features of `model`, a DenseNet121; its classifier stays random.
+    """Copies torchvision's ImageNet weights into the features of `model`, a DenseNet121; its classifier is unchanged.
 
-    The 31 MB file is downloaded unless torch has it in its cache already.
+    Downloads the file of 31 MB unless it is in torch's cache. Raises `UserError` if it can be neither loaded nor
+    downloaded.
     """
     from torchvision.models import DenseNet121_Weights
 
@@ -58,5 +60,8 @@ def load_imagenet(model: nn.Module) -> None:
 
 
 def _current_name(name: str) -> str:
-    """The file's features.denseblock1.denselayer1.norm.1.weight is now denseblock1.denselayer1.norm1.weight."""
+    """Translates an entry's name in the file into its name in the module.
+
+    For example features.denseblock1.denselayer1.norm.1.weight -> denseblock1.denselayer1.norm1.weight.
+    """
     return re.sub(r"\.(norm|conv)\.([12])\.", r".\1\2.", name.removeprefix("features."))

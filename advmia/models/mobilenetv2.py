@@ -1,14 +1,14 @@
 """MobileNetV2 in the CIFAR form (Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks, CVPR 2018).
 
-Beside the paper's: the stem and the second stage keep stride 1, ReLU stands for ReLU6, and a stride-1 block whose
-widths differ has a projecting shortcut. Weights start from torch's defaults.
+It differs from the paper: the stem and the second stage have stride 1, ReLU replaces ReLU6, and a block of stride 1
+whose input and output widths differ has a convolution as its shortcut. The weights are initialised by torch's defaults.
 """
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-# The paper's table 2: (expansion, output channels, blocks, stride of the first block) of each stage.
+# The stages of the paper's table 2: (expansion, output channels, number of blocks, stride of the first block).
 _STAGES = (
     (1, 16, 1, 1),
     (6, 24, 2, 1),
@@ -21,7 +21,10 @@ _STAGES = (
 
 
 class InvertedResidual(nn.Module):
-    """1x1 expansion, 3x3 depthwise, linear 1x1: (B, in, H, W) -> (B, out, H / stride, W / stride), rounded up."""
+    """1x1 expansion, 3x3 depthwise and linear 1x1 convolution.
+
+    (B, in, H, W) -> (B, out, H / stride, W / stride), rounded up.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, expansion: int, stride: int) -> None:
         super().__init__()
@@ -49,7 +52,7 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """(B, 3, H, W) float pixels in [0, 1] -> (B, classes) logits."""
+    """MobileNetV2 for classification: pixels (B, 3, H, W), float, in [0, 1] -> logits (B, classes)."""
 
     def __init__(self, classes: int, normalize: nn.Module) -> None:
         super().__init__()
@@ -60,7 +63,7 @@ class MobileNetV2(nn.Module):
         self.layers = _inverted_residuals(in_channels=32)
         self.conv2 = nn.Conv2d(320, 1280, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(1280)
-        self.relu2 = nn.ReLU(inplace=True)  # its own module, because Grad-CAM looks at its output
+        self.relu2 = nn.ReLU(inplace=True)  # a module of its own, because Grad-CAM reads its output
         self.linear = nn.Linear(1280, classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,7 +74,7 @@ class MobileNetV2(nn.Module):
 
 
 def _inverted_residuals(in_channels: int) -> nn.Sequential:
-    """The blocks of all stages in one sequence, the first of a stage with the stage's stride."""
+    """Builds the blocks of all stages as one sequence; the first block of a stage has the stage's stride."""
     blocks = []
     for expansion, out_channels, count, stride in _STAGES:
         for index in range(count):

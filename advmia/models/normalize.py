@@ -1,4 +1,4 @@
-"""Normalisation as a layer, so that attacks and data stay in [0, 1]."""
+"""Normalisation as a layer of the network, so that data and attacks work on pixels in [0, 1]."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 
 class Normalize(nn.Module):
-    """(x - mean) / std a channel: (B, C, H, W) pixels in [0, 1] in, the same shape and dtype out.
+    """Computes (x - mean) / std for each channel; x and the result are (B, C, H, W) of the same dtype.
 
-    It learns nothing and its buffers are not saved, so a state_dict is the same with it and without.
+    It has no parameters, and its buffers are not saved: a network's state_dict is the same with and without it.
     """
 
     mean: Tensor

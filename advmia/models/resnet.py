@@ -1,7 +1,7 @@
 """ResNet-18 in the CIFAR form (He et al., Deep Residual Learning for Image Recognition, CVPR 2016, section 4.2).
 
-The stem is one 3x3 stride-1 convolution without max-pooling, so the last stage works at an eighth of the input's side.
-Weights start from torch's defaults.
+The stem is one 3x3 convolution of stride 1 without max-pooling, so the last stage's maps have an eighth of the input's
+side. The weights are initialised by torch's defaults.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut: (B, in, H, W) -> (B, out, H / stride, W / stride), rounded up."""
+    """Two 3x3 convolutions with a shortcut: (B, in, H, W) -> (B, out, H / stride, W / stride), rounded up."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class BasicBlock(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """(B, 3, H, W) float pixels in [0, 1] -> (B, classes) logits."""
+    """ResNet-18 for classification: pixels (B, 3, H, W), float, in [0, 1] -> logits (B, classes)."""
 
     def __init__(self, classes: int, normalize: nn.Module) -> None:
         super().__init__()

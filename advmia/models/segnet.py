@@ -1,7 +1,7 @@
 """SegNet (Badrinarayanan, Kendall and Cipolla, SegNet: A Deep Convolutional Encoder-Decoder Architecture for Image
 Segmentation, TPAMI 2017): VGG-16's convolutions, mirrored, with max-unpooling at the encoder's indices.
 
-Weights start from torch's defaults.
+The weights are initialised by torch's defaults.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# (layer, input channels, output channels); one line is what stands between two poolings or unpoolings.
+# The layers between two poolings or unpoolings, each as (name, input channels, output channels).
 _Stage = tuple[tuple[str, int, int], ...]
 _ENCODER: tuple[_Stage, ...] = (
     (("11", 3, 64), ("12", 64, 64)),
@@ -28,7 +28,7 @@ _DECODER: tuple[_Stage, ...] = (
 
 
 class SegNet(nn.Module):
-    """(B, 3, H, W) float pixels in [0, 1] -> (B, classes, H, W) logits; sides need not be divisible by 32."""
+    """SegNet: pixels (B, 3, H, W), float, in [0, 1] -> logits (B, classes, H, W). Sides need not be divisible by 32."""
 
     def __init__(self, classes: int, normalize: nn.Module) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class SegNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.normalize(x)
-        pooled = []  # (indices, size before pooling), the innermost last
+        pooled = []  # of each pooling: (indices, size before it)
         for stage in _ENCODER:
             out = self._convolve(out, stage)
             size = out.shape[2:]
@@ -55,7 +55,7 @@ class SegNet(nn.Module):
         return self.conv11d(out)
 
     def _convolve(self, x: Tensor, stage: _Stage) -> Tensor:
-        """3x3 convolution, batch norm and ReLU, layer after layer: (B, in, H, W) -> (B, out, H, W)."""
+        """Applies each layer of a stage (3x3 convolution, batch norm, ReLU): (B, in, H, W) -> (B, out, H, W)."""
         for layer, _, _ in stage:
             x = getattr(self, f"conv{layer}")(x)
             x = self.relu(getattr(self, f"bn{layer}")(x))

@@ -1,7 +1,7 @@
 """U-Net (Ronneberger, Fischer and Brox, U-Net: Convolutional Networks for Biomedical Image Segmentation, MICCAI 2015).
 
-Beside the paper's: convolutions are padded, so that the output has the input's size, and followed by batch norm.
-Weights start from torch's defaults.
+It differs from the paper: convolutions are padded, so that the output has the input's size, and followed by batch norm.
+The weights are initialised by torch's defaults.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class DoubleConv(nn.Module):
-    """Twice (3x3 convolution, batch norm, ReLU): (B, in, H, W) -> (B, out, H, W)."""
+    """3x3 convolution, batch norm and ReLU, twice: (B, in, H, W) -> (B, out, H, W)."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class DoubleConv(nn.Module):
 
 
 class Down(nn.Module):
-    """Halve, rounding down, and convolve: (B, in, H, W) -> (B, out, H/2, W/2)."""
+    """Max-pooling that halves the sides, rounding down, then a `DoubleConv`: (B, in, H, W) -> (B, out, H/2, W/2)."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -41,9 +41,10 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """Double, join the skip connection and convolve: (B, in, h, w) and (B, in/2, H, W) -> (B, out, H, W).
+    """Upsampling that doubles the sides, concatenation with the skip connection, then a `DoubleConv`.
 
-    Where the encoder rounded a side down, the doubled map is zero-padded to the skip's size.
+    x (B, in, h, w) and skip (B, in/2, H, W) -> (B, out, H, W). If the encoder rounded a side down, the upsampled map is
+    padded with zeros to the size of the skip connection.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -53,14 +54,14 @@ class Up(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         x = self.up(x)  # (B, in/2, 2h, 2w)
-        rows, columns = skip.shape[2] - x.shape[2], skip.shape[3] - x.shape[3]
-        if rows or columns:
-            x = F.pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
+        height, width = skip.shape[2] - x.shape[2], skip.shape[3] - x.shape[3]  # what is missing
+        if height or width:
+            x = F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
         return self.conv(torch.cat((skip, x), dim=1))  # (B, in, H, W) -> (B, out, H, W)
 
 
 class OutConv(nn.Module):
-    """The 1x1 convolution to logits: (B, in, H, W) -> (B, classes, H, W)."""
+    """1x1 convolution to logits: (B, in, H, W) -> (B, classes, H, W)."""
 
     def __init__(self, in_channels: int, classes: int) -> None:
         super().__init__()
@@ -71,7 +72,7 @@ class OutConv(nn.Module):
 
 
 class UNet(nn.Module):
-    """(B, 3, H, W) float pixels in [0, 1] -> (B, classes, H, W) logits; sides need not be divisible by 16."""
+    """U-Net: pixels (B, 3, H, W), float, in [0, 1] -> logits (B, classes, H, W). Sides need not be divisible by 16."""
 
     def __init__(self, classes: int, normalize: nn.Module) -> None:
         super().__init__()

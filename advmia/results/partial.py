@@ -18,30 +18,30 @@ class PartialEvaluation:
     """The progress of one evaluation, in a file that exists only until the evaluation is finished."""
 
     def __init__(self, path: Path, evaluation: object) -> None:
-        """`evaluation`: all facts that the outcomes depend on, as JSON can hold them."""
+        """`evaluation`: all facts that the outcomes depend on, as JSON can express them."""
         self._path, self._evaluation = path, json.dumps(evaluation)
         self._saved = time.monotonic()
 
-    def load(self) -> list[Any]:
-        """Returns the states saved for this evaluation; an empty list where none are, or the file is damaged."""
+    def load(self) -> dict[str, Any] | None:
+        """Returns the state saved for this evaluation; None where there is none, or the file is damaged."""
         try:
             content = read_sealed(self._path)
         except DamagedError as error:
             say(f"{self._path} is damaged ({error}): the images in it are attacked again")
-            return []
+            return None
         if not isinstance(content, dict) or content.get("evaluation") != self._evaluation:
-            return []
-        return list(content.get("states", []))
+            return None
+        return content.get("state")
 
-    def save_if_due(self, states: Callable[[], list[Any]]) -> None:
-        """Saves what `states` returns unless the last save was less than 5 seconds ago.
+    def save_if_due(self, state: Callable[[], dict[str, Any]]) -> None:
+        """Saves what `state` returns, unless the last save was less than 5 seconds ago.
 
         A kill therefore loses at most 5 seconds and one batch.
         """
         if time.monotonic() - self._saved >= _SAVE_SECONDS:
-            self.save(states())
+            self.save(state())
 
-    def save(self, states: list[Any]) -> None:
-        """Writes the states atomically."""
-        write_sealed(self._path, {"evaluation": self._evaluation, "states": states})
+    def save(self, state: dict[str, Any]) -> None:
+        """Writes the state atomically."""
+        write_sealed(self._path, {"evaluation": self._evaluation, "state": state})
         self._saved = time.monotonic()

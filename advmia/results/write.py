@@ -21,7 +21,7 @@ _LAST_COLUMNS = ("mean_l2", "mean_linf", "mean_queries")
 
 @dataclass
 class ResultFile:
-    """The results of one target (and source) on one list: `<stem>.csv` and `<stem>.json`, written after each attack."""
+    """The results of one target (and source) on one list: `<stem>.csv` and `<stem>.json`, written after each row."""
 
     stem: Path
     facts: dict[str, Any]  # the first columns of the CSV file: data set, target and source
@@ -59,18 +59,18 @@ class ResultFile:
         assert row is not None, f"no row of {attack} at eps {grey_eps}"
         return row
 
-    def partial(self, attack: str, budgets: Sequence[Budget]) -> PartialEvaluation:
-        """Returns this rank's partial progress on one attack with the given budgets."""
+    def partial_evaluation(self, attack: str, budget: Budget) -> PartialEvaluation:
+        """Returns this rank's partial progress on one attack."""
         share = f"{distributed.rank()}-of-{distributed.world_size()}"
-        path = self._partial_path(attack, budgets[0].grey_eps, share)
-        return PartialEvaluation(path, [self.run, attack, [asdict(budget) for budget in budgets], share])
+        path = self._partial_path(attack, budget.grey_eps, share)
+        return PartialEvaluation(path, [self.run, attack, asdict(budget), share])
 
-    def add(self, *rows: ResultRow) -> None:
-        """Appends the rows of an evaluation. The main process writes both files and removes the partial progress."""
-        self.rows += rows
+    def add(self, row: ResultRow) -> None:
+        """Appends a row; the main process writes both files and removes the partial progress on that attack."""
+        self.rows.append(row)
         if distributed.is_main():
             self.save()
-            pattern = glob.escape(self._partial_path(rows[0].attack, rows[0].grey_eps, "").name) + "*"
+            pattern = glob.escape(self._partial_path(row.attack, row.grey_eps, "").name) + "*"
             for path in self.stem.parent.glob(pattern):
                 path.unlink(missing_ok=True)
 

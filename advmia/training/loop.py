@@ -173,12 +173,12 @@ def train_one_epoch(
         f"epoch {position.epoch}/{epochs}",
         loss_and_note,
         done=done,
-        size=lambda batch: batch.whole,
+        size=lambda batch: batch.global_size,
     )
     start = time.perf_counter()
     for batch in batches:
         with defer_signals():  # a step is done, or it is not
-            position.loss += _step(loss, batch, loader, optimizer, position, precision) * batch.whole
+            position.loss += _step(loss, batch, loader, optimizer, position, precision) * batch.global_size
             schedule.step()
             position.steps += 1
             now = time.perf_counter()

@@ -8,7 +8,7 @@ from advmia.attacks import ATTACKS
 from advmia.budgets import Budget, pgd_budget
 from advmia.checkpoints.settings import TrainingSettings
 from advmia.data.loading import EvaluationLoader
-from advmia.evaluation.loop import evaluate
+from advmia.evaluation.loop import EvaluationOptions, evaluate
 from advmia.metrics import Scores
 from advmia.runtime.precision import Precision
 from advmia.tasks import Task
@@ -38,14 +38,13 @@ class Validation:
 
     def _evaluate(self, budget: Budget | None) -> Scores:
         attack = None if budget is None else ATTACKS["pgd"].build(budget, self._task.attacks["pgd"])
+        title = "validation" if budget is None else "validation under attack"
         return evaluate(
             self._model,
             self._loader,
             self._task,
             attack,
-            scope=self._scope,
-            title="validation" if budget is None else "validation under attack",
-            precision=self._precision,
+            options=EvaluationOptions(self._scope, title, self._precision),
         ).scores
 
 

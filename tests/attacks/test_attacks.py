@@ -31,7 +31,7 @@ from advmia.attacks.common import (
 from advmia.attacks.gradient import SignAscent, fgsm, pgd
 from advmia.budgets import Budget, fgsm_budget, pgd_budget
 from advmia.data.loading import EvaluationLoader
-from advmia.evaluation.loop import evaluate
+from advmia.evaluation.loop import EvaluationOptions, evaluate
 from advmia.losses import cross_entropy
 from advmia.runtime.rng import SampleRng
 from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL, Task
@@ -470,8 +470,8 @@ def outcomes_and_images(attack: str, order: tuple[int, ...], batch_size: int) ->
         parts.append(made_attack(model, x, y, rng=rng))
         return parts[-1]
 
-    loader = EvaluationLoader(replace(data, rows=np.array(order)), batch_size, CPU)
-    evaluation = evaluate(trained(), loader, SINGLE_LABEL, keeping, scope=(0, attack, EPS))
+    loader = EvaluationLoader(replace(data, indices=np.array(order)), batch_size, CPU)
+    evaluation = evaluate(trained(), loader, SINGLE_LABEL, keeping, options=EvaluationOptions((0, attack, EPS)))
     back = torch.from_numpy(np.argsort(order))
     return evaluation.outcomes[back], torch.cat(parts)[back]
 
@@ -624,23 +624,6 @@ def test_steps_and_step_size_are_the_budgets(steps: int) -> None:
     x_adv = pgd(Budget(EPS, steps, step_size=1 / 255), cross_entropy, random_start=False)(model, x, y, rng=streams(4))
     assert len(calls) == steps
     torch.testing.assert_close((x_adv - x).abs(), torch.full_like(x, steps / 255), rtol=0, atol=SLACK)
-
-
-@pytest.mark.parametrize("change", ["weights", "labels", "pixels"])
-def test_fgsm_does_not_share_a_gradient_that_is_out_of_date(change: str) -> None:
-    """Fails when an attack made by `at` takes the direction of other weights, labels or pixels for its own."""
-    model, (x, y) = network("small"), pixels(4)
-    first = fgsm(fgsm_budget(1), cross_entropy)
-    first(model, x, y, rng=streams(4))
-    with torch.no_grad():
-        if change == "weights":
-            next(model.parameters()).neg_()
-        elif change == "labels":
-            y.add_(1).remainder_(3)
-        else:
-            x.mul_(0.5)
-    found = first.at(fgsm_budget(8))(model, x, y, rng=streams(4))
-    assert torch.equal(found, fgsm(fgsm_budget(8), cross_entropy)(model, x, y, rng=streams(4)))
 
 
 def test_fgsm_takes_one_step_of_eps_from_x() -> None:

@@ -16,7 +16,7 @@ from advmia.attacks.inference import Blocks
 from advmia.budgets import Budget
 from advmia.data.loading import EvaluationLoader, ImageData
 from advmia.data.specs import CHEST_FINDINGS, DATASETS
-from advmia.evaluation.loop import evaluate
+from advmia.evaluation.loop import EvaluationOptions, evaluate
 from advmia.losses import binary_cross_entropy, cross_entropy
 from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL, Task
 from tests.support.networks import CPU, image_data, network, targets, trained
@@ -91,16 +91,16 @@ def test_outcomes_are_the_images_own(task: Task, name: str, attack: str, monkeyp
 
     def outcomes(data: ImageData, batch_size: int) -> torch.Tensor:
         loader = EvaluationLoader(data, batch_size, CPU)
-        return evaluate(model, loader, exact, made, scope=(0, attack, 8.0)).outcomes
+        return evaluate(model, loader, exact, made, options=EvaluationOptions((0, attack, 8.0))).outcomes
 
     clean = evaluate(model, EvaluationLoader(data, 64, CPU), exact).outcomes
     if task is SINGLE_LABEL:
         data = with_predicted_labels(data, clean)
     expected = outcomes(data, 64)
     assert (expected != clean).flatten(1).any(dim=1).sum() > IMAGES / 2  # it attacks
-    assert torch.equal(outcomes(replace(data, rows=data.rows[:2]), 1), expected[:2])
+    assert torch.equal(outcomes(replace(data, indices=data.indices[:2]), 1), expected[:2])
     assert torch.equal(outcomes(data, 7), expected)
-    backwards = replace(data, rows=data.rows[::-1].copy())
+    backwards = replace(data, indices=data.indices[::-1].copy())
     assert torch.equal(outcomes(backwards, 7), expected.flip(0))
 
 

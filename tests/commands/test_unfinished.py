@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from advmia.evaluation import loop
+from advmia.evaluation.tally import Tally
 from advmia.models import build_model
 from advmia.results import partial
 from advmia.runtime.files import write_lock
@@ -32,7 +33,7 @@ MASKS = ["testSeg.py", "--dataset", "mel", "--imgSize", "16", "--gpu", "cpu"]
 MASKS += ["--targetModel", "unet", "--targetWeight", "unet"]
 TESTS = {
     "clean": [*WORDS, "pgd"],
-    "fgsm": [*WORDS, "fgsm"],  # its two eps take turns on each batch
+    "fgsm": [*WORDS, "fgsm"],
     "apgd-ce": [*WORDS, "apgd-ce", "--epsilons", "0.1"],
     "masks": [*MASKS, "--bs", "2", "--limit", "4", "--attacks", "pgd", "--epsilons", "8"],
 }
@@ -64,9 +65,9 @@ def end_at_save(monkeypatch: pytest.MonkeyPatch, last: int, how: Callable[[], No
     """Something happens when an evaluation under way has been saved so many times."""
     saves, save = 0, partial.PartialEvaluation.save
 
-    def save_and_end(self: partial.PartialEvaluation, states: list[Any]) -> None:
+    def save_and_end(self: partial.PartialEvaluation, state: dict[str, Any]) -> None:
         nonlocal saves
-        save(self, states)
+        save(self, state)
         saves += 1
         if saves == last:
             how()
@@ -99,14 +100,14 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return handed
 
 
-# A clean pass saves thrice, each attack after a batch: fgsm after three for both eps, apgd-ce after two waves.
+# A clean pass saves three times, each attack after every batch; apgd-ce after each of two waves.
 @pytest.mark.parametrize(
     ("name", "saves", "left"),
     [
         ("clean", 1, [2] * 6),
         ("clean", 4, [2] * 5),
         ("clean", 8, [2]),
-        ("fgsm", 5, [2, 2]),
+        ("fgsm", 5, [2] * 4),
         ("apgd-ce", 4, [2]),
         ("masks", 3, [2]),
     ],
@@ -157,7 +158,7 @@ def test_a_damaged_file_is_begun_anew(
 def test_a_signal_keeps_what_is_done(test: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails when Ctrl-C loses a finished batch that was not due to be saved, or ends in a traceback."""
     assert test("clean", "undisturbed") == 0
-    merge, merges = loop._Tally.merge, []
+    merge, merges = Tally.merge, []
 
     def merge_and_stop(self: Any, other: Any) -> None:
         merge(self, other)
@@ -167,7 +168,7 @@ def test_a_signal_keeps_what_is_done(test: Callable[..., int], tmp_path: Path, m
 
     with monkeypatch.context() as patch:
         patch.setattr(partial, "_SAVE_SECONDS", 1e9)
-        patch.setattr(loop._Tally, "merge", merge_and_stop)
+        patch.setattr(Tally, "merge", merge_and_stop)
         assert test("clean", "killed") == 128 + signal.SIGINT
     handed = passes(monkeypatch)
     assert test("clean", "killed") == 0

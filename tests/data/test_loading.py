@@ -21,7 +21,7 @@ from advmia.data.loading import (
     ImageData,
     Order,
     TrainingLoader,
-    _one_ahead,
+    _prefetched,
     hold_out,
     load_data,
 )
@@ -46,7 +46,7 @@ def some_data(labels: list[Any], *, name: str = "melMulti", side: int = 4) -> Im
         spec=spec,
         path=Path("train.csv"),
         folder=Path(),
-        rows=tuple(range(1, count + 1)),
+        row_numbers=tuple(range(1, count + 1)),
         files=names,
         labels=targets,
         masks=names if spec.task == "segmentation" else (),
@@ -110,7 +110,7 @@ def test_index_of_a_held_out_part_is_the_row_in_the_list(bs: int) -> None:
     _, held = hold_out(data, 0.25, seed=0)
     batches = list(EvaluationLoader(held, bs, CPU))
     index = torch.cat([batch.index for batch in batches]).tolist()
-    assert index == held.rows.tolist() == sorted(index) and len(index) == 10
+    assert index == held.indices.tolist() == sorted(index) and len(index) == 10
     assert [row for batch in batches for row in rows_shown(batch.x)] == index
     assert torch.cat([batch.y for batch in batches]).tolist() == [row % 2 for row in index]
 
@@ -130,7 +130,7 @@ def test_findings_without_an_auroc() -> None:
     bits = [[1.0, 0.0, float(row % 2), float(row == 5)] + [float(row % 3 == 0)] * 10 for row in range(6)]
     data = some_data(bits, name="xray_multilabel")
     assert data.undefined_findings == ["Cardiomegaly", "Emphysema"]
-    part = replace(data, rows=np.arange(5))
+    part = replace(data, indices=np.arange(5))
     assert part.undefined_findings == ["Cardiomegaly", "Emphysema", "Hernia"]
     assert some_data([0, 1]).undefined_findings == some_data([0], name="mel").undefined_findings == []
 
@@ -139,7 +139,7 @@ def test_empty_masks() -> None:
     """Fails if masks without foreground are not counted, or rows beyond the part are."""
     data = some_data([0] * 5, name="mel")  # every other mask, from the first, is empty
     assert data.empty_masks == 3 and some_data([0, 1]).empty_masks == 0
-    assert replace(data, rows=np.arange(2)).empty_masks == 1
+    assert replace(data, indices=np.arange(2)).empty_masks == 1
 
 
 # ---------------------------------------------------------------- training
@@ -209,7 +209,7 @@ def test_weighted_sampling_of_a_part() -> None:
     kept, held = hold_out(data, 0.25, seed=0)
     assert len(training(kept, bs=1)) == 60
     rows = [row for number in range(100) for row in rows_shown(whole_epoch(training(kept, bs=60), number)[0])]
-    assert set(rows) == set(kept.rows.tolist()) and not set(rows) & set(held.rows.tolist())
+    assert set(rows) == set(kept.indices.tolist()) and not set(rows) & set(held.indices.tolist())
     assert abs(np.mean(np.array(rows) >= 60) - 0.5) < 0.03
 
 
@@ -263,17 +263,17 @@ def test_hold_out_keeps_the_shares_of_the_classes(fraction: float) -> None:
     labels = [0] * 200 + [1] * 60 + [2] * 20
     data = some_data(labels, side=1)
     kept, held = hold_out(data, fraction, seed=3)
-    assert sorted([*kept.rows, *held.rows]) == list(range(280))
+    assert sorted([*kept.indices, *held.indices]) == list(range(280))
     assert len(held) == round(280 * fraction) and len(kept) == 280 - len(held)
     for label, count in enumerate((200, 60, 20)):
-        assert abs(sum(labels[row] == label for row in held.rows) - fraction * count) <= 1
+        assert abs(sum(labels[row] == label for row in held.indices) - fraction * count) <= 1
     assert held.samples.classes == kept.samples.classes == 3
 
 
 def test_hold_out_depends_on_the_seed_alone() -> None:
     """Fails if a resumed run would choose its epoch on other images."""
     data = some_data([0, 1] * 50, side=1)
-    parts = [hold_out(data, 0.2, seed=seed)[1].rows.tolist() for seed in (0, 0, 1)]
+    parts = [hold_out(data, 0.2, seed=seed)[1].indices.tolist() for seed in (0, 0, 1)]
     assert parts[0] == parts[1] != parts[2]
 
 
@@ -281,7 +281,7 @@ def test_hold_out_depends_on_the_seed_alone() -> None:
 def test_hold_out_without_classes(name: str, label: object) -> None:
     """Fails if a list without one class a row cannot be split."""
     kept, held = hold_out(some_data([label] * 20, name=name, side=1), 0.25, seed=0)
-    assert sorted([*kept.rows, *held.rows]) == list(range(20)) and len(held) == 5
+    assert sorted([*kept.indices, *held.indices]) == list(range(20)) and len(held) == 5
 
 
 def test_hold_out_of_a_part() -> None:
@@ -289,8 +289,8 @@ def test_hold_out_of_a_part() -> None:
     data = some_data([0] * 60 + [1] * 20, side=1)
     kept, _ = hold_out(data, 0.5, seed=0)
     rest, held = hold_out(kept, 0.5, seed=0)
-    assert sorted([*rest.rows, *held.rows]) == kept.rows.tolist()
-    assert (held.rows >= 60).sum() == 5
+    assert sorted([*rest.indices, *held.indices]) == kept.indices.tolist()
+    assert (held.indices >= 60).sum() == 5
 
 
 @pytest.mark.parametrize(
@@ -385,7 +385,7 @@ def test_batches_on_a_gpu() -> None:
 def test_a_copy_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails when a piece is left out or put in another's place."""
     array = np.random.default_rng(0).integers(256, size=(7, 2, 2, 3), dtype=np.uint8)
-    monkeypatch.setattr(loading, "_PIECE", 24)
+    monkeypatch.setattr(loading, "_COPY_BYTES", 24)
     assert torch.equal(loading._copied(array, CPU), torch.from_numpy(array))
 
 
@@ -395,7 +395,7 @@ def test_resident_pixels_give_the_same_batches(name: str) -> None:
     labels = [[0.0] * 14] * 9 if name == "xray_multilabel" else [0, 1, 2] * 3
     data = some_data(labels, name=name)
     masks = None if data.masks is None else torch.from_numpy(data.masks)
-    resident = replace(data, resident=(torch.from_numpy(data.images), masks))
+    resident = replace(data, preloaded=(torch.from_numpy(data.images), masks))
     order: Order = "weighted" if name == "melMulti" else "shuffled"
     for one, other in zip(
         [*EvaluationLoader(data, 4, CPU), *training(data, order=order).epoch(1)],
@@ -407,7 +407,7 @@ def test_resident_pixels_give_the_same_batches(name: str) -> None:
 
 
 def test_a_cpu_keeps_no_copy() -> None:
-    assert some_data([0, 1]).kept_on(CPU).resident is None
+    assert some_data([0, 1]).preload(CPU).preloaded is None
 
 
 def test_one_batch_is_read_ahead() -> None:
@@ -419,7 +419,7 @@ def test_one_batch_is_read_ahead() -> None:
             made.append(item)
             yield item
 
-    ahead = _one_ahead(items())
+    ahead = _prefetched(items())
     assert next(ahead) == 0
     deadline = time.monotonic() + 10
     while len(made) < 2 and time.monotonic() < deadline:
@@ -433,7 +433,7 @@ def test_an_error_while_reading_ahead_is_raised() -> None:
         yield 0
         raise KeyError("the disk")
 
-    ahead = _one_ahead(items())
+    ahead = _prefetched(items())
     assert next(ahead) == 0
     with pytest.raises(KeyError):
         next(ahead)
@@ -443,11 +443,11 @@ def test_an_error_while_reading_ahead_is_raised() -> None:
 @pytest.mark.parametrize("share", [1.0, 0.0], ids=["resident", "read ahead"])
 def test_where_a_gpu_finds_its_pixels(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails when pixels or augmentation differ from those on a CPU, or when a list that fits is not kept."""
-    monkeypatch.setattr("advmia.data.loading.RESIDENT_SHARE", share)
+    monkeypatch.setattr("advmia.data.loading.PRELOAD_FRACTION", share)
     device = torch.device("cuda")
     data = some_data([0, 1, 2] * 3, side=16)
-    placed = data.kept_on(device)
-    assert (placed.resident is not None) == (share == 1.0)
+    placed = data.preload(device)
+    assert (placed.preloaded is not None) == (share == 1.0)
     expected = [*EvaluationLoader(data, 4, CPU), *training(data).epoch(1)]
     found = [*EvaluationLoader(placed, 4, device), *replace(training(placed), device=device).epoch(1)]
     for one, other in zip(expected, found, strict=True):

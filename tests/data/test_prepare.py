@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from advmia.data.markers import data_label, read_markers
-from advmia.data.prepare import DOWNLOADS, prepare
-from advmia.data.prepare import files as prepare_files
+from advmia.data.prepare import DOWNLOADS, prepare_dataset
+from advmia.data.prepare.contents import Original
 from advmia.data.prepare.mesidor import DUPLICATES
 from advmia.data.readers import read_samples
 from advmia.data.specs import CHEST_FINDINGS, DATASETS
@@ -50,7 +50,7 @@ def line_with(lines: list[str], *parts: str) -> str:
 class TestIsic2017:
     def test_real_sample(self, official: Path, tmp_path: Path) -> None:
         source = official / "isic2017"
-        lines = prepare("isic2017", source, tmp_path)
+        lines = prepare_dataset("isic2017", source, tmp_path)
         folder = tmp_path / "mel2017"
         for part, side in (("Training", "train"), ("Test_v2", "test")):
             with (source / f"ISIC-2017_{part}_Part3_GroundTruth.csv").open() as file:
@@ -78,7 +78,7 @@ class TestIsic2017:
         assert data_label(folder, "train.csv") == ""
 
     def test_published_order_and_oddities(self, tmp_path: Path) -> None:
-        lines = prepare("isic2017", make_isic(tmp_path / "source"), tmp_path / "data")
+        lines = prepare_dataset("isic2017", make_isic(tmp_path / "source"), tmp_path / "data")
         folder = tmp_path / "data" / "mel2017"
         assert read_list(folder / "train.csv") == [("ISIC_0000001.jpg", "0"), ("ISIC_0000002.jpg", "1")]
         # The test part in its own order, then the validation part.
@@ -99,7 +99,7 @@ class TestIsic2017:
         line_with(lines, "skipped 1", "without a mask", "ISIC_0000003.jpg")
 
     def test_official_split_leaves_validation_out(self, tmp_path: Path) -> None:
-        lines = prepare("isic2017", make_isic(tmp_path / "source"), tmp_path / "data", split="official")
+        lines = prepare_dataset("isic2017", make_isic(tmp_path / "source"), tmp_path / "data", split="official")
         folder = tmp_path / "data" / "mel2017"
         assert [name for name, _ in read_list(folder / "test.csv")] == ["ISIC_0000004.jpg", "ISIC_0000003.jpg"]
         assert not (folder / "img" / "ISIC_0000005.jpg").exists()
@@ -110,7 +110,7 @@ class TestIsic2017:
 class TestChestXray14:
     def test_real_sample_official_split(self, official: Path, tmp_path: Path) -> None:
         source = official / "chestxray14"
-        lines = prepare("chestxray14", source, tmp_path, split="official")
+        lines = prepare_dataset("chestxray14", source, tmp_path, split="official")
         folder = tmp_path / "xray"
         with (source / "Data_Entry_2017.csv").open(newline="") as file:
             findings = {row[0]: row[1].split("|") for row in list(csv.reader(file))[1:]}
@@ -136,14 +136,14 @@ class TestChestXray14:
         def patients(side: str, split: str) -> set[str]:
             return {name[:8] for name, _ in read_list(tmp_path / split / "xray" / f"{side}bin.csv")}
 
-        lines = prepare("chestxray14", source, tmp_path / "published", link=True)
+        lines = prepare_dataset("chestxray14", source, tmp_path / "published", link=True)
         assert len(read_list(tmp_path / "published/xray/trainbin.csv")) == 640
         assert len(read_list(tmp_path / "published/xray/testbin.csv")) == 160
         tested = patients("test", "published")
         both = tested & patients("train", "published")
         assert both
         line_with(lines, f"leakage: {len(both)} of {len(tested)} patients of testbin.csv", "--split patient")
-        lines = prepare("chestxray14", source, tmp_path / "patient", split="patient", link=True)
+        lines = prepare_dataset("chestxray14", source, tmp_path / "patient", split="patient", link=True)
         assert not patients("test", "patient") & patients("train", "patient")
         test = [name for name, _ in read_list(tmp_path / "patient/xray/testbin.csv")]
         # A fifth of the images, and the rest of the last patient's.
@@ -154,7 +154,7 @@ class TestChestXray14:
         monkeypatch.setattr("advmia.data.prepare.chestxray14.MULTI_LABEL_TRAIN", 5)
         monkeypatch.setattr("advmia.data.prepare.chestxray14.MULTI_LABEL_TEST", 2)
         rows = [(f"{n:08d}_000.png", "No Finding", n) for n in range(20)]
-        prepare("chestxray14", make_chest(tmp_path / "source", rows), tmp_path / "data")
+        prepare_dataset("chestxray14", make_chest(tmp_path / "source", rows), tmp_path / "data")
         names = {
             kind: {name for name, _ in read_list(tmp_path / "data" / "xray" / f"{kind}.csv")}
             for kind in ("trainbin", "testbin", "trainMultiLabel_1w", "testMultiLabel_1w")
@@ -170,7 +170,7 @@ class TestChestXray14:
             + "".join(f"{name},Hernia,0,{patient},57,2682,2749\n" for name, _, patient in rows[:5])
             + "00000077_000.png,Mass,0,77,57,2682,2749\n"
         )
-        lines = prepare("chestxray14", source, tmp_path / "data")
+        lines = prepare_dataset("chestxray14", source, tmp_path / "data")
         entries = dict(read_list(tmp_path / "data/xray/trainbin.csv")) | dict(
             read_list(tmp_path / "data/xray/testbin.csv")
         )
@@ -187,7 +187,7 @@ class TestMesidor:
     def test_both_pairs_of_lists(self, tmp_path: Path) -> None:
         source = make_mesidor(tmp_path / "source", GRADES)
         (source / "Base11" / "._20060410_58736_0200_PP.tif").write_bytes(b"what macOS leaves")
-        lines = prepare("mesidor", source, tmp_path / "data")
+        lines = prepare_dataset("mesidor", source, tmp_path / "data")
         folder = tmp_path / "data" / "mesidor"
         train, test = read_list(folder / "train.csv"), read_list(folder / "test.csv")
         assert (len(train), len(test)) == (8, 2)
@@ -203,7 +203,7 @@ class TestMesidor:
 
     def test_errata_are_reported(self, tmp_path: Path) -> None:
         odd = {"20051020_63045_0100_PP": 0.0, "20051020_64007_0100_PP": 1.0, "20051020_63936_0100_PP": 1.0}
-        lines = prepare("mesidor", make_mesidor(tmp_path / "source", GRADES | odd), tmp_path / "data")
+        lines = prepare_dataset("mesidor", make_mesidor(tmp_path / "source", GRADES | odd), tmp_path / "data")
         line_with(lines, "errata: of 3 images", "corrected grade for 2 and the first for 1")
 
     def test_duplicate_pairs(self, tmp_path: Path) -> None:
@@ -215,16 +215,16 @@ class TestMesidor:
             test = {name.removesuffix(".tif") for name, _ in read_list(tmp_path / split / "mesidor" / "test.csv")}
             return sum((a in test) != (b in test) for a, b in DUPLICATES)
 
-        lines = prepare("mesidor", source, tmp_path / "published")
+        lines = prepare_dataset("mesidor", source, tmp_path / "published")
         assert straddling("published") > 0
         line_with(lines, f"leakage: {straddling('published')} of", "duplicate pairs of test.csv", "--split patient")
-        lines = prepare("mesidor", source, tmp_path / "patient", split="patient")
+        lines = prepare_dataset("mesidor", source, tmp_path / "patient", split="patient")
         assert straddling("patient") == 0 and len(read_list(tmp_path / "patient/mesidor/test.csv")) == 6
         line_with(lines, "leakage: 0 of 3 duplicate pairs of test.csv")
 
     def test_classes_without_training_images(self, tmp_path: Path) -> None:
         grades = {f"2006041{n}_58736_0200_PP": 3.0 for n in range(5)}
-        lines = prepare("mesidor", make_mesidor(tmp_path / "source", grades), tmp_path / "data")
+        lines = prepare_dataset("mesidor", make_mesidor(tmp_path / "source", grades), tmp_path / "data")
         line_with(lines, "warning: train.csv has no image of class 0, 1, 2")
 
 
@@ -233,7 +233,7 @@ class TestCovid:
 
     def test_selection_masks_and_names(self, tmp_path: Path) -> None:
         source = make_covid(tmp_path / "source", list(self.NAMES))
-        lines = prepare("covid19radiography", source, tmp_path / "data")
+        lines = prepare_dataset("covid19radiography", source, tmp_path / "data")
         folder = tmp_path / "data" / "covidSeg"
         train, test = read_list(folder / "trainSeg.csv"), read_list(folder / "testSeg.csv")
         assert (len(train), len(test)) == (4, 1)
@@ -255,7 +255,7 @@ class TestCovid:
     def test_images_without_mask_are_told(self, tmp_path: Path) -> None:
         source = make_covid(tmp_path / "source", list(self.NAMES))
         next(source.rglob("masks/COVID-1.png")).unlink()
-        lines = prepare("covid19radiography", source, tmp_path / "data")
+        lines = prepare_dataset("covid19radiography", source, tmp_path / "data")
         line_with(lines, "skipped 1: images without a mask (e.g. COVID-1.png)")
         assert not (tmp_path / "data/covidSeg/image/COVID-1.png").exists()
 
@@ -275,7 +275,7 @@ class TestArchives:
     def test_retinamnist(self, tmp_path: Path) -> None:
         labels = {"train": [[0], [4]], "val": [[1]], "test": [[3], [2]]}
         arrays = make_npz(tmp_path / "retinamnist_64.npz", labels, 64)
-        lines = prepare("medmnist", tmp_path / "retinamnist_64.npz", tmp_path / "data")
+        lines = prepare_dataset("medmnist", tmp_path / "retinamnist_64.npz", tmp_path / "data")
         folder = tmp_path / "data" / "mesidor"
         # The validation part joins the training part.
         assert [grade for _, grade in read_list(folder / "train.csv")] == ["0", "4", "1"]
@@ -293,7 +293,7 @@ class TestArchives:
     def test_dermamnist(self, tmp_path: Path) -> None:
         labels = {"train": [[n] for n in range(7)], "val": [[4]], "test": [[5]]}
         make_npz(tmp_path / "dermamnist.npz", labels)
-        prepare("medmnist", tmp_path / "dermamnist.npz", tmp_path / "data")
+        prepare_dataset("medmnist", tmp_path / "dermamnist.npz", tmp_path / "data")
         folder = tmp_path / "data" / "mel2017"
         assert [label for _, label in read_list(folder / "train.csv")] == [*"0123456", "4"]
         assert [label for _, label in read_list(folder / "trainbin.csv")] == [*"1100100", "1"]
@@ -301,7 +301,7 @@ class TestArchives:
 
     def test_pneumoniamnist_is_inverted(self, tmp_path: Path) -> None:
         make_npz(tmp_path / "pneumoniamnist.npz", {"train": [[0], [1]], "val": [[1]], "test": [[0]]}, colour=False)
-        prepare("medmnist", tmp_path / "pneumoniamnist.npz", tmp_path / "data")
+        prepare_dataset("medmnist", tmp_path / "pneumoniamnist.npz", tmp_path / "data")
         folder = tmp_path / "data" / "xray"
         assert [label for _, label in read_list(folder / "trainbin.csv")] == ["1", "0", "0"]  # 1 = normal
         assert [label for _, label in read_list(folder / "testbin.csv")] == ["1"]
@@ -311,7 +311,7 @@ class TestArchives:
     def test_chestmnist_findings_by_name(self, tmp_path: Path) -> None:
         labels = {"train": [one_bit(n) for n in range(14)], "val": [[0] * 14], "test": [[1] * 14]}
         make_npz(tmp_path / "chestmnist.npz", labels, colour=False)
-        prepare("medmnist", tmp_path / "chestmnist.npz", tmp_path / "data")
+        prepare_dataset("medmnist", tmp_path / "chestmnist.npz", tmp_path / "data")
         folder = tmp_path / "data" / "xray"
         rows = (folder / "trainMultiLabel_1w.csv").read_text().splitlines()
         found = []
@@ -338,7 +338,7 @@ class TestArchives:
             arrays[f"{part}_images"] = rng.integers(0, 256, (rows, 8, 8, 3)[: 4 if colour else 3], dtype=np.uint8)
             arrays[f"{part}_label"] = rng.integers(0, 2, (rows, 8, 8), dtype=np.uint8)
         np.savez_compressed(tmp_path / name, **arrays, train_images_C1=arrays["train_images"][:1])
-        prepare("medsegbench", tmp_path / name, tmp_path / "data")
+        prepare_dataset("medsegbench", tmp_path / name, tmp_path / "data")
         place = tmp_path / "data" / folder
         stem = name.partition("_")[0]
         train = read_list(place / "trainSeg.csv")
@@ -357,10 +357,10 @@ class TestArchives:
         labels = {"train": [[0], [1]], "val": [[1]], "test": [[0]]}
         make_npz(tmp_path / "retinamnist.npz", labels)
         make_npz(tmp_path / "retinamnist_64.npz", labels, 64)
-        prepare("medmnist", tmp_path / "retinamnist.npz", tmp_path / "data")
+        prepare_dataset("medmnist", tmp_path / "retinamnist.npz", tmp_path / "data")
         before = snapshot(tmp_path / "data")
         with pytest.raises(UserError, match=r"train\.csv exists with other rows"):
-            prepare("medmnist", tmp_path / "retinamnist_64.npz", tmp_path / "data")
+            prepare_dataset("medmnist", tmp_path / "retinamnist_64.npz", tmp_path / "data")
         assert snapshot(tmp_path / "data") == before
 
 
@@ -384,7 +384,7 @@ class TestMeta:
             trainSeg="ISIC_0000001.jpg,ISIC_0000001_segmentation.png\nISIC_0000003.jpg,ISIC_0000003_segmentation.png\n",
             testSeg="ISIC_0000004.jpg,ISIC_0000004_Segmentation.png\n",
         )
-        lines = prepare("isic2017", make_isic(tmp_path / "source"), tmp_path / "data", meta=meta)
+        lines = prepare_dataset("isic2017", make_isic(tmp_path / "source"), tmp_path / "data", meta=meta)
         folder = tmp_path / "data" / "mel2017"
         assert (folder / "train.csv").read_bytes() == b"ISIC_0000004.jpg,2\nISIC_0000001.jpg,2\n"
         assert read_list(folder / "trainSeg.csv") == [("ISIC_0000001.jpg", "ISIC_0000001_segmentation.png")]
@@ -411,7 +411,7 @@ class TestMeta:
             trainMultiLabel_1w=f"{header}\n00000001_000.png,b00000100000000\n",
             testMultiLabel_1w=f"{header}\n00000001_001.png,b00000000000000\n00000002_000.png,b00010000000000\n",
         )
-        lines = prepare("chestxray14", source, tmp_path / "data", meta=tmp_path / "meta")
+        lines = prepare_dataset("chestxray14", source, tmp_path / "data", meta=tmp_path / "meta")
         assert (
             tmp_path / "data/xray/trainMultiLabel_1w.csv"
         ).read_text() == f"{header}\n00000001_000.png,b00000100000000\n"
@@ -424,7 +424,7 @@ class TestMeta:
         source = make_mesidor(tmp_path / "source", {"20051020_63045_0100_PP": 0.0, "20051020_64007_0100_PP": 3.0})
         text = "20051020_63045_0100_PP.tif,3\n20051020_64007_0100_PP.tif,2\n"
         write_lists(tmp_path / "mesidor-lists", train=text)  # the folder itself names the data set
-        lines = prepare("mesidor", source, tmp_path / "data", meta=tmp_path / "mesidor-lists")
+        lines = prepare_dataset("mesidor", source, tmp_path / "data", meta=tmp_path / "mesidor-lists")
         assert (tmp_path / "data/mesidor/train.csv").read_text() == text
         line_with(lines, "train.csv: 1 rows differ from the download by a published erratum")
         line_with(lines, "train.csv: 1 rows disagree", "20051020_64007_0100_PP.tif: 2 in the list, 3")
@@ -432,31 +432,31 @@ class TestMeta:
     def test_lists_of_another_data_set_are_not_taken(self, tmp_path: Path) -> None:
         write_lists(tmp_path / "meta" / "mesidor", train="ISIC_0000001.jpg,0\n", test="ISIC_0000002.jpg,1\n")
         with pytest.raises(UserError, match="got 0 such lists"):
-            prepare("isic2017", make_isic(tmp_path / "source"), tmp_path / "data", meta=tmp_path / "meta")
+            prepare_dataset("isic2017", make_isic(tmp_path / "source"), tmp_path / "data", meta=tmp_path / "meta")
 
     def test_the_folder_of_the_exact_name_is_preferred(self, tmp_path: Path) -> None:
         write_lists(tmp_path / "meta" / "a-mesidor", train="20060410_58736_0200_PP.tif,0\n")
         write_lists(tmp_path / "meta" / "mesidor", train="20060411_58736_0200_PP.tif,1\n")
-        prepare("mesidor", make_mesidor(tmp_path / "source", GRADES), tmp_path / "data", meta=tmp_path / "meta")
+        prepare_dataset("mesidor", make_mesidor(tmp_path / "source", GRADES), tmp_path / "data", meta=tmp_path / "meta")
         assert read_list(tmp_path / "data/mesidor/train.csv") == [("20060411_58736_0200_PP.tif", "1")]
 
     def test_two_candidates(self, tmp_path: Path) -> None:
         source = make_mesidor(tmp_path / "source", GRADES)
         write_lists(tmp_path / "meta" / "a" / "mesidor", train="20060410_58736_0200_PP.tif,0\n")
         write_lists(tmp_path / "meta" / "b" / "mesidor", train="20060410_58736_0200_PP.tif,0\n")
-        prepare("mesidor", source, tmp_path / "one", meta=tmp_path / "meta")  # the same list twice
+        prepare_dataset("mesidor", source, tmp_path / "one", meta=tmp_path / "meta")  # the same list twice
         write_lists(tmp_path / "meta" / "b" / "mesidor", train="20060411_58736_0200_PP.tif,0\n")
         with pytest.raises(UserError, match=r"one train\.csv .*a.mesidor.train\.csv.*b.mesidor.train\.csv") as caught:
-            prepare("mesidor", source, tmp_path / "two", meta=tmp_path / "meta")
+            prepare_dataset("mesidor", source, tmp_path / "two", meta=tmp_path / "meta")
         assert "give the folder of one" in str(caught.value)
 
 
 class TestNothingIsReplaced:
     def test_second_run_changes_nothing(self, tmp_path: Path) -> None:
         source = make_isic(tmp_path / "source")
-        prepare("isic2017", source, tmp_path / "data")
+        prepare_dataset("isic2017", source, tmp_path / "data")
         before = snapshot(tmp_path / "data")
-        lines = prepare("isic2017", source, tmp_path / "data")
+        lines = prepare_dataset("isic2017", source, tmp_path / "data")
         assert snapshot(tmp_path / "data") == before
         assert lines[-1] == "everything is in place (9 files): nothing was written"
 
@@ -465,30 +465,30 @@ class TestNothingIsReplaced:
         source = make_covid(tmp_path / "source", list(TestCovid.NAMES))
         runs = (("medmnist", tmp_path / "retinamnist.npz"), ("covid19radiography", source))
         for dataset, path in runs:
-            prepare(dataset, path, tmp_path / "data")
+            prepare_dataset(dataset, path, tmp_path / "data")
         before = snapshot(tmp_path / "data")
         for dataset, path in runs:
-            assert "everything is in place" in prepare(dataset, path, tmp_path / "data")[-1]
+            assert "everything is in place" in prepare_dataset(dataset, path, tmp_path / "data")[-1]
         assert snapshot(tmp_path / "data") == before
 
     @pytest.mark.parametrize("name", ["img/ISIC_0000002.jpg", "target/ISIC_0000002_segmentation.png", "test.csv"])
     def test_a_different_file_stops_all(self, tmp_path: Path, name: str) -> None:
         """Of the same size too, and before anything is written."""
         source = make_isic(tmp_path / "source")
-        prepare("isic2017", source, tmp_path / "whole")
+        prepare_dataset("isic2017", source, tmp_path / "whole")
         existing = tmp_path / "data" / "mel2017" / name
         existing.parent.mkdir(parents=True)
         content = (tmp_path / "whole" / "mel2017" / name).read_bytes()
         existing.write_bytes(content[:-3] + b"xyz")
         before = snapshot(tmp_path / "data")
         with pytest.raises(UserError) as caught:
-            prepare("isic2017", source, tmp_path / "data")
+            prepare_dataset("isic2017", source, tmp_path / "data")
         assert str(existing) in str(caught.value) and "nothing was changed" in str(caught.value)
         assert snapshot(tmp_path / "data") == before
 
     def test_a_converted_file_that_differs(self, tmp_path: Path) -> None:
         source = make_covid(tmp_path / "source", list(TestCovid.NAMES))
-        prepare("covid19radiography", source, tmp_path / "data")
+        prepare_dataset("covid19radiography", source, tmp_path / "data")
         mask = tmp_path / "data/covidSeg/target/COVID-1.png"
         for content in ("other pixels", "no image"):
             if content == "no image":
@@ -496,11 +496,11 @@ class TestNothingIsReplaced:
             else:
                 save_image(mask, 5, "L", (6, 6))
             with pytest.raises(UserError, match=r"COVID-1\.png exists and differs"):
-                prepare("covid19radiography", source, tmp_path / "data")
+                prepare_dataset("covid19radiography", source, tmp_path / "data")
 
     def test_the_same_rows_for_other_images(self, tmp_path: Path) -> None:
         source = make_isic(tmp_path / "source")
-        prepare("isic2017", source, tmp_path / "data")
+        prepare_dataset("isic2017", source, tmp_path / "data")
         marker = tmp_path / "data/mel2017/advmia-data.json"
         facts = json.loads(marker.read_text())
         facts["test.csv"]["label"] = "phantom"
@@ -508,35 +508,35 @@ class TestNothingIsReplaced:
         with pytest.raises(
             UserError, match=r"test\.csv exists for other images \(phantom there, official in this run\)"
         ):
-            prepare("isic2017", source, tmp_path / "data")
+            prepare_dataset("isic2017", source, tmp_path / "data")
 
     def test_a_killed_run_continues(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         source = make_isic(tmp_path / "source")
         whole = tmp_path / "whole"
-        prepare("isic2017", source, whole)
-        write = prepare_files.Original.write
+        prepare_dataset("isic2017", source, whole)
+        write = Original.write
 
-        def killed(self: prepare_files.Original, target: Path, link: bool) -> None:
+        def killed(self: Original, target: Path, link: bool) -> None:
             if target.name == "ISIC_0000004.jpg":
                 raise KeyboardInterrupt
             write(self, target, link)
 
-        monkeypatch.setattr(prepare_files.Original, "write", killed)
+        monkeypatch.setattr(Original, "write", killed)
         with pytest.raises(KeyboardInterrupt):
-            prepare("isic2017", source, tmp_path / "data")
+            prepare_dataset("isic2017", source, tmp_path / "data")
         monkeypatch.undo()
         assert not list((tmp_path / "data/mel2017").glob("*.csv"))  # no list names a file that is not there
-        prepare("isic2017", source, tmp_path / "data")
+        prepare_dataset("isic2017", source, tmp_path / "data")
         contents = [{name: data for name, (_, data) in snapshot(root).items()} for root in (whole, tmp_path / "data")]
         assert contents[0] == contents[1]
 
     def test_hand_placed_lists_with_other_line_ends_stay(self, tmp_path: Path) -> None:
         source = make_isic(tmp_path / "source")
-        prepare("isic2017", source, tmp_path / "data")
+        prepare_dataset("isic2017", source, tmp_path / "data")
         path = tmp_path / "data/mel2017/train.csv"
         path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
         before = path.read_bytes()
-        prepare("isic2017", source, tmp_path / "data")
+        prepare_dataset("isic2017", source, tmp_path / "data")
         assert path.read_bytes() == before
 
 
@@ -544,23 +544,23 @@ class TestLinks:
     def test_links_are_absolute_and_run_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         make_isic(tmp_path / "source")
         monkeypatch.chdir(tmp_path)
-        lines = prepare("isic2017", Path("source"), Path("data"), link=True)
+        lines = prepare_dataset("isic2017", Path("source"), Path("data"), link=True)
         link = Path("data/mel2017/img/ISIC_0000001.jpg")
         assert link.is_symlink() and link.readlink().is_absolute()
         assert link.resolve() == tmp_path / "source/ISIC-2017_Training_Data/ISIC_0000001.jpg"
         line_with(lines, "linked 9 files")
-        assert "everything is in place" in prepare("isic2017", Path("source"), Path("data"), link=True)[-1]
-        assert "everything is in place" in prepare("isic2017", Path("source"), Path("data"))[-1]
+        assert "everything is in place" in prepare_dataset("isic2017", Path("source"), Path("data"), link=True)[-1]
+        assert "everything is in place" in prepare_dataset("isic2017", Path("source"), Path("data"))[-1]
 
     def test_links_to_a_download_that_moved_are_renewed(self, tmp_path: Path) -> None:
-        prepare("isic2017", make_isic(tmp_path / "source"), tmp_path / "data", link=True)
+        prepare_dataset("isic2017", make_isic(tmp_path / "source"), tmp_path / "data", link=True)
         moved = (tmp_path / "source").rename(tmp_path / "moved")
-        assert line_with(prepare("isic2017", moved, tmp_path / "data", link=True), "linked 9 files")
+        assert line_with(prepare_dataset("isic2017", moved, tmp_path / "data", link=True), "linked 9 files")
         assert (tmp_path / "data/mel2017/img/ISIC_0000001.jpg").resolve().is_relative_to(moved)
 
     def test_what_is_converted_is_written(self, tmp_path: Path) -> None:
         source = make_covid(tmp_path / "source", list(TestCovid.NAMES))
-        lines = prepare("covid19radiography", source, tmp_path / "data", link=True)
+        lines = prepare_dataset("covid19radiography", source, tmp_path / "data", link=True)
         folder = tmp_path / "data" / "covidSeg"
         assert (folder / "image/COVID-1.png").is_symlink() and not (folder / "target/COVID-1.png").is_symlink()
         line_with(lines, "linked 5 files, converted 5")
@@ -573,7 +573,7 @@ def test_the_same_lists_everywhere(tmp_path: Path, split: str) -> None:
     texts = []
     for order in (rows, rows[::-1]):
         root = tmp_path / str(len(texts))
-        prepare("chestxray14", make_chest(root / "source", order), root / "data", split=split)
+        prepare_dataset("chestxray14", make_chest(root / "source", order), root / "data", split=split)
         texts.append({path.name: path.read_text() for path in (root / "data/xray").glob("*.csv")})
     assert texts[0] == texts[1] and len(texts[0]) == 4
     # Fixed for good: with another ranking, results of two versions could not be compared.
@@ -592,7 +592,7 @@ def test_the_download_inside_hidden_and_nested_folders(tmp_path: Path) -> None:
     save_image(source / "__MACOSX" / "ISIC_0000001.jpg", 77)
     save_image(source / "ISIC-2017_Training_Data" / "copy" / "ISIC_0000001.jpg", 1)
     (source / "ISIC-2017_Training_Data" / "._ISIC_0000002.jpg").write_bytes(b"resource fork")
-    lines = prepare("isic2017", source, tmp_path / "data")
+    lines = prepare_dataset("isic2017", source, tmp_path / "data")
     line_with(lines, "train.csv: 2 rows")
     line_with(lines, "copied 9 files")
 
@@ -782,7 +782,7 @@ def test_bad_input(
     source = build(tmp_path)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as caught:
-        prepare(dataset, source, tmp_path / "data", **options)  # type: ignore[arg-type]
+        prepare_dataset(dataset, source, tmp_path / "data", **options)  # type: ignore[arg-type]
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not list((tmp_path / "data").rglob("*.csv"))
@@ -806,7 +806,7 @@ META_ERRORS = [
 def test_bad_published_lists(tmp_path: Path, name: str, text: str, message: str) -> None:
     write_lists(tmp_path / "meta", **{name: text})
     with pytest.raises(UserError, match=message):
-        prepare("isic2017", make_isic(tmp_path / "source"), tmp_path / "data", meta=tmp_path / "meta")
+        prepare_dataset("isic2017", make_isic(tmp_path / "source"), tmp_path / "data", meta=tmp_path / "meta")
 
 
 @pytest.mark.parametrize(
@@ -820,13 +820,13 @@ def test_bad_multi_label_lists(tmp_path: Path, text: str, message: str) -> None:
     write_lists(tmp_path / "meta", trainMultiLabel_1w=text)
     source = make_chest(tmp_path / "source", [("00000000_000.png", "No Finding", 0)])
     with pytest.raises(UserError, match=message):
-        prepare("chestxray14", source, tmp_path / "data", meta=tmp_path / "meta")
+        prepare_dataset("chestxray14", source, tmp_path / "data", meta=tmp_path / "meta")
 
 
 def test_the_data_root_is_not_part_of_the_download(tmp_path: Path) -> None:
     make_isic(tmp_path)
     with pytest.raises(UserError, match="lies inside --source"):
-        prepare("isic2017", tmp_path, tmp_path / "data")
+        prepare_dataset("isic2017", tmp_path, tmp_path / "data")
 
 
 def test_an_archive_damaged_in_the_middle_leaves_no_lists(tmp_path: Path) -> None:
@@ -838,16 +838,16 @@ def test_an_archive_damaged_in_the_middle_leaves_no_lists(tmp_path: Path) -> Non
     data[place] ^= 255
     path.write_bytes(data)
     with pytest.raises(UserError, match=r"array train_images, row \d+: damaged .*CRC"):
-        prepare("medmnist", path, tmp_path / "data")
+        prepare_dataset("medmnist", path, tmp_path / "data")
     assert not list((tmp_path / "data").rglob("*.csv"))
 
 
 def test_the_scripts_can_read_what_was_prepared(official: Path, tmp_path: Path) -> None:
-    prepare("isic2017", official / "isic2017", tmp_path)
-    prepare("chestxray14", official / "chestxray14", tmp_path, link=True)
-    prepare("covid19radiography", make_covid(tmp_path / "source", list(TestCovid.NAMES)), tmp_path)
+    prepare_dataset("isic2017", official / "isic2017", tmp_path)
+    prepare_dataset("chestxray14", official / "chestxray14", tmp_path, link=True)
+    prepare_dataset("covid19radiography", make_covid(tmp_path / "source", list(TestCovid.NAMES)), tmp_path)
     make_npz(tmp_path / "retinamnist.npz", {"train": [[n] for n in range(5)], "val": [[1]], "test": [[0]]})
-    prepare("medmnist", tmp_path / "retinamnist.npz", tmp_path)
+    prepare_dataset("medmnist", tmp_path / "retinamnist.npz", tmp_path)
     sizes = {}
     for spec in DATASETS.values():
         samples = [read_samples(spec, tmp_path, split) for split in ("train", "test")]

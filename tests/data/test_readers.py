@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from advmia.data.markers import write_marker
-from advmia.data.readers import count_classes, count_odd_masks, count_shared, read_samples
+from advmia.data.readers import count_listed_classes, count_mismatched_masks, count_shared, read_samples
 from advmia.data.specs import CHEST_FINDINGS, DATASETS, Split
 from advmia.errors import UserError
 
@@ -62,7 +62,7 @@ def test_lists_as_editors_leave_them(text: str, tmp_path: Path) -> None:
     samples = read_samples(DATASETS["melMulti"], tmp_path, "train")
     assert samples.files == ("a.png", "b.png", "c.png")
     assert samples.labels.dtype == torch.int64 and samples.labels.tolist() == [0, 1, 2]
-    assert samples.rows == (1, 2, 3)
+    assert samples.row_numbers == (1, 2, 3)
     assert (samples.masks, samples.classes, samples.label) == ((), 3, "")
 
 
@@ -70,7 +70,7 @@ def test_blank_lines_count_as_lines(tmp_path: Path) -> None:
     """Fails if blank lines are samples, or if later rows are then named by the wrong number."""
     place(tmp_path, "melBin", "\na.png,0\n\n\nb.png,1\n,\n\n")
     samples = read_samples(DATASETS["melBin"], tmp_path, "train")
-    assert (samples.files, samples.rows) == (("a.png", "b.png"), (2, 5))
+    assert (samples.files, samples.row_numbers) == (("a.png", "b.png"), (2, 5))
     place(tmp_path, "melBin", "\na.png,0\n\n\nb.png,yes\n")
     assert "trainbin.csv row 5: " in complaint(tmp_path, "melBin")
 
@@ -92,7 +92,7 @@ def test_multi_label(first: str, tmp_path: Path) -> None:
     found = [finding for finding, bit in zip(CHEST_FINDINGS, samples.labels[0], strict=True) if bit]
     assert found == ["Effusion", "Edema"]
     assert samples.labels[1].sum() == 0
-    assert (samples.classes, samples.rows) == (14, (2, 3))
+    assert (samples.classes, samples.row_numbers) == (14, (2, 3))
 
 
 def test_segmentation(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_first_rows_keep_the_number_of_classes(tmp_path: Path) -> None:
     place(tmp_path, "melMulti", "a.png,0\nb.png,0\nc.png,1\nd.png,2\n")
     samples = read_samples(DATASETS["melMulti"], tmp_path, "train")
     two = samples.first(2)
-    assert (len(two), two.files, two.rows, two.labels.tolist()) == (2, ("a.png", "b.png"), (1, 2), [0, 0])
+    assert (len(two), two.files, two.row_numbers, two.labels.tolist()) == (2, ("a.png", "b.png"), (1, 2), [0, 0])
     assert (two.classes, two.digest) == (3, samples.digest)
     assert samples.first(None) is samples
     assert samples.first(99).files == samples.files
@@ -145,7 +145,7 @@ def test_classes_come_from_the_training_list(labels: list[int], classes: int, tm
     rows = [f"{image},{label}\n" for image, label in zip(IMAGES, labels, strict=False)]
     place(tmp_path, "mesidorMulti", "".join(rows))
     assert read_samples(DATASETS["mesidorMulti"], tmp_path, "train").classes == classes
-    assert count_classes(DATASETS["mesidorMulti"], tmp_path) == classes
+    assert count_listed_classes(DATASETS["mesidorMulti"], tmp_path) == classes
 
 
 def test_a_test_list_may_lack_classes_but_have_no_more(tmp_path: Path) -> None:
@@ -159,20 +159,20 @@ def test_a_test_list_may_lack_classes_but_have_no_more(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["melBin", "mel", "xray_multilabel", "xrayBin", "mesidorBin", "xray"])
 def test_declared_classes_need_no_list(name: str, tmp_path: Path) -> None:
     """Fails if a declared number of classes is looked for in a list."""
-    assert count_classes(DATASETS[name], tmp_path) == DATASETS[name].classes
+    assert count_listed_classes(DATASETS[name], tmp_path) == DATASETS[name].classes
 
 
 def test_classes_without_a_training_list(tmp_path: Path) -> None:
     """Fails if testing needs the training list: where it is missing, the checkpoint says K."""
     place(tmp_path, "melMulti", "a.png,0\nb.png,1\n", "test")
-    assert count_classes(DATASETS["melMulti"], tmp_path) is None
+    assert count_listed_classes(DATASETS["melMulti"], tmp_path) is None
 
 
 def test_classes_of_a_bad_training_list(tmp_path: Path) -> None:
     """Fails if a gap in the training list is overlooked when only K is asked for."""
     place(tmp_path, "melMulti", "a.png,0\nb.png,2\n")
     with pytest.raises(UserError, match=r"train\.csv row 2: label 2 is out of range"):
-        count_classes(DATASETS["melMulti"], tmp_path)
+        count_listed_classes(DATASETS["melMulti"], tmp_path)
 
 
 def test_shared_images_are_counted_once_each(tmp_path: Path) -> None:
@@ -191,16 +191,16 @@ def test_masks_of_another_size_are_counted(tmp_path: Path, monkeypatch: pytest.M
         Image.new("RGB", size).save(folder / "img" / image)
         Image.new("L", mask_size).save(folder / "target" / image)
     samples = read_samples(DATASETS["mel"], tmp_path, "train")
-    assert count_odd_masks(samples) == 2
-    assert count_odd_masks(samples.first(1)) == 0
+    assert count_mismatched_masks(samples) == 2
+    assert count_mismatched_masks(samples.first(1)) == 0
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)  # now every image is a "decompression bomb"
-    assert count_odd_masks(samples) == 0
+    assert count_mismatched_masks(samples) == 0
 
 
 def test_labels_are_no_masks(tmp_path: Path) -> None:
     """Fails if masks are looked for where a list has labels."""
     place(tmp_path, "melBin", "a.png,0\nb.png,1\n")
-    assert count_odd_masks(read_samples(DATASETS["melBin"], tmp_path, "train")) == 0
+    assert count_mismatched_masks(read_samples(DATASETS["melBin"], tmp_path, "train")) == 0
 
 
 # ---------------------------------------------------------------- bad input

@@ -12,13 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from advmia.attacks import ATTACKS
 from advmia.attacks.gradient import fgsm, pgd
-from advmia.budgets import Budget, fgsm_budget
+from advmia.budgets import Budget
 from advmia.data.loading import Batch, EvaluationLoader
 from advmia.errors import UserError
 from advmia.evaluation import loop
-from advmia.evaluation.loop import evaluate, evaluate_each
+from advmia.evaluation.loop import EvaluationOptions, evaluate
 from advmia.losses import cross_entropy
 from advmia.runtime.rng import SampleRng
 from advmia.tasks import SINGLE_LABEL
@@ -151,9 +150,9 @@ def test_scores_do_not_depend_on_the_batch_size(batch_size: int, attacked: bool,
     """Fails when scores of batches are averaged, or randomness is the batch's."""
     model, source = trained(), trained(seed=1) if transfer else None
     attack = PGD if attacked else None
-    settings = {"source": source, "scope": (0, "pgd", 8.0)}
-    expected = evaluate(model, loader(16), SINGLE_LABEL, attack, **settings)
-    found = evaluate(model, loader(batch_size), SINGLE_LABEL, attack, **settings)
+    options = EvaluationOptions((0, "pgd", 8.0))
+    expected = evaluate(model, loader(16), SINGLE_LABEL, attack, source=source, options=options)
+    found = evaluate(model, loader(batch_size), SINGLE_LABEL, attack, source=source, options=options)
     assert found.scores == expected.scores
     assert torch.equal(found.outcomes, expected.outcomes)
     assert 0 < expected.scores["accuracy"] < 1
@@ -163,9 +162,9 @@ def test_noise_is_the_lists_rows_not_the_loaders_places() -> None:
     """Fails when a part of the list is attacked with other noise than the same images in the whole list."""
     data = image_data(12)
     whole, part = Keeping(), Keeping()
-    evaluate(trained(), EvaluationLoader(data, 5, CPU), SINGLE_LABEL, whole, scope=(0,))
-    some = replace(data, rows=np.array([3, 7, 8]))
-    found = evaluate(trained(), EvaluationLoader(some, 2, CPU), SINGLE_LABEL, part, scope=(0,))
+    evaluate(trained(), EvaluationLoader(data, 5, CPU), SINGLE_LABEL, whole, options=EvaluationOptions((0,)))
+    some = replace(data, indices=np.array([3, 7, 8]))
+    found = evaluate(trained(), EvaluationLoader(some, 2, CPU), SINGLE_LABEL, part, options=EvaluationOptions((0,)))
     assert torch.equal(torch.cat(part.noise), torch.cat(whole.noise)[[3, 7, 8]])
     assert len(found) == 3
 
@@ -175,7 +174,7 @@ def test_scope_names_the_noise() -> None:
 
     def noise(*scope: object) -> Tensor:
         attack = Keeping()
-        evaluate(trained(), loader(count=6), SINGLE_LABEL, attack, scope=scope)
+        evaluate(trained(), loader(count=6), SINGLE_LABEL, attack, options=EvaluationOptions(scope))
         return torch.cat(attack.noise)
 
     expected = noise(0, "pgd", 8.0)
@@ -277,7 +276,7 @@ def test_time_is_the_attacks_alone(attacked: bool, expected: float, monkeypatch:
     assert found.seconds == pytest.approx(expected)
 
 
-# --- several batches, several attacks -------------------------------------------------------------------------------
+# --- several batches -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -303,19 +302,6 @@ def test_images_that_leave_are_replaced(limit: str, value: int, monkeypatch: pyt
     assert sizes == [32, 8, 16, 16, 8]
 
 
-def test_attacks_that_take_turns() -> None:
-    """Fails when FGSM takes a gradient for each eps, or when taking turns changes what an attack finds."""
-    budgets, model = [fgsm_budget(eps) for eps in (1, 4, 8)], trained()
-    attacks = ATTACKS["fgsm"].build_each(budgets, cross_entropy)
-    alone = [evaluate(model, loader(16), SINGLE_LABEL, fgsm(budget, cross_entropy)) for budget in budgets]
-    passes = record_calls(model)
-    together = evaluate_each(model, loader(16), SINGLE_LABEL, attacks, scopes=[()] * 3, title="fgsm")
-    assert len(passes) == 3 * (1 + 3)  # for each of the three batches one gradient and three scorings
-    for one, other in zip(alone, together, strict=True):
-        assert one.scores == other.scores
-        assert torch.equal(one.outcomes, other.outcomes) and torch.equal(one.linf, other.linf)
-
-
 # --- broken networks -------------------------------------------------------------------------------------------------
 
 
@@ -329,7 +315,7 @@ def test_outputs_that_are_not_finite_are_no_scores(value: float, attacked: bool)
     before = Snapshot.of(copy.deepcopy(model))
     attack = fgsm(Budget(8 / 255, 1, 8 / 255), cross_entropy) if attacked else None
     with pytest.raises(UserError, match=r"fgsm eps 8: .*not all finite") as caught:
-        evaluate(model, loader(), SINGLE_LABEL, attack, title="fgsm eps 8")
+        evaluate(model, loader(), SINGLE_LABEL, attack, options=EvaluationOptions(title="fgsm eps 8"))
     assert "\n" not in str(caught.value)
     assert before.modes == Snapshot.of(model).modes
 
@@ -345,7 +331,7 @@ def test_outcomes_on_a_gpu_do_not_depend_on_the_batch_size(batch_size: int) -> N
     model = trained().to(device)
     data = image_data(IMAGES)
     found = [
-        evaluate(model, EvaluationLoader(data, size, device), SINGLE_LABEL, PGD, scope=(0,))
+        evaluate(model, EvaluationLoader(data, size, device), SINGLE_LABEL, PGD, options=EvaluationOptions((0,)))
         for size in (16, batch_size)
     ]
     assert (found[0].outcomes != found[1].outcomes).sum() <= 1

@@ -1,4 +1,4 @@
-"""The networks against the reference's names and numbers, and what may go wrong when one is built or recognised."""
+"""Tests of the networks: the reference's names and numbers, shapes, gradients, initial weights, recognition."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import math
 import pickle
 import urllib.request
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from urllib.error import URLError
 
@@ -15,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from advmia.errors import UserError
-from advmia.models import MODELS, Normalize, build_model, count_classes, find_model, identify
+from advmia.models import MODELS, Normalize, build_model, classes_of_weights, find_model, identify
 
 CLASSIFIERS = [name for name, spec in MODELS.items() if spec.kind == "classification"]
 SEGMENTERS = [name for name, spec in MODELS.items() if spec.kind == "segmentation"]
 WEIGHTS_FILE = "densenet121-a639ec97.pth"
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +38,7 @@ def reference_logits(reference_fixtures: Path) -> dict[str, dict]:
 
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """torch's empty cache of downloads; a download fails as it does without a network."""
+    """Returns the empty download cache of torch; inside the test, downloads fail as without an internet connection."""
 
     def refuse(*args: object, **kwargs: object) -> None:
         raise URLError("no network")
@@ -48,14 +51,29 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return cache
 
 
-def meta_model(name: str, classes: int = 2) -> nn.Module:
-    """The network without memory or numbers, for tests of names and shapes."""
+@cache
+def meta_model(name: str, classes: int) -> nn.Module:
+    """Returns the network without memory for its weights, for tests of names and shapes."""
     with torch.device("meta"):
         return build_model(name, classes)
 
 
+@cache
+def shared_network(name: str) -> nn.Module:
+    """Returns the normalising network with random weights, in eval mode; a test must leave it in that mode."""
+    torch.manual_seed(0)
+    return build_model(name, 2, mean=MEAN, std=STD).eval()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_networks() -> Iterator[None]:
+    """Frees the shared networks (0.4 GB) after this file's tests."""
+    yield
+    shared_network.cache_clear()
+
+
 def deterministic_weights(model: nn.Module, seed: int) -> dict[str, Tensor]:
-    """The weights that the fixtures' README defines."""
+    """Returns the weights that tests/fixtures/reference/README.md defines."""
     rng = np.random.RandomState(seed)
     weights = {}
     for name, value in sorted(model.state_dict().items()):
@@ -77,16 +95,18 @@ def deterministic_weights(model: nn.Module, seed: int) -> dict[str, Tensor]:
 # --- the reference ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_state_dict_names_and_shapes(name: str, reference_shapes: dict[str, dict[str, list[int]]]) -> None:
-    expected = reference_shapes[name]
-    classes = expected[MODELS[name].head][0]
-    shapes = {entry: list(value.shape) for entry, value in meta_model(name, classes).state_dict().items()}
-    assert shapes == expected
+def test_state_dict_names_and_shapes(reference_shapes: dict[str, dict[str, list[int]]]) -> None:
+    """Fails if the survey's checkpoints no longer load here, or ours there."""
+    for name, expected in reference_shapes.items():
+        classes = expected[MODELS[name].head][0]
+        shapes = {entry: list(value.shape) for entry, value in meta_model(name, classes).state_dict().items()}
+        assert shapes == expected, name
+    assert list(reference_shapes) == list(MODELS)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_logits(name: str, reference_logits: dict[str, dict]) -> None:
+    """Fails if a network computes something else than the reference's with the same weights."""
     record = reference_logits[name]
     model = build_model(name, record["classes"]).eval()
     model.load_state_dict(deterministic_weights(model, record["seed"]), strict=True)
@@ -101,16 +121,8 @@ def test_logits(name: str, reference_logits: dict[str, dict]) -> None:
     assert logits.sum().item() == pytest.approx(record["sum"], rel=1e-4, abs=1e-4 * scale)
 
 
-@pytest.mark.parametrize(
-    ("name", "classes", "millions"),
-    [("res18", 4, 11.17), ("mv2", 4, 2.29), ("chexnet", 4, 6.96), ("unet", 2, 31.04), ("segnet", 2, 29.44)],
-)
-def test_parameter_count(name: str, classes: int, millions: float) -> None:
-    count = sum(parameter.numel() for parameter in meta_model(name, classes).parameters())
-    assert round(count / 1e6, 2) == millions
-
-
 def test_class_names_of_checkpoint_files() -> None:
+    """Fails if checkpoint file names change, or a spec is registered under another name than its own."""
     assert {name: spec.class_name for name, spec in MODELS.items()} == {
         "res18": "ResNet",
         "mv2": "MobileNetV2",
@@ -125,23 +137,24 @@ def test_class_names_of_checkpoint_files() -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_normalised_and_bare_networks_exchange_weights(name: str) -> None:
-    torch.manual_seed(0)
-    bare = build_model(name, 2).eval()
-    normalised = build_model(name, 2, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3)).eval()
-    assert list(normalised.state_dict()) == list(bare.state_dict())
-    assert len(list(normalised.parameters())) == len(list(bare.parameters()))
-
-    normalised.load_state_dict(bare.state_dict(), strict=True)
-    bare.load_state_dict(normalised.state_dict(), strict=True)
+def test_networks_normalise_their_input(name: str) -> None:
+    """Fails if a network ignores `mean` and `std`, or saves them with its weights."""
+    model = shared_network(name)
+    assert list(model.state_dict()) == list(meta_model(name, 2).state_dict())
     x = torch.rand(1, 3, 32, 32)
-    mean, std = torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1), torch.tensor([0.2, 0.25, 0.3]).view(3, 1, 1)
+    mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
+    normalize = model.get_submodule("normalize")
     with torch.no_grad():
-        torch.testing.assert_close(normalised(x), bare((x - mean) / std))
-        assert not torch.allclose(normalised(x), bare(x))
+        logits = model(x)
+        model.set_submodule("normalize", nn.Identity())
+        expected, bare = model((x - mean) / std), model(x)
+    model.set_submodule("normalize", normalize)
+    torch.testing.assert_close(logits, expected)
+    assert not torch.allclose(logits, bare)
 
 
 def test_normalize_keeps_dtype_and_input() -> None:
+    """Fails if normalisation converts to float32, mixes channels or works in place."""
     x = torch.full((2, 3, 2, 2), 0.5, dtype=torch.float64)
     out = Normalize((0.5, 0.25, 0.0), (0.5, 0.5, 0.25)).double()(x)
     assert out.dtype == torch.float64
@@ -150,38 +163,41 @@ def test_normalize_keeps_dtype_and_input() -> None:
 
 
 def test_mean_without_std() -> None:
-    with pytest.raises(ValueError, match="together"):
+    """Fails if half of a normalisation is accepted."""
+    with pytest.raises(ValueError, match="both mean and std"):
         build_model("res18", 2, mean=(0.5, 0.5, 0.5))
 
 
 # --- shapes ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("classes", [2, 3, 4, 14])
-@pytest.mark.parametrize("name", MODELS)
-def test_output_shape(name: str, classes: int) -> None:
-    logits = meta_model(name, classes)(torch.empty(2, 3, 64, 48, device="meta"))
-    expected = (2, classes) if name in CLASSIFIERS else (2, classes, 64, 48)
-    assert logits.shape == expected
+def test_output_shape() -> None:
+    """Fails if a network gives another shape of logits than its kind, for images that are not square."""
+    for name in MODELS:
+        for classes in (2, 7):
+            logits = meta_model(name, classes)(torch.empty(2, 3, 64, 48, device="meta"))
+            assert logits.shape == ((2, classes) if name in CLASSIFIERS else (2, classes, 64, 48)), name
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_smallest_input(name: str) -> None:
-    model, size = build_model(name, 2).eval(), MODELS[name].min_size
+    """Fails if `min_size` refuses a size that works, or admits one that does not."""
+    model, size = shared_network(name), MODELS[name].min_size
     with torch.no_grad():
         assert model(torch.rand(1, 3, size, size)).isfinite().all()
         with pytest.raises(RuntimeError):
             model(torch.rand(1, 3, size - 1, size - 1))
 
 
-@pytest.mark.parametrize("size", [(33, 47), (50, 35), (63, 61)])
 @pytest.mark.parametrize("name", SEGMENTERS)
-def test_segmentation_keeps_odd_sizes(name: str, size: tuple[int, int]) -> None:
-    model = build_model(name, 2).eval()
-    with torch.no_grad():
-        logits = model(torch.rand(1, 3, *size))
-    assert logits.shape == (1, 2, *size)
-    assert logits.isfinite().all()
+def test_segmentation_keeps_odd_sizes(name: str) -> None:
+    """Fails if logits lose the pixels that poolings round off."""
+    model = shared_network(name)
+    for size in ((33, 47), (50, 35), (63, 61)):
+        with torch.no_grad():
+            logits = model(torch.rand(1, 3, *size))
+        assert logits.shape == (1, 2, *size)
+        assert logits.isfinite().all()
 
 
 # --- gradients -------------------------------------------------------------------------------------------------------
@@ -189,7 +205,8 @@ def test_segmentation_keeps_odd_sizes(name: str, size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_input_gradient_of_a_frozen_network_used_twice(name: str) -> None:
-    model = build_model(name, 2, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)).eval().requires_grad_(False)
+    """Fails if a layer overwrites what a gradient needs, so that an attack could not go through a network twice."""
+    model = shared_network(name).requires_grad_(False)
     x = torch.rand(2, 3, 32, 32, requires_grad=True)
     before = x.detach().clone()
     (model(x)[:, 0].sum() + model(1 - x)[:, 1].pow(2).sum()).backward()
@@ -197,25 +214,34 @@ def test_input_gradient_of_a_frozen_network_used_twice(name: str) -> None:
     assert all(gradient.abs().max() > 0 for gradient in x.grad)
     assert torch.equal(x.detach(), before)
     assert all(parameter.grad is None for parameter in model.parameters())
+    model.requires_grad_(True)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_training_reaches_every_parameter(name: str) -> None:
-    model = build_model(name, 2).train()
+    """Fails if a layer takes no part in the logits."""
+    model = shared_network(name).train()
     target = torch.zeros(2, dtype=torch.long) if name in CLASSIFIERS else torch.zeros(2, 32, 32, dtype=torch.long)
     nn.functional.cross_entropy(model(torch.rand(2, 3, 32, 32)), target).backward()
     missing = [entry for entry, parameter in model.named_parameters() if parameter.grad is None]
     assert missing == []
+    model.eval().zero_grad(set_to_none=True)
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_cam_layer_is_the_map_that_the_classifier_averages(name: str) -> None:
-    """There d logit_c / d map is the classifier's weight of class c over the map's area, and no value is negative."""
-    model, spec = build_model(name, 3).eval(), MODELS[name]
+    """Fails if Grad-CAM reads another map than the one that is averaged into the classifier's input.
+
+    For that map, d logit_c / d map is the classifier's weight for class c divided by the map's area, and no value is
+    negative.
+    """
+    model, spec = shared_network(name), MODELS[name]
     assert spec.cam_layer is not None
     maps: list[Tensor] = []
-    model.get_submodule(spec.cam_layer).register_forward_hook(lambda module, inputs, output: maps.append(output))
+    layer = model.get_submodule(spec.cam_layer)
+    handle = layer.register_forward_hook(lambda module, inputs, output: maps.append(output))
     logits = model(torch.rand(1, 3, 64, 64))
+    handle.remove()
     (gradient,) = torch.autograd.grad(logits[0, 1], maps[0])
     area = maps[0].shape[2] * maps[0].shape[3]
     weight = model.get_parameter(spec.head)[1]
@@ -225,20 +251,26 @@ def test_cam_layer_is_the_map_that_the_classifier_averages(name: str) -> None:
 
 
 def test_segmentation_networks_have_no_cam_layer() -> None:
+    """Fails if Grad-CAM is offered for a network without one class for each image."""
     assert [MODELS[name].cam_layer for name in SEGMENTERS] == [None, None]
 
 
 # --- initial weights -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_random_weights_need_no_network(name: str, no_network: Path) -> None:
-    build_model(name, 2)
+def test_random_weights_are_not_downloaded(no_network: Path) -> None:
+    """Fails if building a network tries to download anything: downloads fail here."""
+    with torch.device("meta"):
+        for name in MODELS:
+            build_model(name, 2)
     assert list(no_network.iterdir()) == []
 
 
 def test_imagenet_weights_from_the_cache(no_network: Path) -> None:
-    """The published file is in torch's old format, names layers `norm.1`, and has no `num_batches_tracked`."""
+    """Fails if torchvision's published file does not load.
+
+    It is in torch's old format, names layers `norm.1`, and has no `num_batches_tracked`.
+    """
     torch.manual_seed(0)
     other = build_model("chexnet", 2).get_submodule("densenet121.features").state_dict()
     published = {"classifier.weight": torch.zeros(1000, 1024), "classifier.bias": torch.zeros(1000)}
@@ -257,13 +289,15 @@ def test_imagenet_weights_from_the_cache(no_network: Path) -> None:
 
 
 def check_message(error: UserError, cache: Path) -> None:
+    """Checks that an error is one line that says where to put the file, and how to do without it."""
     message = str(error)
     assert "--init random" in message
     assert str(cache / WEIGHTS_FILE) in message
     assert "\n" not in message
 
 
-def test_imagenet_weights_without_a_network(no_network: Path) -> None:
+def test_imagenet_weights_without_internet(no_network: Path) -> None:
+    """Fails if a failed download ends in a traceback."""
     with pytest.raises(UserError, match="no network") as caught:
         build_model("chexnet", 2, init="imagenet")
     check_message(caught.value, no_network)
@@ -273,6 +307,8 @@ def test_imagenet_weights_without_a_network(no_network: Path) -> None:
     "failure", [OSError("disk\nfull"), RuntimeError("invalid hash value"), TimeoutError("timed out")]
 )
 def test_imagenet_download_breaks_off(failure: Exception, no_network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if a full disk, a wrong hash or a timeout ends in a traceback, or in several lines."""
+
     def fail(*args: object, **kwargs: object) -> None:
         raise failure
 
@@ -283,7 +319,7 @@ def test_imagenet_download_breaks_off(failure: Exception, no_network: Path, monk
 
 
 class Harmful:
-    """Pickled, it would run code on loading."""
+    """An object that, once pickled, would run code when it is loaded."""
 
     def __reduce__(self) -> tuple:
         return print, ("executed",)
@@ -295,6 +331,7 @@ class Harmful:
 def test_imagenet_file_in_the_cache_is_broken(
     content: bytes, no_network: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Fails if a broken file ends in a traceback, or if code in it is run."""
     (no_network / WEIGHTS_FILE).write_bytes(content)
     with pytest.raises(UserError) as caught:
         build_model("chexnet", 2, init="imagenet")
@@ -303,45 +340,53 @@ def test_imagenet_file_in_the_cache_is_broken(
 
 
 def test_imagenet_file_in_the_cache_is_of_another_network(no_network: Path) -> None:
+    """Fails if weights are loaded in part."""
     torch.save({"features.conv0.weight": torch.zeros(1)}, no_network / WEIGHTS_FILE)
     with pytest.raises(UserError, match="Missing key") as caught:
         build_model("chexnet", 2, init="imagenet")
     check_message(caught.value, no_network)
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "chexnet"])
-def test_imagenet_weights_are_chexnets_alone(name: str) -> None:
-    with pytest.raises(UserError, match=f"{name}.*chexnet.*--init random"):
-        build_model(name, 2, init="imagenet")
+def test_only_chexnet_has_imagenet_weights() -> None:
+    """Fails if another network silently starts from random weights instead."""
+    for name in MODELS:
+        if name != "chexnet":
+            with pytest.raises(UserError, match=f"{name}.*chexnet.*--init random"):
+                build_model(name, 2, init="imagenet")
 
 
-# --- recognising -----------------------------------------------------------------------------------------------------
+# --- recognition -----------------------------------------------------------------------------------------------------
 
 
-def test_letter_case_never_matters() -> None:
+def test_names_in_any_letter_case() -> None:
+    """Fails if the published spelling of a network's name is refused."""
     assert find_model("chexNet") is MODELS["chexnet"]
     assert find_model("segNet") is MODELS["segnet"]
 
 
 def test_unknown_model_lists_the_known_ones() -> None:
+    """Fails if the error does not say which names exist."""
     with pytest.raises(UserError, match=r"'resnet50'.*res18, mv2, chexnet, unet, segnet"):
         build_model("resnet50", 2)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_count_classes_and_identify(name: str) -> None:
-    state_dict = meta_model(name, classes=7).state_dict()
-    assert count_classes(name, state_dict) == 7
-    assert identify(state_dict) == name
+def test_classes_and_network_of_weights() -> None:
+    """Fails if weights are taken for those of another network, or of another number of classes."""
+    for name in MODELS:
+        state_dict = meta_model(name, 7).state_dict()
+        assert classes_of_weights(name, state_dict) == 7
+        assert identify(state_dict) == name
 
 
-def test_count_classes_of_another_networks_weights() -> None:
+def test_classes_of_another_networks_weights() -> None:
+    """Fails if the error does not say whose weights were expected and whose were given."""
     with pytest.raises(UserError, match=r"unet.*outc\.conv\.weight.*segnet"):
-        count_classes("unet", meta_model("segnet").state_dict())
+        classes_of_weights("unet", meta_model("segnet", 2).state_dict())
     with pytest.raises(UserError, match="no known model"):
-        count_classes("unet", {"weight": torch.zeros(2)})
+        classes_of_weights("unet", {"weight": torch.zeros(2)})
 
 
-def test_identify_nothing_known() -> None:
+def test_identify_unknown_weights() -> None:
+    """Fails if weights are recognised by some of their entries."""
     assert identify({}) is None
     assert identify({"linear.weight": torch.zeros(2, 512)}) is None

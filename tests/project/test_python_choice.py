@@ -1,17 +1,19 @@
-"""scripts/python.sh: which interpreter the scripts take."""
+"""scripts/python.sh: which interpreter the scripts use."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from tests.support.running import ROOT
 
-# Runs the program on standard input as `python - FILE` does, but cannot import pip: as in a `uv venv`.
+# Runs the program on standard input, as `python - FILE` does, in an environment without pip, such as `uv venv` makes.
 WITHOUT_PIP = """#!/bin/sh
 shift
 exec '{python}' -c 'import sys; sys.modules["pip"] = None; exec(sys.stdin.read())' "$@"
@@ -19,14 +21,14 @@ exec '{python}' -c 'import sys; sys.modules["pip"] = None; exec(sys.stdin.read()
 
 
 def pick(folder: Path, python: str | None, requirements: Path = ROOT / "requirements.txt") -> tuple[str, str]:
-    """What `pick_python` sets PYTHON to in that folder ("" where it fails), and what it says.
+    """Runs `pick_python` in `folder`; returns the PYTHON that it sets ("" if it fails) and its standard error.
 
-    `python`: what PYTHON was before; None where the user has set none, and the python3 at hand has nothing.
+    `python` is the user's PYTHON. With None it is not set, and the `python3` on the path has no packages.
     """
     (folder / "python3").write_text("#!/bin/sh\nexit 1\n")
     (folder / "python3").chmod(0o755)
     program = f'set -eu; . {ROOT}/scripts/python.sh; pick_python "$1" && printf %s "$PYTHON"'
-    done = subprocess.run(
+    process = subprocess.run(
         ["bash", "-c", program, "bash", requirements],
         cwd=folder,
         env={"PATH": f"{folder}:{os.environ['PATH']}"} | ({} if python is None else {"PYTHON": python}),
@@ -35,12 +37,12 @@ def pick(folder: Path, python: str | None, requirements: Path = ROOT / "requirem
         timeout=60,
         check=False,
     )
-    assert (done.returncode == 0) == bool(done.stdout)
-    return done.stdout, done.stderr
+    assert (process.returncode == 0) == bool(process.stdout)
+    return process.stdout, process.stderr
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Path:
+def folder_with_venv(tmp_path: Path) -> Path:
     """A folder whose .venv/bin/python has all packages."""
     path = tmp_path / ".venv" / "bin" / "python"
     path.parent.mkdir(parents=True)
@@ -50,7 +52,7 @@ def own(tmp_path: Path) -> Path:
 
 
 def test_no_pip_is_needed(tmp_path: Path) -> None:
-    """Fails if an interpreter without pip counts as one without packages, or one that lacks a version as complete."""
+    """Fails if an interpreter without pip counts as incomplete, or one with a package that is too old as complete."""
     python = tmp_path / "two words"
     python.write_text(WITHOUT_PIP.format(python=sys.executable))
     python.chmod(0o755)
@@ -59,10 +61,21 @@ def test_no_pip_is_needed(tmp_path: Path) -> None:
     assert pick(tmp_path, str(python), tmp_path / "more.txt") == ("", "")
 
 
-def test_a_choice_that_is_overruled_is_said(own: Path) -> None:
-    """Fails if the user's PYTHON is passed over in silence, or somebody who has set none is told of it."""
-    taken, said = pick(own, "/bin/false")
-    assert taken == ".venv/bin/python"
-    assert said.startswith("/bin/false is no Python") and said.endswith("taking .venv/bin/python\n")
-    assert said.count("\n") == 1
-    assert pick(own, None) == (".venv/bin/python", "")
+def test_an_unusable_python_is_reported(folder_with_venv: Path) -> None:
+    """Fails if the user's PYTHON is replaced without a message, or a message appears although PYTHON is not set."""
+    python, message = pick(folder_with_venv, "/bin/false")
+    assert python == ".venv/bin/python"
+    assert message.startswith("/bin/false is not Python 3.11") and message.endswith("using .venv/bin/python instead\n")
+    assert message.count("\n") == 1
+    assert pick(folder_with_venv, None) == (".venv/bin/python", "")
+
+
+def test_the_oldest_python_is_the_same_everywhere() -> None:
+    """Fails if the scripts, the linter and the package disagree about the oldest Python that advmia supports."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["project"]["requires-python"] == ">=3.11"
+    assert project["tool"]["ruff"]["target-version"] == "py311"
+    script = (ROOT / "scripts" / "python.sh").read_text(encoding="utf-8")
+    assert set(re.findall(r"3[.,] ?1\d", script)) == {"3.11", "3, 11", "3.12"}  # 3.12 is the example of an error line
+    for name in ("requirements.txt", "README.md"):
+        assert "3.11 or later" in (ROOT / name).read_text(encoding="utf-8"), name

@@ -134,6 +134,6 @@ def test_help_of_tools(tool: str, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     """Fails when a tool's help has no example, or one that its parser refuses, or shows defaults nobody could type."""
     assert run_main(monkeypatch, ["advmia", tool, "--help"]) == 0
     shown = capsys.readouterr().out
-    (example,) = re.findall(rf"^example: .*python -m (advmia {tool}.*)$", shown, re.M)
-    tools_parser().parse_args(shlex.split(example)[1:])
+    (example,) = re.findall(rf"^example: .*(advmia {tool}.*)$", shown, re.M)
+    tools_parser("advmia").parse_args(shlex.split(example)[1:])
     assert not re.search(r"default: (True|False|\[)", shown)

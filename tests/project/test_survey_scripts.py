@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from advmia.__main__ import written_by
+from advmia.__main__ import output_path
 from advmia.data.phantoms import make_phantoms
 from tests.support.running import ROOT
 
@@ -135,7 +135,7 @@ def test_evaluate(phantoms: Path, tmp_path: Path) -> None:
 
     trained = []
     for name in ("natural", "pgdat", "trades", "mart", "hat", "multilabel", "segmentation"):
-        for path in map(written_by, commands(f"{name}.sh")):
+        for path in map(output_path, commands(f"{name}.sh")):
             trained.append(path)
             for end in ("", ".json", ".png", ".state", ".earlier-1"):
                 path.with_name(path.name + end).touch()
@@ -143,7 +143,7 @@ def test_evaluate(phantoms: Path, tmp_path: Path) -> None:
 
     *tests, tables = commands("evaluate.sh")
     assert tables == ["-m", "advmia", "tables", settings["RESULT_DIR"], "--out", settings["TABLE_DIR"]]
-    made = Counter(written_by(words).stem for words in tests)
+    made = Counter(output_path(words).stem for words in tests)
     assert set(made.values()) == {1}
     white_box = [words for words in tests if "--surrogateModel" not in words]
     assert sorted(words[words.index("--targetWeight") + 1] for words in white_box) == sorted(map(str, trained))

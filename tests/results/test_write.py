@@ -43,7 +43,9 @@ def test_files(tmp_path: Path) -> None:
 
 def test_resume(tmp_path: Path) -> None:
     """Fails if rows of the same run are lost, or those of another run, another version or a damaged file are used."""
-    results_in(tmp_path).add(row_of(CLEAN, 0, 0.5), row_of("pgd", 8.0, 0.25))
+    results = results_in(tmp_path)
+    results.add(row_of(CLEAN, 0, 0.5))
+    results.add(row_of("pgd", 8.0, 0.25))
     again = results_in(tmp_path)
     assert again.resume() == [] and [row.attack for row in again.rows] == [CLEAN, "pgd"]
     assert math.isnan(again.row("pgd", 8.0).scores["auroc"]) and again.find("pgd", 4.0) is None

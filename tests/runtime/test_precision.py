@@ -13,7 +13,7 @@ from advmia.attacks.inference import inference_copy
 from advmia.budgets import Budget, training_budget
 from advmia.data.loading import EvaluationLoader
 from advmia.errors import UserError
-from advmia.evaluation.loop import evaluate
+from advmia.evaluation.loop import EvaluationOptions, evaluate
 from advmia.losses import cross_entropy
 from advmia.models import build_model
 from advmia.runtime.precision import FP32, Precision
@@ -69,7 +69,7 @@ def test_what_counts_as_fooled_is_confirmed(attack: str) -> None:
     made = ATTACKS[attack].build(Budget(8 / 255, 2, 4 / 255), SINGLE_LABEL.attacks[attack])
     if attack == "aa":
         made.attacks.pop("square")  # a hundred queries
-    evaluate(model, loader, SINGLE_LABEL, made, precision=BF16)
+    evaluate(model, loader, SINGLE_LABEL, made, options=EvaluationOptions(precision=BF16))
     *attacking, scoring = (dtype for dtype, _ in model.passes)
     assert set(attacking) == {torch.bfloat16 if attack in ("fgsm", "pgd", "cw") else torch.float32}
     assert scoring == torch.float32
@@ -80,8 +80,8 @@ def test_bf16_attacks_are_as_strong() -> None:
     model, loader = trained(), EvaluationLoader(image_data(64), 64, CPU)
     made = ATTACKS["pgd"].build(ATTACKS["pgd"].budget(4), cross_entropy)
     exact, rounded = (
-        evaluate(model, loader, SINGLE_LABEL, made, scope=(0,), precision=precision).scores["accuracy"]
-        for precision in (FP32, BF16)
+        evaluate(model, loader, SINGLE_LABEL, made, options=options).scores["accuracy"]
+        for options in (EvaluationOptions((0,), precision=FP32), EvaluationOptions((0,), precision=BF16))
     )
     assert 0.05 < exact < 0.95  # or there would be nothing to compare
     assert abs(exact - rounded) <= 2 / 64
@@ -122,7 +122,7 @@ def test_attacks_that_tf32_would_blind(attack: str, exact: bool) -> None:
     loader = EvaluationLoader(image_data(4), 4, CPU)
     made = ATTACKS[attack].build(Budget(8 / 255, 2, 8 / 255), SINGLE_LABEL.attacks[attack])
     Precision.allow_tf32(True)
-    evaluate(model, loader, SINGLE_LABEL, made, precision=Precision("tf32"))
+    evaluate(model, loader, SINGLE_LABEL, made, options=EvaluationOptions(precision=Precision("tf32")))
     Precision.allow_tf32(False)
     *attacking, scoring = seen
     assert set(attacking) == {not exact} and scoring == (attack == "pgd")

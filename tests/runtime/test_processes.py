@@ -99,7 +99,7 @@ def plain(seed: int) -> nn.Module:
 def updated(method: str, batch: int, share: tuple[int, int] = (0, 1)) -> dict[str, Tensor]:
     """The weights of a small network after its first step, this process having its share of the batch."""
     model, helper = plain(0), plain(1).eval()
-    loader = TrainingLoader(image_data(batch), batch, CPU, "shuffled", Augmentation(), 0, share)
+    loader = TrainingLoader(image_data(batch), batch, CPU, "shuffled", Augmentation(), 0, *share)
     settings = MethodSettings(SINGLE_LABEL.objective, training_budget(8), beta=4.0, gamma=1.0, step=3.5, helper=helper)
     optimizer = SGD(model.parameters(), lr=0.1)
     loss = shared(LossOf(model, METHODS[method](settings)), CPU)

@@ -163,7 +163,7 @@ def image_data(count: int, *, classes: int = 3, size: int = 16, seed: int = 0) -
         spec=DATASETS["melMulti"].at_size(size),
         path=Path("test.csv"),
         folder=Path("mel2017"),
-        rows=tuple(range(1, count + 1)),
+        row_numbers=tuple(range(1, count + 1)),
         files=tuple(f"{index}.png" for index in range(count)),
         labels=torch.from_numpy(labels),
         masks=(),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from advmia.data.markers import data_label, read_markers, write_marker
 from advmia.data.prepare import archives, chestxray14, covid19radiography, isic2017, mesidor
-from advmia.data.prepare.files import Content, Pixels, missing_files, write_files
+from advmia.data.prepare.contents import Content, Pixels, missing_files, write_files
 from advmia.data.prepare.lists import ImageList, derived_lists, describe
 from advmia.data.prepare.meta import published_lists
 from advmia.data.prepare.records import Collection
@@ -36,7 +36,7 @@ SPLITS = {  # what --split takes, and how it divides; each download has some of 
 }
 
 
-def prepare(
+def prepare_dataset(
     dataset: str,
     source: Path,
     data_root: Path,

@@ -12,7 +12,7 @@ from typing import IO
 
 import numpy as np
 
-from advmia.data.prepare.files import Pixels
+from advmia.data.prepare.contents import Pixels
 from advmia.data.prepare.records import Collection, Division, Record, Rule
 from advmia.data.specs import CHEST_FINDINGS, DatasetSpec
 from advmia.errors import UserError

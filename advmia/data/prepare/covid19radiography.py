@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from advmia.data.prepare.files import Original, Pixels, open_image
+from advmia.data.prepare.contents import Original, Pixels, open_image
 from advmia.data.prepare.records import (
     Collection,
     Division,

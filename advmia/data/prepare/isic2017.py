@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from advmia.data.prepare.files import Original
+from advmia.data.prepare.contents import Original
 from advmia.data.prepare.records import (
     Collection,
     Division,

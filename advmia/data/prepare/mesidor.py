@@ -7,7 +7,7 @@ from pathlib import Path
 
 import xlrd
 
-from advmia.data.prepare.files import Original
+from advmia.data.prepare.contents import Original
 from advmia.data.prepare.records import (
     Collection,
     Record,

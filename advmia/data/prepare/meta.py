@@ -9,7 +9,7 @@ from typing import get_args
 
 from advmia.data.prepare.lists import ImageList, list_name
 from advmia.data.prepare.records import Collection, Record, plain_name
-from advmia.data.readers import read_rows
+from advmia.data.readers import read_list
 from advmia.data.specs import DATASETS, DatasetSpec, Split
 from advmia.errors import UserError
 
@@ -110,7 +110,7 @@ def _read_list(path: Path, spec: DatasetSpec) -> list[tuple[str, str]]:
         "segmentation": (r".+", "its mask's file name"),
     }[spec.task]
     rows = []
-    for number, image, entry in read_rows(spec, path):
+    for number, image, entry in read_list(spec, path):
         where = f"{path} row {number}"
         if not re.fullmatch(pattern, entry):
             raise UserError(f"{where}: expected an image's file name and {form}, got '{image},{entry}'; mend the row")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from advmia.data.prepare.files import Content
+from advmia.data.prepare.contents import Content
 from advmia.data.specs import DatasetSpec
 from advmia.errors import UserError
 

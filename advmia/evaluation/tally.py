@@ -1,0 +1,90 @@
+"""What an evaluation has counted so far: scores, outcomes and distances, batch by batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from advmia.data.loading import Batch, ImageData
+from advmia.metrics import Scores
+from advmia.runtime import distributed
+from advmia.tasks import Task
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of one pass over a list of N images."""
+
+    scores: Scores
+    outcomes: Tensor  # (N, ...): what the task records of each image, in the list's order
+    seconds: float  # spent in the attack; for a clean pass, in the network
+    l2: Tensor  # (N,) float32: L2 distance of each attacked image from its original, pixels in [0, 1]
+    linf: Tensor  # (N,) float32: likewise, the L-infinity distance
+    notes: dict[str, Tensor]  # (N,) each: what the attack notes of its images (`advmia.attacks.common.notes_of`)
+
+    def __len__(self) -> int:
+        return len(self.outcomes)
+
+
+class Tally:
+    """Counts of the images evaluated so far, in the list's order. `merge` appends those of the images that follow."""
+
+    def __init__(self, task: Task, data: ImageData) -> None:
+        self.meter, self._task = task.meter(data.samples.classes, data.samples.spec.positive), task
+        self._seconds = 0.0
+        self._columns: dict[str, list[Tensor]] = {}  # name to one tensor a batch
+
+    def __len__(self) -> int:
+        return sum(map(len, self._columns.get("outcomes", [])))
+
+    def add_time(self, seconds: float, notes: dict[str, Tensor]) -> None:
+        """Adds a batch's seconds and the attack's notes (B,) of its images."""
+        self._seconds += seconds
+        self._append(notes)
+
+    def add_scores(self, x_adv: Tensor, logits: Tensor, batch: Batch) -> None:
+        """Scores a batch from the network's logits (B, ...) on `x_adv` (B, C, H, W); `batch.x` are the originals."""
+        self.meter.update(logits, batch.y)
+        change = (x_adv - batch.x).flatten(1)
+        outcomes = self._task.outcome(logits, batch.y)
+        self._append({"l2": change.norm(dim=1), "linf": change.abs().amax(dim=1), "outcomes": outcomes})
+
+    def merge(self, other: Tally) -> None:
+        """Appends the tally of the images that follow."""
+        self.meter.merge(other.meter)
+        self._seconds += other._seconds
+        self._append({name: torch.cat(parts) for name, parts in other._columns.items()})
+
+    def evaluation(self) -> Evaluation:
+        """Returns the scores and the columns of all images counted."""
+        columns = self.state_dict()["columns"]
+        outcomes, l2, linf = (columns.pop(name) for name in ("outcomes", "l2", "linf"))
+        return Evaluation(self.meter.compute(), outcomes, self._seconds, l2, linf, notes=columns)
+
+    def state_dict(self) -> dict[str, Any]:
+        columns = {name: torch.cat(parts) for name, parts in self._columns.items()}
+        return {"seconds": self._seconds, "columns": columns, "meter": self.meter.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._seconds = state_dict["seconds"]
+        self._columns = {name: [column] for name, column in state_dict["columns"].items()}
+        self.meter.load_state_dict(state_dict["meter"])
+
+    def _append(self, columns: dict[str, Tensor]) -> None:
+        for name, values in columns.items():
+            self._columns.setdefault(name, []).append(values.cpu())
+
+
+def merge_ranks(tally: Tally, task: Task, data: ImageData) -> Tally:
+    """Merges the tallies of all ranks in their order (collective). Its seconds are those of the slowest rank."""
+    states = distributed.all_gather(tally.state_dict())
+    merged = Tally(task, data)
+    for state in states:
+        share = Tally(task, data)
+        share.load_state_dict(state)
+        merged.merge(share)
+    merged._seconds = max(state["seconds"] for state in states)  # the ranks worked at the same time
+    return merged

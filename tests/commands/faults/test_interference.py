@@ -1,0 +1,112 @@
+"""Two runs of one checkpoint, a process that dies, signals, files that vanish, and memory that is full."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from advmia.commands import inputs
+from advmia.data import cache
+from advmia.runtime.files import write_lock
+from tests.support.faults import TEST, TRAIN, VISUAL, RunHere, digests, environment, last_line, run_process
+from tests.support.running import ROOT
+from tests.support.spoiling import spoil_image
+
+
+@pytest.mark.parametrize(
+    ("command", "path"),
+    [(TRAIN, "new/MobileNetV2_melBin_nat_class2_maxLR0.01_weightDecay0.001"), (TEST, "new/melBin__mv2")],
+    ids=["trainCls", "testCls"],
+)
+def test_two_writers(command: str, path: str, folder: Path, warm_interpreter: Path) -> None:
+    """Fails if a second run writes the files that a first run is writing."""
+    with write_lock(folder / path):
+        before = digests(folder)
+        process = run_process(warm_interpreter, folder, command)
+        assert digests(folder) == before
+    assert process.returncode == 2
+    assert f"another run is writing {path} now: wait for its end, or write to another folder" in last_line(process)
+
+
+def start(folder: Path, command: str) -> subprocess.Popen[str]:
+    """Starts a script as a process of its own interpreter."""
+    words = shlex.split(command)
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / words[0]), *words[1:]],
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_a_bad_image_in_two_processes(folder: Path) -> None:
+    """Fails if each of two processes reports a fault that both have met."""
+    spoil_image("image", "cut")(folder)
+    process = run_process(sys.executable, folder, TRAIN.replace("--gpu cpu", "--gpu cpu cpu"))
+    assert process.returncode == 2 and len(process.stderr.splitlines()) == 1, process.stderr
+    assert "testbin.csv row 1: cannot read" in last_line(process)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.slow
+def test_a_signal(number: int, status: int, folder: Path) -> None:
+    """Fails if a signal ends a test in a traceback, or in another status than a shell expects."""
+    running = start(folder, f"{TEST} --attacks aa")
+    assert running.stdout is not None
+    while running.stdout.readline().strip() != "aa":
+        pass
+    running.send_signal(number)
+    _, stderr = running.communicate(timeout=60)
+    assert running.returncode == status and "Traceback" not in stderr, stderr
+    assert stderr.splitlines()[-1] == "testCls.py: stopped; the same command goes on"
+
+
+def test_an_image_vanishes_during_a_run(folder: Path, monkeypatch: pytest.MonkeyPatch, run_here: RunHere) -> None:
+    """Fails if a file that was there when the list was read is not named once it is gone."""
+    monkeypatch.chdir(folder)
+    load = cache.load_image
+
+    def load_and_remove(path: Path, **options: Any) -> np.ndarray:
+        path.with_name("ISIC_0000023.jpg").unlink(missing_ok=True)
+        return load(path, **options)
+
+    monkeypatch.setattr(cache, "load_image", load_and_remove)
+    status, stderr = run_here(f"{TEST} --imgSize 24 --workers 1")
+    assert status == 2 and "testbin.csv row 6: cannot read" in stderr
+
+
+GPU_FULL = torch.OutOfMemoryError("CUDA out of memory. Tried")
+ALLOCATION_FAILED = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate")
+FULL_MEMORY = [
+    (GPU_FULL, TRAIN, "the GPU's memory is full: try --bs 4, which"),
+    (GPU_FULL, f"{TEST} --bs 1", "--bs 1 is the least; try a smaller"),
+    (GPU_FULL, f"{VISUAL} --bs 9", "try --bs 4, which"),
+    (GPU_FULL, f"{TEST} --autoBatch", "is full: leave out --auto"),
+    (MemoryError(), f"{TRAIN} --bs 9", "the memory is full: try --bs 4, which"),
+    (MemoryError(), f"{TEST} --autoBatch", "the memory is full: try --bs 4"),  # on a CPU, --bs counts
+    (ALLOCATION_FAILED, TEST, "the memory is full: try --bs 4"),
+]
+
+
+def test_full_memory(folder: Path, monkeypatch: pytest.MonkeyPatch, run_here: RunHere) -> None:
+    """Fails if full memory ends in a traceback, or no line says which batch size to try."""
+    monkeypatch.chdir(folder)
+    for error, command, message in FULL_MEMORY:
+
+        def fail(*_: object, error: Exception = error, **_options: object) -> None:
+            raise error
+
+        monkeypatch.setattr(inputs, "load_data", fail)
+        status, stderr = run_here(command)
+        assert status == 2 and message in stderr and stderr.count("\n") == 1, (command, stderr)

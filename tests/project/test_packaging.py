@@ -1,0 +1,96 @@
+"""The package as `pip install .` installs it, and the files that describe the project to other programs."""
+
+from __future__ import annotations
+
+import email
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import advmia
+from tests.support.running import ROOT
+
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def requirements(name: str) -> list[str]:
+    """Returns the requirements that a file lists itself, without comments and without those that it includes."""
+    lines = [line.split("#")[0].strip() for line in (ROOT / name).read_text(encoding="utf-8").splitlines()]
+    return [line for line in lines if line and not line.startswith("-r")]
+
+
+def test_requirements_files_agree_with_the_package() -> None:
+    """Fails if a dependency is added to, or changed in, only one of pyproject.toml and the requirements files."""
+    assert requirements("requirements.txt") == PROJECT["dependencies"]
+    assert requirements("requirements-test.txt") == PROJECT["optional-dependencies"]["test"]
+    assert "-r requirements.txt" in (ROOT / "requirements-test.txt").read_text(encoding="utf-8").splitlines()
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder into which a wheel of the package is unpacked, as pip does it, without its dependencies."""
+    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("installed")
+    for name in ("pyproject.toml", "README.md", "LICENSE", "trainCls.py"):
+        shutil.copy(ROOT / name, source)
+    for name in ("advmia", "benchmarks", "scripts"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (source / "tests").mkdir()
+    (source / "tests" / "__init__.py").touch()
+    program = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", program, target], cwd=source, capture_output=True, timeout=120, check=True)
+    (wheel,) = target.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(target)
+    wheel.unlink()
+    return target
+
+
+def test_a_wheel_holds_the_package_and_nothing_else(installed: Path) -> None:
+    """Fails if a wing is missing from the package, or tests, scripts or benchmarks are installed with it."""
+    info = f"advmia-{advmia.__version__}.dist-info"
+    assert {path.name for path in installed.iterdir()} == {"advmia", info}
+    modules = {path.relative_to(ROOT) for path in (ROOT / "advmia").rglob("*.py")}
+    assert {path.relative_to(installed) for path in (installed / "advmia").rglob("*.py")} == modules
+    assert (installed / info / "licenses" / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+
+
+def test_metadata(installed: Path) -> None:
+    """Fails if the version, the oldest Python, the license or the command differ from what the project says."""
+    info = installed / f"advmia-{advmia.__version__}.dist-info"
+    metadata = email.message_from_string((info / "METADATA").read_text(encoding="utf-8"))
+    expected = {
+        "Name": "advmia",
+        "Version": advmia.__version__,
+        "Requires-Python": ">=3.11",
+        "License-Expression": "MIT",
+    }
+    assert {key: metadata[key] for key in expected} == expected
+    assert metadata.get_all("Provides-Extra") == ["test"]
+    needed = [line for line in metadata.get_all("Requires-Dist", []) if "extra" not in line]
+    assert needed == PROJECT["dependencies"]
+    commands = (info / "entry_points.txt").read_text(encoding="utf-8").split()
+    assert commands == ["[console_scripts]", "advmia", "=", "advmia.__main__:main"]
+
+
+@pytest.mark.slow
+def test_the_command_runs_from_any_folder(installed: Path, tmp_path: Path) -> None:
+    """Fails if the installed command needs the repository, or its help names another command than the user typed."""
+    command = tmp_path / "advmia"  # as pip writes it
+    command.write_text("import sys\nfrom advmia.__main__ import main\nsys.exit(main())\n")
+    process = subprocess.run(
+        [sys.executable, command, "where", "--help"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.startswith("usage: advmia where") and "| advmia where" in process.stdout

@@ -1,0 +1,25 @@
+"""The folder that tests of whole commands run in: phantoms and untrained networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from advmia.data.phantoms import make_phantoms
+from advmia.models import build_model
+
+NETWORKS = {"mv2": ("mv2", 2), "mv2-14": ("mv2", 14), "unet": ("unet", 2)}  # file -> model, classes
+
+
+def make_world(folder: Path, images: int = 24) -> Path:
+    """Writes phantoms of mel2017 and xray to `folder/data` and the checkpoints of NETWORKS to `folder/weights`.
+
+    A quarter of the images is the test list. Returns the folder.
+    """
+    make_phantoms(folder / "data", ["mel2017", "xray"], count=images, size=32)
+    (folder / "weights").mkdir()
+    for name, (model, classes) in NETWORKS.items():
+        torch.manual_seed(0)
+        torch.save(build_model(model, classes).state_dict(), folder / "weights" / name)
+    return folder

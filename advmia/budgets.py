@@ -1,4 +1,8 @@
-"""How far an attack may go. The only place where grey levels become pixel values."""
+"""Attack budgets: how far each attack may move a pixel, in how many steps. Only this module divides eps by 255.
+
+Two units occur. `eps` and `step_size` are in pixel values, of images in [0, 1]. `grey_eps` and `grey_step_size` are in
+grey levels out of 255, as on the command line and in result files.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +12,18 @@ from advmia.errors import UserError
 
 GREY_LEVELS = 255
 TRAINING_STEPS = 10
-EVALUATION_STEPS = 20  # also the validation after every epoch
+EVALUATION_STEPS = 20  # of PGD, in evaluations and in the validation after each epoch
 CW_STEPS = 30
-AUTO_STEPS = 100  # of APGD and FAB, alone and in AutoAttack
-QUERIES = 5000  # of Square, and SimBA's directions
+AUTO_STEPS = 100  # of APGD and FAB, alone and as parts of AutoAttack
+QUERIES = 5000  # of Square; for SimBA, the number of directions
 
 
 @dataclass(frozen=True)
 class Budget:
-    """An L-infinity budget: at most `eps` a pixel, spent in `steps` of `step_size`.
+    """An L-infinity budget: no pixel changes by more than `eps`, in `steps` steps of `step_size`.
 
-    `eps` and `step_size` are in pixel units (images are in [0, 1]); `Budget.grey(8, 20, 2)` takes grey levels.
-    eps 0 allows no change: every attack is then the identity.
+    `eps` and `step_size` are in pixel values; `Budget.grey(8, 20, 2)` takes grey levels. With eps 0 every attack
+    returns the images unchanged. Raises `UserError` for an eps outside [0, 1] and for negative steps or step sizes.
     """
 
     eps: float
@@ -29,66 +33,69 @@ class Budget:
     def __post_init__(self) -> None:
         if not 0 <= self.eps <= 1:
             raise UserError(
-                f"eps {self.eps} is outside [0, 1]: images are in [0, 1]; Budget.grey takes grey levels out of 255"
+                f"eps {self.eps} is outside [0, 1], the range of pixel values: use Budget.grey for grey levels out of"
+                " 255"
             )
         if self.steps < 0 or self.step_size < 0:
             raise UserError(f"an attack needs steps >= 0 and a step size >= 0, got {self.steps} and {self.step_size}")
 
     @classmethod
-    def grey(cls, eps: float, steps: int, step_size: float) -> Budget:
-        """From grey levels out of 255."""
-        return cls(eps / GREY_LEVELS, steps, step_size / GREY_LEVELS)
+    def grey(cls, grey_eps: float, steps: int, grey_step_size: float) -> Budget:
+        """Returns the budget for an eps and a step size in grey levels."""
+        return cls(grey_eps / GREY_LEVELS, steps, grey_step_size / GREY_LEVELS)
 
     @property
     def grey_eps(self) -> float:
+        """`eps` in grey levels, rounded so that 8 comes back as 8."""
         return round(self.eps * GREY_LEVELS, 6)
 
     @property
     def grey_step_size(self) -> float:
+        """`step_size` in grey levels, rounded as `grey_eps`."""
         return round(self.step_size * GREY_LEVELS, 6)
 
 
-def step_size_for(eps: float) -> float:
-    """The survey's step size (grey levels): 0.5 for eps 1 and 2, 1 for 4, 2 for 8; max(0.5, eps/4) for any other."""
-    return max(0.5, eps / 4)
+def grey_step_size_for(grey_eps: float) -> float:
+    """Returns PGD's step size in grey levels: max(0.5, eps / 4), the survey's 0.5, 0.5, 1, 2 for 1, 2, 4, 8."""
+    return max(0.5, grey_eps / 4)
 
 
-def training_budget(eps: float) -> Budget:
-    """The attack inside adversarial training: 10 steps. `eps` in grey levels."""
-    return Budget.grey(eps, TRAINING_STEPS, step_size_for(eps))
+def training_budget(grey_eps: float) -> Budget:
+    """Returns the budget of the attack inside adversarial training: 10 steps."""
+    return Budget.grey(grey_eps, TRAINING_STEPS, grey_step_size_for(grey_eps))
 
 
-def pgd_budget(eps: float) -> Budget:
-    """PGD-20, for validation and evaluation. `eps` in grey levels."""
-    return Budget.grey(eps, EVALUATION_STEPS, step_size_for(eps))
+def pgd_budget(grey_eps: float) -> Budget:
+    """Returns the budget of PGD in validation and evaluation: 20 steps."""
+    return Budget.grey(grey_eps, EVALUATION_STEPS, grey_step_size_for(grey_eps))
 
 
-def fgsm_budget(eps: float) -> Budget:
-    """One step of the whole eps. `eps` in grey levels."""
-    return Budget.grey(eps, 1, eps)
+def fgsm_budget(grey_eps: float) -> Budget:
+    """Returns the budget of FGSM: a single step of size eps."""
+    return Budget.grey(grey_eps, 1, grey_eps)
 
 
-def cw_budget(eps: float) -> Budget:
-    """CW-30. `eps` in grey levels; the step is 0.0015 in pixel units up to eps 2, 0.003 beyond."""
-    return Budget(eps / GREY_LEVELS, CW_STEPS, 0.0015 if eps <= 2 else 0.003)
+def cw_budget(grey_eps: float) -> Budget:
+    """Returns the budget of CW: 30 steps of 0.0015 (in pixel values) up to 2 grey levels, of 0.003 beyond."""
+    return Budget(grey_eps / GREY_LEVELS, CW_STEPS, 0.0015 if grey_eps <= 2 else 0.003)
 
 
-def auto_budget(eps: float) -> Budget:
-    """APGD, FAB and AutoAttack, which choose the size of their steps: it is given as 0. `eps` in grey levels."""
-    return Budget.grey(eps, AUTO_STEPS, 0)
+def auto_budget(grey_eps: float) -> Budget:
+    """Returns the budget of APGD, FAB and AutoAttack: 100 steps. They choose their step sizes, so it is 0 here."""
+    return Budget.grey(grey_eps, AUTO_STEPS, 0)
 
 
-def square_budget(eps: float) -> Budget:
-    """Square's 5,000 queries; it takes no steps. `eps` in grey levels."""
-    return Budget.grey(eps, QUERIES, 0)
+def square_budget(grey_eps: float) -> Budget:
+    """Returns the budget of Square: 5,000 queries, counted as steps. Square has no step size, so it is 0 here."""
+    return Budget.grey(grey_eps, QUERIES, 0)
 
 
-def simba_budget(eps: float) -> Budget:
-    """SimBA's 5,000 directions; eps (grey levels) is the size of a step, not a bound."""
-    return Budget.grey(eps, QUERIES, eps)
+def simba_budget(grey_eps: float) -> Budget:
+    """Returns the budget of SimBA: 5,000 directions, counted as steps. Its eps is the size of a step, not a bound."""
+    return Budget.grey(grey_eps, QUERIES, grey_eps)
 
 
-def grey_token(grey: float) -> str:
-    """A grey level as file names and output lines spell it: 8 -> "8", 0.5 -> "05", 2.5 -> "2.5"."""
-    text = f"{grey:g}"
+def grey_token(grey_level: float) -> str:
+    """Returns a grey level as file names and output lines spell it: 8 -> "8", 0.5 -> "05", 2.5 -> "2.5"."""
+    text = f"{grey_level:g}"
     return "0" + text[2:] if text.startswith("0.") else text

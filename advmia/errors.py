@@ -1,8 +1,8 @@
-"""The one exception whose text is meant for the person at the terminal."""
+"""The exception for errors that a user can correct."""
 
 
 class UserError(Exception):
-    """Bad input: one line that says what was expected, what was got, where, and what to do.
+    """Bad input. The message is one line: what is wrong, where, what was expected, and what to do.
 
-    The command line prints it without a traceback and exits with status 2 (`advmia.cli.run`).
+    The command line prints the message without a traceback and exits with status 2 (see `advmia.cli.run`).
     """

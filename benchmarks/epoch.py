@@ -59,7 +59,7 @@ def main() -> None:
             draw(root / spec.folder, file, min(count, DISTINCT), args.width, args.height)
         lists = (read_samples(spec, root, "train"), read_samples(spec, root, "test", classes=2))
         for asked in args.precision:
-            precision = Precision.chosen(asked, device)
+            precision = Precision.choose(asked, device)
             found = _measure(root, lists, precision, args)
             results.append({"model": args.model, "size": args.size, "batch_size": args.bs, **found})
             timing.write(args, "epoch", {"images": args.images, "test_images": args.testImages, "results": results})
@@ -184,11 +184,11 @@ class _Ours:
             def make(found: dict[str, Any] = found) -> None:
                 batch = found["batch"]
                 rng = SampleRng.of(0, "train", self.number, samples=batch.index.tolist(), device=self.device)
-                with self.precision.networks(self.device):
+                with self.precision.autocast(self.device):
                     found["x_adv"] = attack(training_copy(self.model, batch.x), batch.x, batch.y, rng=rng)
 
             def update(found: dict[str, Any] = found) -> None:
-                with self.precision.networks(self.device):
+                with self.precision.autocast(self.device):
                     loss = self.task.criterion(self.model(found["x_adv"]), found["batch"].y)
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()

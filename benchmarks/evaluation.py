@@ -28,13 +28,13 @@ import torch
 from torch import Tensor, nn
 
 from advmia.attacks import ATTACKS
-from advmia.attacks.apgd import apgd_ce, apgd_t
-from advmia.attacks.autoattack import AutoAttack
+from advmia.attacks.auto_attack import AutoAttack
+from advmia.attacks.auto_pgd import apgd_ce, apgd_t
 from advmia.attacks.common import EvaluationAttack
 from advmia.attacks.fab import fab_t
 from advmia.attacks.inference import Blocks, inference_copy
-from advmia.attacks.simba import simba
-from advmia.attacks.square import square
+from advmia.attacks.simba_dct import simba
+from advmia.attacks.square_attack import square
 from advmia.budgets import AUTO_STEPS, QUERIES, Budget, cw_budget, fgsm_budget, pgd_budget
 from advmia.data.loading import EvaluationLoader, ImageData
 from advmia.evaluation.loop import EvaluationOptions, evaluate
@@ -54,7 +54,7 @@ LONG = ("aa", "simba")  # that have the queries, directions and steps which may 
 def main() -> None:
     args = _arguments()
     device = torch.device(args.device)
-    Precision.chosen(args.precision, device)
+    Precision.choose(args.precision, device)
     if args.simba:
         timing.write(args, "evaluation --simba", _simba_overhead(args, device))
         return

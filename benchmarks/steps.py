@@ -70,7 +70,7 @@ def main() -> None:
     for name in args.models:
         for size in args.size:
             for asked in args.precision:
-                precision = Precision.chosen(asked, device)
+                precision = Precision.choose(asked, device)
                 subject = Subject(name, size, args.bs, device)
                 methods = [each for each in args.methods if each in subject.task.methods]
                 for what in ["attack", *methods]:
@@ -142,7 +142,7 @@ def _our_attack(model: nn.Module, subject: Subject, precision: Precision) -> Cal
 
     def run() -> None:
         rng = SampleRng.of(0, "benchmark", samples=range(len(subject.x)), device=subject.device)
-        with precision.networks(subject.device):
+        with precision.autocast(subject.device):
             attack(training_copy(model, subject.x), subject.x, subject.y, rng=rng)
 
     return run
@@ -167,7 +167,7 @@ def _training_steps(subject: Subject, what: str, precision: Precision) -> Measur
 
     def ours() -> None:
         rng = SampleRng.of(0, "benchmark", samples=range(len(subject.x)), device=device)
-        with precision.networks(device):
+        with precision.autocast(device):
             loss = method(model, subject.x, subject.y, rng=rng)
         float(loss.detach())  # the bar shows it
         optimizer.zero_grad(set_to_none=True)
@@ -198,7 +198,7 @@ def _training_steps(subject: Subject, what: str, precision: Precision) -> Measur
 
 def in_precision(run: Callable[[], object], precision: Precision, device: torch.device) -> Callable[[], object]:
     def cast() -> None:
-        with precision.networks(device):
+        with precision.autocast(device):
             run()
 
     return cast

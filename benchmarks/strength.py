@@ -45,7 +45,7 @@ def main() -> None:
 
 def _compare_attacks(args: argparse.Namespace, train: ImageData, test: ImageData) -> None:
     device = torch.device(args.device)
-    Precision.chosen("fp32", device)
+    Precision.choose("fp32", device)
     method = subjects.method("pgdat" if args.trainEps else "nat", SINGLE_LABEL, args.trainEps, DATASET)
     model = subjects.trained(args.model, train, SINGLE_LABEL, method, device, epochs=args.trainEpochs, lr=args.lr)
     clean = evaluate(model, EvaluationLoader(test, args.bs, device), SINGLE_LABEL).outcomes
@@ -55,7 +55,7 @@ def _compare_attacks(args: argparse.Namespace, train: ImageData, test: ImageData
     baseline = [_plain_right(model, test, args, seed) for seed in range(args.seeds)]
     results = {"plain": _agreement(baseline, baseline)}
     for asked in args.precision:
-        precision = Precision.chosen(asked, device)
+        precision = Precision.choose(asked, device)
         found = [_our_right(model, test, args, seed, precision) for seed in range(args.seeds)]
         results[f"ours, {precision.name}"] = _agreement(found, baseline)
         timing.write(args, "strength", {"images": images, "clean_right": clean_right, "results": results})
@@ -106,13 +106,13 @@ def _compare_trainings(args: argparse.Namespace, train: ImageData, test: ImageDa
             row: dict[str, Any] = {"method": name, "clean": [], "robust": []}
             results.append(row)
             for seed in range(args.seeds):
-                Precision.chosen("fp32", device)  # of helpers
+                Precision.choose("fp32", device)  # of helpers
                 fit = partial(subjects.trained, args.model, train, SINGLE_LABEL, device=device, lr=args.lr, seed=seed)
                 if name == "hat" and seed not in helpers:
                     natural = subjects.method("nat", SINGLE_LABEL, 0, DATASET)
                     helpers[seed] = fit(natural, epochs=args.trainEpochs)
                 method = subjects.method(name, SINGLE_LABEL, args.eps, DATASET, helpers.get(seed))
-                precision = Precision.chosen(asked, device)
+                precision = Precision.choose(asked, device)
                 row["precision"] = precision.name
                 model = fit(method, epochs=args.trainEpochs, precision=precision)
                 for kind, score in _scores(model, test, args, device).items():
@@ -127,7 +127,7 @@ def _compare_trainings(args: argparse.Namespace, train: ImageData, test: ImageDa
 
 
 def _scores(model: nn.Module, data: ImageData, args: argparse.Namespace, device: torch.device) -> dict[str, float]:
-    Precision.chosen("fp32", device)
+    Precision.choose("fp32", device)
     loader = EvaluationLoader(data, args.bs, device)
     attack = pgd(pgd_budget(args.eps), cross_entropy)
     robust = evaluate(model, loader, SINGLE_LABEL, attack, options=EvaluationOptions((0, "pgd", args.eps), "robust"))

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The main job, end to end, on generated images: trains a network naturally and with PGD-AT, attacks both, prints the
-# robustness table and draws the curves and Grad-CAM maps. Everything goes to the folder DEMO (default demo); what is finished is not
-# repeated. Sets up .venv if need be. Further arguments go to every training and test command, e.g. --gpu 0
+# A tour on generated images: trains a network naturally and with PGD-AT, attacks both, prints the robustness table, and
+# draws curves and Grad-CAM maps. Everything goes to the folder in DEMO (default: demo). Finished steps are not repeated.
+# Sets up .venv if needed. Further arguments go to every training and test command, e.g. --gpu 0
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/python.sh
@@ -9,13 +9,15 @@ find_python requirements.txt
 DEMO=${DEMO:-demo}
 
 COMMON=(--dataset melBin --dataRoot "$DEMO/data" --imgSize 32 "$@")
+TRAIN=(trainCls.py "${COMMON[@]}" --model mv2 --eps 8 --epoch "${EPOCHS:-6}" --bs 16 --resume --saveDir "$DEMO/clsCkpt")
 "$PYTHON" -m advmia phantoms --dataRoot "$DEMO/data" --dataset mel2017 --count 400 --size 64
 for method in nat pgdat; do
-  "$PYTHON" trainCls.py "${COMMON[@]}" --method $method --model mv2 --eps 8 --epoch "${EPOCHS:-6}" --bs 16 --resume --saveDir "$DEMO/clsCkpt"
+  "$PYTHON" "${TRAIN[@]}" --method $method
 done
-for weights in "$DEMO"/clsCkpt/MobileNetV2_melBin_*_maxLR0.01_weightDecay0.001; do
+for method in nat pgdat; do
+  weights=$(checkpoint_of "${TRAIN[@]}" --method $method)
   "$PYTHON" testCls.py "${COMMON[@]}" --targetModel mv2 --targetWeight "$weights" --attacks fgsm pgd --epsilons 2 4 8 --bs 32 --resultDir "$DEMO/results"
   "$PYTHON" gradVisual.py --limit 8 "${COMMON[@]}" --model mv2 --weight "$weights" --saveDir "$DEMO/maps/${weights##*/}"
 done
 "$PYTHON" -m advmia tables "$DEMO/results" --out "$DEMO"
-echo "curves: $DEMO/melBin[phantom]__mv2.png and .pdf; Grad-CAM: $DEMO/maps/*/gradVisual.png; per-image outcomes: $DEMO/results"
+echo "curves: $DEMO/melBin[phantom]__mv2.png and .pdf; Grad-CAM: $DEMO/maps/*/gradVisual.png; outcome of each image: $DEMO/results"

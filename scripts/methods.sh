@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The five training methods side by side, on generated images of 64 pixels: trains each, attacks each, prints the
-# robustness table and draws the curves. Everything goes to the folder METHODS (default methods); what is finished is not
-# repeated. Sets up .venv if need be. Further arguments go to every training and test command, e.g. --gpu 0
+# Compares the five training methods on generated images of 64 pixels: trains and attacks a network with each, prints the
+# robustness table and draws the curves. Everything goes to the folder in METHODS (default: methods). Finished steps are
+# not repeated. Sets up .venv if needed. Further arguments go to every training and test command, e.g. --gpu 0
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/python.sh
@@ -9,14 +9,15 @@ find_python requirements.txt
 METHODS=${METHODS:-methods}
 
 COMMON=(--dataset melBin --dataRoot "$METHODS/data" --imgSize 64 "$@")
-TRAIN=(--model mv2 --eps 8 --epoch "${EPOCHS:-5}" --bs 8 --resume --saveDir "$METHODS/clsCkpt")
-NATURAL=$METHODS/clsCkpt/MobileNetV2_melBin_nat_class2_maxLR0.01_weightDecay0.001
+TRAIN=(trainCls.py "${COMMON[@]}" --model mv2 --eps 8 --epoch "${EPOCHS:-5}" --bs 8 --resume --saveDir "$METHODS/clsCkpt")
 "$PYTHON" -m advmia phantoms --dataRoot "$METHODS/data" --dataset mel2017 --count 320 --size 96
 for method in nat pgdat trades mart; do
-  "$PYTHON" trainCls.py "${COMMON[@]}" --method $method "${TRAIN[@]}"
+  "$PYTHON" "${TRAIN[@]}" --method $method
 done
-"$PYTHON" trainCls.py "${COMMON[@]}" --method hat --helperModel mv2 --helperWeight "$NATURAL" "${TRAIN[@]}"
-for weights in "$METHODS"/clsCkpt/MobileNetV2_melBin_*_maxLR0.01_weightDecay0.001; do
+natural=$(checkpoint_of "${TRAIN[@]}" --method nat)
+"$PYTHON" "${TRAIN[@]}" --method hat --helperModel mv2 --helperWeight "$natural"
+for method in nat pgdat trades mart hat; do
+  weights=$(checkpoint_of "${TRAIN[@]}" --method $method)
   "$PYTHON" testCls.py "${COMMON[@]}" --targetModel mv2 --targetWeight "$weights" --attacks fgsm pgd cw --epsilons 8 --bs 32 --resultDir "$METHODS/results"
 done
 "$PYTHON" -m advmia tables "$METHODS/results" --out "$METHODS"

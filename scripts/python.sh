@@ -51,3 +51,7 @@ find_python() { # argument: requirements file. Installs its packages into .venv 
   .venv/bin/python -m pip install --quiet -r "$1" || { echo "pip cannot install the packages of $1 into .venv" >&2; exit 2; }
   use_python .venv/bin/python "$1"
 }
+
+checkpoint_of() { # arguments: a training command without the interpreter. Prints the checkpoint that it writes.
+  printf '%q ' "$@" | "$PYTHON" -m advmia where
+}

@@ -1,14 +1,14 @@
-# Sourced by sweep_eps.sh and reproduce.sh, which call run_sweep with their settings and then the user's flags (later
-# ones win). Each network is trained and tested, then all results are tabled. Whether a step is done already is decided
-# by the commands themselves, from their records; a sweep that was stopped is therefore started again as it was.
+# Sourced by sweep_eps.sh and reproduce.sh. They call run_sweep with their settings and then the user's flags; later flags
+# win. A sweep trains and tests each network, then makes tables of all results. The commands themselves skip what their
+# records show as finished, so the same command continues a sweep that was stopped.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-. scripts/survey/settings.sh # find_python and, of the survey, MODELS, EPSILONS and, of a training, CLASSIFIER
+. scripts/survey/settings.sh # for find_python, and the survey's MODELS, EPSILONS and CLASSIFIER
 
 run_sweep() {
   read_flags "$@"
   if [ -n "$DRY_RUN" ]; then
-    pick_python requirements.txt || fail "--dryRun needs a Python with the packages of requirements.txt: set PYTHON"
+    pick_python requirements.txt || fail "--dryRun needs a Python 3.11 or later with the packages of requirements.txt: set PYTHON to one"
   else
     find_python requirements.txt
   fi
@@ -38,7 +38,7 @@ read_flags() {
       values+=("$1")
       shift
     done
-    case ${flag,,} in # in any letter case, as the commands take them
+    case ${flag,,} in # in any letter case, as the commands accept them
       --help | -h) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "scripts/${0##*/}" && exit ;; # $0 may be relative to another folder
       --dryrun) DRY_RUN=yes ;;
       --dataset) DATASET=${values[*]} ;;
@@ -46,18 +46,19 @@ read_flags() {
       --method | --methods) METHODS=("${values[@],,}") ;;
       --eps) TRAIN_EPS=("${values[@]}") ;;
       --out) OUT=${values[*]} ;;
-      # What only one of the two commands knows goes to that one.
+      # Flags that only one of the two commands has go to that one.
       --epoch | --lr | --wd | --init | --valfraction | --beta | --gamma | --hatstep | --saveevery) TRAIN_FLAGS+=("$flag" "${values[@]}") ;;
       --attacks | --epsilons | --autobatch) TEST_FLAGS+=("$flag" "${values[@]}") ;;
       *) ALL_FLAGS+=("$flag" "${values[@]}") ;;
     esac
   done
   if [ -z "$DATASET" ] || [ -z "$OUT" ] || [ ${#NETWORKS[@]} = 0 ] || [ ${#METHODS[@]} = 0 ] || [ ${#TRAIN_EPS[@]} = 0 ]; then
-    fail "a data set, a model, a method, a training eps or the folder for the output is missing (see ${0##*/} --help)"
+    fail "give a data set, a model, a method, a training eps and an output folder (see ${0##*/} --help)"
   fi
 }
 
-# Lines `model method eps`, each model's natural network first: hat is helped by it, so it is trained for hat alone too.
+# Prints a line `model method eps` per network. Each model's natural network comes first, also if only hat is chosen,
+# whose helper it is.
 list_networks() {
   local model method eps
   for model in "${NETWORKS[@]}"; do
@@ -69,8 +70,8 @@ list_networks() {
   done
 }
 
-# Sets STEPS (names, which logs are called by) and COMMANDS (lines, quoted for the shell). What a command would refuse
-# is refused here, before the first has run.
+# Sets STEPS, the names of the steps and of their logs, and COMMANDS, their command lines, quoted for the shell. Reports
+# wrong flags of any command before the first one runs.
 plan_steps() {
   local networks lines=() line paths i model method eps name test natural=''
   mapfile -t networks < <(list_networks)
@@ -81,7 +82,7 @@ plan_steps() {
     lines+=("$(quoted trainCls.py --dataset "$DATASET" --method "$method" --model "$model" --eps "$eps" $CLASSIFIER \
       "${TRAIN_FLAGS[@]}" "${ALL_FLAGS[@]}" --saveDir "$OUT/clsCkpt")")
   done
-  # The test command is asked about only to have its flags checked.
+  # `where` also gets a test command, so that its flags are checked.
   paths=$(printf '%s\n' "${lines[@]}" "$(quoted "${test[@]}" --targetModel "${NETWORKS[0]}" --targetWeight any)" |
     "$PYTHON" -m advmia where) || exit 2
   mapfile -t paths <<<"$paths"
@@ -92,13 +93,13 @@ plan_steps() {
     if [ "$method" = nat ]; then natural=${paths[i]}; else name+=_eps$eps; fi
     if [ "$method" = hat ]; then lines[i]+=" $(quoted --helperModel "$model" --helperWeight "$natural")"; fi
     add_step "train_$name" "$(quoted "$PYTHON") ${lines[i]}"
-    if [ "$method" = nat ] && [[ " ${METHODS[*]} " != *" nat "* ]]; then continue; fi # only hat's helper
+    if [ "$method" = nat ] && [[ " ${METHODS[*]} " != *" nat "* ]]; then continue; fi # it only helps hat
     add_step "test_$name" "$(quoted "$PYTHON" "${test[@]}" --targetModel "$model" --targetWeight "${paths[i]}")"
   done
   add_step "tables_$DATASET" "$(quoted "$PYTHON" -m advmia tables "$OUT/results" --out "$OUT/tables")"
 }
 
-add_step() { # name, command
+add_step() { # arguments: name, command
   STEPS+=("$1")
   COMMANDS+=("$2")
 }
@@ -109,11 +110,11 @@ quoted() {
   echo "${words% }"
 }
 
-# One step after another, each to the screen and to the end of its log. The first that fails ends the sweep.
+# Runs the steps in order and appends the output of each to its log. The first step that fails ends the sweep.
 run_steps() {
   local i log status=0 lock
   mkdir -p "$OUT/logs"
-  if command -v flock >/dev/null; then # held by the commands too: one that outlives a killed sweep still writes
+  if command -v flock >/dev/null; then # the commands hold the lock too, as one may outlive a killed sweep
     exec {lock}>"$OUT/logs/.lock"
     flock -n "$lock" || fail "another sweep is writing to $OUT"
   fi
@@ -121,10 +122,10 @@ run_steps() {
     log=$OUT/logs/${STEPS[i]}.log
     echo "[$((i + 1))/${#STEPS[@]}] ${STEPS[i]}"
     printf '$ %s\n' "${COMMANDS[i]}" >>"$log"
-    # tee -i: after Ctrl-C the command has a last word.
+    # tee -i ignores Ctrl-C, so the log gets what the command prints after it.
     bash -c "${COMMANDS[i]}" </dev/null 2>&1 | tee -ai "$log" || status=$?
     if [ $status != 0 ]; then
-      echo "${0##*/}: ${STEPS[i]} failed with status $status; what is finished is kept; log: $log" >&2
+      echo "${0##*/}: ${STEPS[i]} failed with status $status; finished steps are kept; log: $log" >&2
       exit $status
     fi
   done

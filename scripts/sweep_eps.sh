@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Trains one network or several with each method at each training eps, tests them all, and tables the results:
+# Trains one or several networks with each method at each training eps, tests them all, and makes tables of the results:
 #
 #   scripts/sweep_eps.sh --dataset melBin --model res18 --methods nat pgdat --eps 4 8 [more flags]
 #
-# --out DIR      where checkpoints, results, logs and tables go (default: sweep)
-# --dryRun       prints the command lines that the sweep consists of, and does nothing
+# --out DIR      folder for checkpoints, results, logs and tables (default: sweep)
+# --dryRun       prints the commands that the sweep would run, and runs none
 # --epoch --lr --wd --init --valFraction --beta --gamma --hatStep --saveEvery   go to the training commands
 # --attacks --epsilons --autoBatch                                             go to the test commands
 # Any other flag goes to both, e.g. --gpu 0 --imgSize 64 --limit 100 --dataRoot data --bs 32 --seed 1
 #
-# Started again, a sweep skips what is finished. A step that fails ends it. hat trains the natural network first, as its
-# helper. Paths are relative to the repository's folder, in which the commands run.
+# Started again, a sweep skips finished steps. A step that fails ends it. For hat, the natural network that helps it is
+# trained first. Paths are relative to the repository's folder, where the commands run.
 . "$(dirname "$0")/sweep.sh"
 run_sweep --out sweep "$@"

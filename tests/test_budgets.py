@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from advmia.budgets import Budget, fgsm_budget, grey_token, pgd_budget, step_size_for, training_budget
+from advmia.budgets import Budget, fgsm_budget, grey_step_size_for, grey_token, pgd_budget, training_budget
 from advmia.errors import UserError
 
 PUBLISHED = [(1, 0.5), (2, 0.5), (4, 1), (8, 2)]  # eps, step size; grey levels
@@ -15,7 +15,7 @@ PUBLISHED = [(1, 0.5), (2, 0.5), (4, 1), (8, 2)]  # eps, step size; grey levels
 @pytest.mark.parametrize(("eps", "step_size"), PUBLISHED)
 def test_published_budgets(eps: float, step_size: float) -> None:
     """Fails for another step size, number of steps, or divisor than the survey's."""
-    assert step_size_for(eps) == step_size
+    assert grey_step_size_for(eps) == step_size
     assert training_budget(eps) == Budget(eps / 255, 10, step_size / 255)
     assert pgd_budget(eps) == Budget(eps / 255, 20, step_size / 255)
     assert fgsm_budget(eps) == Budget(eps / 255, 1, eps / 255)
@@ -24,7 +24,7 @@ def test_published_budgets(eps: float, step_size: float) -> None:
 @pytest.mark.parametrize(("eps", "step_size"), [(0, 0.5), (0.5, 0.5), (3, 0.75), (16, 4), (255, 63.75)])
 def test_step_size_of_other_budgets(eps: float, step_size: float) -> None:
     """Fails if an eps that the survey does not have gets no step size, or one of another rule."""
-    assert step_size_for(eps) == step_size
+    assert grey_step_size_for(eps) == step_size
 
 
 @pytest.mark.parametrize("eps", [0, 0.5, 1, 2, 4, 8, 12.75, 255])

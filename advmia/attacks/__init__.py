@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from advmia.attacks.apgd import apgd, apgd_ce, apgd_t
-from advmia.attacks.autoattack import autoattack
+from advmia.attacks.auto_attack import autoattack
+from advmia.attacks.auto_pgd import apgd, apgd_ce, apgd_t
 from advmia.attacks.common import EvaluationAttack, Objective
 from advmia.attacks.fab import fab_t
 from advmia.attacks.gradient import cw, fgsm, pgd
-from advmia.attacks.simba import simba
-from advmia.attacks.square import square
+from advmia.attacks.simba_dct import simba
+from advmia.attacks.square_attack import square
 from advmia.budgets import Budget, auto_budget, cw_budget, fgsm_budget, pgd_budget, simba_budget, square_budget
 
 

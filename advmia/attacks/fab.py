@@ -13,11 +13,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from advmia.attacks.apgd import likeliest_wrong
+from advmia.attacks.auto_pgd import likeliest_wrong
 from advmia.attacks.common import Objective, fooled, forward, frozen_eval, on_right_images, value_and_gradient
 from advmia.budgets import Budget
 from advmia.losses import margin, targeted_margin
-from advmia.runtime.precision import exact
+from advmia.runtime.precision import fp32_only
 from advmia.runtime.rng import SampleRng
 
 OVERSHOOT = 1.05  # eta
@@ -42,7 +42,7 @@ class TargetedFAB:
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
         if self.budget.eps == 0:
             return x.detach().clone()
-        with exact(x.device), frozen_eval(model):
+        with fp32_only(x.device), frozen_eval(model):
             return on_right_images(model, x, y, rng, lambda x, y, logits, _: self._towards_all(model, x, y, logits))
 
     def _towards_all(self, model: nn.Module, x: Tensor, y: Tensor, logits: Tensor) -> Tensor:

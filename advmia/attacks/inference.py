@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary, WeakSet
 import torch
 from torch import Tensor, nn
 
-from advmia.runtime.precision import exact
+from advmia.runtime.precision import fp32_only
 from advmia.runtime.terminal import say
 
 # Images a block of `Blocks` on a CPU, of up to 64 pixels a side; of larger ones fewer, so that a block has no more
@@ -178,7 +178,7 @@ class _Copy:
                 scale, shift = torch.rand(2, norm.num_features, generator=generator).to(norm.running_mean)
                 norm.running_mean += norm.running_var.sqrt() * (shift - 0.5)
                 norm.running_var *= scale + 0.5
-        with exact(x.device):
+        with fp32_only(x.device):
             self.refreshed(other)
             expected, found = other(x[:2]), self._network(x[:2])
         return bool((found - expected).abs().max() <= _ROUNDING * expected.abs().max())

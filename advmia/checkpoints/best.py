@@ -14,16 +14,12 @@ from advmia.checkpoints.paths import record_path
 from advmia.checkpoints.settings import TrainingSettings
 from advmia.checkpoints.weights import StateDict, _weights_of, save_weights
 from advmia.runtime import distributed
-from advmia.runtime.files import write_json
+from advmia.runtime.files import read_json_object, write_json
 
 
 def read_record(checkpoint: Path) -> dict[str, Any] | None:
     """What is recorded of a checkpoint; None where nothing readable is (the reference's own weights have none)."""
-    try:
-        record = json.loads(record_path(checkpoint).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return record if isinstance(record, dict) else None
+    return read_json_object(record_path(checkpoint))
 
 
 class BestCheckpoint:

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 import torch
 
 from advmia.errors import UserError
-from advmia.runtime import distributed
+from advmia.runtime import distributed, launch
 from advmia.runtime.signals import Stopped, stop_on_signal
 from advmia.runtime.terminal import say
 
@@ -104,8 +104,8 @@ def _parse_and_run(parser: argparse.ArgumentParser, command: Command, shared: bo
     """Runs the command and returns its exit status; reports bad input and signals."""
     args = parser.parse_args()
     try:
-        if shared and distributed.needs_spawn(args.gpu):
-            return distributed.spawn(args.gpu)
+        if shared and launch.needs_spawn(args.gpu):
+            return launch.spawn(args.gpu)
         with stop_on_signal(), distributed.process_group():
             _run_within_memory(command, args)
     except UserError as error:

@@ -18,14 +18,14 @@ from advmia.data.readers import (
 from advmia.data.specs import DATASETS, DatasetSpec
 from advmia.errors import UserError
 from advmia.models import MODELS
-from advmia.runtime import distributed, machine
+from advmia.runtime import devices, distributed, machine
 from advmia.runtime.files import write_lock
 from advmia.runtime.terminal import say
 
 
 def choose_device(args: argparse.Namespace) -> torch.device:
     """This process' device, and memory as suits it."""
-    device = distributed.pick_device(args.gpu)
+    device = devices.pick_device(args.gpu)
     if device.type == "cpu":
         machine.keep_freed_memory()
     return device

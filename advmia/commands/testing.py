@@ -48,7 +48,7 @@ _UNATTACKED = Budget(0, 0, 0)
 def test(task: Task, args: argparse.Namespace) -> None:
     """Attacks one network at every eps; prints the reference's lines and writes a CSV and a JSON file of results."""
     device = choose_device(args)
-    precision = Precision.chosen(args.precision, device)
+    precision = Precision.choose(args.precision, device)
     source_model = args.surrogateModel or args.targetModel
     source_weight = args.surrogateWeight or args.targetWeight
     spec = choose_spec(args, args.targetModel, source_model)

@@ -11,7 +11,7 @@ from typing import Literal
 from torch import nn
 
 from advmia.attacks.inference import compile_copies
-from advmia.budgets import TRAINING_STEPS, step_size_for, training_budget
+from advmia.budgets import TRAINING_STEPS, grey_step_size_for, training_budget
 from advmia.checkpoints.best import BestCheckpoint
 from advmia.checkpoints.paths import state_path
 from advmia.checkpoints.resume import (
@@ -56,7 +56,7 @@ from advmia.training.validation import Validation, epoch_line
 def train(task: Task, args: argparse.Namespace) -> None:
     """Trains one network; keeps its best epoch as `<saveDir>/<the reference's name>`, with a record beside it."""
     device = choose_device(args)
-    precision = Precision.chosen(args.precision, device)
+    precision = Precision.choose(args.precision, device)
     spec = choose_spec(args, args.model)
     check_init(args.model, args.init)
     train_list, test_list = read_lists(args, spec)
@@ -226,7 +226,7 @@ def _settings(args: argparse.Namespace, spec: DatasetSpec, classes: int, precisi
         classes=classes,
         eps=eps,
         steps=0 if is_natural else TRAINING_STEPS,
-        step_size=0.0 if is_natural else step_size_for(eps),
+        step_size=0.0 if is_natural else grey_step_size_for(eps),
         beta=default_beta(args.method, spec.name) if beta is None else beta,
         gamma=args.gamma if is_hat else 0.0,
         hat_step=args.hatStep if is_hat else 0.0,

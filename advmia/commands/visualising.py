@@ -13,7 +13,7 @@ from advmia.data.readers import (
     count_listed_classes,
     read_samples,
 )
-from advmia.gradcam.draw import MapFolder, View, draw_maps
+from advmia.gradcam.draw import MapFolder, MappedNetwork, View, draw_maps
 from advmia.models import MODELS
 from advmia.runtime import machine
 from advmia.runtime.files import write_lock
@@ -24,7 +24,7 @@ from advmia.tasks import Task
 def visualise(task: Task, args: argparse.Namespace) -> None:
     """Grad-CAM of each image's true class, clean and under attack: JPEGs, a contact sheet and a CSV in `--saveDir`."""
     device = choose_device(args)
-    precision = Precision.chosen(args.precision, device)
+    precision = Precision.choose(args.precision, device)
     spec = choose_spec(args, args.model)
     loaded = load_model(args.model, args.weight, spec, classes=count_listed_classes(spec, args.dataRoot))
     data = load_images(args, read_samples(spec, args.dataRoot, "test", classes=loaded.classes), device)
@@ -41,15 +41,16 @@ def visualise(task: Task, args: argparse.Namespace) -> None:
             return
         views = [View("clean", 0.0, None, ())]
         for name in dict.fromkeys(args.attacks):
-            for eps in dict.fromkeys(args.epsilons):
-                made = ATTACKS[name].build(ATTACKS[name].budget(eps), task.attacks[name])
-                views.append(View(name, eps, made, (args.seed, name, eps)))
+            for grey_eps in dict.fromkeys(args.epsilons):
+                attack = ATTACKS[name].build(ATTACKS[name].budget(grey_eps), task.attacks[name])
+                views.append(View(name, grey_eps, attack, (args.seed, name, grey_eps)))
         layer = MODELS[args.model].cam_layer
         assert layer is not None, f"{args.model} names no layer for Grad-CAM"
         model = machine.on_device(loaded.model, device)
         if args.compile:
             compile_copies(model)
         loader = EvaluationLoader(data, args.bs, device)
-        rows = draw_maps(model, layer, loader, views, folder, on_clean=args.overlayOn == "clean", precision=precision)
-    pictures = f"{len(rows)} maps of {len(data)} images, the contact sheet gradVisual.png and gradVisual.csv"
+        network = MappedNetwork(model, layer, precision)
+        maps = draw_maps(network, loader, views, folder, on_clean=args.overlayOn == "clean")
+    pictures = f"{len(maps)} maps of {len(data)} images, the contact sheet gradVisual.png and gradVisual.csv"
     print(f"{pictures} in {args.saveDir}")

@@ -21,7 +21,7 @@ from advmia.data.markers import read_markers, write_marker
 from advmia.data.phantom_images import Rng, chest, fundus, skin
 from advmia.data.specs import CHEST_FINDINGS, DATASETS, Split
 from advmia.errors import UserError
-from advmia.runtime.files import write_text
+from advmia.runtime.files import write_error, write_text
 
 GENERATOR = 1  # raise it when the drawing changes: older phantoms are then told apart
 COUNTS = (24, 20_000)  # images a folder: 24 is the least that shows every class in both splits
@@ -178,9 +178,7 @@ def _save(path: Path, image: NDArray[Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         picture.save(path, **options)
     except OSError as error:
-        raise UserError(
-            f"cannot write {path} ({error.strerror or error}): free space or choose another folder"
-        ) from error
+        raise write_error(path, error) from error
 
 
 def _summary(path: Path) -> str:

@@ -86,7 +86,7 @@ class _Pass:
             self.tally.load_state_dict(state)
         resumed = len(self.tally)
         waves = self.loader.waves(WAVE_BATCHES if self.early_stopping else 1, WAVE_BYTES, skip=resumed)
-        self.progress = ProgressBar(waves, len(data), self.options.title, self.status, done=resumed)
+        self.progress = ProgressBar(waves, len(data), self.options.title, self.status, initial=resumed)
         scored = Blocks(self.target, self.loader.batch_size)
         try:
             for batch in self.progress:
@@ -109,7 +109,7 @@ class _Pass:
         start = _now(device)
         if self.attack is not None:
             rng = SampleRng.of(*self.options.scope, samples=batch.index.tolist(), device=device)
-            with precision.networks(device, early_stopping=self.early_stopping):
+            with precision.autocast(device, early_stopping=self.early_stopping):
                 x = self.attack(attacked, x, batch.y, rng=rng)
             tally.add_time(_now(device) - start, notes_of(self.attack))
         with precision.scoring(early_stopping=self.early_stopping), torch.no_grad(), frozen_eval(self.target):

@@ -1,4 +1,4 @@
-"""Grad-CAM of a list of images, clean and attacked: one JPEG a map, a contact sheet, and how far each map moved."""
+"""Draws Grad-CAM maps of a list, clean and under attack: a JPEG for each map, a contact sheet and a CSV."""
 
 from __future__ import annotations
 
@@ -17,139 +17,180 @@ from advmia.attacks.inference import Blocks, inference_copy
 from advmia.data.loading import Batch, EvaluationLoader
 from advmia.errors import UserError
 from advmia.gradcam.maps import cosine_similarity, grad_cam, top_overlap
-from advmia.gradcam.pictures import SHEET_ROWS, Cell, overlay, save_jpeg, save_sheet
-from advmia.runtime.files import csv_text, write_json, write_text
+from advmia.gradcam.pictures import SHEET_ROWS, SheetPicture, overlay, save_jpeg, save_sheet
+from advmia.runtime.files import csv_text, read_json_object, write_json, write_text
 from advmia.runtime.precision import FP32, Precision
 from advmia.runtime.rng import SampleRng
 
 COLUMNS = ("file", "index", "label", "attack", "eps", "predicted", "confidence", "cosine", "iou_top_fifth", "map")
+RECORD_NAME, TABLE_NAME, SHEET_NAME = "gradVisual.json", "gradVisual.csv", "gradVisual.png"
 
 
 @dataclass(frozen=True)
 class View:
-    """One picture of every image: clean, or under one attack."""
+    """One way to show every image: clean, or under one attack at one eps."""
 
-    attack: str  # "clean" for none
-    eps: float  # grey levels out of 255
-    make: Attack | None
-    scope: tuple[object, ...]  # of the random draws, as in `evaluate`
+    attack_name: str  # "clean" where there is no attack
+    grey_eps: float  # in grey levels; 0 where there is no attack
+    attack: Attack | None
+    scope: tuple[object, ...]  # seeds the attack's random numbers, as in `evaluate`
 
     @property
     def title(self) -> str:
-        return "clean" if self.make is None else f"{self.attack} eps {self.eps:g}/255"
+        """The view's name on the contact sheet."""
+        return "clean" if self.attack is None else f"{self.attack_name} eps {self.grey_eps:g}/255"
 
     def file_name(self, label: int, confidence: float, index: int) -> str:
-        """The reference's names; maps under another attack than PGD say which."""
-        name = f"class{label}_confidence{confidence:.4f}_{index}"
-        if self.attack == "clean":
-            return f"{name}.jpg"
-        return f"{name}map_{'' if self.attack == 'pgd' else f'{self.attack}_'}eps{self.eps:g}-255.jpg"
+        """Returns a map's file name: the published code's, with the attack's name for attacks other than PGD."""
+        stem = f"class{label}_confidence{confidence:.4f}_{index}"
+        if self.attack is None:
+            return f"{stem}.jpg"
+        prefix = "" if self.attack_name == "pgd" else f"{self.attack_name}_"
+        return f"{stem}map_{prefix}eps{self.grey_eps:g}-255.jpg"
+
+
+@dataclass(frozen=True)
+class MappedNetwork:
+    """A network whose maps are drawn, the layer that they are read from, and the precision that it runs in."""
+
+    model: nn.Module
+    layer: str  # name of the submodule
+    precision: Precision = FP32
+
+    def show(self, batch: Batch, view: View) -> Tensor:
+        """Returns the batch's images (B, 3, H, W) in a view. Those under attack are the ones that `evaluate` scores."""
+        if view.attack is None:
+            return batch.x
+        device = batch.x.device
+        rng = SampleRng.of(*view.scope, samples=batch.index.tolist(), device=device)
+        with self.precision.autocast(device, early_stopping=stops_early(view.attack)):
+            return view.attack(Blocks(inference_copy(self.model, batch.x)), batch.x, batch.y, rng=rng)
+
+    def explain(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Computes maps (B, H, W) of classes y (B,) and logits (B, K) of images x (B, 3, H, W)."""
+        with self.precision.scoring():
+            return grad_cam(self.model, self.layer, x, y)
+
+
+@dataclass(frozen=True)
+class MapScores:
+    """The numbers about one map."""
+
+    predicted: int  # class
+    confidence: float  # probability of the predicted class
+    label_confidence: float  # probability of the true class, which the map explains
+    cosine: float  # similarity to the map of the clean image, 0 to 1
+    overlap: float  # of its brightest fifth with that of the clean image's map, 0 to 1
+
+    def columns(self) -> dict[str, Any]:
+        """Returns the scores that the CSV shows, by column."""
+        return {
+            "predicted": self.predicted,
+            "confidence": f"{self.confidence:.6f}",
+            "cosine": f"{self.cosine:.6f}",
+            "iou_top_fifth": f"{self.overlap:.6f}",
+        }
+
+
+def score_maps(maps: Tensor, clean_maps: Tensor, logits: Tensor, y: Tensor) -> list[MapScores]:
+    """Scores the maps (B, H, W) of a batch, with its logits (B, K) and true classes (B,)."""
+    probabilities = logits.softmax(dim=1)
+    confidence, predicted = probabilities.max(dim=1)
+    label_confidence = probabilities.gather(1, y[:, None])[:, 0]
+    similarity = (cosine_similarity(maps, clean_maps), top_overlap(maps, clean_maps))
+    columns = [column.tolist() for column in (predicted, confidence, label_confidence, *similarity)]
+    return [MapScores(*values) for values in zip(*columns, strict=True)]
 
 
 class MapFolder:
-    """Where a run's pictures go. The folder is made, never emptied, and no file of another run is written over."""
+    """The folder of one run's pictures. Files that the same run did not write are never overwritten or deleted."""
 
     def __init__(self, folder: Path, run: dict[str, Any]) -> None:
-        """`run`: all that the pictures depend on. Raises `UserError` where the folder holds another run's."""
+        """Checks the folder, and creates nothing yet.
+
+        Args:
+            folder: where the pictures go; it need not exist.
+            run: everything that the pictures depend on, as JSON values.
+
+        Raises `UserError` where the folder holds the pictures of another run, or a file in the place of the CSV or
+        the contact sheet.
+        """
         self.folder, self._run = folder, json.loads(json.dumps(run))
-        self.record_path = folder / "gradVisual.json"
-        known = self._read()
-        self._is_ours = known is not None and known.get("run") == self._run
-        self.is_finished = self._is_ours and bool(known and known.get("finished"))
-        if known is not None and not self._is_ours:
+        self.record_path = folder / RECORD_NAME
+        record = read_json_object(self.record_path)
+        self._is_ours = record is not None and record.get("run") == self._run
+        self.is_finished = self._is_ours and bool(record and record.get("finished"))
+        if record is not None and not self._is_ours:
             raise UserError(f"{folder} holds the maps of another run ({self.record_path.name}): name another --saveDir")
         if not self._is_ours:
-            for name in ("gradVisual.csv", "gradVisual.png"):
+            for name in (TABLE_NAME, SHEET_NAME):
                 self.path(name)
 
     def path(self, name: str) -> Path:
-        """Where a picture goes. Raises `UserError` when a file is there that this run did not make."""
+        """Returns where a picture goes. Raises `UserError` where another run has a file of that name."""
         path = self.folder / name
         if path.exists() and not self._is_ours:
-            raise UserError(f"{path} is there already and not of this run: name another --saveDir")
+            raise UserError(f"{path} exists and is not of this run: name another --saveDir")
         return path
 
     def begin(self) -> None:
+        """Records that this run writes here, so that it may replace its own pictures after an interruption."""
         write_json(self.record_path, {"run": self._run, "finished": False})
 
-    def finish(self, rows: Sequence[dict[str, Any]]) -> None:
-        table = [COLUMNS, *([row[name] for name in COLUMNS] for row in rows)]
-        write_text(self.folder / "gradVisual.csv", csv_text(table))
-        write_json(self.record_path, {"run": self._run, "finished": True, "maps": [row["map"] for row in rows]})
-
-    def _read(self) -> dict[str, Any] | None:
-        try:
-            found = json.loads(self.record_path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            return None
-        return found if isinstance(found, dict) else None
+    def finish(self, records: Sequence[dict[str, Any]]) -> None:
+        """Writes the CSV, a row for each map, and records that all pictures are there."""
+        table = [COLUMNS, *([record[name] for name in COLUMNS] for record in records)]
+        write_text(self.folder / TABLE_NAME, csv_text(table))
+        maps = [record["map"] for record in records]
+        write_json(self.record_path, {"run": self._run, "finished": True, "maps": maps})
 
 
 def draw_maps(
-    model: nn.Module,
-    layer: str,
-    loader: EvaluationLoader,
-    views: Sequence[View],
-    folder: MapFolder,
-    *,
-    on_clean: bool,
-    precision: Precision = FP32,
+    network: MappedNetwork, loader: EvaluationLoader, views: Sequence[View], folder: MapFolder, *, on_clean: bool
 ) -> list[dict[str, Any]]:
-    """Draws every view of every image; returns the CSV's rows. The first view is the clean one.
+    """Draws a map of each image's true class in every view, then the contact sheet and the CSV.
 
-    `on_clean` lays the maps of attacked images over the clean image, as the published code does.
+    Args:
+        network: the classifier.
+        loader: the images.
+        views: the clean view first.
+        folder: where all files go.
+        on_clean: lays every map over the clean image, as the published code does, not over the attacked one.
+
+    Returns: a record for each map, with the CSV's columns as keys.
     """
     folder.begin()
-    rows: list[dict[str, Any]] = []
-    sheet: list[list[Cell]] = []
-    files = loader.data.samples.files
+    samples = loader.data.samples
+    records: list[dict[str, Any]] = []
+    sheet: list[list[SheetPicture]] = []
     for batch in tqdm(loader, desc="Grad-CAM", unit="batch", disable=None, leave=False):
-        cells: list[list[Cell]] = [[] for _ in range(len(batch))]
+        pictures: list[list[SheetPicture]] = [[] for _ in range(len(batch))]
         clean_maps = torch.empty(0)
         for view in views:
-            x = attacked(model, batch, view, precision)
-            with precision.scoring():
-                maps, logits = grad_cam(model, layer, x, batch.y)
-            clean_maps = maps if view.make is None else clean_maps
-            moved = zip(
-                cosine_similarity(maps, clean_maps).tolist(), top_overlap(maps, clean_maps).tolist(), strict=True
-            )
-            confidence, predicted = logits.softmax(dim=1).max(dim=1)
-            true = logits.softmax(dim=1).gather(1, batch.y[:, None])[:, 0]
-            for place, (cosine, shared) in enumerate(moved):
-                index, label = int(batch.index[place]), int(batch.y[place])
-                pixels = overlay((batch.x if on_clean else x)[place], maps[place])
-                path = folder.path(view.file_name(label, float(true[place]), index))
+            x = network.show(batch, view)
+            maps, logits = network.explain(x, batch.y)
+            clean_maps = maps if view.attack is None else clean_maps
+            for position, scores in enumerate(score_maps(maps, clean_maps, logits, batch.y)):
+                index, label = int(batch.index[position]), int(batch.y[position])
+                pixels = overlay((batch.x if on_clean else x)[position], maps[position])
+                path = folder.path(view.file_name(label, scores.label_confidence, index))
                 save_jpeg(pixels, path)
-                if len(sheet) + place < SHEET_ROWS:
-                    cells[place].append(Cell(pixels, int(predicted[place]), float(confidence[place])))
-                rows.append(
+                if len(sheet) + position < SHEET_ROWS:
+                    pictures[position].append(SheetPicture(pixels, scores.predicted, scores.confidence))
+                records.append(
                     {
-                        "file": files[index],
+                        "file": samples.files[index],
                         "index": index,
                         "label": label,
-                        "attack": view.attack,
-                        "eps": f"{view.eps:g}",
-                        "predicted": int(predicted[place]),
-                        "confidence": f"{float(confidence[place]):.6f}",
-                        "cosine": f"{cosine:.6f}",
-                        "iou_top_fifth": f"{shared:.6f}",
+                        "attack": view.attack_name,
+                        "eps": f"{view.grey_eps:g}",
+                        **scores.columns(),
                         "map": path.name,
                     }
                 )
-        sheet += [each for each in cells if each]
-    names = [f"{file}\nclass {label}" for file, label in zip(files, loader.data.samples.labels.tolist(), strict=True)]
-    title = f"{loader.data.samples.dataset_name}: Grad-CAM of the true class; below, the class predicted"
-    save_sheet(sheet, names[: len(sheet)], [view.title for view in views], title, folder.path("gradVisual.png"))
-    folder.finish(rows)
-    return rows
-
-
-def attacked(model: nn.Module, batch: Batch, view: View, precision: Precision) -> Tensor:
-    """The batch's images as the view shows them: those that `evaluate` scores under the same attack and seed."""
-    if view.make is None:
-        return batch.x
-    device = batch.x.device
-    rng = SampleRng.of(*view.scope, samples=batch.index.tolist(), device=device)
-    with precision.networks(device, early_stopping=stops_early(view.make)):
-        return view.make(Blocks(inference_copy(model, batch.x)), batch.x, batch.y, rng=rng)
+        sheet += [of_image for of_image in pictures if of_image]
+    names = [f"{file}\nclass {label}" for file, label in zip(samples.files, samples.labels.tolist(), strict=True)]
+    title = f"{samples.dataset_name}: Grad-CAM of the true class; below, the class predicted"
+    save_sheet(sheet, names[: len(sheet)], [view.title for view in views], title, folder.path(SHEET_NAME))
+    folder.finish(records)
+    return records

@@ -1,4 +1,4 @@
-"""Grad-CAM (Selvaraju et al. 2017, section 3): which parts of an image speak for a class."""
+"""Grad-CAM (Selvaraju et al. 2017, section 3): which parts of an image speak for a class, and how two maps compare."""
 
 from __future__ import annotations
 
@@ -8,27 +8,37 @@ from torch import Tensor, nn
 
 from advmia.attacks.common import frozen_eval
 
+TOP_FRACTION = 0.2  # of a map's pixels: those that `top_overlap` compares
+
 
 def grad_cam(model: nn.Module, layer: str, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """(maps (B, H, W) in [0, 1], logits (B, K) float32) of images x (B, 3, H, W) in [0, 1] and classes y (B,) int64.
+    """Computes the Grad-CAM maps of a batch.
 
-    `layer` is the submodule whose output the map is read from. A map is the ReLU of its channels' sum, each weighted by
-    the mean of the class logit's gradient (equations 1 and 2), enlarged bilinearly to the image and divided by its own
-    maximum; it is all 0 where nothing speaks for the class. The model is left as it was.
+    A map is the ReLU of the sum of the layer's channels, each weighted by the mean of the class logit's gradient
+    (equations 1 and 2). It is enlarged bilinearly to the image's size and divided by its maximum; where nothing speaks
+    for the class it is all 0. The model's mode, gradients and statistics stay as they were.
+
+    Args:
+        model: a classifier, (B, 3, H, W) -> (B, K).
+        layer: the name of the submodule whose output (B, C, h, w) the maps are read from.
+        x: images (B, 3, H, W) in [0, 1].
+        y: the class that each map explains, (B,) int64.
+
+    Returns: maps (B, H, W) in [0, 1] and logits (B, K) float32.
     """
-    kept: list[Tensor] = []
+    outputs: list[Tensor] = []
 
-    def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        kept.append(output)
+    def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        outputs.append(output)
         return output.clone()  # a ReLU behind the layer may work in place
 
     with frozen_eval(model), torch.enable_grad():
-        hook = model.get_submodule(layer).register_forward_hook(keep)
+        hook = model.get_submodule(layer).register_forward_hook(record)
         try:
             logits = model(x.detach().requires_grad_(True)).float()  # parameters are frozen: the graph starts at x
         finally:
             hook.remove()
-        (activations,) = kept  # (B, C, h, w)
+        (activations,) = outputs  # (B, C, h, w)
         (gradients,) = torch.autograd.grad(logits.gather(1, y[:, None]).sum(), activations)
     weights = gradients.mean(dim=(2, 3), keepdim=True)
     maps = (weights * activations.detach()).sum(dim=1, keepdim=True).relu()
@@ -36,20 +46,23 @@ def grad_cam(model: nn.Module, layer: str, x: Tensor, y: Tensor) -> tuple[Tensor
     return maps / maps.amax(dim=(1, 2), keepdim=True).clamp(min=1e-12), logits.detach()
 
 
-def cosine_similarity(maps: Tensor, clean: Tensor) -> Tensor:
-    """How alike two maps (B, H, W) are: 1 the same up to scale, 0 nothing in common; shape (B,). 0 if one is all 0."""
-    return F.cosine_similarity(maps.flatten(1), clean.flatten(1), dim=1)
+def cosine_similarity(maps: Tensor, clean_maps: Tensor) -> Tensor:
+    """Compares maps (B, H, W) pairwise: 1 for maps equal up to a factor, 0 for maps without a common pixel; (B,).
 
-
-def top_overlap(maps: Tensor, clean: Tensor, share: float = 0.2) -> Tensor:
-    """Intersection over union of the brightest fifth of the pixels of two maps (B, H, W); shape (B,), 0 to 1.
-
-    A map that is all 0 has no brightest fifth: 0.
+    A map that is all 0 has similarity 0 to every map.
     """
-    count = max(1, round(share * maps[0].numel()))
-    tops = []
-    for each in (maps.flatten(1), clean.flatten(1)):
-        top = torch.zeros_like(each, dtype=torch.bool).scatter(1, each.topk(count, dim=1).indices, True)
-        tops.append(top & (each > 0))
-    shared, either = (tops[0] & tops[1]).sum(dim=1), (tops[0] | tops[1]).sum(dim=1)
-    return shared / either.clamp(min=1)
+    return F.cosine_similarity(maps.flatten(1), clean_maps.flatten(1), dim=1)
+
+
+def top_overlap(maps: Tensor, clean_maps: Tensor) -> Tensor:
+    """Computes the intersection over union of the brightest fifth of the pixels of maps (B, H, W), pairwise; (B,).
+
+    A map that is all 0 has no bright pixels: its overlap is 0.
+    """
+    count = max(1, round(TOP_FRACTION * maps[0].numel()))
+    brightest = []
+    for flat in (maps.flatten(1), clean_maps.flatten(1)):
+        top = torch.zeros_like(flat, dtype=torch.bool).scatter(1, flat.topk(count, dim=1).indices, True)
+        brightest.append(top & (flat > 0))
+    first, second = brightest
+    return (first & second).sum(dim=1) / (first | second).sum(dim=1).clamp(min=1)

@@ -12,54 +12,59 @@ from torch import Tensor
 
 from advmia.runtime.files import atomic_write
 
-STRENGTH = 0.4  # of the map's colours over the image's
+OPACITY = 0.4  # of the map's colours over the image's
 SHEET_ROWS = 16  # images on a contact sheet: more would not be legible
 
 
 def overlay(x: Tensor, cam: Tensor) -> np.ndarray:
-    """The map (H, W) in [0, 1], blue (0) to red (1), over the image (3, H, W) in [0, 1]; uint8 (H, W, 3)."""
-    from matplotlib import colormaps  # here, because it takes a second to import
+    """Lays a map (H, W) in [0, 1], blue (0) to red (1), over an image (3, H, W) in [0, 1]; uint8 (H, W, 3)."""
+    from matplotlib import colormaps  # takes a second to import
 
     image = x.permute(1, 2, 0).cpu().numpy()
     colours = colormaps["turbo"](cam.cpu().numpy())[:, :, :3]
-    return (255 * ((1 - STRENGTH) * image + STRENGTH * colours)).clip(0, 255).round().astype(np.uint8)
+    return (255 * ((1 - OPACITY) * image + OPACITY * colours)).clip(0, 255).round().astype(np.uint8)
 
 
 def save_jpeg(pixels: np.ndarray, path: Path) -> None:
-    """uint8 (H, W, 3), whole or not at all."""
+    """Writes pixels, uint8 (H, W, 3), as a JPEG, atomically."""
     with atomic_write(path) as temporary:
         Image.fromarray(pixels).save(temporary, format="JPEG", quality=95)
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One picture of the sheet."""
+class SheetPicture:
+    """One picture of the contact sheet, with what the network predicts for it."""
 
     pixels: np.ndarray  # uint8 (H, W, 3)
-    predicted: int
-    confidence: float  # in the predicted class
+    predicted: int  # class
+    confidence: float  # probability of the predicted class
 
 
 def save_sheet(
-    rows: Sequence[Sequence[Cell]], names: Sequence[str], columns: Sequence[str], title: str, path: Path
+    pictures: Sequence[Sequence[SheetPicture]], names: Sequence[str], views: Sequence[str], title: str, path: Path
 ) -> None:
-    """A PNG of at most 16 rows, one an image, named on the left; the columns' names above, what is predicted below."""
-    import matplotlib
+    """Writes a PNG with a line of pictures for each of the first 16 images, and a column for each view.
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    Args:
+        pictures: for each image, its picture in each view.
+        names: the images' names, shown on the left.
+        views: the views' names, shown above.
+        title: shown at the top.
+        path: the PNG; written atomically.
+    """
+    from matplotlib.figure import Figure  # takes a second to import; without pyplot no window is ever opened
 
-    rows, names = rows[:SHEET_ROWS], names[:SHEET_ROWS]
-    size = (1.2 + 1.8 * len(columns), 0.9 + 2.1 * len(rows))
-    figure, panels = plt.subplots(len(rows), len(columns), figsize=size, squeeze=False, layout="constrained")
-    for line, (cells, name) in enumerate(zip(rows, names, strict=True)):
-        for panel, cell, column in zip(panels[line], cells, columns, strict=True):
-            panel.imshow(cell.pixels)
-            panel.set(xticks=[], yticks=[], xlabel=f"class {cell.predicted} ({cell.confidence:.2f})")
-            if line == 0:
-                panel.set_title(column, fontsize=10)
-        panels[line][0].set_ylabel(name, fontsize=9, parse_math=False)
+    pictures, names = pictures[:SHEET_ROWS], names[:SHEET_ROWS]
+    size = (1.2 + 1.8 * len(views), 0.9 + 2.1 * len(pictures))
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(len(pictures), len(views), squeeze=False)
+    for index, (pictures_of_image, name) in enumerate(zip(pictures, names, strict=True)):
+        for panel, picture, view in zip(panels[index], pictures_of_image, views, strict=True):
+            panel.imshow(picture.pixels)
+            panel.set(xticks=[], yticks=[], xlabel=f"class {picture.predicted} ({picture.confidence:.2f})")
+            if index == 0:
+                panel.set_title(view, fontsize=10)
+        panels[index][0].set_ylabel(name, fontsize=9, parse_math=False)
     figure.suptitle(title, fontsize=11)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
-    plt.close(figure)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 from advmia.errors import UserError
 from advmia.results.rows import ROW_KEYS, ResultRow
 from advmia.results.scores import SELECTIONS, task_of
+from advmia.runtime.files import read_json_object
 from advmia.runtime.terminal import say
 from advmia.tasks import SINGLE_LABEL, Task
 
@@ -140,11 +140,8 @@ def results_at(file: Path) -> RunRecord | None:
 
 def read_results(file: Path) -> RunRecord:
     """Reads and checks a result file. Raises `UserError` where it is missing, damaged or something else."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        content = None
-    if not isinstance(content, dict) or not content.keys() >= {"rows", "run"}:
+    content = read_json_object(file)
+    if content is None or not content.keys() >= {"rows", "run"}:
         raise UserError(f"{file} is not a result file: expected a .json file that a test script wrote")
     try:
         record = RunRecord(file, content, tuple(map(ResultRow.from_json, content["rows"])))

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, under a temporary name, then renamed; and by one run at a time."""
+"""Atomic writes, a lock against two runs that write the same file, and the text, CSV and JSON formats."""
 
 from __future__ import annotations
 
@@ -16,71 +16,75 @@ from typing import IO, Any
 
 from advmia.errors import UserError
 
-_NAME_KEPT = 235  # of a name's characters in a temporary one: with the number of a process these have 255 at most
+# Characters of a file's name that its temporary name repeats. With the dots, the process id and ".tmp" they stay within
+# the 255 bytes that file systems allow.
+_NAME_LENGTH = 235
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`, which replaces `path` when the block ends well and vanishes when not.
+    """Yields a temporary path in the same folder, and renames it to `path` at the end of the block.
 
-    Makes missing parent folders. Raises `UserError` when the disk is full, read-only or not ours to write.
+    If the block raises, or the process is killed, `path` stays as it was. Missing parent folders are made. Raises
+    `UserError` if the file cannot be written, for example because the disk is full.
     """
-    temporary = path.with_name(f".{path.name[:_NAME_KEPT]}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name[:_NAME_LENGTH]}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+            os.fsync(file.fileno())  # before the renaming, or a power cut could leave an empty file under the name
         temporary.replace(path)
     except OSError as error:
-        raise UserError(
-            f"cannot write {path} ({error.strerror or error}): free space or choose another folder"
-        ) from error
+        raise write_error(path, error) from error
     finally:
-        with suppress(OSError):  # nothing there, or no folder to look in: never in the way of the error above
+        with suppress(OSError):  # it was renamed, or never written; another error here would hide the first
             temporary.unlink()
+
+
+def write_error(path: Path, error: OSError) -> UserError:
+    """Returns the `UserError` to raise when the system refuses to write `path`."""
+    return UserError(f"cannot write {path} ({error.strerror or error}): free space or choose another folder")
 
 
 @contextmanager
 def write_lock(path: Path) -> Iterator[None]:
-    """Inside, no other run that asks writes `path` or what stands beside it (`<path>.json`, ...).
+    """Inside, no other run can take the lock for `path`, which also covers files beside it such as `<path>.json`.
 
-    The system drops the lock when its holder dies, however it does; what that one was in the middle of writing is
-    removed. Raises `UserError` where another run holds it.
+    The system drops the lock when its holder ends, even by a kill. Temporary files that a killed run has left are
+    removed. Raises `UserError` if another run holds the lock.
     """
     lock = path.with_name(f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = _locked(lock)
+        file = _open_locked(lock)
     except BlockingIOError:
         raise UserError(f"another run is writing {path} now: wait for its end, or write to another folder") from None
     except OSError as error:
-        raise UserError(
-            f"cannot write {path} ({error.strerror or error}): free space or choose another folder"
-        ) from error
+        raise write_error(path, error) from error
     with file:
-        for left in path.parent.glob(f"{glob.escape(f'.{path.name}')}.*.tmp"):
-            if not _has_a_writer(left):  # as one for `<path>.<more>` may have
-                left.unlink(missing_ok=True)
+        for temporary in path.parent.glob(f"{glob.escape(f'.{path.name}')}.*.tmp"):
+            if not _writer_is_alive(temporary):  # one for `<path>.<more>` may have a lock of its own
+                temporary.unlink(missing_ok=True)
         try:
             yield
         finally:
-            lock.unlink(missing_ok=True)  # while it is still held
+            lock.unlink(missing_ok=True)  # while the lock is still held
 
 
-def _has_a_writer(temporary: Path) -> bool:
-    """Whether the process that a temporary file is named after is alive on this machine."""
+def _writer_is_alive(temporary: Path) -> bool:
+    """Returns whether the process whose id is in the temporary file's name runs on this machine."""
     try:
         os.kill(int(temporary.suffixes[-2][1:]), 0)
     except (ProcessLookupError, ValueError, IndexError, OverflowError):
         return False
-    except PermissionError:  # somebody else's
+    except PermissionError:  # another user's process
         return True
     return True
 
 
-def _locked(path: Path) -> IO[str]:
-    """The file, open and locked. Its last holder may have removed it between our opening and our locking it."""
+def _open_locked(path: Path) -> IO[str]:
+    """Opens the lock file and locks it. Tries again if its last holder removed it in between."""
     while True:
         file = path.open("w")
         try:
@@ -96,35 +100,44 @@ def _locked(path: Path) -> IO[str]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes `text` as UTF-8, whole or not at all. Of file names that are no UTF-8, the odd bytes are spelled out."""
+    """Writes `text` atomically as UTF-8. Bytes of file names that are not UTF-8 are written as backslash escapes."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def csv_text(rows: Iterable[Iterable[object]]) -> str:
-    """The rows as CSV, in which no spreadsheet finds a formula."""
+    """Returns the rows as CSV text. Cells that a spreadsheet would run as formulas get an apostrophe in front."""
     lines = []
     for row in rows:
         line = io.StringIO()
-        csv.writer(line, lineterminator="\r\n").writerow([_no_formula(cell) for cell in row])  # then both are quoted
+        # With this terminator the writer quotes cells that contain \r, not only those with \n.
+        csv.writer(line, lineterminator="\r\n").writerow([_without_formula(cell) for cell in row])
         lines.append(line.getvalue().removesuffix("\r\n") + "\n")
     return "".join(lines)
 
 
-def _no_formula(cell: object) -> object:
-    """Text that a spreadsheet would take for a formula gets an apostrophe before it; numbers stay as they are."""
+def _without_formula(cell: object) -> object:
     if not isinstance(cell, str) or not cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n")):
         return cell
     try:
-        float(cell)
+        float(cell)  # -0.5 is no formula
     except ValueError:
         return f"'{cell}"
     return cell
 
 
 def write_json(path: Path, value: Any, *, indent: int | None = None) -> None:
-    """Writes `value` as JSON, whole or not at all. JSON has no NaN: an undefined number is null."""
+    """Writes `value` atomically as JSON. JSON has no NaN, so NaN becomes null. Raises `ValueError` for infinity."""
     write_text(path, json.dumps(_without_nan(value), indent=indent, allow_nan=False) + "\n")
+
+
+def read_json_object(path: Path) -> dict[str, Any] | None:
+    """Returns the JSON object in the file, or None if there is no file, no JSON, or JSON of another type."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _without_nan(value: Any) -> Any:
@@ -136,13 +149,16 @@ def _without_nan(value: Any) -> Any:
 
 
 def rename_existing(*paths: Path) -> list[Path]:
-    """Renames those of the files that exist, all with one number, so that none is written over; returns new names."""
+    """Renames the files that exist to `<name>.earlier-<number>`, so that new ones do not replace them.
+
+    All get the same number, the lowest that is free for all. Returns the new paths.
+    """
     number = 1
-    while any(_aside(path, number).exists() for path in paths):
+    while any(_earlier_path(path, number).exists() for path in paths):
         number += 1
     present = [path for path in paths if path.exists()]
-    return [path.rename(_aside(path, number)) for path in present]
+    return [path.rename(_earlier_path(path, number)) for path in present]
 
 
-def _aside(path: Path, number: int) -> Path:
+def _earlier_path(path: Path, number: int) -> Path:
     return path.with_name(f"{path.name}.earlier-{number}")

@@ -1,4 +1,4 @@
-"""Devices, seeds, versions, and what is said to the person at the terminal."""
+"""What a run asks of its machine: memory layout and allocator, seeds of the global generators, and versions."""
 
 from __future__ import annotations
 
@@ -13,30 +13,33 @@ from torch import nn
 
 import advmia
 
-# Settings of glibc's allocator, by <malloc.h>'s numbers for `mallopt`.
+# Parameters of glibc's allocator, with the numbers that <malloc.h> gives them for `mallopt`.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
-MEMORY_KEPT = {_MMAP_MAX: 0, _TRIM_THRESHOLD: -1}  # -1: whatever the size of what is free
-# Those that glibc comes to by itself in a process of large tensors: at first they follow the sizes that are freed.
+MEMORY_KEPT = {_MMAP_MAX: 0, _TRIM_THRESHOLD: -1}  # -1: free memory is never returned, however much there is
+# The values that glibc itself arrives at in a process with large tensors. Its thresholds grow with the sizes freed.
 MEMORY_RETURNED = {_MMAP_MAX: 65536, _MMAP_THRESHOLD: 2**25, _TRIM_THRESHOLD: 2**26}
 
 
 def on_device(model: nn.Module, device: torch.device) -> nn.Module:
-    """Moves the model. Channels-last weights: convolutions run faster, and pixels come in that layout."""
+    """Moves the model to the device, with channels-last weights.
+
+    Convolutions run faster in that layout, and the loaders' images have it too.
+    """
     return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def keep_freed_memory() -> None:
-    """From now on what this process frees it keeps for its next tensors. Without glibc, nothing.
+    """Makes this process keep the memory that it frees, for its next tensors. Does nothing without glibc.
 
-    By default glibc fetches memory from the system for every tensor of more than 32 MiB and returns what is free at its
-    heap's end. The system clears each page that it hands out, which took a fifth of an attack on mv2. The price: what
-    is free lies in pieces, which made a training's peak 6 % higher, though no higher from epoch to epoch.
+    By default, glibc takes memory from the system for every tensor of more than 32 MiB and returns it when the tensor
+    is freed. The system clears each page that it hands out, which took a fifth of an attack's time on mv2. The price is
+    fragmentation: the peak memory of a training rose by 6 %, but does not grow from epoch to epoch.
     """
     set_allocator(MEMORY_KEPT)
 
 
 def set_allocator(settings: dict[int, int]) -> ctypes.CDLL | None:
-    """Settings such as `MEMORY_KEPT`; returns glibc, or None where the C library is another one."""
+    """Applies settings such as `MEMORY_KEPT`. Returns glibc, or None if the C library is another one."""
     library = ctypes.CDLL(None)
     if not hasattr(library, "gnu_get_libc_version"):
         return None
@@ -46,14 +49,14 @@ def set_allocator(settings: dict[int, int]) -> ctypes.CDLL | None:
 
 
 def seed_everything(seed: int) -> None:
-    """For what draws from the global generators: the networks' initial weights and dropout."""
+    """Seeds the global generators of Python, NumPy and torch, from which initial weights and dropout are drawn."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def versions(device: torch.device) -> dict[str, str]:
-    """What a result depends on beside its arguments: the packages and the device."""
+    """Returns what a result depends on besides its arguments: versions of the packages, and the device's name."""
     packages = ("torch", "torchvision", "numpy", "pillow")
     ours = {"advmia": advmia.__version__, "python": platform.python_version()}
     ours["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -1,4 +1,4 @@
-"""How networks round: fp32, tf32 or bf16. Losses, updates and scores are float32 whatever they ran in."""
+"""The precision in which networks run: fp32, tf32 or bf16. Losses, updates and scores are always in float32."""
 
 from __future__ import annotations
 
@@ -15,17 +15,24 @@ PRECISIONS = ("fp32", "tf32", "bf16")
 
 @dataclass(frozen=True)
 class Precision:
-    """fp32; tf32: on CUDA, products and convolutions round their inputs to 10 bits; bf16: they run in bfloat16.
+    """One of `PRECISIONS`, by name.
 
-    Under bf16, what must not be rounded so far runs in tf32 or fp32 (`unrounded`), and scores are taken in fp32. So are
-    they under tf32 of attacks that leave an image alone as soon as it is fooled: some end a hair's breadth over.
+    fp32 is plain float32. tf32, on CUDA only, rounds the inputs of matrix products and convolutions to 10 bits of
+    mantissa. bf16 runs them in bfloat16, except where that would change the result (`no_autocast`); there tf32 is used
+    on CUDA, fp32 on a CPU.
+
+    Networks are always scored in fp32 under bf16. Early-stopping attacks are always scored in fp32, because they leave
+    some images so close to the decision boundary that rounding could change their class.
     """
 
     name: str
 
     @classmethod
-    def chosen(cls, name: str | None, device: torch.device) -> Precision:
-        """The precision asked for, by default tf32 on CUDA, as published code ran, and fp32 on a CPU."""
+    def choose(cls, name: str | None, device: torch.device) -> Precision:
+        """Returns the precision and sets torch's tf32 switches. Without a name: tf32 on CUDA, fp32 on a CPU.
+
+        tf32 is what the survey's published code ran in. Raises `UserError` if the device lacks the precision.
+        """
         is_cuda = device.type == "cuda"
         name = name or ("tf32" if is_cuda else "fp32")
         if name == "tf32" and not is_cuda:
@@ -36,24 +43,26 @@ class Precision:
         precision.allow_tf32(name != "fp32")
         return precision
 
-    def networks(self, device: torch.device, *, early_stopping: bool = False) -> AbstractContextManager[object]:
-        """Where networks run that are trained or attacked.
+    def autocast(self, device: torch.device, *, early_stopping: bool = False) -> AbstractContextManager[object]:
+        """Returns a context in which networks are trained or attacked: bfloat16 autocast under bf16.
 
-        `early_stopping`: whether the attack leaves an image alone once it is fooled: under bf16 it stops too early.
+        Pass `early_stopping` for an early-stopping attack, which runs without it: rounded logits would make it stop at
+        images that fp32 still classifies correctly.
         """
         return torch.autocast(device.type, torch.bfloat16, enabled=self.name == "bf16" and not early_stopping)
 
     @contextmanager
     def scoring(self, *, early_stopping: bool = False) -> Iterator[None]:
-        """Where networks run whose outputs are counted: of what bf16 attacks find, only what fp32 confirms counts.
+        """Inside, networks are scored: in fp32 under bf16, so that only successes that fp32 confirms count.
 
-        `early_stopping`: of an attack as in `networks`.
+        Pass `early_stopping` for images of an early-stopping attack, which are always scored in fp32.
         """
         with _without_tf32() if self.name == "bf16" or early_stopping else nullcontext():
             yield
 
     @staticmethod
     def allow_tf32(allowed: bool) -> None:
+        """Sets torch's switches for matrix products and convolutions."""
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
 
 
@@ -61,22 +70,22 @@ FP32 = Precision("fp32")
 
 
 @contextmanager
-def exact(device: torch.device) -> Iterator[None]:
-    """Networks in here run in float32, whatever the precision."""
-    with unrounded(device), _without_tf32():
+def fp32_only(device: torch.device) -> Iterator[None]:
+    """Inside, networks run in float32, whatever the precision: without autocast and without tf32."""
+    with no_autocast(device), _without_tf32():
         yield
+
+
+def no_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Disables autocast where bf16 would change the result, not only its speed."""
+    return torch.autocast(device.type, enabled=False)
 
 
 @contextmanager
 def _without_tf32() -> Iterator[None]:
-    before = torch.backends.cudnn.allow_tf32
+    earlier = torch.backends.cudnn.allow_tf32
     Precision.allow_tf32(False)
     try:
         yield
     finally:
-        Precision.allow_tf32(before)
-
-
-def unrounded(device: torch.device) -> AbstractContextManager[object]:
-    """Inside `Precision.networks`, where bf16 would change what is computed and not only how fast."""
-    return torch.autocast(device.type, enabled=False)
+        Precision.allow_tf32(earlier)

@@ -1,4 +1,4 @@
-"""Progress bars, counted in images; there are none where standard error is no terminal."""
+"""Progress bars that count images. There are none if standard error is not a terminal."""
 
 from __future__ import annotations
 
@@ -9,46 +9,50 @@ from typing import Generic, Protocol, TypeVar
 
 from tqdm import tqdm
 
-NOTE_SECONDS = 0.5  # between notes: one may wait for the GPU, or rank all outcomes so far
+NOTE_SECONDS = 0.5  # at least so long between two notes: computing one may wait for the GPU, or rank all outcomes
 _FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
 
 
-class _Countable(Protocol):
+class _Sized(Protocol):
     def __len__(self) -> int: ...
 
 
-Batch = TypeVar("Batch", bound=_Countable)
+Batch = TypeVar("Batch", bound=_Sized)
 
 
 class ProgressBar(Generic[Batch]):
-    """Batches, with a bar over all `images`: how many a second, the time left and `note(images so far)`."""
+    """Yields the batches and shows a bar over all images: the rate, the time left, and a note.
+
+    `total`: the number of images. `note`: takes the number of images so far and returns the text behind the bar.
+    `initial`: images that an earlier run has processed; they are counted in `total` but not among the batches.
+    `size`: returns a batch's number of images.
+    """
 
     def __init__(
         self,
         batches: Iterable[Batch],
-        images: int,
+        total: int,
         title: str,
         note: Callable[[int], str],
         *,
-        done: int = 0,
+        initial: int = 0,
         size: Callable[[Batch], int] = len,
     ) -> None:
-        """`done`: images that an earlier run has seen to; they are not among the batches. `size`: a batch's images."""
-        self._batches, self._images, self._title, self._note = batches, images, title, note
-        self._done, self._size = done, size
+        self._batches, self._total, self._title, self._note = batches, total, title, note
+        self._initial, self._size = initial, size
         self._bar: tqdm | None = None
-        self._noted = -math.inf
+        self._noted = -math.inf  # when the note was last computed, by time.monotonic
 
     def __iter__(self) -> Iterator[Batch]:
-        form = {"unit": " images", "bar_format": _FORMAT, "disable": None, "leave": False}
-        with tqdm(total=self._images, initial=self._done, desc=self._title, **form) as self._bar:
+        options = {"unit": " images", "bar_format": _FORMAT, "disable": None, "leave": False}
+        with tqdm(total=self._total, initial=self._initial, desc=self._title, **options) as self._bar:
             for batch in self._batches:
                 yield batch
                 self._bar.update(self._size(batch))
                 self.refresh()
 
     def refresh(self) -> None:
-        """Renews the note, if it is old: a batch may take hours."""
+        """Computes the note again if it is older than `NOTE_SECONDS`. To be called within batches that take long."""
         bar = self._bar
         if bar is not None and not bar.disable and time.monotonic() - self._noted >= NOTE_SECONDS:
             bar.set_postfix_str(self._note(bar.n))

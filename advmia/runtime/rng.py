@@ -1,7 +1,9 @@
-"""Randomness that belongs to the sample, not to the batch.
+"""Random numbers that depend on the sample, not on its batch.
 
-Each sample of a batch draws from a generator of its own, seeded by what the draw is for (seed, attack, eps, sample
-index). So an image's noise does not depend on the batch size, the order, or on how many processes share the work."""
+Each sample of a batch draws from its own generator. The generator's seed comes from the purpose of the draw and the
+sample's index, such as (seed, attack, eps, index). An image's noise therefore does not depend on the batch size, the
+order of the images, or the number of processes.
+"""
 
 from __future__ import annotations
 
@@ -13,43 +15,46 @@ from torch import Tensor
 
 
 def seed_from(*key: object) -> int:
-    """A 63-bit seed (of which torch's CPU generator uses 32) from the key's repr: 8 and 8.0 are different keys."""
+    """Returns a 63-bit seed, a hash of the key's repr, so that 8 and 8.0 are different keys.
+
+    torch's CPU generator uses the lower 32 bits only.
+    """
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 def generator_for(*key: object, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator whose stream depends on `key` alone."""
+    """Returns a new generator, whose numbers depend on `key` only."""
     return torch.Generator(device=device).manual_seed(seed_from(*key))
 
 
 class SampleRng:
-    """One random stream per sample of a batch, on one device."""
+    """One random stream for each sample of a batch, on one device."""
 
     def __init__(self, generators: list[torch.Generator]) -> None:
         self._generators = generators
 
     @classmethod
     def of(cls, *scope: object, samples: Iterable[int], device: torch.device | str = "cpu") -> SampleRng:
-        """Streams for the samples numbered `samples`, for the purpose `scope`, e.g. `(seed, "pgd", eps)`."""
+        """Returns new streams for the samples with these indices; `scope` is their purpose, e.g. (seed, "pgd", eps)."""
         return cls([generator_for(*scope, int(sample), device=device) for sample in samples])
 
-    def take(self, places: Tensor) -> SampleRng:
-        """The streams at some places of the batch, (n,) int64; they go on where the batch's have got to."""
-        return SampleRng([self._generators[place] for place in places.tolist()])
+    def take(self, indices: Tensor) -> SampleRng:
+        """Returns the streams at some indices of the batch, (n,) int64. They are shared with this object."""
+        return SampleRng([self._generators[index] for index in indices.tolist()])
 
     def uniform(self, like: Tensor) -> Tensor:
-        """Uniform in [0, 1), shape, dtype and device of `like`, whose first axis is the samples."""
+        """Returns uniform numbers in [0, 1) with the shape, dtype and device of `like`, whose first axis is samples."""
         return self._draw(torch.rand, like)
 
     def normal(self, like: Tensor) -> Tensor:
-        """Standard normal, shape, dtype and device of `like`, whose first axis is the samples."""
+        """Returns standard normal numbers with the shape, dtype and device of `like`, whose first axis is samples."""
         return self._draw(torch.randn, like)
 
     def _draw(self, draw: Callable[..., Tensor], like: Tensor) -> Tensor:
         if len(self._generators) != len(like):
             raise ValueError(f"{len(self._generators)} random streams for a batch of {len(like)}")
         noise = torch.empty_like(like)
-        for row, generator in zip(noise, self._generators, strict=True):
-            row.copy_(draw(like.shape[1:], generator=generator, dtype=like.dtype, device=like.device))
+        for sample, generator in zip(noise, self._generators, strict=True):
+            sample.copy_(draw(like.shape[1:], generator=generator, dtype=like.dtype, device=like.device))
         return noise

@@ -1,4 +1,4 @@
-"""Files from which a training or an evaluation goes on where it was stopped or killed."""
+"""Files of tensors with a checksum, in which a run keeps the progress that it resumes from."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ import torch
 from advmia.errors import UserError
 from advmia.runtime.files import atomic_write
 
-_DIGEST_BYTES = 32  # SHA-256 of all that follows: torch reads a damaged file without a word
+_DIGEST_BYTES = 32  # a file begins with the SHA-256 of the rest, because torch reads damaged tensors without an error
 
 
 class DamagedError(Exception):
-    """A file that is not as it was written."""
+    """Raised for a file whose content is not what was written."""
 
 
 def write_sealed(path: Path, state: dict[str, Any]) -> None:
+    """Writes the state atomically, with its checksum. `state`: what `torch.load(weights_only=True)` can read."""
     content = io.BytesIO()
     torch.save(state, content)
     with atomic_write(path) as temporary, temporary.open("wb") as file:
@@ -28,17 +29,21 @@ def write_sealed(path: Path, state: dict[str, Any]) -> None:
 
 
 def read_sealed(path: Path) -> dict[str, Any] | None:
-    """What was written; None where no file is. Executes nothing that the file says."""
+    """Returns the state that `write_sealed` wrote, with tensors on the CPU, or None if there is no file.
+
+    Raises `DamagedError` if the content has changed, and `UserError` if the file cannot be read. Runs no code from the
+    file.
+    """
     try:
-        raw = path.read_bytes()
+        content = path.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror}): check it, or delete it to begin anew") from error
-    if hashlib.sha256(memoryview(raw)[_DIGEST_BYTES:]).digest() != raw[:_DIGEST_BYTES]:
+    if hashlib.sha256(memoryview(content)[_DIGEST_BYTES:]).digest() != content[:_DIGEST_BYTES]:
         raise DamagedError("its checksum does not fit")
     try:
-        state = torch.load(io.BytesIO(memoryview(raw)[_DIGEST_BYTES:]), map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever unpickling raises
+        state = torch.load(io.BytesIO(memoryview(content)[_DIGEST_BYTES:]), map_location="cpu", weights_only=True)
+    except Exception as error:  # unpickling may raise anything
         raise DamagedError(type(error).__name__) from error
     return cast("dict[str, Any]", state)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run where it can be taken up again, not in the middle of something."""
+"""SIGINT (Ctrl-C) and SIGTERM end a run at a moment from which it can be resumed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(KeyboardInterrupt):
-    """The run was asked to end. `advice`, for the person: what is kept, and how to go on."""
+    """Raised when a signal ends the run. `number` is the signal's.
+
+    `advice` is a line for the user: what is saved, and how to resume.
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -21,10 +24,10 @@ class Stopped(KeyboardInterrupt):
 
 
 class _SignalState:
-    """What the handler and `defer_signals` blocks tell each other; signals are a matter of the whole process."""
+    """Process-wide signal state, shared with the signal handler."""
 
-    deferred = 0  # blocks under way
-    by = 0  # the signal that waits for their end
+    deferrals = 0  # how many nested `defer_signals` blocks are running
+    pending = 0  # the signal that waits for their end; 0 for none
 
 
 @contextmanager
@@ -36,53 +39,56 @@ def stop_on_signal() -> Iterator[None]:
 
     def stop(number: int) -> None:
         _restore(earlier)
-        if not _SignalState.deferred:
+        if not _SignalState.deferrals:
             raise Stopped(number)
-        _SignalState.by = number
+        _SignalState.pending = number
 
     earlier = _handle(stop)
     try:
         yield
     finally:
         _restore(earlier)
-        _SignalState.by = 0
+        _SignalState.pending = 0
 
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """What begins in here is brought to its end before the process heeds a signal."""
-    _SignalState.deferred += 1
+    """Runs the block to its end before a signal stops the process. Blocks may be nested."""
+    _SignalState.deferrals += 1
     try:
         yield
     finally:
-        _SignalState.deferred -= 1
-    if _SignalState.by and not _SignalState.deferred:
-        number, _SignalState.by = _SignalState.by, 0
+        _SignalState.deferrals -= 1
+    if _SignalState.pending and not _SignalState.deferrals:
+        number, _SignalState.pending = _SignalState.pending, 0
         raise Stopped(number)
 
 
 def pending_signal() -> int:
-    """The signal that waits for the end of the `defer_signals` block; 0 for none."""
-    return _SignalState.by
+    """Returns the signal that waits for the end of the current `defer_signals` block; 0 for none."""
+    return _SignalState.pending
 
 
 def request_stop(number: int) -> None:
-    """As if the signal had come: another process of this run was asked to stop."""
-    _SignalState.by = _SignalState.by or number
+    """Acts as if this process had received the signal, because another process of the run has.
+
+    Call it in a `defer_signals` block, at whose end it takes effect.
+    """
+    _SignalState.pending = _SignalState.pending or number
 
 
 @contextmanager
-def forward_signals(heed: Callable[[int], None]) -> Iterator[list[int]]:
-    """Inside, SIGINT and SIGTERM call `heed` and end nothing; yields the list of those that have come."""
-    come: list[int] = []
+def forward_signals(callback: Callable[[int], None]) -> Iterator[list[int]]:
+    """Inside, SIGINT and SIGTERM only call `callback` with their number. Yields the list of those received so far."""
+    received: list[int] = []
 
-    def note(number: int) -> None:
-        come.append(number)
-        heed(number)
+    def receive(number: int) -> None:
+        received.append(number)
+        callback(number)
 
-    earlier = _handle(note)
+    earlier = _handle(receive)
     try:
-        yield come
+        yield received
     finally:
         _restore(earlier)
 
@@ -90,20 +96,21 @@ def forward_signals(heed: Callable[[int], None]) -> Iterator[list[int]]:
 _Handlers = dict[signal.Signals, object]
 
 
-def _handle(heed: Callable[[int], None]) -> _Handlers:
-    """Has `heed` called; returns the handlers that were there before.
+def _handle(callback: Callable[[int], None]) -> _Handlers:
+    """Makes signals call `callback`, and returns the earlier handlers.
 
-    A signal that the process was started to ignore (`nohup`, a shell's background job) stays ignored.
+    A signal that the process was started to ignore (by `nohup`, or as a shell's background job) stays ignored. Does
+    nothing in threads other than the main thread, in which alone Python allows handlers to be set.
     """
-    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
+    if threading.current_thread() is not threading.main_thread():
         return {}
     earlier = {number: signal.getsignal(number) for number in _SIGNALS}
 
     def handler(number: int, frame: FrameType | None) -> None:
-        heed(number)
+        callback(number)
 
-    for number, known in earlier.items():
-        if known is not signal.SIG_IGN:
+    for number, earlier_handler in earlier.items():
+        if earlier_handler is not signal.SIG_IGN:
             signal.signal(number, handler)
     return dict(earlier)
 

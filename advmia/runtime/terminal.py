@@ -1,4 +1,4 @@
-"""Devices, seeds, versions, and what is said to the person at the terminal."""
+"""Messages for the person at the terminal."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from contextlib import suppress
 
 
 def say(text: str) -> None:
-    """A line for the person, not for the scripts that parse standard output. One that cannot be told stops nothing."""
+    """Prints a line to standard error, so that programs that parse standard output do not meet it.
+
+    Errors of the stream are ignored: a run does not end because its terminal has gone.
+    """
     with suppress(OSError):
         print(text, file=sys.stderr, flush=True)

@@ -172,7 +172,7 @@ def train_one_epoch(
         images,
         f"epoch {position.epoch}/{epochs}",
         loss_and_note,
-        done=done,
+        initial=done,
         size=lambda batch: batch.global_size,
     )
     start = time.perf_counter()
@@ -197,7 +197,7 @@ def _step(
 ) -> float:
     """One update; returns the mean loss over the batch, of which this process may have a share."""
     rng = SampleRng.of(loader.seed, "train", position.epoch, samples=batch.index.tolist(), device=loader.device)
-    with precision.networks(loader.device):
+    with precision.autocast(loader.device):
         own = loss(batch.x, batch.y, rng) * batch.weight
     value, is_asked = _agreed(float(own.detach()))
     if not math.isfinite(value):

@@ -18,7 +18,7 @@ from advmia.attacks.gradient import pgd
 from advmia.attacks.inference import Blocks, inference_copy
 from advmia.budgets import Budget
 from advmia.losses import cross_entropy, kl_divergence
-from advmia.runtime.precision import unrounded
+from advmia.runtime.precision import no_autocast
 from advmia.runtime.rng import SampleRng
 
 
@@ -121,7 +121,7 @@ def divergence_ascent(model: nn.Module, x: Tensor, budget: Budget, rng: SampleRn
     Never in bf16: so near to x the KL and its gradient are smaller than its rounding.
     """
     attacked = training_copy(model, x)
-    with unrounded(x.device):
+    with no_autocast(x.device):
         with torch.no_grad(), frozen_eval(attacked):
             clean_logits = attacked(x)
         return _ascend_from_normal(attacked, x, clean_logits, kl_divergence, budget, rng)

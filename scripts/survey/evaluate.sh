@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# Tests all that the other scripts here have trained, and tables the results: each network under attacks made on itself,
-# then the natural networks of a data set under attacks made on one another. What was not trained is left out, what is
-# tested already is skipped. Flags given go to every test command, e.g. scripts/survey/evaluate.sh --gpu 0
+# Tests the networks that the other scripts here have trained, and writes tables of the results: each network is attacked
+# white-box, then each natural network of a data set with adversarial images of each other one (transfer). Networks that
+# were not trained are left out; finished tests are skipped. Arguments go to every test command, e.g. --gpu 0
 . "$(dirname "$0")/settings.sh"
 find_python requirements.txt
+read_class_names
 shopt -s nullglob
 FLAGS=("$@")
-declare -A NATURAL # of the data set at hand, by network: the checkpoint
+declare -A NATURAL # of the current data set: for each network, its naturally trained checkpoint
 
-run_test() { # network, checkpoint, further flags
+run_test() { # arguments: network, checkpoint, further flags
   "$PYTHON" "${TEST[@]}" --targetModel "$1" --targetWeight "$2" --resultDir "$RESULT_DIR" "${@:3}" "${FLAGS[@]}"
 }
 
@@ -47,7 +48,7 @@ for dataset in mel xray; do
 done
 
 if [ ! -d "$RESULT_DIR" ]; then
-  echo "${0##*/}: error: there are no checkpoints in $CLS_DIR and $SEG_DIR: train first" >&2
+  echo "${0##*/}: error: there are no checkpoints in $CLS_DIR and $SEG_DIR: run the training scripts first" >&2
   exit 2
 fi
 "$PYTHON" -m advmia tables "$RESULT_DIR" --out "$TABLE_DIR"

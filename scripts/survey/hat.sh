@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# HAT on every single-label data set, at every training eps; natural.sh must have trained the helpers.
+# HAT on every single-label data set at every training eps. Run natural.sh before: it trains the helpers.
 . "$(dirname "$0")/settings.sh"
 find_python requirements.txt
+read_class_names
 for dataset in $DATASETS; do
   for model in $MODELS; do
     helper=$(echo "$CLS_DIR/${CLASS[$model]}_${dataset}"_nat_class*_maxLR0.01_weightDecay0.001)

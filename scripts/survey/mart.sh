@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# MART on every single-label data set, at every training eps.
+# MART on every single-label data set at every training eps.
 . "$(dirname "$0")/settings.sh"
 find_python requirements.txt
 for dataset in $DATASETS; do

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The 14 findings of ChestX-ray14: natural training, then PGD adversarial training at every eps.
+# The 14 findings of ChestX-ray14: natural training, then PGD adversarial training at every training eps.
 . "$(dirname "$0")/settings.sh"
 find_python requirements.txt
 for model in $MODELS; do

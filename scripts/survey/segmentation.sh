@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Both segmentation data sets: natural training, then PGD adversarial training at every eps.
+# Both segmentation data sets: natural training, then PGD adversarial training at every training eps.
 . "$(dirname "$0")/settings.sh"
 find_python requirements.txt
 for dataset in mel xray; do

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from advmia.attacks import ATTACKS
-from advmia.attacks.apgd import _checkpoints, _Run, auto_ascend, likeliest_wrong, targeted_losses
+from advmia.attacks.auto_pgd import _checkpoints, _Run, auto_ascend, likeliest_wrong, targeted_losses
 from advmia.attacks.fab import to_plane
-from advmia.attacks.simba import SimBA, _directions, cosines, log_odds
-from advmia.attacks.square import Square, _Numbers, _side, _whole
+from advmia.attacks.simba_dct import SimBA, _directions, cosines, log_odds
+from advmia.attacks.square_attack import Square, _Numbers, _side, _whole
 from advmia.budgets import Budget
 from advmia.losses import (
     confident_margin,

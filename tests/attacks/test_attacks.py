@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib import import_module
 from itertools import pairwise
 
 import numpy as np
@@ -116,8 +115,7 @@ def within_eps(name: str, x_adv: Tensor, x: Tensor) -> bool:
 def few_queries() -> Iterator[None]:
     """AutoAttack's Square makes 10 queries for each step of the others, not 50."""
     with pytest.MonkeyPatch.context() as patch:
-        # By import_module, since the package has a function of the module's name.
-        patch.setattr(import_module("advmia.attacks.autoattack"), "QUERIES_PER_STEP", 10)
+        patch.setattr("advmia.attacks.auto_attack.QUERIES_PER_STEP", 10)
         yield
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib import import_module
 
 import numpy as np
 import pytest
@@ -84,8 +83,7 @@ def test_outcomes_are_the_images_own(task: Task, name: str, attack: str, monkeyp
     """
     data = data_of(task)
     model = model_of(task, name, data)
-    # By import_module, since the package has a function of the module's name.
-    monkeypatch.setattr(import_module("advmia.attacks.autoattack"), "QUERIES_PER_STEP", 4)
+    monkeypatch.setattr("advmia.attacks.auto_attack.QUERIES_PER_STEP", 4)
     made = ATTACKS[attack].build(BUDGETS.get(attack, OTHERS), task.attacks[attack])
     exact = replace(task, outcome=lambda logits, y: logits)
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from advmia.attacks import ATTACKS
-from advmia.attacks.apgd import apgd
+from advmia.attacks.auto_pgd import apgd
 from advmia.attacks.fab import fab_t
 from advmia.attacks.gradient import cw
-from advmia.attacks.square import square
+from advmia.attacks.square_attack import square
 from advmia.budgets import Budget, cw_budget, pgd_budget
 from advmia.losses import confident_margin, cross_entropy
 from tests.support.networks import StubRng, Wrapped, pixels, record_calls, right, share_equal, streams, trained

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from advmia.attacks.gradient import cw, fgsm, pgd
 from advmia.attacks.inference import Blocks
-from advmia.attacks.simba import _directions, simba
+from advmia.attacks.simba_dct import _directions, simba
 from advmia.budgets import Budget, cw_budget, fgsm_budget
 from advmia.data.transforms import load_image
 from advmia.losses import confident_margin, cross_entropy, pixel_cross_entropy

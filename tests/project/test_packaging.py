@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -94,3 +95,40 @@ def test_the_command_runs_from_any_folder(installed: Path, tmp_path: Path) -> No
     )
     assert process.returncode == 0, process.stderr
     assert process.stdout.startswith("usage: advmia where") and "| advmia where" in process.stdout
+
+
+def load_yaml(name: str) -> Any:
+    yaml = pytest.importorskip("yaml", reason="no YAML parser: install pyyaml to check the project's YAML files")
+    return yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
+
+
+def test_the_citation_names_this_version_and_the_survey() -> None:
+    """Fails if CITATION.cff cannot be parsed, or names another version, license or article."""
+    citation = load_yaml("CITATION.cff")
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    assert (citation["version"], citation["license"]) == (advmia.__version__, PROJECT["license"])
+    survey = citation["preferred-citation"]
+    assert survey["doi"] == "10.1145/3702638"
+    assert [author["family-names"] for author in survey["authors"]] == ["Dong", "Chen", "Xie", "Lai", "Chen"]
+
+
+def test_commit_hooks_run_the_linters_of_the_checks() -> None:
+    """Fails if a hook is not one of the two ruff commands that scripts/test.sh runs too."""
+    (repository,) = load_yaml(".pre-commit-config.yaml")["repos"]
+    entries = [hook["entry"].removesuffix(" --force-exclude") for hook in repository["hooks"]]
+    assert entries == ["python -m ruff check", "python -m ruff format"]
+    checks = (ROOT / "scripts" / "test.sh").read_text(encoding="utf-8")
+    assert all(entry.replace("python", '"$PYTHON"') in checks for entry in entries)
+
+
+def test_the_workflow_runs_the_checks() -> None:
+    """Fails if the workflow does not run .ci/run, or not on the oldest Python that the package allows."""
+    job = load_yaml(".github/workflows/ci.yml")["jobs"]["checks"]
+    assert job["steps"][-1] == {"run": ".ci/run"} and os.access(ROOT / ".ci" / "run", os.X_OK)
+    assert PROJECT["requires-python"] == f">={job['strategy']['matrix']['python'][0]}"
+
+
+def test_the_changelog_names_this_version() -> None:
+    """Fails if CHANGELOG.md has no section for unreleased changes, or none for the current version."""
+    headings = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
+    assert headings[0] == "Unreleased" and advmia.__version__ in headings

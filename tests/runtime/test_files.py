@@ -175,9 +175,9 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
 def test_a_writer_that_is_killed(tmp_path: Path) -> None:
     """Fails when a lock outlives its holder, when half a file is left for good, or when another's file is removed."""
     path = tmp_path / "weights"
-    code = "import os, sys; from pathlib import Path; from advmia.files import one_writer, whole_file\n"
+    code = "import os, sys; from pathlib import Path; from advmia.runtime.files import atomic_write, write_lock\n"
     code += "path = Path(sys.argv[1])\n"
-    code += "with one_writer(path), whole_file(path.with_name('weights.state')) as half:\n"
+    code += "with write_lock(path), atomic_write(path.with_name('weights.state')) as half:\n"
     code += "    half.write_text('half'); os.kill(os.getpid(), 9)"
     killed = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, check=False)
     (half,) = tmp_path.glob(".weights.state.*.tmp")

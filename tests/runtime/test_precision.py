@@ -51,7 +51,7 @@ def test_the_kl_ascent_is_never_rounded(method: str) -> None:
     """Fails when TRADES and HAT ascend in bf16 (near x their gradients drown in it), or when the rest does not."""
     model, (x, y) = Rounding(), pixels(4)
     settings = MethodSettings(cross_entropy, training_budget(8), 6.0, 1.0, 3.5, network("small"))
-    with BF16.networks(CPU):
+    with BF16.autocast(CPU):
         loss = METHODS[method](settings)(model, x, y, rng=streams(4))
     of_attack = {dtype for dtype, attacks in model.passes if attacks}
     assert of_attack == {"nat": set(), "trades": {torch.float32}, "hat": {torch.float32}}.get(method, {torch.bfloat16})
@@ -89,12 +89,12 @@ def test_bf16_attacks_are_as_strong() -> None:
 
 def test_defaults_and_what_a_machine_lacks() -> None:
     """fp32 on a CPU, tf32 on CUDA; fails when published runs' tf32 would depend on torch's own default."""
-    assert Precision.chosen(None, CPU) == FP32
+    assert Precision.choose(None, CPU) == FP32
     assert not torch.backends.cuda.matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32
-    assert Precision.chosen(None, torch.device("cuda")).name == "tf32"
+    assert Precision.choose(None, torch.device("cuda")).name == "tf32"
     assert torch.backends.cuda.matmul.allow_tf32 and torch.backends.cudnn.allow_tf32
     with pytest.raises(UserError, match=r"--precision tf32: a CPU has none; use fp32 or bf16"):
-        Precision.chosen("tf32", CPU)
+        Precision.choose("tf32", CPU)
 
 
 def test_whether_to_fold_is_decided_unrounded() -> None:
@@ -106,7 +106,7 @@ def test_whether_to_fold_is_decided_unrounded() -> None:
         lambda *found: compared.append((found[-1].dtype, torch.backends.cudnn.allow_tf32)) or None
     )
     Precision.allow_tf32(True)
-    with BF16.networks(CPU):
+    with BF16.autocast(CPU):
         inference_copy(model, x)
         assert torch.is_autocast_enabled("cpu") and torch.backends.cudnn.allow_tf32
     Precision.allow_tf32(False)
@@ -150,10 +150,10 @@ def test_scoring_switches_tf32_off_and_on_again() -> None:
 def test_on_a_gpu(precision: str) -> None:
     """Fails when a precision does not run on CUDA or rounds more than its name says."""
     device = torch.device("cuda")
-    chosen = Precision.chosen(precision, device)
+    chosen = Precision.choose(precision, device)
     model, (x, _) = network("res18").to(device).eval(), pixels(4)
     exact = model.cpu().double()(x.double())
-    with torch.no_grad(), chosen.networks(device):
+    with torch.no_grad(), chosen.autocast(device):
         found = model.float().to(device)(x.to(device)).double().cpu()
     allowed = {"fp32": 1e-5, "tf32": 5e-3, "bf16": 5e-2}[precision]
     assert (found - exact).abs().max() <= allowed * exact.abs().max()

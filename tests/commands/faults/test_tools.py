@@ -203,7 +203,9 @@ CASES = [
         ("bad.json is not a result file",),
         write("bad.json", pickle.dumps(Malicious())),
     ),
-    Case("results too deep", f"{TABLES} bad.json", ("bad.json is not a result file",), write("bad.json", "[" * 200_000)),
+    Case(
+        "results too deep", f"{TABLES} bad.json", ("bad.json is not a result file",), write("bad.json", "[" * 200_000)
+    ),
     Case(
         "results without rows",
         f"{TABLES} results",
@@ -242,7 +244,7 @@ CASES = [
     Case(
         "maps' record damaged",
         f"{VISUAL} --saveDir maps",
-        ("gradVisual.csv is there already and not of this run", "another --saveDir"),
+        ("gradVisual.csv exists and is not of this run", "another --saveDir"),
         both(write("maps/gradVisual.json", "{"), write("maps/gradVisual.csv", "x")),
     ),
 ]

@@ -11,12 +11,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from advmia.attacks.apgd import apgd_ce, apgd_t
+from advmia.attacks.auto_pgd import apgd_ce, apgd_t
 from advmia.attacks.common import EvaluationAttack, Objective, fooled, forward, frozen_eval, notes_of
 from advmia.attacks.fab import fab_t
-from advmia.attacks.square import square
+from advmia.attacks.square_attack import square
 from advmia.budgets import Budget
-from advmia.runtime.precision import exact
+from advmia.runtime.precision import fp32_only
 from advmia.runtime.rng import SampleRng
 
 QUERIES_PER_STEP = 50  # Square's queries for one step of the others: 5,000 for 100
@@ -57,7 +57,7 @@ class AutoAttack:
         return x_adv
 
     def _fooled(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        with exact(x.device):  # as evaluations score what such an attack has made
+        with fp32_only(x.device):  # as evaluations score what such an attack has made
             return fooled(forward(model, x), y)
 
 

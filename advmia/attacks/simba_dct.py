@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from advmia.attacks.common import Objective, fooled, forward, frozen_eval
 from advmia.budgets import Budget
 from advmia.losses import log_odds
-from advmia.runtime.precision import exact
+from advmia.runtime.precision import fp32_only
 from advmia.runtime.rng import SampleRng
 
 
@@ -43,7 +43,7 @@ class SimBA:
         queries = self.notes["queries"] = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         if self.budget.eps == 0:
             return x_adv
-        with exact(x.device), frozen_eval(model):
+        with fp32_only(x.device), frozen_eval(model):
             logits = forward(model, x_adv)
             places = (~fooled(logits, y)).nonzero()[:, 0]
             run = _Run(model, x_adv[places], y[places], log_odds(logits, y)[places], self.budget.eps)

@@ -68,7 +68,8 @@ def _add_phantoms(tools: argparse._SubParsersAction) -> None:
         "a download. Results on them are marked [phantom].\n\n"
         "example: %(prog)s --dataRoot phantoms --count 800 --size 64",
     )
-    folders = {spec.name: spec.folder for spec in DATASETS.values() if spec.name not in FOLDERS}
+    folders = {spec.name: spec.folder for spec in DATASETS.values() if spec.folder in FOLDERS}
+    folders |= {name: name for name in FOLDERS}  # xray is a folder, and a data set in another one: the folder wins
     parser.add_argument("--dataRoot", type=Path, default=Path("data"), help="folder of the data sets")
     parser.add_argument(
         "--dataset",

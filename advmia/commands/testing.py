@@ -34,7 +34,8 @@ from advmia.data.specs import DatasetSpec
 from advmia.evaluation import reliability
 from advmia.evaluation.loop import EvaluationOptions, evaluate, result_row
 from advmia.evaluation.tally import Evaluation
-from advmia.results.record import CLEAN, ResultFile, result_stem
+from advmia.results.rows import CLEAN
+from advmia.results.write import ResultFile, result_stem
 from advmia.runtime import distributed, machine
 from advmia.runtime.precision import Precision
 from advmia.runtime.signals import Stopped
@@ -116,7 +117,9 @@ def _test(
             done = results.row(name, budget.grey_eps)
             print(task.attack_line(budget, done.scores, done.seconds), flush=True)
             if done.queries is not None:
-                print(f"\t\tmean queries: {done.queries:.1f} mean L2: {done.l2:.4f} mean Linf: {done.linf:.2f}/255")
+                print(
+                    f"\t\tmean queries: {done.queries:.1f} mean L2: {done.l2:.4f} mean Linf: {done.grey_linf:.2f}/255"
+                )
     if distributed.is_main():
         whole = replace(loader, data=data)
         for check in reliability.conclude(results, whole, task, target, source):

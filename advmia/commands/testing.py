@@ -30,7 +30,8 @@ from advmia.data.specs import DatasetSpec
 from advmia.evaluation import reliability
 from advmia.evaluation.loop import EvaluationOptions, evaluate, result_row
 from advmia.evaluation.tally import Evaluation
-from advmia.results.record import CLEAN, ResultFile, ResultRow, result_stem
+from advmia.results.rows import CLEAN, ResultRow
+from advmia.results.write import ResultFile, result_stem
 from advmia.runtime import distributed, machine
 from advmia.runtime.signals import Stopped
 from advmia.runtime.terminal import say
@@ -111,7 +112,7 @@ class _Run:
     def print_row(self, row: ResultRow, budget: Budget) -> None:
         print(self.task.attack_line(budget, row.scores, row.seconds), flush=True)
         if row.queries is not None:
-            print(f"\t\tmean queries: {row.queries:.1f} mean L2: {row.l2:.4f} mean Linf: {row.linf:.2f}/255")
+            print(f"\t\tmean queries: {row.queries:.1f} mean L2: {row.l2:.4f} mean Linf: {row.grey_linf:.2f}/255")
 
     @property
     def labels(self) -> Tensor:

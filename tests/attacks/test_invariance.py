@@ -16,13 +16,13 @@ from advmia.evaluation.loop import EvaluationOptions, evaluate
 from advmia.losses import cross_entropy
 from advmia.runtime.rng import SampleRng
 from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL, Task
-from tests.support.attacks import EPS, TRAITS, build, for_each_attack, is_steady, success, within_eps
+from tests.support.attacks import EPS, TRAITS, build, is_steady, slow_marked, success, within_eps
 from tests.support.networks import CPU, Wrapped, image_data, network, pixels, share_equal, streams, targets, trained
 
 pytestmark = pytest.mark.usefixtures("few_queries")
 
 
-@for_each_attack
+@pytest.mark.parametrize("attack", slow_marked(TRAITS))
 def test_half_precision_logits(attack: str) -> None:
     """Fails if logits meet a float32 tensor in place, or losses are computed in half precision."""
     dtypes: set[torch.dtype] = set()
@@ -45,7 +45,7 @@ def test_half_precision_logits(attack: str) -> None:
         assert abs(success(model, x_adv, y) - success(model, full, y)) <= 3
 
 
-@for_each_attack
+@pytest.mark.parametrize("attack", slow_marked(TRAITS))
 def test_a_constant_added_to_the_logits_changes_nothing(attack: str) -> None:
     """Fails for losses of single logits, like torchattacks' CW. A softmax does not depend on the constant."""
     model = trained()
@@ -60,7 +60,7 @@ def test_a_constant_added_to_the_logits_changes_nothing(attack: str) -> None:
             assert share_equal(shifted, x_adv) > 0.99
 
 
-@pytest.mark.parametrize("attack", [name for name, traits in TRAITS.items() if traits.scale_blind])
+@pytest.mark.parametrize("attack", slow_marked(name for name, traits in TRAITS.items() if traits.scale_blind))
 def test_large_logits_hide_nothing(attack: str) -> None:
     """Fails for losses that saturate: at logits times 1e4 the cross-entropy has no gradient, and PGD finds nothing."""
     for classes in (2, 3, 4):
@@ -72,7 +72,7 @@ def test_large_logits_hide_nothing(attack: str) -> None:
         assert success(model, x, y) + 5 <= success(model, x_adv, y) <= success(model, x_scaled, y), classes
 
 
-@for_each_attack
+@pytest.mark.parametrize("attack", slow_marked(TRAITS))
 def test_the_order_of_the_classes_changes_nothing(attack: str) -> None:
     """Fails if class numbers are confused with ranks, or the last class is left out."""
     for order in ([1, 0], [1, 2, 0], [3, 1, 0, 2]):
@@ -88,7 +88,7 @@ def test_the_order_of_the_classes_changes_nothing(attack: str) -> None:
             assert share_equal(x_permuted, x_adv) > 0.99
 
 
-@for_each_attack
+@pytest.mark.parametrize("attack", slow_marked(TRAITS))
 def test_memory_layout_changes_nothing(attack: str) -> None:
     """Fails if noise is drawn in memory order: the loader's images are channels-last, a user's may not be."""
     model = trained()
@@ -102,7 +102,7 @@ def test_memory_layout_changes_nothing(attack: str) -> None:
         assert share_equal(x_adv_last, x_adv) > 0.98
 
 
-@for_each_attack
+@pytest.mark.parametrize("attack", slow_marked(TRAITS))
 def test_batch_size_and_order_change_no_outcome(attack: str) -> None:
     """Fails if noise is drawn for the batch at once, or an image's attack depends on the others in its batch.
 

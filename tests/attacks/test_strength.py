@@ -9,13 +9,13 @@ import torch
 
 from advmia.attacks import ATTACKS
 from advmia.losses import cross_entropy
-from tests.support.attacks import TRAITS, build, for_each_attack, success
+from tests.support.attacks import TRAITS, build, slow_marked, success
 from tests.support.networks import pixels, right, streams, trained
 
 pytestmark = pytest.mark.usefixtures("few_queries")
 
 
-@for_each_attack
+@pytest.mark.parametrize("attack", slow_marked(TRAITS))
 def test_attack_misleads_a_network(attack: str) -> None:
     """Fails if an attack descends what it should ascend."""
     model = trained()
@@ -24,7 +24,7 @@ def test_attack_misleads_a_network(attack: str) -> None:
     assert success(model, x_adv, y) >= success(model, x, y) + 10
 
 
-@for_each_attack
+@pytest.mark.parametrize("attack", slow_marked(TRAITS))
 def test_more_steps_lose_no_image(attack: str) -> None:
     """Fails if an attack loses a success: it returns the last point instead of the best, or a later one instead.
 
@@ -44,7 +44,7 @@ def test_more_steps_lose_no_image(attack: str) -> None:
     assert misled[0].sum() < misled[-1].sum() or attack == "fgsm"
 
 
-@pytest.mark.parametrize("attack", [name for name in TRAITS if ATTACKS[name].bounded])
+@pytest.mark.parametrize("attack", slow_marked(name for name in TRAITS if ATTACKS[name].bounded))
 def test_a_larger_eps_misleads_on_no_fewer_images(attack: str) -> None:
     """Fails if the success does not grow with eps. FAB-T's search is the same for every eps."""
     model = trained()

@@ -164,6 +164,7 @@ def test_on_a_gpu(precision: str) -> None:
     assert (found - exact).abs().max() <= allowed * exact.abs().max()
 
 
+@pytest.mark.slow
 def test_precision_makes_another_run(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

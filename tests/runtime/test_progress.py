@@ -31,9 +31,7 @@ def test_batches_pass_through(capsys: pytest.CaptureFixture) -> None:
     assert capsys.readouterr().err == ""
 
 
-def test_notes_are_refreshed_within_batches(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+def test_notes_are_refreshed_within_batches(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     """Fails if the note is not refreshed within a batch that takes long, or is computed for every pass."""
     now, passes = [0.0], [0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pytest
 import torch
+from _pytest.mark import ParameterSet
 from torch import Tensor, nn
 
 from advmia.attacks import ATTACKS
@@ -49,6 +51,11 @@ TRAITS = {
     "apgd": Traits(),
 }
 for_each_attack = pytest.mark.parametrize("attack", TRAITS)
+
+
+def slow_marked(names: Iterable[str]) -> list[ParameterSet]:
+    """Returns the attacks as parameters of a test, those of hundreds of passes marked slow."""
+    return [pytest.param(name, marks=pytest.mark.slow if TRAITS[name].slow else ()) for name in names]
 
 
 def traits_of(name: str) -> Traits:

@@ -1,4 +1,4 @@
-"""What several test files share: the real images (where they are at hand) and the fixtures of the reference."""
+"""Fixtures that several test files share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHARED = ROOT.parent / "shared"
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """Runs each test file on one thread: on inputs this small, threads wait for each other more than they work."""
+    """Runs each test file on one thread, which is faster on inputs this small."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -36,7 +36,7 @@ def official() -> Path:
 
 @pytest.fixture(scope="session")
 def reference_fixtures() -> Path:
-    """Numbers that the reference's networks give."""
+    """Outputs and losses computed with the published code."""
     return ROOT / "tests" / "fixtures" / "reference"
 
 
@@ -48,20 +48,20 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def warm_interpreter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Stands in for `python` where many short commands would spend most of their time importing torch."""
+    """A program that stands in for `python` and has imported torch, for tests that run many short commands."""
     with warm_python(tmp_path_factory.mktemp("warm")) as program:
         yield program
 
 
 @pytest.fixture
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """PGD and CW take a few steps in this process, where tests are not about what they find."""
-    for name in ("EVALUATION_STEPS", "CW_STEPS"):
-        monkeypatch.setattr(budgets, name, 4)
+    """Lets attacks in this process take few steps, for tests that are not about an attack's strength."""
+    for name, steps in (("EVALUATION_STEPS", 2), ("CW_STEPS", 2), ("AUTO_STEPS", 5), ("QUERIES", 50)):
+        monkeypatch.setattr(budgets, name, steps)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked gpu skip, with the reason, where there is no CUDA device."""
+    """Skips tests marked gpu where there is no CUDA device."""
     if torch.cuda.is_available():
         return
     for item in items:

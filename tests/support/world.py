@@ -1,4 +1,4 @@
-"""The folder that tests of whole commands run in: phantoms and untrained networks."""
+"""The folder that tests of whole commands run in, and trainings that run there."""
 
 from __future__ import annotations
 
@@ -10,6 +10,19 @@ from advmia.data.phantoms import make_phantoms
 from advmia.models import build_model
 
 NETWORKS = {"mv2": ("mv2", 2), "mv2-14": ("mv2", 14), "unet": ("unet", 2)}  # file -> model, classes
+
+_SMALL = ["--model", "mv2", "--bs", "8", "--imgSize", "16"]
+_CLS = ["trainCls.py", "--dataset", "melBin", *_SMALL]
+_HELPER = ["--helperModel", "mv2", "--helperWeight", "weights/mv2"]
+_MASKS = ["trainSeg.py", "--dataset", "mel", "--model", "unet", "--bs", "8", "--imgSize", "16", "--limit", "8"]
+TRAININGS = {
+    "nat": [*_CLS, "--method", "nat"],
+    "pgdat": [*_CLS, "--method", "pgdat", "--eps", "8"],
+    "mart": [*_CLS, "--method", "mart", "--eps", "8"],
+    "hat": [*_CLS, "--method", "hat", "--eps", "8", *_HELPER],
+    "findings": ["trainChex.py", *_SMALL, "--method", "pgdat", "--eps", "8"],
+    "masks": [*_MASKS, "--method", "pgdat", "--eps", "8"],
+}
 
 
 def make_world(folder: Path, images: int = 24) -> Path:

@@ -1,0 +1,179 @@
+"""A training that is stopped or killed continues, and ends with the checkpoint of an undisturbed one."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from advmia import budgets
+from advmia.commands import training
+from advmia.models import build_model
+from tests.support.kills import Killed, Outcome, training_outcome
+from tests.support.running import read_until, run_main, start
+from tests.support.world import TRAININGS
+
+pytestmark = pytest.mark.usefixtures("few_steps")
+EPOCHS = 3
+Train = Callable[..., int]
+
+
+@pytest.fixture
+def train(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
+    """Runs a training of TRAININGS in this process and returns its exit status.
+
+    Called with the training's name, the folder in `tmp_path` for its checkpoint, and further arguments.
+    """
+    monkeypatch.chdir(world)
+    monkeypatch.setattr(budgets, "TRAINING_STEPS", 2)
+
+    def run(name: str, out: str, *more: object) -> int:
+        words = [*TRAININGS[name], "--epoch", EPOCHS, "--gpu", "cpu", "--saveDir", tmp_path / out, *more]
+        return run_main(monkeypatch, words)
+
+    return run
+
+
+@pytest.fixture
+def undisturbed(train: Train, tmp_path: Path) -> Callable[[str], Outcome]:
+    """Returns the outcome of an undisturbed training."""
+
+    def outcome(name: str) -> Outcome:
+        assert train(name, "undisturbed") == 0
+        return training_outcome(tmp_path / "undisturbed")
+
+    return outcome
+
+
+@pytest.fixture
+def train_until_save(train: Train, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Runs a training that dies as soon as it has saved its state `last` times; takes the arguments of `train`."""
+
+    def run(last: int, *words: object) -> None:
+        saves, save = 0, training.save_training
+
+        def save_and_die(*args: Any, **options: Any) -> None:
+            nonlocal saves
+            save(*args, **options)
+            saves += 1
+            if saves == last:
+                raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(training, "save_training", save_and_die)
+            with pytest.raises(Killed):
+                train(*words)
+
+    return run
+
+
+# TRADES, MART and PGD-AT have no state but what these have: an optimizer, random streams, a task's best score.
+@pytest.mark.parametrize("name", ["nat", "hat", "findings", pytest.param("masks", marks=pytest.mark.slow)])
+def test_killed_after_an_epoch(
+    name: str,
+    train: Train,
+    train_until_save: Callable[..., None],
+    undisturbed: Callable[[str], Outcome],
+    tmp_path: Path,
+) -> None:
+    """Fails if any part of the state is not saved: the weights' bytes, the record and the epochs must be equal."""
+    train_until_save(1, name, "killed")
+    assert train(name, "killed", "--resume") == 0
+    assert training_outcome(tmp_path / "killed") == undisturbed(name)
+
+
+def test_killed_within_epochs(
+    train: Train, train_until_save: Callable[..., None], undisturbed: Callable[[str], Outcome], tmp_path: Path
+) -> None:
+    """Fails if a step is repeated or left out, or the loss so far is lost. An epoch has three steps.
+
+    The training is killed after its steps 1, 2, 4 and 6: within the first epoch, within the second, and at its end.
+    """
+    for saves in (1, 1, 2, 2):
+        train_until_save(saves, "pgdat", "killed", "--saveEvery", "1e-9", "--resume")
+    assert train("pgdat", "killed", "--resume") == 0
+    assert training_outcome(tmp_path / "killed") == undisturbed("pgdat")
+
+
+def test_initial_weights_are_fetched_once(
+    train: Train,
+    train_until_save: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Fails if a training that resumes, or is finished, asks for ImageNet weights: a node may be offline."""
+    inits: list[str] = []
+
+    def build(*args: Any, init: str, **more: Any) -> torch.nn.Module:
+        inits.append(init)
+        return build_model(*args, **more)
+
+    monkeypatch.setattr(training, "build_model", build)
+    words = ["nat", "chexnet", "--model", "chexnet", "--imgSize", "32", "--limit", "4", "--bs", "4"]
+    train_until_save(1, *words)
+    for _ in range(2):
+        assert train(*words, "--resume") == 0
+    assert inits == ["imagenet", "random"] and "trained already" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_the_state(number: int, status: int, world: Path, tmp_path: Path) -> None:
+    """Fails if a signal cuts a step short, loses it, or ends a real process in a traceback without advice."""
+    words = [*TRAININGS["mart"], "--epoch", "400", "--gpu", "cpu", "--saveDir", tmp_path / "stopped"]
+    running = start(words, world)
+    read_until(running, "epoch 2/")
+    running.send_signal(number)
+    _, stderr = running.communicate(timeout=60)
+    assert running.returncode == status, stderr
+    last_line = stderr.strip().splitlines()[-1]
+    assert "stopped; " in last_line and "--resume goes on" in last_line and "Traceback" not in stderr
+    (state,) = (tmp_path / "stopped").glob("*.state")
+    assert str(state) in last_line
+    if number == signal.SIGTERM:
+        resumed = start([*words, "--resume"], world)
+        assert "going on at epoch " in read_until(resumed, "going on", resumed.stderr)
+        resumed.kill()
+        resumed.communicate()
+
+
+def test_a_state_of_another_training_is_refused(
+    train: Train, train_until_save: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fails if a training resumes with other arguments or data than it started with, or changes a file."""
+    train_until_save(1, "nat", "out")
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    for change, message in (
+        (["--bs", 4], "batch_size was 8, is 4"),
+        (["--seed", 5], "seed was 0, is 5"),
+        (["--limit", 16], "train_data images was 18, is 16"),
+        (["--epoch", 9], "epochs was 3, is 9"),
+    ):
+        assert train("nat", "out", *change, "--resume") == 2
+        last_line = capsys.readouterr().err.strip().splitlines()[-1]
+        assert message in last_line and "leave out --resume" in last_line
+        assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_without_resume_old_files_are_renamed(
+    train: Train, train_until_save: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fails if an unfinished training is overwritten, or no line says that --resume would have continued it."""
+    train_until_save(1, "nat", "out")
+    (state,) = (tmp_path / "out").glob("*.state")
+    before = state.read_bytes()
+    assert train("nat", "out") == 0
+    assert "--resume goes on with" in capsys.readouterr().err
+    assert state.with_name(f"{state.name}.earlier-1").read_bytes() == before and not state.exists()
+
+
+def test_resume_from_nothing(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    """Fails if --resume is refused where there is nothing to resume: sweeps always give it."""
+    assert train("nat", "new", "--resume") == 0
+    assert "beginning anew" in capsys.readouterr().err
+    assert train("nat", "new", "--resume") == 0
+    assert "trained already" in capsys.readouterr().out

@@ -15,7 +15,7 @@ from advmia.runtime.rng import SampleRng
 from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL, Task
 from advmia.training.methods import METHODS, MethodSettings, default_beta
 
-ONE_STEP = Budget.grey(8, steps=1, step_size=2)
+ONE_STEP = Budget.grey(8, steps=1, grey_step_size=2)
 TASKS = {task.name: task for task in (SINGLE_LABEL, MULTI_LABEL, SEGMENTATION)}
 
 

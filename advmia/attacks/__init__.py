@@ -1,4 +1,7 @@
-"""The attacks by name, and the setting the survey evaluates each with."""
+"""The attacks by name: how each is built, with which budget the survey evaluates it, and what it is.
+
+A new attack needs a module in this folder and an entry in `ATTACKS`; `advmia.tasks` says which tasks offer it.
+"""
 
 from __future__ import annotations
 
@@ -25,28 +28,28 @@ class AttackSpec:
     build: Callable[[Budget, Objective], EvaluationAttack]
     budget: Callable[[float], Budget]  # the survey's setting for an eps in grey levels
     phrase: str  # the attack's line in --help
-    uses_gradients: bool = True  # False: the attack sees the network's outputs only
+    uses_gradients: bool = True  # False: it sees the network's outputs only. Of AutoAttack, all parts but Square do
     bounded: bool = True  # False: eps is the size of a step, and adversarial images may be further away than eps
     early_stopping: bool = False  # leaves an image alone as soon as it is misclassified; equal to the built attack's
 
 
 ATTACKS: dict[str, AttackSpec] = {
-    "fgsm": AttackSpec(fgsm, fgsm_budget, "one step up the loss of training"),
-    "pgd": AttackSpec(pgd, pgd_budget, "20 steps up the loss of training"),
-    "pgd-margin": AttackSpec(pgd, pgd_budget, "PGD on the labels' logits in place of the loss"),
+    "fgsm": AttackSpec(fgsm, fgsm_budget, "one step of size eps up the training loss"),
+    "pgd": AttackSpec(pgd, pgd_budget, "20 steps up the training loss"),
+    "pgd-margin": AttackSpec(pgd, pgd_budget, "PGD that lowers the labels' margins, not raises the loss"),
     "pgd-dice": AttackSpec(pgd, pgd_budget, "PGD up the soft Dice loss"),
-    "cw": AttackSpec(cw, cw_budget, "30 steps down the true class's lead in the logits"),
+    "cw": AttackSpec(cw, cw_budget, "30 steps down the margin of the true class's logit"),
     "apgd-ce": AttackSpec(
         apgd_ce,
         auto_budget,
-        "Auto-PGD (PGD that adapts its step), 100 steps up the cross-entropy",
+        "Auto-PGD (PGD that adapts its step size), 100 steps up the cross-entropy",
         early_stopping=True,
     ),
     "apgd-t": AttackSpec(
-        apgd_t, auto_budget, "Auto-PGD towards each of the other classes, 9 at most", early_stopping=True
+        apgd_t, auto_budget, "Auto-PGD towards each of the other classes, at most 9", early_stopping=True
     ),
     "fab-t": AttackSpec(
-        fab_t, auto_budget, "FAB, to the nearest boundary with each of these classes", early_stopping=True
+        fab_t, auto_budget, "FAB, which looks for the nearest boundary to each of the same classes", early_stopping=True
     ),
     "square": AttackSpec(
         square,
@@ -58,7 +61,7 @@ ATTACKS: dict[str, AttackSpec] = {
     "aa": AttackSpec(
         autoattack,
         auto_budget,
-        "AutoAttack, which is apgd-ce, apgd-t, fab-t and square in turn",
+        "AutoAttack: apgd-ce, apgd-t, fab-t and square in turn",
         early_stopping=True,
     ),
     "simba": AttackSpec(
@@ -69,7 +72,7 @@ ATTACKS: dict[str, AttackSpec] = {
         bounded=False,
         early_stopping=True,
     ),
-    "apgd": AttackSpec(apgd, auto_budget, "Auto-PGD (PGD that adapts its step), 100 steps up the loss of training"),
-    "apgd-margin": AttackSpec(apgd, auto_budget, "Auto-PGD on the labels' logits in place of the loss"),
+    "apgd": AttackSpec(apgd, auto_budget, "Auto-PGD (PGD that adapts its step size), 100 steps up the training loss"),
+    "apgd-margin": AttackSpec(apgd, auto_budget, "Auto-PGD that lowers the labels' margins, not raises the loss"),
     "apgd-dice": AttackSpec(apgd, auto_budget, "Auto-PGD up the soft Dice loss"),
 }

@@ -1,7 +1,9 @@
-"""Auto-PGD (Croce and Hein 2020a, "Reliable evaluation of adversarial robustness ...", section 3 and algorithm 1).
+"""Auto-PGD: PGD that adapts its step size (Croce and Hein 2020a, "Reliable evaluation of adversarial robustness with an
+ensemble of diverse parameter-free attacks", section 3 and algorithm 1).
 
-Cost for an image that is never fooled, N steps: N + 1 forward and N backward passes a run. APGD-CE is one run, APGD-T
-one for each target and loss; where images are dropped once fooled, one forward pass looks at them first.
+Cost of one run of N steps, for an image that is never misclassified: N + 1 forward and N backward passes. APGD-CE is
+one run, APGD-T one run for each target and loss. Early-stopping ones make one more forward pass before, to leave out
+the images that are misclassified already.
 """
 
 from __future__ import annotations
@@ -16,10 +18,10 @@ from torch import Tensor, nn
 
 from advmia.attacks.common import (
     Objective,
-    fooled,
+    attack_correct_images,
     forward,
     frozen_eval,
-    on_right_images,
+    misclassified,
     project,
     uniform_start,
     value_and_gradient,
@@ -28,16 +30,17 @@ from advmia.budgets import Budget
 from advmia.losses import targeted_cross_entropy, targeted_dlr, targeted_margin
 from advmia.runtime.rng import SampleRng
 
-MOMENTUM = 0.75  # alpha: the weight of the new step
-RISE_SHARE = 0.75  # rho: fewer rises than this between two checkpoints halve the step
+MOMENTUM = 0.75  # alpha in the paper: the weight of the new step
+RISE_SHARE = 0.75  # rho: if the loss rises in a smaller share of the steps since a checkpoint, the step size is halved
 TARGETS = 9  # at most, as in the standard AutoAttack
 
-Criterion = Callable[[Tensor, Tensor], Tensor]  # (logits, y) to which images (B,) need no more
+# Takes logits (B, K) and labels (B, ...), and returns which images (B,) need no more steps.
+Success = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class APGD:
-    """Ascends one objective; `apgd` and `apgd_ce` build it. Contract: `advmia.attacks.steps.Attack`."""
+    """Ascends one objective; built by `apgd` and `apgd_ce`. Keeps the contract of `advmia.attacks.common.Attack`."""
 
     budget: Budget
     objective: Objective
@@ -51,28 +54,31 @@ class APGD:
             return x.detach().clone()
         with frozen_eval(model):
             if self.early_stopping:
-                return on_right_images(model, x, y, rng, lambda x, y, _, rng: self._run(model, x, y, rng))
+                return attack_correct_images(model, x, y, rng, lambda x, y, _, rng: self._run(model, x, y, rng))
             return self._run(model, x.detach(), y, rng)
 
     def _run(self, model: nn.Module, x: Tensor, y: Tensor, rng: SampleRng) -> Tensor:
         start = uniform_start(x, self.budget.eps, rng)
-        done = fooled if self.early_stopping else None
-        return auto_ascend(model, x, y, self.objective, self.budget, start, done)[0]
+        settings = AscentSettings(self.objective, self.budget, misclassified if self.early_stopping else None)
+        return auto_ascend(model, x, y, start, settings)[0]
 
 
 def apgd(budget: Budget, objective: Objective) -> APGD:
-    """APGD up any objective (findings, masks): each image's point of the highest loss. The first step is 2 eps."""
+    """Returns APGD for any objective, such as those of findings and masks: keeps each image's highest loss."""
     return APGD(budget, objective, early_stopping=False)
 
 
 def apgd_ce(budget: Budget, objective: Objective) -> APGD:
-    """APGD-CE for single labels: as `apgd`, but an image is left alone once it is misclassified."""
+    """Returns APGD-CE for single labels: like `apgd`, with early stopping at misclassified images."""
     return APGD(budget, objective, early_stopping=True)
 
 
 @dataclass(frozen=True)
 class TargetedAPGD:
-    """APGD-T: towards each of the likeliest wrong classes in turn. Contract: `advmia.attacks.steps.Attack`."""
+    """APGD-T: runs towards each of the likeliest wrong classes in turn, with each of `targeted_losses`.
+
+    Keeps the contract of `advmia.attacks.common.Attack`.
+    """
 
     budget: Budget
     early_stopping: ClassVar[bool] = True
@@ -84,35 +90,36 @@ class TargetedAPGD:
         if self.budget.eps == 0:
             return x.detach().clone()
         with frozen_eval(model):
-            return on_right_images(
-                model, x, y, rng, lambda x, y, logits, rng: self._towards_all(model, x, y, logits, rng)
+            return attack_correct_images(
+                model, x, y, rng, lambda x, y, logits, rng: self._try_targets(model, x, y, logits, rng)
             )
 
-    def _towards_all(self, model: nn.Module, x: Tensor, y: Tensor, logits: Tensor, rng: SampleRng) -> Tensor:
+    def _try_targets(self, model: nn.Module, x: Tensor, y: Tensor, logits: Tensor, rng: SampleRng) -> Tensor:
         targets = likeliest_wrong(logits, y)
-        x_adv, left = x.clone(), torch.arange(len(x), device=x.device)
+        x_adv, remaining = x.clone(), torch.arange(len(x), device=x.device)
         for loss in targeted_losses(logits.shape[1]):
-            for rank in range(targets.shape[1]):
-                pair = torch.stack([y[left], targets[left, rank]], dim=1)  # (B, 2)
-                start = uniform_start(x[left], self.budget.eps, rng.take(left))
-                found, done = auto_ascend(model, x[left], pair, loss, self.budget, start, _is_off_label)
-                x_adv[left] = found
-                left = left[~done]
-                if not len(left):
+            settings = AscentSettings(loss, self.budget, _label_misclassified)
+            for target_rank in range(targets.shape[1]):
+                pair = torch.stack([y[remaining], targets[remaining, target_rank]], dim=1)  # (B, 2)
+                start = uniform_start(x[remaining], self.budget.eps, rng.take(remaining))
+                x_adv[remaining], succeeded = auto_ascend(model, x[remaining], pair, start, settings)
+                remaining = remaining[~succeeded]
+                if not len(remaining):
                     return x_adv
         return x_adv
 
 
 def apgd_t(budget: Budget, objective: Objective) -> TargetedAPGD:
-    """APGD-T; it has objectives of its own, `targeted_losses`."""
+    """Returns APGD-T. It ignores `objective` and ascends `targeted_losses`."""
     return TargetedAPGD(budget)
 
 
 def targeted_losses(classes: int) -> tuple[Objective, ...]:
-    """What APGD-T ascends: the loss that is blind to the logits' scale first, then the targeted cross-entropy.
+    """Returns the losses that APGD-T ascends in turn, for a network with this many classes.
 
-    Targeted DLR ranks four logits; with fewer classes the plain difference of logits stands in. With two classes the
-    targeted cross-entropy rises where that does: a second run would only repeat it.
+    The first does not depend on the scale of the logits: targeted DLR, or for fewer than four classes, which DLR needs,
+    the difference of two logits. The second is the targeted cross-entropy; with two classes it rises exactly where the
+    difference of logits does, and is left out.
     """
     if classes == 2:
         return (targeted_margin,)
@@ -120,117 +127,133 @@ def targeted_losses(classes: int) -> tuple[Objective, ...]:
 
 
 def likeliest_wrong(logits: Tensor, y: Tensor) -> Tensor:
-    """The wrong classes by falling logit, at most 9; logits (B, K), y (B,), result (B, min(9, K - 1)) int64."""
+    """Returns the wrong classes by falling logit, (B, min(9, K - 1)) int64; logits (B, K), y (B,)."""
     count = min(TARGETS, logits.shape[1] - 1)
     return logits.scatter(1, y[:, None], -torch.inf).topk(count, dim=1).indices
 
 
-def auto_ascend(
-    model: nn.Module, x: Tensor, y: Tensor, objective: Objective, budget: Budget, start: Tensor, done: Criterion | None
-) -> tuple[Tensor, Tensor]:
-    """Runs APGD from `start`: (the best points (B, C, H, W), which images (B,) met the criterion `done`).
+@dataclass(frozen=True)
+class AscentSettings:
+    """What `auto_ascend` ascends, how far, and the criterion at which an image stops (None: after all steps)."""
 
-    Best is the first point that meets `done`; without one, that of the highest objective. Images that are done leave
-    the batch. `model` is frozen.
+    objective: Objective
+    budget: Budget
+    success: Success | None
+
+
+def auto_ascend(
+    model: nn.Module, x: Tensor, y: Tensor, start: Tensor, settings: AscentSettings
+) -> tuple[Tensor, Tensor]:
+    """Runs APGD from `start` on a frozen model; the first step is 2 eps.
+
+    Returns the best points (B, C, H, W), and which images (B,) met the criterion `settings.success`. The best point is
+    the first that meets it, or else the one of the highest objective. Images that meet it leave the batch.
     """
-    x_adv, is_done = start.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    checkpoints = _checkpoints(budget.steps)
-    run = _Run.begin(model, x, y, objective, start, 2 * budget.eps)
+    budget, success = settings.budget, settings.success
+    x_adv, succeeded = start.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    checkpoints = checkpoint_steps(budget.steps)
+    run = ApgdRun.begin(model, x, y, settings.objective, start, 2 * budget.eps)
     for step in range(budget.steps + 1):
-        if done is not None:
-            reached = done(run.logits, run.y)
-            x_adv[run.places[reached]] = run.now[reached]
-            is_done[run.places[reached]] = True
+        if success is not None:
+            reached = success(run.logits, run.y)
+            x_adv[run.indices[reached]] = run.current[reached]
+            succeeded[run.indices[reached]] = True
             run = run.keep(~reached)
-        if not len(run.places) or step == budget.steps:
+        if not len(run.indices) or step == budget.steps:
             break
-        if step in checkpoints:  # not before: going back to the best would lose a point that meets `done`
+        if step in checkpoints:  # after the check above: going back to the best point would lose a success
             run.adapt(checkpoints[step])
-        run.step(model, objective, budget, is_first=step == 0, is_last=step + 1 == budget.steps)
-    x_adv[run.places] = run.best
-    return x_adv, is_done
+        run.step(model, settings.objective, budget, is_first=step == 0, is_last=step + 1 == budget.steps)
+    x_adv[run.indices] = run.best
+    return x_adv, succeeded
 
 
 @dataclass
-class _Run:
-    """The images still under way. Every field has one entry an image, shape (B, ...)."""
+class ApgdRun:
+    """The state of the images that are still under attack. Every field has one entry an image, shape (B, ...)."""
 
-    places: Tensor  # in the batch, int64
+    indices: Tensor  # in the batch that `auto_ascend` was given, int64
     x: Tensor
     y: Tensor
-    now: Tensor
-    before: Tensor  # the point before `now`
-    logits: Tensor  # at `now`, and so on
+    current: Tensor  # the point that the search is at
+    previous: Tensor  # the point before
+    logits: Tensor  # at the current point, as are the loss and the gradient
     loss: Tensor
     gradient: Tensor
     best: Tensor
     best_loss: Tensor
     best_gradient: Tensor
-    size: Tensor  # of the step, (B, 1, 1, 1)
-    rises: Tensor  # how often the loss rose since the last checkpoint
-    size_then: Tensor  # at the last checkpoint
-    best_loss_then: Tensor
+    step_size: Tensor  # (B, 1, 1, 1)
+    rises: Tensor  # the number of steps since the last checkpoint in which the loss rose
+    checkpoint_step_size: Tensor  # at the last checkpoint
+    checkpoint_best_loss: Tensor
 
     @classmethod
-    def begin(cls, model: nn.Module, x: Tensor, y: Tensor, objective: Objective, start: Tensor, size: float) -> _Run:
+    def begin(
+        cls, model: nn.Module, x: Tensor, y: Tensor, objective: Objective, start: Tensor, step_size: float
+    ) -> ApgdRun:
         logits, loss, gradient = value_and_gradient(model, start, y, objective)
-        sizes = torch.full((len(x), 1, 1, 1), size, device=x.device)
+        step_sizes = torch.full((len(x), 1, 1, 1), step_size, device=x.device)
         return cls(
-            places=torch.arange(len(x), device=x.device),
-            x=x, y=y, now=start, before=start, logits=logits, loss=loss, gradient=gradient,
+            indices=torch.arange(len(x), device=x.device),
+            x=x, y=y, current=start, previous=start, logits=logits, loss=loss, gradient=gradient,
             best=start, best_loss=loss, best_gradient=gradient,
-            size=sizes, rises=torch.zeros_like(loss), size_then=sizes, best_loss_then=loss,
+            step_size=step_sizes, rises=torch.zeros_like(loss),
+            checkpoint_step_size=step_sizes, checkpoint_best_loss=loss,
         )  # fmt: skip
 
-    def keep(self, which: Tensor) -> _Run:
-        """The run of some of the images, (B,) bool."""
-        return self if which.all() else _Run(**{name: value[which] for name, value in vars(self).items()})
+    def keep(self, mask: Tensor) -> ApgdRun:
+        """Returns the state of the images in the mask (B,) bool."""
+        return self if mask.all() else ApgdRun(**{name: value[mask] for name, value in vars(self).items()})
 
     def step(self, model: nn.Module, objective: Objective, budget: Budget, *, is_first: bool, is_last: bool) -> None:
-        """One step, from the second on with momentum (equation 1). After the last no gradient is needed."""
-        z = project(self.now + self.size * self.gradient.sign(), self.x, budget.eps)
+        """Takes one step, with momentum from the second on (equation 1). After the last no gradient is computed."""
+        z = project(self.current + self.step_size * self.gradient.sign(), self.x, budget.eps)
         weight = 1.0 if is_first else MOMENTUM
-        step = self.now + weight * (z - self.now) + (1 - weight) * (self.now - self.before)
-        self.before, self.now = self.now, project(step, self.x, budget.eps)
-        earlier = self.loss
+        step = self.current + weight * (z - self.current) + (1 - weight) * (self.current - self.previous)
+        self.previous, self.current = self.current, project(step, self.x, budget.eps)
+        previous_loss = self.loss
         if is_last:
-            self.logits = forward(model, self.now)
+            self.logits = forward(model, self.current)
             self.loss = objective(self.logits, self.y)
         else:
-            self.logits, self.loss, self.gradient = value_and_gradient(model, self.now, self.y, objective)
-        self.rises = self.rises + (self.loss > earlier)
+            self.logits, self.loss, self.gradient = value_and_gradient(model, self.current, self.y, objective)
+        self.rises = self.rises + (self.loss > previous_loss)
         better = self.loss > self.best_loss
-        self.best = _where(better, self.now, self.best)
+        self.best = _where(better, self.current, self.best)
         self.best_gradient = _where(better, self.gradient, self.best_gradient)
         self.best_loss = torch.where(better, self.loss, self.best_loss)
 
     def adapt(self, steps: int) -> None:
-        """At a checkpoint, `steps` after the last: where the ascent stalls, halve the step and go on from the best."""
+        """Halves the step size of images whose ascent stalls, and goes back to their best points.
+
+        Called at a checkpoint, `steps` steps after the last (conditions 1 and 2 of section 3.1).
+        """
         few_rises = self.rises < RISE_SHARE * steps
-        no_better = (self.size == self.size_then).flatten() & (self.best_loss <= self.best_loss_then)
-        stalls = few_rises | no_better
-        self.size_then, self.best_loss_then = self.size, self.best_loss
-        self.size = _where(stalls, self.size / 2, self.size)
-        self.now = _where(stalls, self.best, self.now)
+        same_step_size = (self.step_size == self.checkpoint_step_size).flatten()
+        stalls = few_rises | (same_step_size & (self.best_loss <= self.checkpoint_best_loss))
+        self.checkpoint_step_size, self.checkpoint_best_loss = self.step_size, self.best_loss
+        self.step_size = _where(stalls, self.step_size / 2, self.step_size)
+        self.current = _where(stalls, self.best, self.current)
         self.gradient = _where(stalls, self.best_gradient, self.gradient)
         self.loss = torch.where(stalls, self.best_loss, self.loss)
         self.rises = torch.zeros_like(self.rises)
 
 
-def _where(which: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    """torch.where by image: which (B,)."""
-    return torch.where(which.view(-1, *[1] * (yes.dim() - 1)), yes, no)
+def _where(mask: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    """Chooses by image, like torch.where; mask (B,), the others (B, ...)."""
+    return torch.where(mask.view(-1, *[1] * (yes.dim() - 1)), yes, no)
 
 
-def _checkpoints(steps: int) -> dict[int, int]:
-    """Each checkpoint w_j of section 3.1, with the steps since the one before."""
-    shares = [0, 22]  # in hundredths: rounding would move ceil(0.57 * 100)
+def checkpoint_steps(steps: int) -> dict[int, int]:
+    """Returns the checkpoints w_j of section 3.1: for each the number of steps since the one before."""
+    shares = [0, 22]  # integers, in hundredths: 0.57 * 100 is slightly more than 57, so that ceil would give 58
     while shares[-1] < 100:
         shares.append(shares[-1] + max(shares[-1] - shares[-2] - 3, 6))
     at = sorted({-(-share * steps // 100) for share in shares if share <= 100})
     return {later: later - earlier for earlier, later in pairwise(at)}
 
 
-def _is_off_label(logits: Tensor, pair: Tensor) -> Tensor:
-    """Misclassified as whatever class, the target or another."""
-    return fooled(logits, pair[:, 0])
+def _label_misclassified(logits: Tensor, pair: Tensor) -> Tensor:
+    """Returns which images are misclassified, as the target or as another class; pair (B, 2) of label and target."""
+    return misclassified(logits, pair[:, 0])

@@ -1,6 +1,6 @@
-"""FGSM, PGD and CW: sign steps up a loss.
+"""FGSM, PGD and CW: attacks that take sign steps up a loss.
 
-Cost an image: FGSM one forward and one backward pass, PGD and CW as many as steps.
+Cost an image: one forward and one backward pass for each step; FGSM takes one step.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from advmia.runtime.rng import SampleRng
 
 @dataclass(frozen=True)
 class SignAscent:
-    """The L-infinity sign-step attack; `pgd` builds it. Contract: `advmia.attacks.steps.Attack`."""
+    """The L-infinity sign-step attack, built by `pgd`. Keeps the contract of `advmia.attacks.common.Attack`."""
 
     budget: Budget
     objective: Objective
@@ -34,18 +34,22 @@ class SignAscent:
 
 
 def pgd(budget: Budget, objective: Objective, *, random_start: bool = True) -> SignAscent:
-    """Projected gradient descent (Madry et al. 2018): a random start, then `budget.steps` projected sign steps."""
+    """Returns projected gradient descent (Madry et al. 2018): a random start, then projected sign steps."""
     return SignAscent(budget, objective, random_start)
 
 
 def cw(budget: Budget, objective: Objective) -> SignAscent:
-    """The survey's CW: PGD on `advmia.losses.confident_margin` (Carlini and Wagner 2017, f_6, without their tanh).
+    """Returns the survey's CW: PGD up `advmia.losses.confident_margin` (Carlini and Wagner 2017, f_6).
 
-    Their change of variable is flat at 0 and leaves black pixels as they are, of which a fundus has many.
+    Carlini and Wagner replace the pixels by a tanh of new variables. That tanh is flat at 0, so that black pixels would
+    not change, of which a fundus photograph has many. It is left out here, as in the survey.
     """
     return pgd(budget, objective)
 
 
 def fgsm(budget: Budget, objective: Objective) -> SignAscent:
-    """Fast gradient sign method (Goodfellow et al. 2015, section 4): one sign step of `budget.eps` from x itself."""
+    """Returns the fast gradient sign method (Goodfellow et al. 2015, section 4): one sign step of size eps from x.
+
+    The steps and the step size of `budget` are ignored.
+    """
     return pgd(replace(budget, steps=1, step_size=budget.eps), objective, random_start=False)

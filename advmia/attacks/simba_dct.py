@@ -1,7 +1,7 @@
 """SimBA-DCT (Guo et al. 2019, "Simple black-box adversarial attacks", algorithm 1 with the cosine basis).
 
-Cost for an image that is never fooled, N directions: 1 forward pass to begin with and at most two for each direction;
-where the first of the two helps, the second is saved. No backward pass.
+Cost of N directions, for an image that is never misclassified: 1 forward pass before, then 1 or 2 for each direction. A
+direction is tried backwards, and forwards only if backwards does not help. No backward pass.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from advmia.attacks.common import Objective, fooled, forward, frozen_eval
+from advmia.attacks.common import Objective, forward, frozen_eval, misclassified
 from advmia.budgets import Budget
 from advmia.losses import log_odds
 from advmia.runtime.precision import fp32_only
@@ -22,13 +22,15 @@ from advmia.runtime.rng import SampleRng
 
 @dataclass(frozen=True)
 class SimBA:
-    """Steps of eps along random directions of the DCT basis of the whole image, kept where the true class loses.
+    """Steps of size eps along random directions of the image's DCT basis; keeps those that lower the true class.
 
     **eps is the size of a step, not a bound**: the result is in [0, 1] but may be further than eps from x; evaluations
-    report how far. `budget.steps` is the number of directions. `notes["queries"]`: those spent on each image of the
-    last call, without the first look at the image itself. Otherwise as `advmia.attacks.steps.Attack`.
+    report how far. `budget.steps` is the number of directions. `notes["queries"]`: the number of forward passes for
+    each image of the last call, not counting the first look at the image itself. In all else SimBA keeps the contract
+    of `advmia.attacks.common.Attack`.
 
-    Always in float32: at 224 pixels and eps 1 a step changes no pixel by more than 4e-5, which tf32 rounds away.
+    Networks run in float32: at 224 pixels and eps 1, no pixel changes by more than 4e-5 in a step, which tf32 would
+    round away.
     """
 
     budget: Budget
@@ -45,101 +47,108 @@ class SimBA:
             return x_adv
         with fp32_only(x.device), frozen_eval(model):
             logits = forward(model, x_adv)
-            places = (~fooled(logits, y)).nonzero()[:, 0]
-            run = _Run(model, x_adv[places], y[places], log_odds(logits, y)[places], self.budget.eps)
-            order = _directions(x_adv[places], self.budget.steps, rng.take(places))
-            for direction in range(order.shape[1] if len(places) else 0):
-                queries[places] += run.try_direction(order[:, direction])
-                left = ~run.is_fooled
-                if not left.all():
-                    x_adv[places[~left]] = run.now[~left]
-                    places, order = places[left], order[left]
-                    run.keep(left)
-                    if not len(places):
+            indices = (~misclassified(logits, y)).nonzero()[:, 0]
+            run = _Run(model, x_adv[indices], y[indices], log_odds(logits, y)[indices], self.budget.eps)
+            order = draw_directions(x_adv[indices], self.budget.steps, rng.take(indices))
+            for direction in range(order.shape[1] if len(indices) else 0):
+                queries[indices] += run.try_direction(order[:, direction])
+                remaining = ~run.succeeded
+                if not remaining.all():
+                    x_adv[indices[run.succeeded]] = run.x_adv[run.succeeded]
+                    indices, order = indices[remaining], order[remaining]
+                    run.keep(remaining)
+                    if not len(indices):
                         break
-            x_adv[places] = run.now
+            x_adv[indices] = run.x_adv
         return x_adv
 
 
 def simba(budget: Budget, objective: Objective) -> SimBA:
-    """SimBA-DCT; it lowers the true class's probability, whatever the objective."""
+    """Returns SimBA-DCT. It ignores `objective` and lowers the true class's probability."""
     return SimBA(budget)
 
 
 class _Run:
-    """The images still attacked.
+    """The state of the images that are still under attack.
 
-    `planes` is x plus the steps kept so far, before it is clipped; a step changes one channel of each image, so that
-    channels are kept apart, (B, C, H, W). `images` is what the network sees, clipped, and with the step that is tried:
-    (B, H, W, C), as networks take them fastest, and only the changed channel is written into them.
+    `planes` (B, C, H, W) is x plus the steps kept so far, not clipped. It is contiguous by channel, because a step
+    changes one channel of each image. `images` (B, H, W, C) is what the network sees: clipped, with the step that is
+    being tried, and in the layout that networks are fastest with. Only the changed channel is written into it.
     """
 
     def __init__(self, model: nn.Module, x: Tensor, y: Tensor, odds: Tensor, eps: float) -> None:
         self.model, self.y, self.odds, self.eps = model, y, odds, eps
         self.planes = x.contiguous().clone()
         self.images = x.permute(0, 2, 3, 1).contiguous().clone()
-        self.is_fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        self.height_basis, self.width_basis = (cosines(length).to(x) for length in x.shape[2:])
+        self.succeeded = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        self.height_basis, self.width_basis = (dct_basis(length).to(x) for length in x.shape[2:])
 
     @property
-    def now(self) -> Tensor:
+    def x_adv(self) -> Tensor:
         return self.images.permute(0, 3, 1, 2)
 
     def try_direction(self, coefficient: Tensor) -> Tensor:
-        """One step back or forth along coefficient (B,) of each image, if either helps; the queries spent, (B,)."""
+        """Steps backwards or forwards along each image's coefficient (B,), if either helps.
+
+        Returns the number of queries for each image, (B,).
+        """
         height, width = self.planes.shape[2:]
         channel = coefficient // (height * width)
         row, column = coefficient % (height * width) // width, coefficient % width
         # The inverse DCT of one coefficient is an outer product of two cosines, in one channel.
         step = self.eps * self.height_basis[row][:, :, None] * self.width_basis[column][:, None, :]  # (B, H, W)
-        places = torch.arange(len(self.planes), device=self.planes.device)
-        # By `index_select`, which copies planes whole.
-        plane = self.planes.flatten(0, 1).index_select(0, places * self.planes.shape[1] + channel)
-        queries = torch.ones_like(places)
-        left = self._probe(places, channel, plane - step)
-        plane, step, channel = (each.index_select(0, left) for each in (plane, step, channel))
-        queries[left] += 1
-        still = self._probe(left, channel, step.add_(plane))
-        neither = torch.isin(left, still)
-        self._show(still, channel[neither], plane[neither])
+        indices = torch.arange(len(self.planes), device=self.planes.device)
+        # `index_select` copies whole planes, which is faster than indexing.
+        plane = self.planes.flatten(0, 1).index_select(0, indices * self.planes.shape[1] + channel)
+        queries = torch.ones_like(indices)
+        forwards = self._try_planes(indices, channel, plane - step)
+        plane, step, channel = (values.index_select(0, forwards) for values in (plane, step, channel))
+        queries[forwards] += 1
+        unhelped = self._try_planes(forwards, channel, step.add_(plane))
+        is_unhelped = torch.isin(forwards, unhelped)
+        self._show(unhelped, channel[is_unhelped], plane[is_unhelped])
         return queries
 
-    def _probe(self, places: Tensor, channel: Tensor, plane: Tensor) -> Tensor:
-        """Tries a plane (n, H, W) in place of each image's; those of `places` that do not lose odds by it.
+    def _try_planes(self, indices: Tensor, channel: Tensor, plane: Tensor) -> Tensor:
+        """Tries the planes (n, H, W) in place of the channels; keeps those that lower the log odds.
 
-        They are shown with it all the same.
+        Returns the indices of the images whose odds did not fall. `images` still shows the tried planes there.
         """
-        if not len(places):
-            return places
-        self._show(places, channel, plane)
-        images = self.images if len(places) == len(self.images) else self.images.index_select(0, places)
+        if not len(indices):
+            return indices
+        self._show(indices, channel, plane)
+        images = self.images if len(indices) == len(self.images) else self.images.index_select(0, indices)
         logits = forward(self.model, images.permute(0, 3, 1, 2))
-        odds = log_odds(logits, self.y[places])
-        helps = odds < self.odds[places]
-        kept = places[helps]
+        odds = log_odds(logits, self.y[indices])
+        helps = odds < self.odds[indices]
+        kept = indices[helps]
         self.planes[kept, channel[helps]] = plane[helps]
         self.odds[kept] = odds[helps]
-        self.is_fooled[kept] = fooled(logits, self.y[places])[helps]
-        return places[~helps]
+        self.succeeded[kept] = misclassified(logits, self.y[indices])[helps]
+        return indices[~helps]
 
-    def _show(self, places: Tensor, channel: Tensor, plane: Tensor) -> None:
-        """Writes the plane (n, H, W) of this channel into the images."""
-        self.images[places, :, :, channel] = plane.clamp(0, 1)
+    def _show(self, indices: Tensor, channel: Tensor, plane: Tensor) -> None:
+        """Writes the planes (n, H, W) into the channels of `images`, clipped."""
+        self.images[indices, :, :, channel] = plane.clamp(0, 1)
 
-    def keep(self, which: Tensor) -> None:
-        for name in ("y", "odds", "images", "planes", "is_fooled"):
-            setattr(self, name, getattr(self, name)[which])
+    def keep(self, mask: Tensor) -> None:
+        """Drops the images that are not in the mask (B,) bool."""
+        for name in ("y", "odds", "images", "planes", "succeeded"):
+            setattr(self, name, getattr(self, name)[mask])
 
 
-def cosines(length: int) -> Tensor:
-    """The orthonormal DCT-II basis, (length, length) float32: row k is the k-th cosine, of unit L2 norm."""
-    places, frequency = torch.arange(length).double() + 0.5, torch.arange(length).double()
-    basis = torch.cos(math.pi / length * frequency[:, None] * places) * math.sqrt(2 / length)
+def dct_basis(length: int) -> Tensor:
+    """Returns the orthonormal DCT-II basis, (length, length) float32: row k is the k-th cosine, of L2 norm 1."""
+    positions, frequency = torch.arange(length).double() + 0.5, torch.arange(length).double()
+    basis = torch.cos(math.pi / length * frequency[:, None] * positions) * math.sqrt(2 / length)
     basis[0] /= math.sqrt(2)
     return basis.float()
 
 
-def _directions(x: Tensor, count: int, rng: SampleRng) -> Tensor:
-    """The first `count` of each image's coefficients in random order, (B, count) int64; none is tried twice."""
+def draw_directions(x: Tensor, count: int, rng: SampleRng) -> Tensor:
+    """Returns `count` different DCT coefficients of each image in random order, (B, count) int64.
+
+    There are at most C * H * W.
+    """
     numbers = rng.uniform(x).flatten(1)
-    return numbers.argsort(dim=1, descending=True, stable=True)[:, :count]  # some numbers are equal
+    return numbers.argsort(dim=1, descending=True, stable=True)[:, :count]  # stable, because some numbers are equal

@@ -1,7 +1,7 @@
-"""Square attack, L-infinity (Andriushchenko et al. 2020, "Square attack: a query-efficient black-box adversarial attack
-via random search", algorithms 1 and 2).
+"""The Square attack, L-infinity (Andriushchenko et al. 2020, "Square attack: a query-efficient black-box adversarial
+attack via random search", algorithms 1 and 2).
 
-Cost for an image that is never fooled, N queries: N + 1 forward passes, no backward pass.
+Cost of N queries, for an image that is never misclassified: N + 1 forward passes, no backward pass.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from advmia.attacks.common import Objective, fooled, forward, frozen_eval
+from advmia.attacks.common import Objective, forward, frozen_eval, misclassified
 from advmia.budgets import Budget
 from advmia.losses import margin
 from advmia.runtime.rng import SampleRng
 
-FIRST_SHARE = 0.8  # p_init: the share of the pixels in the first square
-# The share halves after each of these queries (section 5: for 10,000 in all; fewer do not rescale them).
+FIRST_SHARE = 0.8  # p_init in the paper: the first square's share of the image
+# The share halves after each of these queries. They are section 5's for 10,000 queries, whatever the number of queries.
 HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-_AHEAD = 256  # queries for which random numbers are drawn at once
+_QUERIES_DRAWN = 256  # queries for which random numbers are drawn at once
 
 
 @dataclass(frozen=True)
 class Square:
-    """Random squares of +-eps, kept where the margin falls. Contract: `advmia.attacks.steps.Attack`.
+    """Tries random squares of plus or minus eps, and keeps those that lower the margin.
 
-    `budget.steps` is the number of queries. `notes["queries"]`: those spent on each image of the last call, without
-    the first look at the image itself.
+    `budget.steps` is the number of queries. `notes["queries"]`: the number of queries for each image of the last call,
+    not counting the first look at the image itself. Keeps the contract of `advmia.attacks.common.Attack`.
     """
 
     budget: Budget
@@ -45,75 +45,84 @@ class Square:
         if self.budget.eps == 0:
             return x_adv
         with frozen_eval(model):
-            places = (~fooled(forward(model, x_adv), y)).nonzero()[:, 0]
-            x, y, best = x_adv[places], y[places], x_adv[places]
-            lead = torch.full((len(places),), torch.inf, device=x.device)
-            numbers = _Numbers(rng.take(places), x)
-            for query in range(self.budget.steps if len(places) else 0):
-                new = self._proposal(query, x, best, numbers)
-                logits = forward(model, new)
-                queries[places] += 1
-                is_fooled = fooled(logits, y)
-                better = (margin(logits, y) < lead) | is_fooled
-                lead = torch.where(better, margin(logits, y), lead)
-                best = torch.where(better.view(-1, 1, 1, 1), new, best)
-                left = ~is_fooled
-                if not left.all():
-                    x_adv[places[~left]] = best[~left]
-                    places, x, y, best, lead = (each[left] for each in (places, x, y, best, lead))
-                    numbers.keep(left)
-                    if not len(places):
+            indices = (~misclassified(forward(model, x_adv), y)).nonzero()[:, 0]
+            x, y, best = x_adv[indices], y[indices], x_adv[indices]
+            lowest_margin = torch.full((len(indices),), torch.inf, device=x.device)
+            numbers = QueryNumbers(rng.take(indices), x)
+            for query in range(self.budget.steps if len(indices) else 0):
+                proposal = self.propose(query, x, best, numbers)
+                logits = forward(model, proposal)
+                queries[indices] += 1
+                succeeded = misclassified(logits, y)
+                better = (margin(logits, y) < lowest_margin) | succeeded
+                lowest_margin = torch.where(better, margin(logits, y), lowest_margin)
+                best = torch.where(better.view(-1, 1, 1, 1), proposal, best)
+                remaining = ~succeeded
+                if not remaining.all():
+                    x_adv[indices[succeeded]] = best[succeeded]
+                    indices, x, y, best, lowest_margin = (
+                        values[remaining] for values in (indices, x, y, best, lowest_margin)
+                    )
+                    numbers.keep(remaining)
+                    if not len(indices):
                         break
-            x_adv[places] = best
+            x_adv[indices] = best
         return x_adv
 
-    def _proposal(self, query: int, x: Tensor, best: Tensor, numbers: _Numbers) -> Tensor:
-        """Vertical stripes first, then `best` with one square anew: each channel at +eps or -eps of x."""
+    def propose(self, query: int, x: Tensor, best: Tensor, numbers: QueryNumbers) -> Tensor:
+        """Returns the images of a query: vertical stripes for query 0, then `best` with a new square.
+
+        In the stripes and in the square, each channel is x plus eps or x minus eps.
+        """
         batch, channels, height, width = x.shape
         if query == 0:
             signs = _signs(numbers.draw(channels * width)).view(batch, channels, 1, width)
             return (x + self.budget.eps * signs).clamp(0, 1)
-        side = _side(query, height, width)
-        drawn = numbers.ahead()
-        top, left = _whole(drawn[:, 0], height - side), _whole(drawn[:, 1], width - side)  # (B, 1)
+        side = side_length(query, height, width)
+        uniform = numbers.next()
+        top, left = random_integers(uniform[:, 0], height - side), random_integers(uniform[:, 1], width - side)
         rows, columns = (torch.arange(length, device=x.device) for length in (height, width))
-        inside = ((rows >= top) & (rows < top + side))[:, :, None] & ((columns >= left) & (columns < left + side))[
-            :, None
-        ]
-        signs = _signs(drawn[:, 2:]).view(batch, channels, 1, 1)
+        inside_rows, inside_columns = (rows >= top) & (rows < top + side), (columns >= left) & (columns < left + side)
+        inside = inside_rows[:, :, None] & inside_columns[:, None]  # (B, H, W)
+        signs = _signs(uniform[:, 2:]).view(batch, channels, 1, 1)
         return torch.where(inside[:, None], (x + self.budget.eps * signs).clamp(0, 1), best)
 
 
-class _Numbers:
-    """Uniform numbers of each image still attacked, from its own stream."""
+class QueryNumbers:
+    """Uniform numbers for the images that are still under attack, each from the image's own stream."""
 
     def __init__(self, rng: SampleRng, x: Tensor) -> None:
         self._rng, self._x = rng, x
         self._ready = x.new_empty(len(x), 0, 0)
 
     def draw(self, *shape: int) -> Tensor:
+        """Returns new numbers in [0, 1), (B, *shape)."""
         return self._rng.uniform(self._x.new_empty(len(self._x), *shape))
 
-    def ahead(self) -> Tensor:
-        """(B, 2 + C) numbers for one query; drawn for many at once, since a stream at a time is slow."""
+    def next(self) -> Tensor:
+        """Returns the numbers (B, 2 + C) of the next query.
+
+        They are drawn for many queries at once, because each draw visits the images one by one.
+        """
         if not self._ready.shape[1]:
-            self._ready = self.draw(_AHEAD, 2 + self._x.shape[1])
+            self._ready = self.draw(_QUERIES_DRAWN, 2 + self._x.shape[1])
         numbers, self._ready = self._ready[:, 0], self._ready[:, 1:]
         return numbers
 
-    def keep(self, which: Tensor) -> None:
-        self._rng, self._x, self._ready = self._rng.take(which.nonzero()[:, 0]), self._x[which], self._ready[which]
+    def keep(self, mask: Tensor) -> None:
+        """Drops the images that are not in the mask (B,) bool."""
+        self._rng, self._x, self._ready = self._rng.take(mask.nonzero()[:, 0]), self._x[mask], self._ready[mask]
 
 
-def _side(query: int, height: int, width: int) -> int:
-    """The square's side in pixels."""
+def side_length(query: int, height: int, width: int) -> int:
+    """Returns the side of a query's square in pixels."""
     share = FIRST_SHARE / 2 ** sum(query > end for end in HALVED_AFTER)
     return min(max(round(math.sqrt(share * height * width)), 1), height, width)
 
 
-def _whole(uniform: Tensor, most: int) -> Tensor:
-    """Evenly one of 0 ... most, (B, 1) int64, from numbers (B,) in [0, 1)."""
-    return (uniform * (most + 1)).long().clamp(max=most)[:, None]
+def random_integers(uniform: Tensor, highest: int) -> Tensor:
+    """Maps numbers (B,) in [0, 1) evenly to the integers 0 to `highest` inclusive, (B, 1) int64."""
+    return (uniform * (highest + 1)).long().clamp(max=highest)[:, None]
 
 
 def _signs(uniform: Tensor) -> Tensor:
@@ -121,5 +130,5 @@ def _signs(uniform: Tensor) -> Tensor:
 
 
 def square(budget: Budget, objective: Objective) -> Square:
-    """The Square attack; it descends the margin, whatever the objective."""
+    """Returns the Square attack. It ignores `objective` and descends the margin."""
     return Square(budget)

@@ -1,7 +1,7 @@
-"""What a data folder really holds, written beside its lists.
+"""Markers: files beside the lists of a data folder that say what its images really are.
 
-`<data root>/<folder>/advmia-data.json` maps a list's name to facts about it. `prepare` and `phantoms` write it; readers
-hand it on, and every result and plot repeats its label, so that generated or stand-in images are never taken for the
+`<data root>/<folder>/advmia-data.json` maps a list's name to facts about it. `prepare` and `phantoms` write it. The
+readers pass the facts' label on to every result and plot, so that generated or stand-in images are never taken for the
 data set whose layout they fill.
 """
 
@@ -18,7 +18,10 @@ MARKER_NAME = "advmia-data.json"
 
 
 def read_markers(folder: Path) -> dict[str, dict[str, Any]]:
-    """All markers of a data folder, by list name; empty where nothing was recorded (official files put by hand)."""
+    """Returns the facts about each list of a data folder, by the list's name; {} for a folder without markers.
+
+    Raises `UserError` for a marker file that is damaged.
+    """
     path = folder / MARKER_NAME
     if not path.exists():
         return {}
@@ -34,15 +37,15 @@ def read_markers(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def write_marker(folder: Path, list_names: list[str], facts: dict[str, Any]) -> None:
-    """Records `facts` for the lists named, keeping the other lists' markers.
+    """Records `facts` about the named lists, and keeps what is recorded about other lists.
 
-    `facts["label"]` is what results and plots repeat: "phantom", or a stand-in's own name such as
-    "RetinaMNIST 64"; "" for the official images.
+    `facts["label"]` appears in results and plots: "phantom", a stand-in's own name such as "RetinaMNIST 64", or "" for
+    the official images.
     """
     markers = read_markers(folder) | dict.fromkeys(list_names, facts)
     write_text(folder / MARKER_NAME, json.dumps(markers, indent=2, sort_keys=True) + "\n")
 
 
 def data_label(folder: Path, list_name: str) -> str:
-    """What results must repeat about the list's images; "" when they are the data set's own."""
+    """Returns the label of a list's images for results and plots; "" for the data set's own images."""
     return str(read_markers(folder).get(list_name, {}).get("label", ""))

@@ -1,12 +1,12 @@
-"""How the phantoms are drawn: fundus photographs, skin lesions and chest radiographs, at any size.
+"""Draws phantoms: generated fundus photographs, skin lesions and chest radiographs, at any size.
 
 Images are float64 arrays in [0, 1]: (S, S, 3) in colour, (S, S) in grey. Opacities and masks are (S, S), in [0, 1].
 Lengths are in half image sides: x runs from -1 (left) to 1 (right), y from -1 (top) to 1 (bottom).
 
-Each picture carries its class twice. What a physician would look for is strong, but comes in many forms, some small;
-a faint weave, below 8/255, tells healthy from ill at every spot. Natural training takes to the weave, which an attack
-of eps 8/255 wipes out and draws anew; adversarial training has to look for the lesions. So a demonstration of a few
-minutes shows what real images show: high clean accuracy that an attack brings to nothing, and a defence that holds.
+Each image shows its class in two ways. The lesions are strong, but vary in form and may be small. A faint weave, below
+8/255, tells healthy from ill everywhere. Natural training learns the weave, which an attack of eps 8/255 can erase and
+redraw for the other class; adversarial training has to learn the lesions. So a demonstration of a few minutes shows
+what real images show: a high clean accuracy that an attack brings to nothing, and a defence that holds.
 """
 
 from __future__ import annotations
@@ -20,37 +20,37 @@ from advmia.data.specs import CHEST_FINDINGS
 Array = NDArray[np.float64]
 Rng = np.random.Generator
 
-NOISE = 0.006  # standard deviation of the sensor's noise
-WEAVE_LEVELS = 6.5  # its amplitude in grey levels: an attack of 8 can cancel the weave and draw the other class's
-WEAVE_CYCLES = (4.0, 8.0)  # of class 0 and 1, per image side: both survive resizing to 32 pixels
+NOISE = 0.006  # standard deviation of the noise in every pixel
+WEAVE_LEVELS = 6.5  # amplitude in grey levels: an attack of eps 8 can cancel it and draw the other class's weave
+WEAVE_CYCLES = (4.0, 8.0)  # waves per image side, healthy and ill: both survive resizing to 32 pixels
 
 
 def axes(size: int) -> tuple[Array, Array]:
-    """x and y of the pixel centres, (S, S) each."""
+    """Returns x and y of the pixel centres, (S, S) each."""
     ticks = (np.arange(size) + 0.5) * 2 / size - 1
     x, y = np.meshgrid(ticks, ticks)
     return x, y
 
 
 def ellipse(x: Array, y: Array, centre: tuple[float, float], radii: tuple[float, float], soft: float = 0.05) -> Array:
-    """Opacity of an ellipse whose edge fades over about `soft`."""
+    """Returns the opacity of an ellipse whose edge fades over about `soft`."""
     distance = np.hypot((x - centre[0]) / radii[0], (y - centre[1]) / radii[1]) - 1
     return fade(distance * min(radii), soft)
 
 
 def fade(distance: Array, soft: float) -> Array:
-    """1 well inside (distance < 0), 0 well outside, 0.5 on the edge."""
+    """Turns a distance to an edge into an opacity: 1 well inside (distance < 0), 0.5 on the edge, 0 well outside."""
     return 1 / (1 + np.exp(np.clip(4 * distance / soft, -50, 50)))
 
 
 def clouds(rng: Rng, size: int, cells: int) -> Array:
-    """Smooth noise, (S, S), about -1 to 1, with `cells` bumps a side."""
+    """Returns smooth noise (S, S), about -1 to 1, with `cells` bumps a side."""
     coarse = Image.fromarray(rng.uniform(-1, 1, (cells + 1, cells + 1)).astype(np.float32))
     return np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC), dtype=np.float64)
 
 
 def weave(rng: Rng, size: int, positive: bool) -> Array:
-    """The class's faint weave, (S, S), within +-WEAVE_LEVELS/255; direction and phase are random."""
+    """Returns the faint weave of a class, (S, S), within +-WEAVE_LEVELS/255, in a random direction and phase."""
     x, y = axes(size)
     angle, phase = rng.uniform(0, np.pi), rng.uniform(0, 2 * np.pi)
     along = np.cos(angle) * x + np.sin(angle) * y
@@ -58,7 +58,7 @@ def weave(rng: Rng, size: int, positive: bool) -> Array:
 
 
 def paint(image: Array, colour: tuple[float, ...], opacity: Array) -> Array:
-    """`colour` over the image."""
+    """Paints a colour over an image (S, S, 3) with an opacity (S, S)."""
     opacity = opacity[..., None]
     return image * (1 - opacity) + np.array(colour) * opacity
 
@@ -67,7 +67,7 @@ def paint(image: Array, colour: tuple[float, ...], opacity: Array) -> Array:
 
 
 def fundus(rng: Rng, size: int, grade: int) -> Array:
-    """A fundus photograph of retinopathy grade 0-3, (S, S, 3); exactly 0 outside of the camera's disc."""
+    """Draws a fundus photograph (S, S, 3) of retinopathy grade 0 to 3; exactly 0 outside the camera's disc."""
     x, y = axes(size)
     radius = np.hypot(x, y)
     shade = rng.uniform(0.85, 1.1) * (1 - 0.35 * radius**2) + 0.05 * clouds(rng, size, 4)
@@ -82,7 +82,7 @@ def fundus(rng: Rng, size: int, grade: int) -> Array:
 
 
 def _vessels(rng: Rng, x: Array, y: Array) -> Array:
-    """Opacity of the arcades: x from the optic disc towards the macula, y from its centre."""
+    """Returns the opacity of the vessels; x runs from the optic disc towards the macula, y from the disc's centre."""
     opacity = np.zeros_like(x)
     for reach, width in ((0.75, 0.035), (-0.75, 0.035), (0.35, 0.02), (-0.3, 0.02), (1.2, 0.025), (-1.2, 0.025)):
         wave = 0.04 * np.sin(rng.uniform(6, 9) * x + rng.uniform(0, 6))
@@ -94,7 +94,7 @@ def _vessels(rng: Rng, x: Array, y: Array) -> Array:
 
 
 def _retinopathy(rng: Rng, image: Array, x: Array, y: Array, grade: int) -> Array:
-    """Microaneurysms from grade 1, haemorrhages from 2, exudates mostly at 3; a healthy eye may have a few drusen."""
+    """Paints microaneurysms from grade 1, haemorrhages from 2, exudates mostly at 3; a healthy eye may have drusen."""
     red, dark, yellow = (0.42, 0.06, 0.04), (0.30, 0.03, 0.03), (0.97, 0.88, 0.50)
     counts = (
         (red, 0.06, (0, 7, 7, 8)[grade]),
@@ -112,7 +112,7 @@ def _retinopathy(rng: Rng, image: Array, x: Array, y: Array, grade: int) -> Arra
 
 # Skin lesions -------------------------------------------------------------------------------------------------------
 
-_LESIONS = (  # colour, smallest and largest radius, raggedness, softness of the edge
+_LESIONS = (  # colour, range of the radius, raggedness and softness of the edge
     ((0.55, 0.36, 0.26), (0.22, 0.40), 0.05, 0.14),  # nevus
     ((0.26, 0.15, 0.13), (0.46, 0.74), 0.16, 0.10),  # melanoma
     ((0.40, 0.33, 0.26), (0.46, 0.74), 0.08, 0.05),  # seborrheic keratosis
@@ -120,7 +120,7 @@ _LESIONS = (  # colour, smallest and largest radius, raggedness, softness of the
 
 
 def skin(rng: Rng, size: int, label: int) -> tuple[Array, Array]:
-    """A dermoscopic image (S, S, 3) of a nevus (0), a melanoma (1) or a seborrheic keratosis (2), and its mask."""
+    """Draws a nevus (0), a melanoma (1) or a seborrheic keratosis (2): a dermoscopic image (S, S, 3) and its mask."""
     x, y = axes(size)
     tone = np.array([0.86, 0.66, 0.56]) * rng.uniform(0.85, 1.1) + rng.uniform(-0.04, 0.04, 3)
     image = tone + 0.03 * clouds(rng, size, 5)[..., None] - 0.10 * (x**2 + y**2)[..., None]
@@ -138,7 +138,7 @@ def skin(rng: Rng, size: int, label: int) -> tuple[Array, Array]:
 
 
 def _outline(rng: Rng, x: Array, y: Array, radius: float, ragged: float, soft: float) -> Array:
-    """Opacity of a lesion near the centre whose radius varies by about `ragged` with the direction."""
+    """Returns the opacity of a lesion near the centre, whose radius varies with the direction by about `ragged`."""
     x, y = x - rng.uniform(-0.15, 0.15), (y - rng.uniform(-0.15, 0.15)) * rng.uniform(0.9, 1.25)
     angle, edge = np.arctan2(y, x), np.ones_like(x)
     for bumps in (2, 3, 5, 7):
@@ -147,14 +147,14 @@ def _outline(rng: Rng, x: Array, y: Array, radius: float, ragged: float, soft: f
 
 
 def _spots(rng: Rng, label: int) -> list[tuple[tuple[float, ...], tuple[float, float]]]:
-    """Colour and radii of what lies in the lesion: blue-grey veil and regression, or milia-like cysts."""
+    """Returns colours and radii of the spots in a lesion: blue-grey veil and regression, or milia-like cysts."""
     if label == 1:
         return [((0.35, 0.38, 0.48), (0.10, 0.22)), ((0.55, 0.20, 0.18), (0.08, 0.2)), ((0.1, 0.06, 0.06), (0.1, 0.2))]
     return [((0.85, 0.80, 0.68), (0.03, 0.06))] * int(rng.integers(4, 8)) if label == 2 else []
 
 
 def _hair(rng: Rng, x: Array, y: Array) -> Array:
-    """Opacity of one slightly bent hair across the image."""
+    """Returns the opacity of one slightly bent hair across the image."""
     angle, shift, bend = rng.uniform(0, np.pi), rng.uniform(-0.9, 0.9), rng.uniform(-0.3, 0.3)
     along, across = np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
     return np.exp(-(((across - shift - bend * along**2) / 0.02) ** 2))
@@ -164,7 +164,7 @@ def _hair(rng: Rng, x: Array, y: Array) -> Array:
 
 
 def chest(rng: Rng, size: int, findings: frozenset[str] = frozenset()) -> tuple[Array, Array]:
-    """A frontal chest radiograph (S, S) with the named findings (`CHEST_FINDINGS`), and its lungs' mask."""
+    """Draws a frontal chest radiograph (S, S) with findings named as in `CHEST_FINDINGS`, and the mask of its lungs."""
     x, y = axes(size)
     x, y = x * rng.uniform(0.95, 1.08) + rng.uniform(-0.04, 0.04), y + rng.uniform(-0.05, 0.05)
     large, airy = "Cardiomegaly" in findings, "Emphysema" in findings
@@ -185,14 +185,14 @@ def chest(rng: Rng, size: int, findings: frozenset[str] = frozenset()) -> tuple[
 
 
 def _lung(x: Array, y: Array, wide: float) -> Array:
-    """Opacity of the lung on the side where x is positive: narrow at the top, its base domed by the diaphragm."""
+    """Returns the opacity of the lung where x is positive: narrow at the top, with a base domed by the diaphragm."""
     reach = wide * np.sqrt(np.clip(1 - ((y - 0.35) / 1.15) ** 2, 0, 1))
     base = y - 0.62 - 0.5 * (x - 0.5) ** 2
     return fade(np.maximum(np.abs(x - 0.45) - reach, base), 0.06) * fade(-0.78 - y, 0.06)
 
 
 def _finding(rng: Rng, x: Array, y: Array, lungs: list[Array], name: str) -> tuple[float, Array]:
-    """Tone and opacity of one finding, on a side drawn at random."""
+    """Returns tone and opacity of one finding, on a random side."""
     side = int(rng.integers(2))
     u, lung, both = x * (-1, 1)[side], lungs[side], np.maximum(*lungs)  # u grows from the spine outwards
     centre = rng.uniform(0.35, 0.6), rng.uniform(-0.4, 0.35)
@@ -222,4 +222,4 @@ def _finding(rng: Rng, x: Array, y: Array, lungs: list[Array], name: str) -> tup
             return 0.75, 0.8 * both * ellipse(np.abs(x), y, (0.25, 0), (0.3, 0.5), 0.3)
         case "Consolidation":
             return 0.80, 0.85 * lung * fade(y + 0.1, 0.08)
-    return 0, np.zeros_like(x)  # Cardiomegaly and Emphysema are drawn with heart and lungs
+    return 0, np.zeros_like(x)  # cardiomegaly and emphysema: `chest` draws heart and lungs accordingly

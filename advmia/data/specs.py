@@ -1,4 +1,4 @@
-"""Every data set of the survey, declared once, as data (REFERENCE section 2)."""
+"""Declares the data sets of the survey: where their files lie, and how an image becomes a network's input."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Split = Literal["train", "test"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# The columns of ChestX-ray14's multi-label lists, in the published order.
+# The bits of ChestX-ray14's multi-label lists, in the published order.
 CHEST_FINDINGS = (
     "Cardiomegaly",
     "Emphysema",
@@ -33,41 +33,41 @@ CHEST_FINDINGS = (
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes of a training image; each sample draws its own."""
+    """Random changes of a training image, drawn anew for each sample and epoch."""
 
-    rotation: float = 0.0  # degrees: the angle is uniform in +-rotation, nearest pixel, black corners
+    rotation: float = 0.0  # degrees: uniform in [-rotation, rotation]; nearest pixel, black corners
     horizontal_flip: float = 0.0  # probability
     vertical_flip: float = 0.0  # probability
 
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """One data set: where its lists and images lie below the data root, and how an image becomes a network's input."""
+    """One data set for one task."""
 
-    name: str  # what --dataset takes and checkpoints are named by
+    name: str  # as --dataset takes it, and in the names of checkpoints
     task: TaskName
     folder: str  # below the data root
     train_list: str  # CSV in `folder`
     test_list: str
-    download: str  # what `python -m advmia prepare --dataset` calls the official download
-    size: int  # side of the square image that the network sees, in pixels
-    resize: int  # side of the square that the whole image is resized to before its centre is cropped to `size`
+    download: str  # the official download, as `python -m advmia prepare --dataset` takes it
+    size: int  # pixels a side of the square image that the network gets
+    resize: int  # pixels a side of the square that the image is resized to, before its centre is cropped to `size`
     image_folder: str = "img"  # in `folder`
     mask_folder: str | None = None  # in `folder`; segmentation only
-    classes: int | None = None  # None: as many as the training list has
-    positive: int = 1  # the class that means disease, where there are two
-    findings: tuple[str, ...] = ()  # multi-label only: the list's header
+    classes: int | None = None  # None: counted in the training list
+    positive: int = 1  # of two classes, the one that means disease
+    findings: tuple[str, ...] = ()  # multi-label only: the header of the lists
     augmentation: Augmentation = Augmentation()
     mean: tuple[float, float, float] | None = None  # normalisation, applied inside the network
     std: tuple[float, float, float] | None = None
-    aliases: tuple[str, ...] = ()  # other spellings in circulation; letter case never matters
+    aliases: tuple[str, ...] = ()  # other names in published commands; letter case never matters
 
     def list_path(self, root: Path, split: Split) -> Path:
-        """The CSV list of `split` below the data root `root`."""
+        """Returns the path of the CSV list of `split` below the data root `root`."""
         return root / self.folder / (self.train_list if split == "train" else self.test_list)
 
     def at_size(self, size: int) -> DatasetSpec:
-        """This data set at `size` pixels: the crop keeps its share of the resized image."""
+        """Returns the data set with images of `size` pixels a side; the crop keeps its fraction of the image."""
         return replace(self, size=size, resize=round(size * self.resize / self.size))
 
 

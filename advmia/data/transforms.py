@@ -1,4 +1,4 @@
-"""From an image file to the network's pixels: the deterministic part (kept in the cache), then random augmentation."""
+"""Turns image files into pixels: first the deterministic transform, whose result is cached; then augmentation."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ _FIXED_POINT = 16  # bits after the point in Pillow's nearest-neighbour affine t
 
 
 def load_image(path: Path, resize: int, size: int) -> np.ndarray:
-    """An image file as uint8 (size, size, 3): RGB, bilinear resize to `resize` squared, centre crop to `size`.
+    """Loads an image as RGB, resizes it to `resize` x `resize` (bilinear) and crops its centre; uint8 (size, size, 3).
 
-    All official images whose published transform resizes "to 256" are square, so resizing the shorter side is the same.
-    EXIF rotation is not applied: masks would no longer fit. Raises OSError or ValueError for what is no 8-bit image.
+    The published transforms resize the shorter side; the official images are square, so this is the same. EXIF rotation
+    is not applied, since masks would no longer fit. Raises OSError, ValueError or SyntaxError for a damaged file, and
+    ValueError for more than 8 bits a channel.
     """
     with Image.open(path) as image:
         _check_depth(image)
         resized = image.convert("RGB").resize((resize, resize), Image.Resampling.BILINEAR)
-    # round() to even, as torchvision's CenterCrop
+    # rounds half to even, as torchvision's CenterCrop does
     offset = round((resize - size) / 2)
     return np.asarray(resized.crop((offset, offset, offset + size, offset + size)))
 
 
 def load_mask(path: Path, size: int) -> np.ndarray:
-    """A mask file as uint8 (size, size) of 0 and 1, nearest-neighbour resized. Raises as `load_image`."""
+    """Loads a mask, resized to the nearest pixel; uint8 (size, size) of 0 and 1. Raises as `load_image` does."""
     with Image.open(path) as image:
         _check_depth(image)
         resized = image.convert("L").resize((size, size), Image.Resampling.NEAREST)
@@ -45,8 +46,9 @@ def _check_depth(image: Image.Image) -> None:
 
 
 def to_pixels(images: Tensor) -> Tensor:
-    """uint8 (B, H, W, C) to float32 (B, C, H, W) in [0, 1], in channels-last memory."""
-    # A plain number would make CUDA multiply by its reciprocal: the last bit of half the grey levels would differ.
+    """Converts uint8 (B, H, W, C) to float32 (B, C, H, W) in [0, 1], in channels-last memory."""
+    # Divides by a tensor: by a Python number, CUDA multiplies with the rounded reciprocal, and half the grey levels
+    # differ in the last bit.
     levels = torch.full((), GREY_LEVELS, dtype=torch.float32, device=images.device)
     return images.permute(0, 3, 1, 2).to(torch.float32).div_(levels)
 
@@ -56,17 +58,17 @@ def augment(images: Tensor, augmentation: Augmentation, draws: Tensor) -> Tensor
 
     Args:
         images: uint8 (B, S, S, C).
-        augmentation: what may happen.
-        draws: (B, 3) float64 on the CPU, uniform in [0, 1): angle, horizontal flip, vertical flip.
+        augmentation: the range of the angle and the probabilities of the flips.
+        draws: (B, 3) float64 on the CPU, uniform in [0, 1), for angle, horizontal flip and vertical flip.
 
-    Returns: uint8 (B, S, S, C) on the device of `images`. Each output pixel is one input pixel or black: the pixels are
-    those of Pillow's `rotate` (nearest, no expansion) followed by its flips, to the bit.
+    Returns: uint8 (B, S, S, C) on the device of `images`. The pixels equal those of Pillow's `rotate` (nearest, no
+    expansion) followed by its flips, to the bit: each is an input pixel or black.
     """
     batch, side = len(images), images.shape[1]
     if augmentation.rotation == 0 and augmentation.vertical_flip == 0:
         flipped = (draws[:, 1] < augmentation.horizontal_flip).to(images.device)
         return torch.where(flipped[:, None, None, None], images.flip(2), images)
-    source = _source_pixels(side, augmentation, draws, images.device)  # (B, S*S), S*S stands for black
+    source = _source_pixels(side, augmentation, draws, images.device)  # (B, S*S); the index S*S means black
     black = images.new_zeros(batch, 1, images.shape[3])
     pixels = torch.cat([images.reshape(batch, side * side, -1), black], dim=1)  # (B, S*S + 1, C)
     offsets = torch.arange(batch, device=images.device)[:, None] * (side * side + 1)
@@ -74,19 +76,19 @@ def augment(images: Tensor, augmentation: Augmentation, draws: Tensor) -> Tensor
 
 
 def _source_pixels(side: int, augmentation: Augmentation, draws: Tensor, device: torch.device) -> Tensor:
-    """For each output pixel of each sample, the flat index of the input pixel that it shows; side**2 for none.
+    """Returns, for each output pixel, the flat index of the input pixel that it shows, or side**2 outside the image.
 
-    Rotation about the centre in 16.16 fixed point, the arithmetic of Pillow's affine transform: a float grid differs
-    from it in 0.2 % of the pixels. A flip mirrors the output coordinate.
+    The rotation about the centre uses 16.16 fixed point, the arithmetic of Pillow's affine transform: with floats,
+    0.2 % of the pixels would differ. A flip mirrors the output coordinate. Returns (B, side**2) int64.
     """
     angles = (2 * draws[:, 0] - 1) * augmentation.rotation
     steps = torch.tensor([_rotation_steps(float(angle), side) for angle in angles], dtype=torch.int64).to(device)
     ax, bx, cx, ay, by, cy = (steps[:, column, None, None] for column in range(6))  # (B, 1, 1) each
     position = torch.arange(side, device=device)
     flips = torch.stack([draws[:, 1] < augmentation.horizontal_flip, draws[:, 2] < augmentation.vertical_flip])
-    across, upside = flips.to(device)
-    column = _mirrored(position, across)[:, None, :]  # (B, 1, S)
-    row = _mirrored(position, upside)[:, :, None]  # (B, S, 1)
+    horizontal, vertical = flips.to(device)
+    column = _mirrored(position, horizontal)[:, None, :]  # (B, 1, S)
+    row = _mirrored(position, vertical)[:, :, None]  # (B, S, 1)
     x = (cx + ax * column + bx * row) >> _FIXED_POINT
     y = (cy + ay * column + by * row) >> _FIXED_POINT
     inside = (x >= 0) & (x < side) & (y >= 0) & (y < side)
@@ -94,12 +96,15 @@ def _source_pixels(side: int, augmentation: Augmentation, draws: Tensor, device:
 
 
 def _mirrored(position: Tensor, flip: Tensor) -> Tensor:
-    """(S,) positions, reversed for the samples (B,) that flip; (B, S)."""
+    """Repeats positions (S,) for each sample, reversed where `flip` (B,) is true; (B, S)."""
     return torch.where(flip[:, None], position.flip(0), position)
 
 
 def _rotation_steps(degrees: float, side: int) -> tuple[int, ...]:
-    """Fixed-point (dx/dcolumn, dx/drow, x at the first pixel's centre) and the same for y, of Pillow's `rotate`."""
+    """Returns the coefficients of Pillow's `rotate` in fixed point.
+
+    (dx/dcolumn, dx/drow, x of the first pixel's centre), then the same for y.
+    """
     angle = -math.radians(degrees % 360.0)
     cos, sin = round(math.cos(angle), 15), round(math.sin(angle), 15)
     centre = side / 2

@@ -93,7 +93,7 @@ def counted(model: nn.Module, y: Tensor, attack: str, steps: int, task: Task) ->
 @pytest.mark.parametrize("classes", [2, 3, 4, 12])
 @pytest.mark.parametrize("attack", COSTS)
 def test_passes_of_single_label_attacks(attack: str, classes: int, steps: int) -> None:
-    """Fails when a pass is wasted, say a forward pass whose logits were known, or a backward pass after the last step.
+    """Fails if a pass is wasted, say a forward pass whose logits were known, or a backward pass after the last step.
 
     Nothing fools the network, so that no image leaves early; its gradients are not 0.
     """
@@ -116,7 +116,7 @@ def test_passes_of_the_other_tasks(task: Task, attack: str, steps: int) -> None:
 
 
 def test_every_attack_has_its_cost() -> None:
-    """Fails when an attack is offered whose cost is not measured."""
+    """Fails if an attack is offered whose cost is not measured."""
     assert {*COSTS, "simba"} == set(SINGLE_LABEL.attacks)
     assert set(OTHERS) == {*MULTI_LABEL.attacks, *SEGMENTATION.attacks}
 
@@ -126,7 +126,7 @@ def test_every_attack_has_its_cost() -> None:
     ("way", "each"), [pytest.param(0, 2, id="no step helps"), pytest.param(1, 1, id="the first step helps")]
 )
 def test_passes_of_simba(classes: int, way: float, each: int) -> None:
-    """Fails when the second step of a direction is tried though the first has helped.
+    """Fails if the second step of a direction is tried though the first has helped.
 
     The network's lead falls with each call, or stays, whatever the image: by `way`, far from being fooled.
     """
@@ -147,7 +147,7 @@ def test_passes_of_simba(classes: int, way: float, each: int) -> None:
 
 @pytest.mark.parametrize("attack", ["square", "simba", "aa"])
 def test_queries_are_those_made(attack: str) -> None:
-    """Fails when `notes` count other than the forward passes but for the first look; some images leave early.
+    """Fails if `notes` count other than the forward passes but for the first look; some images leave early.
 
     AutoAttack's are Square's alone: at a tiny eps all 50 of them.
     """

@@ -129,7 +129,7 @@ def success(model: nn.Module, x_adv: Tensor, y: Tensor) -> int:
 
 
 def test_each_attack_has_its_traits() -> None:
-    """Fails when an attack is added without a line in `TRAITS`, or a line is left of one that is gone."""
+    """Fails if an attack is added without a line in `TRAITS`, or a line is left of one that is gone."""
     assert set(TRAITS) <= set(ATTACKS)
     assert {spec.build for spec in ATTACKS.values()} == {ATTACKS[name].build for name in TRAITS}
 
@@ -183,7 +183,7 @@ def run(request: pytest.FixtureRequest, unsettled: nn.Module) -> Run:
 
 
 def test_output_is_a_detached_batch_of_images(run: Run) -> None:
-    """Fails when the graph hangs on to x_adv, or pixels leave [0, 1], or are not finite."""
+    """Fails if the graph hangs on to x_adv, or pixels leave [0, 1], or are not finite."""
     assert not run.x_adv.requires_grad and run.x_adv.grad_fn is None
     assert run.x_adv.shape == run.x.shape and run.x_adv.dtype == run.x.dtype
     assert run.x_adv.isfinite().all()
@@ -191,12 +191,12 @@ def test_output_is_a_detached_batch_of_images(run: Run) -> None:
 
 
 def test_output_is_within_the_budget(run: Run) -> None:
-    """Fails when the projection is left out."""
+    """Fails if the projection is left out."""
     assert within_eps(run.attack, run.x_adv, run.x)
 
 
 def test_right_images_are_attacked(run: Run) -> None:
-    """Fails when nothing is attacked at all, or when FAB-T returns where it looked last instead of x."""
+    """Fails if nothing is attacked at all, or when FAB-T returns where it looked last instead of x."""
     change = float((run.x_adv[RIGHT] - run.x[RIGHT]).abs().max())
     is_fooled = bool(predictions(run.model, run.x_adv)[RIGHT] != run.y[RIGHT])
     if TRAITS[run.attack].all_or_nothing and not is_fooled:
@@ -207,38 +207,38 @@ def test_right_images_are_attacked(run: Run) -> None:
 
 
 def test_wrong_images_are_left_alone_by_attacks_that_stop(run: Run) -> None:
-    """Fails when an attack that stops spends its budget on what is wrong already, or another attack leaves that out."""
+    """Fails if an attack that stops spends its budget on what is wrong already, or another attack leaves that out."""
     assert torch.equal(run.x_adv[WRONG], run.x[WRONG]) == TRAITS[run.attack].stops
 
 
 def test_input_is_untouched(run: Run) -> None:
-    """Fails when a start or a step is taken in place, or when the images come back requiring a gradient."""
+    """Fails if a start or a step is taken in place, or when the images come back requiring a gradient."""
     assert torch.equal(run.x, run.x_before) and torch.equal(run.y, run.y_before)
     assert not run.x.requires_grad and run.x.grad is None
     assert run.x_adv.data_ptr() != run.x.data_ptr()
 
 
 def test_parameters_and_their_gradients_are_untouched(run: Run) -> None:
-    """Fails when backward() accumulates into .grad, or zero_grad() clears what was there."""
+    """Fails if backward() accumulates into .grad, or zero_grad() clears what was there."""
     assert same_tensors(run.after.gradients, run.before.gradients)
     assert any(gradient is None for gradient in run.before.gradients.values())
     assert any(gradient is not None for gradient in run.before.gradients.values())
 
 
 def test_frozen_parameters_stay_frozen_and_the_others_learn(run: Run) -> None:
-    """Fails when the attack's freezing ends with requires_grad_(True) for all."""
+    """Fails if the attack's freezing ends with requires_grad_(True) for all."""
     assert run.after.requires_grad == run.before.requires_grad
     assert set(run.before.requires_grad.values()) == {True, False}
 
 
 def test_weights_and_running_statistics_are_untouched(run: Run) -> None:
-    """Fails when a forward pass in train mode moves a batch norm's mean, variance or count."""
+    """Fails if a forward pass in train mode moves a batch norm's mean, variance or count."""
     assert same_tensors(run.after.values, run.before.values)
     assert any(name.endswith("num_batches_tracked") for name in run.before.values)
 
 
 def test_each_module_has_its_mode_back(run: Run) -> None:
-    """Fails when the mode is restored with model.train(): the batch norm that was held in eval would train."""
+    """Fails if the mode is restored with model.train(): the batch norm that was held in eval would train."""
     assert run.after.modes == run.before.modes
     assert set(run.before.modes.values()) == {True, False}
 
@@ -251,7 +251,7 @@ attacks = pytest.mark.parametrize("attack", TRAITS)
 @attacks
 @pytest.mark.parametrize("model_name", ["small", "res18-normalized"])
 def test_eps_0_is_the_identity(attack: str, model_name: str) -> None:
-    """Fails when a random start or a step is taken at eps 0."""
+    """Fails if a random start or a step is taken at eps 0."""
     x, y = pixels(3)
     x_adv = made(attack, eps=0.0)(network(model_name), x, y, rng=streams(3))
     assert torch.equal(x_adv, x)
@@ -260,7 +260,7 @@ def test_eps_0_is_the_identity(attack: str, model_name: str) -> None:
 
 @attacks
 def test_network_is_attacked_in_eval_mode_and_frozen(attack: str) -> None:
-    """Fails when dropout and batch statistics blur the attack on a network in training, or its parameters take part."""
+    """Fails if dropout and batch statistics blur the attack on a network in training, or its parameters take part."""
     model = unsettle(network("small"))
     calls = record_calls(model)
     x, y = pixels(2)
@@ -311,7 +311,7 @@ def test_network_is_restored_when_the_objective_fails(attack: str) -> None:
 
 @attacks
 def test_whose_loss_is_ascended(attack: str) -> None:
-    """Fails when the given objective is ignored by an attack that should ascend it, or used by one that should not.
+    """Fails if the given objective is ignored by an attack that should ascend it, or used by one that should not.
 
     Up a loss that is 0 everywhere, an attack with losses of its own goes its usual way, the others another.
     """
@@ -338,7 +338,7 @@ def test_outer_gradient_mode_does_not_matter(attack: str, grad: Callable[[], tor
 
 @attacks
 def test_input_that_requires_a_gradient(attack: str) -> None:
-    """Fails when the attack's graph reaches the caller's tensor."""
+    """Fails if the attack's graph reaches the caller's tensor."""
     model = trained()
     x, y = pixels(4)
     expected = made(attack)(model, x, y, rng=streams(4))
@@ -363,7 +363,7 @@ def test_black_pixels_can_be_perturbed(attack: str) -> None:
 @attacks
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_logits(attack: str, dtype: torch.dtype) -> None:
-    """Fails where logits meet a float32 tensor in place, or are scored in half precision."""
+    """Fails if logits meet a float32 tensor in place, or are scored in half precision."""
     dtypes = set()
     given = SINGLE_LABEL.attacks.get(attack, cross_entropy)
 
@@ -416,7 +416,7 @@ def test_large_logits_hide_nothing(attack: str, classes: int) -> None:
 @attacks
 @pytest.mark.parametrize("order", [(1, 0), (1, 2, 0), (3, 1, 0, 2)], ids=str)
 def test_the_order_of_the_classes_changes_nothing(attack: str, order: tuple[int, ...]) -> None:
-    """Fails when class numbers are mixed with ranks, or the last class is left out."""
+    """Fails if class numbers are mixed with ranks, or the last class is left out."""
     model = trained(len(order))
     x, y = pixels(32, classes=len(order))
     permuted = Wrapped(model, lambda logits: logits[:, list(order)])
@@ -431,7 +431,7 @@ def test_the_order_of_the_classes_changes_nothing(attack: str, order: tuple[int,
 
 @attacks
 def test_memory_layout_changes_nothing(attack: str) -> None:
-    """Fails when noise is drawn in memory order: the loader's images are channels-last, a user's may not be."""
+    """Fails if noise is drawn in memory order: the loader's images are channels-last, a user's may not be."""
     model = trained()
     x, y = pixels(16)
     x_last = x.contiguous(memory_format=torch.channels_last)
@@ -447,7 +447,7 @@ def test_memory_layout_changes_nothing(attack: str) -> None:
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
 @pytest.mark.parametrize("shuffled", [False, True], ids=["in order", "shuffled"])
 def test_batch_size_and_order_change_no_outcome(attack: str, batch_size: int, shuffled: bool) -> None:
-    """Fails when noise is drawn for the batch at once, or an image's attack depends on its neighbours."""
+    """Fails if noise is drawn for the batch at once, or an image's attack depends on its neighbours."""
     count = 18 if TRAITS[attack].slow else 66
     in_order = tuple(range(count))
     expected, x_expected = outcomes_and_images(attack, in_order, 16)
@@ -509,7 +509,7 @@ def test_contract_with_the_other_tasks(task: Task, attack: str, objective: Objec
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_neighbours_change_no_attack(task: Task, attack: str, objective: Objective) -> None:
-    """Fails when a loss is taken over the batch, as the survey's soft Dice: its denominator then holds all images."""
+    """Fails if a loss is taken over the batch, as the survey's soft Dice: its denominator then holds all images."""
     model = network("small" if task is MULTI_LABEL else "small-segmenter").eval()
     x, _ = pixels(6)
     y = targets(task, 6, 16, classes=3)
@@ -526,7 +526,7 @@ def test_neighbours_change_no_attack(task: Task, attack: str, objective: Objecti
 
 @attacks
 def test_attack_misleads_a_network(attack: str) -> None:
-    """Fails when an attack descends what it should ascend."""
+    """Fails if an attack descends what it should ascend."""
     model = trained()
     x, y = pixels(64)
     x_adv = made(attack)(model, x, y, rng=streams(64))
@@ -535,7 +535,7 @@ def test_attack_misleads_a_network(attack: str) -> None:
 
 @attacks
 def test_more_steps_lose_no_image(attack: str) -> None:
-    """Fails when an attack forgets what it had: the last point instead of the best, or one fooling point for the next.
+    """Fails if an attack forgets what it had: the last point instead of the best, or one fooling point for the next.
 
     FGSM takes one step, whatever the budget. PGD and CW return the last point, and APGD spaces its checkpoints by the
     number of steps, so that more steps go another way: as many images as before, not the same.
@@ -555,7 +555,7 @@ def test_more_steps_lose_no_image(attack: str) -> None:
 
 @pytest.mark.parametrize("attack", [name for name, traits in TRAITS.items() if traits.bounded])
 def test_a_larger_eps_fools_no_fewer(attack: str) -> None:
-    """Fails when the budget is spent otherwise than its size says. FAB-T walks the same way whatever eps is."""
+    """Fails if the budget is spent otherwise than its size says. FAB-T walks the same way whatever eps is."""
     model = trained()
     x, y = pixels(48)
     found = [~right(model, made(attack, eps=eps / 255)(model, x, y, rng=streams(48)), y) for eps in (0.5, 2, 4, 7, 10)]
@@ -566,7 +566,7 @@ def test_a_larger_eps_fools_no_fewer(attack: str) -> None:
 
 
 def test_autoattack_fools_what_its_parts_fool() -> None:
-    """Fails when an image that one attack fooled goes on to the next, or keeps another's x_adv.
+    """Fails if an image that one attack fooled goes on to the next, or keeps another's x_adv.
 
     APGD-CE comes first, with the same random numbers as alone, and FAB-T draws none.
     """
@@ -579,7 +579,7 @@ def test_autoattack_fools_what_its_parts_fool() -> None:
 
 
 def test_pgd_is_stronger_than_fgsm_and_more_eps_than_less() -> None:
-    """Fails when steps are not taken from the last point, or the budgets of the table are mixed up."""
+    """Fails if steps are not taken from the last point, or the budgets of the table are mixed up."""
     model = trained(4)
     x, y = pixels(64, classes=4)
 
@@ -596,7 +596,7 @@ def test_pgd_is_stronger_than_fgsm_and_more_eps_than_less() -> None:
 
 @pytest.mark.parametrize("random_start", [False, True], ids=["from x", "random start"])
 def test_pgd_finds_the_optimum_of_a_linear_network(random_start: bool) -> None:
-    """Fails when the sign, the step, the projection or the number of steps is wrong: 4 steps of eps / 2 reach a corner.
+    """Fails if the sign, the step, the projection or the number of steps is wrong: 4 steps of eps / 2 reach a corner.
 
     With two classes the loss rises along w_other - w_y everywhere, so the best x_adv is x + eps times its sign.
     """
@@ -612,7 +612,7 @@ def test_pgd_finds_the_optimum_of_a_linear_network(random_start: bool) -> None:
 
 @pytest.mark.parametrize("steps", [1, 3])
 def test_steps_and_step_size_are_the_budgets(steps: int) -> None:
-    """Fails when a step more or less is taken, or one of another size."""
+    """Fails if a step more or less is taken, or one of another size."""
     x, y = pixels(4, classes=2)
     x = x.clamp(0.1, 0.9)
     model = LinearNet(2, 16)
@@ -625,7 +625,7 @@ def test_steps_and_step_size_are_the_budgets(steps: int) -> None:
 
 
 def test_fgsm_takes_one_step_of_eps_from_x() -> None:
-    """Fails when FGSM has a random start (it then draws noise), or takes the budget's own step size."""
+    """Fails if FGSM has a random start (it then draws noise), or takes the budget's own step size."""
     x, y = pixels(4, classes=2)
     model = LinearNet(2, 16)
     with torch.no_grad():
@@ -640,7 +640,7 @@ def test_fgsm_takes_one_step_of_eps_from_x() -> None:
 
 
 def test_the_seed_decides_where_pgd_starts() -> None:
-    """Fails when the random start ignores the streams it is given, or when fgsm uses them."""
+    """Fails if the random start ignores the streams it is given, or when fgsm uses them."""
     model = trained()
     x, y = pixels(8)
 
@@ -664,7 +664,7 @@ def test_the_surveys_settings(eps: int) -> None:
 
 
 def test_frozen_eval_nests() -> None:
-    """Fails when the inner context restores the outer one's freezing: HAT's helper may be attacked inside another."""
+    """Fails if the inner context restores the outer one's freezing: HAT's helper may be attacked inside another."""
     model = unsettle(network("small"))
     before = Snapshot.of(model)
     with frozen_eval(model):
@@ -691,7 +691,7 @@ def test_input_gradient_is_of_the_sum() -> None:
 
 
 def test_input_gradient_against_finite_differences() -> None:
-    """Fails when the gradient is that of another tensor, or of a network in train mode."""
+    """Fails if the gradient is that of another tensor, or of a network in train mode."""
     model = trained().double()
     x, y = pixels(1)
     x = x.double()
@@ -708,7 +708,7 @@ def test_input_gradient_against_finite_differences() -> None:
 
 
 def test_ascent_of_a_sum_of_pixels() -> None:
-    """Fails when the gradient is changed in place: that of a sum is one value, seen at every pixel."""
+    """Fails if the gradient is changed in place: that of a sum is one value, seen at every pixel."""
     x = torch.full((2, 3, 4, 4), 0.5)
     budget = Budget(EPS, steps=2, step_size=EPS)
     model = Wrapped(nn.Identity(), lambda x: x.sum(dim=(2, 3)))
@@ -717,7 +717,7 @@ def test_ascent_of_a_sum_of_pixels() -> None:
 
 
 def test_no_steps_give_the_start() -> None:
-    """Fails when a step is taken in any case."""
+    """Fails if a step is taken in any case."""
     x = torch.rand(2, 3, 4, 4)
     start = x.clone()
     x_adv = ascend(nn.Identity(), x, torch.zeros(2), cross_entropy, Budget(EPS, 0, EPS), start)
@@ -726,7 +726,7 @@ def test_no_steps_give_the_start() -> None:
 
 @pytest.mark.parametrize("eps", [0.0, 1 / 255, EPS, 0.5, 1.0])
 def test_projection_is_the_nearest_image_in_the_budget(eps: float) -> None:
-    """Fails when one of the two bounds is left out, or when clamping to [0, 1] comes before the budget's clamp."""
+    """Fails if one of the two bounds is left out, or when clamping to [0, 1] comes before the budget's clamp."""
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(2, 3, 8, 8, generator=generator)
     x[0, 0] = 0
@@ -742,7 +742,7 @@ def test_projection_is_the_nearest_image_in_the_budget(eps: float) -> None:
 
 
 def test_uniform_start_fills_the_budget_evenly() -> None:
-    """Fails when noise is of one sign, smaller than eps, or not clamped to the pixels' range."""
+    """Fails if noise is of one sign, smaller than eps, or not clamped to the pixels' range."""
     grey = torch.full((1, 3, 64, 64), 0.5)
     noise = uniform_start(grey, EPS, streams(1)) - grey
     assert noise.abs().max() <= EPS + SLACK
@@ -756,7 +756,7 @@ def test_uniform_start_fills_the_budget_evenly() -> None:
 
 @pytest.mark.parametrize(("eps", "expected"), [(EPS, 0.001), (0.0005, None), (0.0, 0.0)])
 def test_normal_start_is_small_and_within_the_budget(eps: float, expected: float | None) -> None:
-    """Fails when the noise has another scale than 0.001, or exceeds a smaller budget."""
+    """Fails if the noise has another scale than 0.001, or exceeds a smaller budget."""
     grey = torch.full((1, 3, 64, 64), 0.5)
     noise = normal_start(grey, eps, streams(1)) - grey
     assert noise.abs().max() <= eps + 1e-7
@@ -765,7 +765,7 @@ def test_normal_start_is_small_and_within_the_budget(eps: float, expected: float
 
 
 def test_attacks_leave_the_global_generator_alone() -> None:
-    """Fails when noise comes from torch.rand: initial weights and dropout would depend on the attack."""
+    """Fails if noise comes from torch.rand: initial weights and dropout would depend on the attack."""
     model, (x, y) = trained(), pixels(2)
     before = torch.get_rng_state()
     for attack in TRAITS:

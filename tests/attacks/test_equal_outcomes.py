@@ -77,7 +77,7 @@ def with_predicted_labels(data: ImageData, logits: torch.Tensor) -> ImageData:
     ("task", "name", "attack"), CASES, ids=[f"{task.name}-{name}-{attack}" for task, name, attack in CASES]
 )
 def test_outcomes_are_the_images_own(task: Task, name: str, attack: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails when rounding, noise or a loss depends on the batch: batches of 1, 7 and 64, and the list backwards.
+    """Fails if rounding, noise or a loss depends on the batch: batches of 1, 7 and 64, and the list backwards.
 
     The outcomes are the logits themselves, for predictions would hide what a larger list would show.
     """
@@ -117,7 +117,7 @@ def test_blocks_are_the_network(count: int) -> None:
 
 
 def test_only_blocks_reach_the_network() -> None:
-    """Fails when a short batch reaches the network as it is, whose rounding is then another."""
+    """Fails if a short batch reaches the network as it is, whose rounding is then another."""
     sizes: list[int] = []
     model = trained()
     model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
@@ -127,7 +127,7 @@ def test_only_blocks_reach_the_network() -> None:
 
 
 def test_blocks_of_training() -> None:
-    """Fails when training's attacks spend passes on copies, or take smaller blocks than they might, or larger."""
+    """Fails if training's attacks spend passes on copies, or take smaller blocks than they might, or larger."""
     sizes: list[int] = []
     model = trained()
     model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
@@ -137,7 +137,7 @@ def test_blocks_of_training() -> None:
 
 
 def test_a_graph_is_kept_of_one_block_at_a_time() -> None:
-    """Fails when the gradients of many blocks wait for each other's graphs, or come out in another order."""
+    """Fails if the gradients of many blocks wait for each other's graphs, or come out in another order."""
     model = trained().eval()
     x = next(iter(EvaluationLoader(image_data(2 * BLOCK + 3), 64, CPU))).x
     y = torch.arange(len(x)) % 3
@@ -183,8 +183,10 @@ def test_a_step_of_fab_does_not_depend_on_the_batch() -> None:
     lead, gradient = torch.full((4,), 0.5), gradient - 0.5
     try:
         torch.set_num_threads(2)
-        together = fab._step(now, x, gradient, lead)
-        alone = [fab._step(now[i : i + 1], x[i : i + 1], gradient[i : i + 1], lead[i : i + 1]) for i in range(4)]
+        together = fab.step_to_boundary(now, x, gradient, lead)
+        alone = [
+            fab.step_to_boundary(now[i : i + 1], x[i : i + 1], gradient[i : i + 1], lead[i : i + 1]) for i in range(4)
+        ]
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(together, torch.cat(alone))

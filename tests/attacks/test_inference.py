@@ -51,7 +51,7 @@ def settled(name: str, *, normalized: bool = False) -> nn.Module:
 @pytest.mark.parametrize("normalized", [False, True])
 @pytest.mark.parametrize("name", MODELS)
 def test_same_function(name: str, normalized: bool) -> None:
-    """Fails when a batch norm is folded wrongly, into the wrong convolution, or twice."""
+    """Fails if a batch norm is folded wrongly, into the wrong convolution, or twice."""
     model = settled(name, normalized=normalized)
     expected, found = logits_of(model, batch()), inference_copy(model, batch())(batch())
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
@@ -87,7 +87,7 @@ def test_frozen_and_apart() -> None:
 
 @pytest.mark.parametrize("change", ["step", "statistics", "load"])
 def test_follows_the_weights(change: str) -> None:
-    """Fails when a training step would be attacked on the weights of an earlier one."""
+    """Fails if a training step would be attacked on the weights of an earlier one."""
     model = settled("mv2")
     inference_copy(model, batch())
     if change == "step":
@@ -110,7 +110,7 @@ def test_made_once() -> None:
 
 
 def test_released_with_the_network() -> None:
-    """Fails when the copies' table keeps networks in memory."""
+    """Fails if the copies' table keeps networks in memory."""
     model = settled("mv2")
     copy = weakref.ref(inference_copy(model, batch()))
     del model
@@ -167,7 +167,7 @@ def test_methods_attack_the_copy(name: str) -> None:
 
 @pytest.mark.parametrize("transfer", [False, True])
 def test_evaluation_attacks_the_copy_and_scores_the_network(transfer: bool) -> None:
-    """Fails when what counts as fooled is the copy's opinion."""
+    """Fails if what counts as fooled is the copy's opinion."""
     model, source = network("small"), network("small")
     x = image_data(4).images
     attacked = record_calls(inference_copy(source if transfer else model, to_pixels(torch.from_numpy(x))))
@@ -207,7 +207,7 @@ def test_compiled_copy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_where_compiling_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    """Fails when a machine without a compiler cannot run, or is not told why it is slow."""
+    """Fails if a machine without a compiler cannot run, or is not told why it is slow."""
 
     def broken(network: nn.Module, **_: object) -> object:
         def fail(x: Tensor) -> Tensor:
@@ -220,7 +220,7 @@ def test_where_compiling_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     compile_copies(model)
     found = inference_copy(model, x)(x)
     assert (found - logits_of(model, x)).abs().max() <= 1e-5 * found.abs().max()
-    said = "--compile: torch.compile does not work here (no C++ compiler found); going on without it"
+    said = "--compile: torch.compile does not work here (no C++ compiler found); continuing without it"
     assert capsys.readouterr().err.splitlines() == [said]
 
 
@@ -233,7 +233,7 @@ def test_a_cpu_keeps_its_batch() -> None:
 
 @pytest.mark.gpu
 def test_the_batch_that_fits_a_gpu() -> None:
-    """Fails when the batch that is called fitting does not fit, is smaller than asked for, or larger than the list."""
+    """Fails if the batch that is called fitting does not fit, is smaller than asked for, or larger than the list."""
     device = torch.device("cuda")
     model = settled("mv2").to(device).eval()
     x = batch(4).to(device)

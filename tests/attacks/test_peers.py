@@ -62,7 +62,7 @@ def assert_some_are_misled(model: nn.Module, x_adv: Tensor, x: Tensor, y: Tensor
 @grey_eps
 @layouts
 def test_fgsm_is_that_of_the_peers(classes: int, eps: int, layout: torch.memory_format) -> None:
-    """Fails when a gradient, its sign, the step or a clamp differs in one bit."""
+    """Fails if a gradient, its sign, the step or a clamp differs in one bit."""
     model = trained(classes)
     x, y = pixels(IMAGES, classes=classes, memory_format=layout)
     budget = Budget.grey(eps, 1, eps)
@@ -94,7 +94,7 @@ def test_pgd_without_random_start_is_that_of_the_peers(
 
 @pytest.mark.parametrize("name", ["res18-normalized", "mv2"])
 def test_deep_networks(name: str) -> None:
-    """Fails when freezing the parameters changes which arithmetic is done."""
+    """Fails if freezing the parameters changes which arithmetic is done."""
     model = network(name).eval()
     x, y = pixels(4)
     budget = Budget.grey(8, 3, 2)
@@ -106,7 +106,7 @@ def test_deep_networks(name: str) -> None:
 @classes
 @grey_eps
 def test_pgd_from_the_same_random_start(classes: int, eps: int) -> None:
-    """Fails when the random start has another range than +-eps, or is not clamped to the pixels' range.
+    """Fails if the random start has another range than +-eps, or is not clamped to the pixels' range.
 
     With one noise the two starts differ by a rounding error, which may turn the sign of a vanishing gradient.
     """
@@ -131,7 +131,7 @@ def test_pgd_from_the_same_random_start(classes: int, eps: int) -> None:
 @classes
 @grey_eps
 def test_the_ascent_of_trades_and_hat(classes: int, eps: int) -> None:
-    """Fails when the divergence is the wrong way round, or the start's noise is not 0.001 times normal."""
+    """Fails if the divergence is the wrong way round, or the start's noise is not 0.001 times normal."""
     model = trained(classes)
     x, y = pixels(IMAGES, classes=classes)
     budget = Budget.grey(eps, 10, max(0.5, eps / 4))

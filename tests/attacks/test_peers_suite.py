@@ -123,7 +123,7 @@ def assert_some_survive(victim: Victim, *left: int) -> None:
 @victims
 @pytest.mark.parametrize("name", ["apgd-ce", "fab-t", "square", "aa"])
 def test_at_least_as_strong_as_the_peer(victim: Victim, name: str) -> None:
-    """Fails when an attack finds fewer than the published code: a wrong projection, too few queries, a part left out.
+    """Fails if an attack finds fewer than the published code: a wrong projection, too few queries, a part left out.
 
     It is blind to how APGD sizes its steps, as these networks are smooth: the climb of its loss shows that, below.
     """
@@ -141,7 +141,7 @@ def test_targeted_apgd_is_at_least_as_strong_as_the_peer(victim: Victim) -> None
 
 @pytest.mark.parametrize("victim", [Victim(4), Victim(4, hardened=6)], ids=str)
 def test_apgd_climbs_as_high_as_the_peer(victim: Victim) -> None:
-    """Fails when steps are never halved: the loss then ends 0.005 to 0.01 lower.
+    """Fails if steps are never halved: the loss then ends 0.005 to 0.01 lower.
 
     Two seeds of the peer differ by 0.0006 at most. Momentum, and where a halved step sets out, make no difference here.
     """
@@ -158,14 +158,14 @@ def test_apgd_climbs_as_high_as_the_peer(victim: Victim) -> None:
 
 @pytest.mark.parametrize("victim", HARDENED, ids=str)
 def test_the_hardened_network_is_the_robust_one(victim: Victim) -> None:
-    """Fails when adversarial training does nothing: then no robust network is among those above."""
+    """Fails if adversarial training does nothing: then no robust network is among those above."""
     for count in (ours, theirs):
         assert count(victim, "aa") > count(Victim(victim.classes), "aa") + 8
 
 
 @pytest.mark.parametrize("classes", [2, 3])
 def test_fab_comes_as_near_as_the_peers(classes: int) -> None:
-    """Fails when the walk stops at the boundary, image by image, by 2 % of the distance.
+    """Fails if the walk stops at the boundary, image by image, by 2 % of the distance.
 
     It did where over the boundary meant clearly over it: steps that come ever nearer to it are ever less far over it,
     so that those images were left at the first step's distance, up to 20 % further than the peer's. Its eps is out of
@@ -194,7 +194,7 @@ def test_fab_comes_as_near_as_the_peers(classes: int) -> None:
 def test_few_classes_with_survivors(classes: int) -> None:
     """pyautoattack's standard version: its targeted loss ranks four logits, and it has nine targets.
 
-    Fails when ours asks for more classes than there are. The peer raises only where APGD-CE leaves survivors, so that
+    Fails if ours asks for more classes than there are. The peer raises only where APGD-CE leaves survivors, so that
     weak networks do not show it: shown with a large eps.
     """
     model = trained(classes)
@@ -214,7 +214,7 @@ def test_few_classes_with_survivors(classes: int) -> None:
 def test_why_the_autoattack_of_torchattacks_is_no_measure() -> None:
     """It runs APGD and FAB with 10 steps in place of 100, and Square with the rescaled schedule.
 
-    Fails when a later version runs what the paper runs: it can then be a measure. So Square is held to peers without
+    Fails if a later version runs what the paper runs: it can then be a measure. So Square is held to peers without
     rescaling only: `test_at_least_as_strong_as_the_peer` and the next.
     """
     suite = torchattacks.AutoAttack(trained(4), eps=6 / 255, n_classes=4)._autoattack.attacks
@@ -228,7 +228,7 @@ def test_why_the_autoattack_of_torchattacks_is_no_measure() -> None:
 
 @pytest.mark.parametrize("victim", [Victim(3), Victim(4), Victim(4, hardened=6)], ids=str)
 def test_few_queries_of_square_without_rescaling(victim: Victim) -> None:
-    """Fails when our schedule is rescaled to the number of queries: with 300 the squares are soon single pixels."""
+    """Fails if our schedule is rescaled to the number of queries: with 300 the squares are soon single pixels."""
     x, y = victim.data()
     settings = {"eps": victim.eps, "n_queries": 300}
     rescaled = victim.left(torchattacks.Square(victim.model(), **settings, resc_schedule=True)(x, y))
@@ -251,7 +251,7 @@ def shown_beside_stripes(calls: list[Tensor]) -> Tensor:
 def test_squares_reach_the_last_row_and_column() -> None:
     """Algorithm 2 draws a window's corner from 0 to w - h inclusive; the peers' from 0 to w - h - 1.
 
-    Fails when ours draws so too: no window then holds the last row or column, which keep the stripes they began with.
+    Fails if ours draws so too: no window then holds the last row or column, which keep the stripes they began with.
     Square is therefore stronger than the peers' in the tests above (restricted as theirs, it leaves as many images).
     """
     model = Wrapped(nn.Flatten(), lambda flat: 0 * flat[:, :2] + torch.tensor([1.0, 0.0]))
@@ -330,7 +330,7 @@ def test_cw_is_pgd_up_the_function_of_foolboxs_cw(victim: Victim) -> None:
 def test_cw_and_a_constant_added_to_the_logits() -> None:
     """torchattacks multiplies logits by a mask in place of choosing them: where all are below 0 it sees two zeros.
 
-    Fails when ours looks at single logits.
+    Fails if ours looks at single logits.
     """
     victim = Victim(3)
     x, y = victim.data()
@@ -346,7 +346,7 @@ def test_cw_and_a_constant_added_to_the_logits() -> None:
 def test_cw_and_black_pixels() -> None:
     """Carlini and Wagner's tanh is flat at 0: torchattacks' CW does not move a black pixel, foolbox's hardly does.
 
-    Fails when ours changes the variable so: a fundus has a black border. Both networks are misled.
+    Fails if ours changes the variable so: a fundus has a black border. Both networks are misled.
     """
     model = trained()
     x, y = pixels(16)
@@ -369,7 +369,7 @@ def test_cw_and_black_pixels() -> None:
 def test_cross_entropy_finds_nothing_where_logits_are_large() -> None:
     """The peer's APGD-CE reports every image as robust, without a warning; nor does ours, or PGD, find any.
 
-    Fails when cross-entropy learns to see through it: then say so where the attacks are described.
+    Fails if cross-entropy learns to see through it: then say so where the attacks are described.
     """
     victim = Victim(3)
     clean = victim.left(victim.data()[0])
@@ -384,6 +384,6 @@ def test_cross_entropy_finds_nothing_where_logits_are_large() -> None:
 @natural
 @pytest.mark.parametrize("name", ["apgd-t", "fab-t", "square", "cw"])
 def test_the_scale_of_the_logits_hides_nothing(victim: Victim, name: str) -> None:
-    """Fails when one of those that must see what cross-entropy does not takes the logits' size for confidence."""
+    """Fails if one of those that must see what cross-entropy does not takes the logits' size for confidence."""
     assert_some_survive(victim, ours(victim, name), ours(victim, name, SCALE))
     assert ours(victim, name, SCALE) <= ours(victim, name) + SLACK

@@ -362,7 +362,7 @@ def test_facts_tell_data_apart(root: Path) -> None:
     path = folder / "trainSeg.csv"
     path.write_text(path.read_text() + "\n")
     facts.append(load(root).facts)
-    assert len({tuple(sorted(fact.items())) for fact in facts}) == len(facts)  # type: ignore[type-var]
+    assert len({tuple(sorted(fact.items())) for fact in facts}) == len(facts)
     assert [fact["content"] for fact in facts] == ["official"] * 4 + ["phantom"] * 2
     assert [fact["images"] for fact in facts] == [6, 3, 6, 6, 6, 6]
     assert facts[0]["list"] == "trainSeg.csv"

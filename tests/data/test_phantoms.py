@@ -14,7 +14,7 @@ from PIL import Image
 from advmia.data.markers import MARKER_NAME, data_label, read_markers, write_marker
 from advmia.data.phantom_images import WEAVE_LEVELS
 from advmia.data.phantoms import FOLDERS, make_phantoms
-from advmia.data.specs import CHEST_FINDINGS, DATASETS, DatasetSpec
+from advmia.data.specs import CHEST_FINDINGS, DATASETS, DatasetSpec, Split
 from advmia.errors import UserError
 
 COUNT, SIZE = 28, 40
@@ -39,7 +39,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("spec", DATASETS.values(), ids=list(DATASETS))
 def test_lists_are_complete_and_marked(root: Path, spec: DatasetSpec) -> None:
     seen: set[str] = set()
-    for split, expected in (("train", COUNT - COUNT // 4), ("test", COUNT // 4)):
+    splits: tuple[tuple[Split, int], ...] = (("train", COUNT - COUNT // 4), ("test", COUNT // 4))
+    for split, expected in splits:
         path = spec.list_path(root, split)
         listed = rows(path)[1 if spec.findings else 0 :]
         assert len(listed) == expected and all(len(row) == 2 for row in listed)

@@ -1,4 +1,4 @@
-"""From list to samples: what is read, and what each kind of bad input is told."""
+"""From list to samples: what is read, and what each kind of bad input is message."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ BITS = "b00100000000010"
 IMAGES = ("a.png", "b.png", "c.png", "d.png", "ä.png")
 
 
-def place(root: Path, name: str, text: str | bytes, split: Split = "train") -> Path:
-    """A list of the data set `name` and (empty) files for it to name; readers look at no pixels."""
+def write_list(root: Path, name: str, text: str | bytes, split: Split = "train") -> Path:
+    """Writes a list of the data set `name`, and the empty files that it may name; readers read no pixels."""
     spec = DATASETS[name]
     path = spec.list_path(root, split)
     for folder in (spec.image_folder, spec.mask_folder):
@@ -34,7 +34,7 @@ def place(root: Path, name: str, text: str | bytes, split: Split = "train") -> P
 
 
 def complaint(root: Path, name: str, split: Split = "train", classes: int | None = None) -> str:
-    """What the user is told: one line."""
+    """What the user is message: one line."""
     with pytest.raises(UserError) as caught:
         read_samples(DATASETS[name], root, split, classes=classes)
     text = str(caught.value)
@@ -58,7 +58,7 @@ def complaint(root: Path, name: str, split: Split = "train", classes: int | None
 )
 def test_lists_as_editors_leave_them(text: str, tmp_path: Path) -> None:
     """Fails if a byte order mark, spaces, quotes or line ends get into names or labels."""
-    place(tmp_path, "melMulti", text)
+    write_list(tmp_path, "melMulti", text)
     samples = read_samples(DATASETS["melMulti"], tmp_path, "train")
     assert samples.files == ("a.png", "b.png", "c.png")
     assert samples.labels.dtype == torch.int64 and samples.labels.tolist() == [0, 1, 2]
@@ -68,16 +68,16 @@ def test_lists_as_editors_leave_them(text: str, tmp_path: Path) -> None:
 
 def test_blank_lines_count_as_lines(tmp_path: Path) -> None:
     """Fails if blank lines are samples, or if later rows are then named by the wrong number."""
-    place(tmp_path, "melBin", "\na.png,0\n\n\nb.png,1\n,\n\n")
+    write_list(tmp_path, "melBin", "\na.png,0\n\n\nb.png,1\n,\n\n")
     samples = read_samples(DATASETS["melBin"], tmp_path, "train")
     assert (samples.files, samples.row_numbers) == (("a.png", "b.png"), (2, 5))
-    place(tmp_path, "melBin", "\na.png,0\n\n\nb.png,yes\n")
+    write_list(tmp_path, "melBin", "\na.png,0\n\n\nb.png,yes\n")
     assert "trainbin.csv row 5: " in complaint(tmp_path, "melBin")
 
 
 def test_order_and_repetition_are_kept(tmp_path: Path) -> None:
     """Fails if rows are sorted or made unique: the published test lists have an order, and one image in two rows."""
-    place(tmp_path, "melBin", "c.png,1\na.png,0\nc.png,1\nä.png,0\n")
+    write_list(tmp_path, "melBin", "c.png,1\na.png,0\nc.png,1\nä.png,0\n")
     samples = read_samples(DATASETS["melBin"], tmp_path, "train")
     assert samples.files == ("c.png", "a.png", "c.png", "ä.png")
     assert samples.labels.tolist() == [1, 0, 1, 0]
@@ -86,18 +86,18 @@ def test_order_and_repetition_are_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize("first", ["", "Image Index,"])
 def test_multi_label(first: str, tmp_path: Path) -> None:
     """Fails if bits shift against the findings, or the header is counted as a sample."""
-    place(tmp_path, "xray_multilabel", f"{first}{HEADER}\na.png,{BITS}\nb.png,b{'0' * 14}\n")
+    write_list(tmp_path, "xray_multilabel", f"{first}{HEADER}\na.png,{BITS}\nb.png,b{'0' * 14}\n")
     samples = read_samples(DATASETS["xray_multilabel"], tmp_path, "train")
     assert samples.labels.dtype == torch.float32 and samples.labels.shape == (2, 14)
-    found = [finding for finding, bit in zip(CHEST_FINDINGS, samples.labels[0], strict=True) if bit]
-    assert found == ["Effusion", "Edema"]
+    positive = [finding for finding, bit in zip(CHEST_FINDINGS, samples.labels[0], strict=True) if bit]
+    assert positive == ["Effusion", "Edema"]
     assert samples.labels[1].sum() == 0
     assert (samples.classes, samples.row_numbers) == (14, (2, 3))
 
 
 def test_segmentation(tmp_path: Path) -> None:
     """Fails if masks and images are mixed up, or labels are made out of names."""
-    place(tmp_path, "mel", "a.png,b.png\nc.png,d.png\n")
+    write_list(tmp_path, "mel", "a.png,b.png\nc.png,d.png\n")
     samples = read_samples(DATASETS["mel"], tmp_path, "train")
     assert (samples.files, samples.masks) == (("a.png", "c.png"), ("b.png", "d.png"))
     assert samples.labels.shape == (2, 0) and samples.classes == 2
@@ -105,30 +105,30 @@ def test_segmentation(tmp_path: Path) -> None:
 
 def test_first_rows_keep_the_number_of_classes(tmp_path: Path) -> None:
     """Fails if `--limit` changes K (the network's width), the digest, or cuts one column and not another."""
-    place(tmp_path, "melMulti", "a.png,0\nb.png,0\nc.png,1\nd.png,2\n")
+    write_list(tmp_path, "melMulti", "a.png,0\nb.png,0\nc.png,1\nd.png,2\n")
     samples = read_samples(DATASETS["melMulti"], tmp_path, "train")
     two = samples.first(2)
     assert (len(two), two.files, two.row_numbers, two.labels.tolist()) == (2, ("a.png", "b.png"), (1, 2), [0, 0])
     assert (two.classes, two.digest) == (3, samples.digest)
     assert samples.first(None) is samples
     assert samples.first(99).files == samples.files
-    place(tmp_path, "mel", "a.png,b.png\nc.png,d.png\n")
+    write_list(tmp_path, "mel", "a.png,b.png\nc.png,d.png\n")
     assert read_samples(DATASETS["mel"], tmp_path, "train").first(1).masks == ("b.png",)
 
 
 def test_digest_is_of_the_file(tmp_path: Path) -> None:
     """Fails if two lists that differ in a byte could be taken for one another."""
-    path = place(tmp_path, "melBin", "a.png,0\nb.png,1\n")
+    path = write_list(tmp_path, "melBin", "a.png,0\nb.png,1\n")
     samples = read_samples(DATASETS["melBin"], tmp_path, "train")
     assert samples.digest == hashlib.sha256(path.read_bytes()).hexdigest()
-    place(tmp_path, "melBin", "a.png,0\nb.png,0\n")
+    write_list(tmp_path, "melBin", "a.png,0\nb.png,0\n")
     assert read_samples(DATASETS["melBin"], tmp_path, "train").digest != samples.digest
 
 
 def test_generated_images_are_named_as_such(tmp_path: Path) -> None:
     """Fails if a list's marker does not reach the name in the results, or reaches another list's."""
     for split in ("train", "test"):
-        place(tmp_path, "melBin", "a.png,0\nb.png,1\n", split)  # type: ignore[arg-type]
+        write_list(tmp_path, "melBin", "a.png,0\nb.png,1\n", split)
     write_marker(tmp_path / "mel2017", ["testbin.csv"], {"label": "DermaMNIST 64"})
     assert read_samples(DATASETS["melBin"], tmp_path, "train").dataset_name == "melBin"
     assert read_samples(DATASETS["melBin"], tmp_path, "test").dataset_name == "melBin[DermaMNIST 64]"
@@ -143,14 +143,14 @@ def test_generated_images_are_named_as_such(tmp_path: Path) -> None:
 def test_classes_come_from_the_training_list(labels: list[int], classes: int, tmp_path: Path) -> None:
     """Fails if K is the largest label, the number of rows, or a constant."""
     rows = [f"{image},{label}\n" for image, label in zip(IMAGES, labels, strict=False)]
-    place(tmp_path, "mesidorMulti", "".join(rows))
+    write_list(tmp_path, "mesidorMulti", "".join(rows))
     assert read_samples(DATASETS["mesidorMulti"], tmp_path, "train").classes == classes
     assert count_listed_classes(DATASETS["mesidorMulti"], tmp_path) == classes
 
 
 def test_a_test_list_may_lack_classes_but_have_no_more(tmp_path: Path) -> None:
     """Fails if the test list's own labels decide about K, or if a label beyond K reaches the loss."""
-    place(tmp_path, "melMulti", "a.png,0\nb.png,2\n", "test")
+    write_list(tmp_path, "melMulti", "a.png,0\nb.png,2\n", "test")
     assert read_samples(DATASETS["melMulti"], tmp_path, "test", classes=3).classes == 3
     text = complaint(tmp_path, "melMulti", "test", classes=2)
     assert "test.csv row 2: label 2 is out of range" in text and "2 classes" in text and "0 to 1" in text
@@ -164,28 +164,28 @@ def test_declared_classes_need_no_list(name: str, tmp_path: Path) -> None:
 
 def test_classes_without_a_training_list(tmp_path: Path) -> None:
     """Fails if testing needs the training list: where it is missing, the checkpoint says K."""
-    place(tmp_path, "melMulti", "a.png,0\nb.png,1\n", "test")
+    write_list(tmp_path, "melMulti", "a.png,0\nb.png,1\n", "test")
     assert count_listed_classes(DATASETS["melMulti"], tmp_path) is None
 
 
 def test_classes_of_a_bad_training_list(tmp_path: Path) -> None:
     """Fails if a gap in the training list is overlooked when only K is asked for."""
-    place(tmp_path, "melMulti", "a.png,0\nb.png,2\n")
+    write_list(tmp_path, "melMulti", "a.png,0\nb.png,2\n")
     with pytest.raises(UserError, match=r"train\.csv row 2: label 2 is out of range"):
         count_listed_classes(DATASETS["melMulti"], tmp_path)
 
 
 def test_shared_images_are_counted_once_each(tmp_path: Path) -> None:
     """Fails if repeated rows count twice, or the labels have a say."""
-    place(tmp_path, "melBin", "a.png,0\nb.png,1\nb.png,1\nc.png,0\n", "train")
-    place(tmp_path, "melBin", "b.png,0\nc.png,0\nd.png,1\nb.png,0\n", "test")
-    train, test = (read_samples(DATASETS["melBin"], tmp_path, split) for split in ("train", "test"))  # type: ignore[arg-type]
+    write_list(tmp_path, "melBin", "a.png,0\nb.png,1\nb.png,1\nc.png,0\n", "train")
+    write_list(tmp_path, "melBin", "b.png,0\nc.png,0\nd.png,1\nb.png,0\n", "test")
+    train, test = (read_samples(DATASETS["melBin"], tmp_path, split) for split in ("train", "test"))
     assert count_shared(train, test) == count_shared(test, train) == 2
 
 
 def test_masks_of_another_size_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails if width and height are confused, or a file that is no image (decoding names it) ends the count."""
-    place(tmp_path, "mel", "a.png,a.png\nb.png,b.png\nc.png,c.png\nd.png,d.png\n")
+    write_list(tmp_path, "mel", "a.png,a.png\nb.png,b.png\nc.png,c.png\nd.png,d.png\n")
     folder = tmp_path / "mel2017"
     for image, size, mask_size in (("a.png", (6, 4), (6, 4)), ("b.png", (6, 4), (4, 6)), ("c.png", (6, 4), (3, 2))):
         Image.new("RGB", size).save(folder / "img" / image)
@@ -199,7 +199,7 @@ def test_masks_of_another_size_are_counted(tmp_path: Path, monkeypatch: pytest.M
 
 def test_labels_are_no_masks(tmp_path: Path) -> None:
     """Fails if masks are looked for where a list has labels."""
-    place(tmp_path, "melBin", "a.png,0\nb.png,1\n")
+    write_list(tmp_path, "melBin", "a.png,0\nb.png,1\n")
     assert count_mismatched_masks(read_samples(DATASETS["melBin"], tmp_path, "train")) == 0
 
 
@@ -262,20 +262,20 @@ BAD_LISTS = [
 @pytest.mark.parametrize(("name", "text", "says"), BAD_LISTS)
 def test_bad_lists(name: str, text: str | bytes, says: list[str], tmp_path: Path) -> None:
     """Fails if bad input gets through, or the message lacks the file, the row, or what was expected."""
-    path = place(tmp_path, name, text)
-    told = complaint(tmp_path, name)
-    assert str(path) in told
+    path = write_list(tmp_path, name, text)
+    message = complaint(tmp_path, name)
+    assert str(path) in message
     for words in says:
-        assert words in told
+        assert words in message
 
 
 def test_absolute_path(tmp_path: Path) -> None:
     """Fails if a list can name files outside its folder."""
-    place(tmp_path, "melBin", "")
+    write_list(tmp_path, "melBin", "")
     outside = tmp_path / "outside.png"
     outside.touch()
     for name in (str(outside), "../../outside.png"):
-        place(tmp_path, "melBin", f"{name},0\n")
+        write_list(tmp_path, "melBin", f"{name},0\n")
         assert f"row 1: image {name[:60]}" in complaint(tmp_path, "melBin")
 
 
@@ -288,20 +288,20 @@ def test_absolute_path(tmp_path: Path) -> None:
 )
 def test_a_quote_that_is_never_closed(text: str, tmp_path: Path) -> None:
     """Fails if the message repeats the whole rest of the file, or breaks into lines."""
-    path = place(tmp_path, "melBin", text)
-    told = complaint(tmp_path, "melBin")
-    assert f"{path} row 2: expected " in told and "png" in told
-    assert len(told) < len(str(path)) + 200
+    path = write_list(tmp_path, "melBin", text)
+    message = complaint(tmp_path, "melBin")
+    assert f"{path} row 2: expected " in message and "png" in message
+    assert len(message) < len(str(path)) + 200
 
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_missing_list(name: str, tmp_path: Path) -> None:
     """Fails if the message does not say where the list was looked for and how to make it."""
     for split in ("train", "test"):
-        told = complaint(tmp_path, name, split)  # type: ignore[arg-type]
-        assert f"no list at {DATASETS[name].list_path(tmp_path, split)}: " in told  # type: ignore[arg-type]
+        message = complaint(tmp_path, name, split)
+        assert f"no list at {DATASETS[name].list_path(tmp_path, split)}: " in message
         for words in (f"prepare --dataset {DATASETS[name].download}", "phantoms", "--dataRoot"):
-            assert words in told
+            assert words in message
 
 
 def _list_is_a_folder(folder: Path) -> None:
@@ -337,15 +337,15 @@ def _image_is_a_link_to_nowhere(folder: Path) -> None:
 )
 def test_bad_folders(harm: Callable[[Path], None], says: str, tmp_path: Path) -> None:
     """Fails if the system's error comes through bare, or later, when work has begun."""
-    place(tmp_path, "mel", "a.png,b.png\n")
+    write_list(tmp_path, "mel", "a.png,b.png\n")
     folder = tmp_path / "mel2017"
     harm(folder)
-    told = complaint(tmp_path, "mel")
-    assert says.format(folder=folder) in told and str(folder / "trainSeg.csv") in told
+    message = complaint(tmp_path, "mel")
+    assert says.format(folder=folder) in message and str(folder / "trainSeg.csv") in message
 
 
 def test_links_to_images_are_images(tmp_path: Path) -> None:
     """Fails if `prepare --link` makes folders that cannot be read."""
-    place(tmp_path, "melBin", "x.png,0\n")
+    write_list(tmp_path, "melBin", "x.png,0\n")
     (tmp_path / "mel2017" / "img" / "x.png").symlink_to(tmp_path / "mel2017" / "img" / "a.png")
     assert read_samples(DATASETS["melBin"], tmp_path, "train").files == ("x.png",)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from advmia.attacks.gradient import cw, fgsm, pgd
 from advmia.attacks.inference import Blocks
-from advmia.attacks.simba_dct import _directions, simba
+from advmia.attacks.simba_dct import draw_directions, simba
 from advmia.budgets import Budget, cw_budget, fgsm_budget
 from advmia.data.transforms import load_image
 from advmia.losses import confident_margin, cross_entropy, pixel_cross_entropy
@@ -129,7 +129,7 @@ def test_plain_simba_is_ours() -> None:
     model = Wrapped(trained(hardened=6), lambda logits: logits / 10).eval()
     x, y = pixels(IMAGES)
     budget = Budget.grey(8, 40, 8)
-    order = _directions(x, 40, streams(IMAGES))
+    order = draw_directions(x, 40, streams(IMAGES))
     ours = simba(budget, cross_entropy)(model, x, y, rng=streams(IMAGES))
     theirs = plain.simba_dct(model, x, y, budget.eps, budget.steps, order)
     assert not torch.equal(ours, x)

@@ -160,7 +160,7 @@ def test_set_aside_of_nothing(tmp_path: Path) -> None:
 
 
 def test_a_second_writer_is_refused(tmp_path: Path) -> None:
-    """Fails when two runs may write one file; the lock is gone afterwards, and leaves nothing in the folder."""
+    """Fails if two runs may write one file; the lock is gone afterwards, and leaves nothing in the folder."""
     path = tmp_path / "new" / "weights"
     with write_lock(path):
         with pytest.raises(UserError, match=r"another run is writing .*weights now"), write_lock(path):
@@ -173,7 +173,7 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_writer_that_is_killed(tmp_path: Path) -> None:
-    """Fails when a lock outlives its holder, when half a file is left for good, or when another's file is removed."""
+    """Fails if a lock outlives its holder, when half a file is left for good, or when another's file is removed."""
     path = tmp_path / "weights"
     code = "import os, sys; from pathlib import Path; from advmia.runtime.files import atomic_write, write_lock\n"
     code += "path = Path(sys.argv[1])\n"
@@ -191,7 +191,7 @@ def test_a_writer_that_is_killed(tmp_path: Path) -> None:
 
 
 def test_the_longest_name(tmp_path: Path) -> None:
-    """Fails when a name that the system takes has none left for its temporary file."""
+    """Fails if a name that the system takes has none left for its temporary file."""
     path = tmp_path / ("n" * 255)
     write_text(path, "whole")
     assert [each.name for each in tmp_path.iterdir()] == [path.name]

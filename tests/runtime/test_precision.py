@@ -48,7 +48,7 @@ def attacks_run_on_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_kl_ascent_is_never_rounded(method: str) -> None:
-    """Fails when TRADES and HAT ascend in bf16 (near x their gradients drown in it), or when the rest does not."""
+    """Fails if TRADES and HAT ascend in bf16 (near x their gradients drown in it), or when the rest does not."""
     model, (x, y) = Rounding(), pixels(4)
     settings = MethodSettings(cross_entropy, training_budget(8), 6.0, 1.0, 3.5, network("small"))
     with BF16.autocast(CPU):
@@ -63,7 +63,7 @@ def test_the_kl_ascent_is_never_rounded(method: str) -> None:
 
 @pytest.mark.parametrize("attack", SINGLE_LABEL.attacks)
 def test_what_counts_as_fooled_is_confirmed(attack: str) -> None:
-    """Fails when scores are taken in bf16, or when an attack that stops at the first success looks through it."""
+    """Fails if scores are taken in bf16, or when an attack that stops at the first success looks through it."""
     model = Rounding()
     loader = EvaluationLoader(image_data(4), 4, CPU)
     made = ATTACKS[attack].build(Budget(8 / 255, 2, 4 / 255), SINGLE_LABEL.attacks[attack])
@@ -76,7 +76,7 @@ def test_what_counts_as_fooled_is_confirmed(attack: str) -> None:
 
 
 def test_bf16_attacks_are_as_strong() -> None:
-    """Fails when bf16's attack is another or a far weaker one."""
+    """Fails if bf16's attack is another or a far weaker one."""
     model, loader = trained(), EvaluationLoader(image_data(64), 64, CPU)
     made = ATTACKS["pgd"].build(ATTACKS["pgd"].budget(4), cross_entropy)
     exact, rounded = (
@@ -98,7 +98,7 @@ def test_defaults_and_what_a_machine_lacks() -> None:
 
 
 def test_whether_to_fold_is_decided_unrounded() -> None:
-    """Fails when a copy is compared with its network in bf16 or tf32, where they differ by chance: a training that goes
+    """Fails if a copy is compared with its network in bf16 or tf32, where they differ by chance: a training that goes
     on would fold what it did not fold at first."""
     model, x = build_model("mv2", 2), torch.rand(2, 3, 16, 16)
     compared: list[tuple[torch.dtype, bool]] = []
@@ -115,7 +115,7 @@ def test_whether_to_fold_is_decided_unrounded() -> None:
 
 @pytest.mark.parametrize(("attack", "exact"), [("pgd", False), ("square", False), ("fab-t", True), ("simba", True)])
 def test_attacks_that_tf32_would_blind(attack: str, exact: bool) -> None:
-    """Fails when SimBA's steps, or the boundary that FAB closes in on, are lost in tf32's rounding; and when what an
+    """Fails if SimBA's steps, or the boundary that FAB closes in on, are lost in tf32's rounding; and when what an
     attack that stops early has made is scored in tf32. Others keep tf32, which is faster."""
     model, seen = network("small"), []
     model.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
@@ -129,7 +129,7 @@ def test_attacks_that_tf32_would_blind(attack: str, exact: bool) -> None:
 
 
 def test_scoring_switches_tf32_off_and_on_again() -> None:
-    """Fails when bf16's scores on CUDA are those of tf32, or when the ascent of TRADES loses its tf32 for good."""
+    """Fails if bf16's scores on CUDA are those of tf32, or when the ascent of TRADES loses its tf32 for good."""
     switches = torch.backends.cudnn
     Precision.allow_tf32(True)
     with BF16.scoring():
@@ -148,7 +148,7 @@ def test_scoring_switches_tf32_off_and_on_again() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
 def test_on_a_gpu(precision: str) -> None:
-    """Fails when a precision does not run on CUDA or rounds more than its name says."""
+    """Fails if a precision does not run on CUDA or rounds more than its name says."""
     device = torch.device("cuda")
     chosen = Precision.choose(precision, device)
     model, (x, _) = network("res18").to(device).eval(), pixels(4)
@@ -162,7 +162,7 @@ def test_on_a_gpu(precision: str) -> None:
 def test_precision_makes_another_run(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fails when a checkpoint or results of one precision are taken for those of another."""
+    """Fails if a checkpoint or results of one precision are taken for those of another."""
 
     def run(*words: object) -> str:
         capsys.readouterr()

@@ -35,7 +35,7 @@ print(faults() - before)
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="another C library than glibc")
 def test_freed_memory_is_kept() -> None:
-    """Fails when large tensors are fetched from the system anew each time: 20,000 pages of 4 KiB a round."""
+    """Fails if large tensors are fetched from the system anew each time: 20,000 pages of 4 KiB a round."""
 
     def faults(how: str) -> int:
         words = [sys.executable, "-c", PROGRAM, how]
@@ -46,7 +46,7 @@ def test_freed_memory_is_kept() -> None:
 
 
 def test_another_c_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails when a C library that is not glibc is told numbers that mean something else to it, or ends the run."""
+    """Fails if a C library that is not glibc is told numbers that mean something else to it, or ends the run."""
     from advmia.runtime import machine
 
     class Other:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+GRADES = {f"2006041{n}_58736_0200_PP": float(n % 4) for n in range(10)}  # of ten Messidor images
+COVID_NAMES = ("COVID-1", "COVID-688", "COVID-690", "Normal-687", "Normal-688", "Viral Pneumonia-2", "Lung_Opacity-10")
 CHEST_COLUMNS = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,OriginalImage[Width,Height]"
 
 
@@ -64,7 +68,7 @@ def make_chest(source: Path, rows: list[tuple[str, str, int]]) -> Path:
     return source
 
 
-def make_mesidor(source: Path, grades: dict[str, float]) -> Path:
+def make_mesidor(source: Path, grades: Mapping[str, str | float]) -> Path:
     """Images in two base folders, each with its sheet; the second sheet is named and headed in the other way."""
     bases: list[list[list[str | float]]] = [
         [["Image name", "Ophthalmologic department", "Retinopathy grade", "Risk of macular edema "]],
@@ -100,3 +104,25 @@ def make_npz(path: Path, labels: dict[str, list[list[int]]], size: int = 28, col
         arrays[f"{part}_labels"] = np.array(rows, dtype=np.uint8)
     np.savez_compressed(path, **arrays)
     return arrays
+
+
+def read_list(path: Path) -> list[tuple[str, str]]:
+    with path.open(newline="") as file:
+        return [(row[0], row[1]) for row in csv.reader(file) if len(row) == 2]
+
+
+def snapshot(root: Path) -> dict[str, tuple[int, bytes]]:
+    return {str(p.relative_to(root)): (p.stat().st_mtime_ns, p.read_bytes()) for p in root.rglob("*") if p.is_file()}
+
+
+def line_with(lines: list[str], *parts: str) -> str:
+    """The one report line that has all parts."""
+    found = [line for line in lines if all(part in line for part in parts)]
+    assert len(found) == 1, (parts, lines)
+    return found[0]
+
+
+def write_lists(folder: Path, **lists: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in lists.items():
+        (folder / f"{name}.csv").write_text(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -84,6 +84,27 @@ class Wrapped(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.change(self.model(x))
+
+
+def gaussian(*shape: int, seed: int = 0) -> Tensor:
+    """Returns normal numbers, the same for the same seed."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+class LogitsFromList(nn.Module):
+    """Returns one entry of a list of logits per call, whatever the images. The first logit's input gradient is 1."""
+
+    def __init__(self, logits: Sequence[Sequence[float]]) -> None:
+        super().__init__()
+        self.logits = [torch.tensor(values) for values in logits]
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.logits[self.calls].repeat(len(x), 1)
+        self.calls += 1
+        pull = torch.zeros_like(logits)
+        pull[:, 0] = 1
+        return logits + (x - x.detach()).flatten(1).sum(dim=1, keepdim=True) * pull
 
 
 CLASSIFIERS: dict[str, Callable[[int], nn.Module]] = {

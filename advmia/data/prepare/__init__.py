@@ -1,26 +1,27 @@
-"""`python -m advmia prepare`: an official download becomes the layout that the scripts read.
+"""`python -m advmia prepare`: turns an official download into the layout that the scripts read.
 
-One way for all: collect images and labels -> split -> lists -> place the files -> report. A download is a function
-that does the first step (`DOWNLOADS`); everything after it is here and shared. Nothing is written before every
-conflict with what is already there is known, no different file is replaced, and running again continues or changes
-nothing. Lists come last, so that no list names a file that is not there.
+The steps are the same for all downloads: collect images and labels, split, make lists, place the files, report. Each
+download has its own function for the first step (`DOWNLOADS`); the other steps are here. All conflicts with existing
+files are found before anything is written, and no different file is replaced. Running again continues an interrupted
+run, or changes nothing. Lists are written last, so that no list names a file that is missing.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 from advmia.data.markers import data_label, read_markers, write_marker
 from advmia.data.prepare import archives, chestxray14, covid19radiography, isic2017, mesidor
 from advmia.data.prepare.contents import Content, Pixels, missing_files, write_files
-from advmia.data.prepare.lists import ImageList, derived_lists, describe
+from advmia.data.prepare.lists import ImageList, derived_lists, describe_lists
 from advmia.data.prepare.meta import published_lists
 from advmia.data.prepare.records import Collection
 from advmia.errors import UserError
 from advmia.runtime.files import write_text
 
-# What --dataset takes.
+# What --dataset takes, and the function that reads each download.
 DOWNLOADS: dict[str, Callable[[Path], Collection]] = {
     "mesidor": mesidor.collect,
     "isic2017": isic2017.collect,
@@ -45,32 +46,47 @@ def prepare_dataset(
     split: str = "published",
     link: bool = False,
 ) -> list[str]:
-    """Turns the download at `source` into the layout below `data_root`; returns the lines of the report.
+    """Turns a download into the layout below `data_root`.
 
-    `meta`: the folder of the published lists; without it lists are derived from the official labels by the rule of
-    `split`. `link`: symbolic links to the download's files in place of copies. Raises `UserError` for bad input.
+    Args:
+        dataset: the download, a key of `DOWNLOADS`.
+        source: its folder, or the .npz archive of a stand-in.
+        data_root: where the layout is made.
+        meta: the folder of the published lists; without it, lists are derived from the official labels.
+        split: how derived lists are split, a key of `SPLITS`.
+        link: makes symbolic links to the download's files instead of copies.
+
+    Returns: the lines of the report. Raises `UserError` for bad input, and for files that exist and differ.
     """
     collection = _collect(dataset, source, data_root)
-    lists, how = _lists(dataset, collection, meta, split)
+    lists, remarks = _lists(dataset, collection, meta, split)
     folder = data_root / collection.folder
     new_lists = _new_lists(folder, lists, collection.label)
     files = _files(folder, lists)
     missing = missing_files(files)
     write_files(missing, link=link)
-    for made in lists:  # before the lists, so that none is ever there without what its images are
-        facts = _facts(dataset, collection, made, source, meta, split)
-        if read_markers(folder).get(made.name) != facts:
-            write_marker(folder, [made.name], facts)
-    for made in new_lists:
-        write_text(folder / made.name, made.text())
-    listed = {record.name for made in lists for record, _ in made.rows}
-    lines = [f"{dataset} -> {folder}", f"split {split}, {how[0]}", *how[1:], *collection.notes]
+    for image_list in lists:  # markers before lists: no list is ever there without its marker
+        facts = {
+            "label": collection.label,
+            "download": source.name if collection.label else dataset,
+            "split": split,
+            "list": image_list.origin if meta else f"{image_list.origin}: {collection.rules[split].how}",
+            "rows": len(image_list.rows),
+            "counts": image_list.counts(),
+        }
+        if read_markers(folder).get(image_list.name) != facts:
+            write_marker(folder, [image_list.name], facts)
+    for image_list in new_lists:
+        write_text(folder / image_list.name, image_list.text())
+    listed = {record.name for image_list in lists for record, _ in image_list.rows}
+    lines = [f"{dataset} -> {folder}", f"split {split}, {remarks[0]}", *remarks[1:], *collection.notes]
     if len(listed) < len(collection.records):
         lines.append(f"left out {len(collection.records) - len(listed)} images of the download, which no list names")
-    return [*lines, *describe(collection, lists, split), _written(files, missing, len(new_lists), link)]
+    return [*lines, *describe_lists(collection, lists, split), _written(files, missing, len(new_lists), link)]
 
 
 def _collect(dataset: str, source: Path, data_root: Path) -> Collection:
+    """Reads the download. Raises `UserError` where it is unknown, unreadable, or labels an image twice."""
     if dataset not in DOWNLOADS:
         raise UserError(f"unknown download {dataset!r}; known are {', '.join(DOWNLOADS)}")
     if data_root.resolve().is_relative_to(source.resolve()):
@@ -82,15 +98,17 @@ def _collect(dataset: str, source: Path, data_root: Path) -> Collection:
         collection = DOWNLOADS[dataset](source)
     except OSError as error:
         raise UserError(f"cannot read the download at {source} ({error}): check its files and rights") from error
-    names = [record.name.lower() for record in collection.records]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"{twice} has more than one row in the labels of {source}; expected one: mend the label files")
+    rows_of = Counter(record.name.lower() for record in collection.records)
+    repeated = next((name for name, count in rows_of.items() if count > 1), None)
+    if repeated:
+        raise UserError(
+            f"{repeated} has more than one row in the labels of {source}; expected one: mend the label files"
+        )
     return collection
 
 
 def _lists(dataset: str, collection: Collection, meta: Path | None, split: str) -> tuple[list[ImageList], list[str]]:
-    """The lists, and how they were made."""
+    """Returns the lists, and remarks for the report; the first remark says how the lists were made."""
     if split not in collection.rules:
         raise UserError(f"{dataset} has no split {split!r}; it has {', '.join(collection.rules)}")
     if meta is None:
@@ -108,20 +126,23 @@ def _lists(dataset: str, collection: Collection, meta: Path | None, split: str) 
 
 
 def _new_lists(folder: Path, lists: list[ImageList], label: str) -> list[ImageList]:
-    """The lists that are not there yet; `UserError` for one that is there with other rows or for other images."""
+    """Returns the lists that do not exist yet.
+
+    Raises `UserError` for a list that exists with other rows, or whose images are others.
+    """
     new = []
-    for made in lists:
-        path = folder / made.name
+    for image_list in lists:
+        path = folder / image_list.name
         if not path.exists():
-            new.append(made)
+            new.append(image_list)
             continue
-        there = path.read_text(encoding="utf-8", errors="replace").splitlines()  # whatever its line ends
-        mine, present = made.text().splitlines(), data_label(folder, made.name)
+        old_lines = path.read_text(encoding="utf-8", errors="replace").splitlines()  # any kind of line end
+        new_lines, old_label = image_list.text().splitlines(), data_label(folder, image_list.name)
         conflict = ""
-        if there != mine:
-            conflict = f"with other rows ({len(there)} lines there, {len(mine)} in this run)"
-        elif present != label:
-            conflict = f"for other images ({present or 'official'} there, {label or 'official'} in this run)"
+        if old_lines != new_lines:
+            conflict = f"with other rows ({len(old_lines)} lines there, {len(new_lines)} in this run)"
+        elif old_label != label:
+            conflict = f"for other images ({old_label or 'official'} there, {label or 'official'} in this run)"
         if conflict:
             raise UserError(
                 f"{path} exists {conflict}; nothing was changed: move or delete the lists in that folder, or"
@@ -131,31 +152,18 @@ def _new_lists(folder: Path, lists: list[ImageList], label: str) -> list[ImageLi
 
 
 def _files(folder: Path, lists: list[ImageList]) -> dict[Path, Content]:
-    """Every file that the lists name, by its place in the layout."""
+    """Returns the content of every file that the lists name, by the file's path in the layout."""
     files: dict[Path, Content] = {}
-    for made in lists:
-        for record, entry in made.rows:
-            files[folder / made.spec.image_folder / record.name] = record.image
-            if made.spec.mask_folder and record.mask:
-                files[folder / made.spec.mask_folder / entry] = record.mask
+    for image_list in lists:
+        for record, entry in image_list.rows:
+            files[folder / image_list.spec.image_folder / record.name] = record.image
+            if image_list.spec.mask_folder and record.mask:
+                files[folder / image_list.spec.mask_folder / entry] = record.mask
     return files
 
 
-def _facts(
-    dataset: str, collection: Collection, made: ImageList, source: Path, meta: Path | None, split: str
-) -> dict[str, object]:
-    """What the marker keeps of a list."""
-    return {
-        "label": collection.label,
-        "download": source.name if collection.label else dataset,
-        "split": split,
-        "list": made.origin if meta else f"{made.origin}: {collection.rules[split].how}",
-        "rows": len(made.rows),
-        "counts": made.counts(),
-    }
-
-
 def _written(files: dict[Path, Content], missing: dict[Path, Content], new_lists: int, link: bool) -> str:
+    """Returns the report's last line: what was written, and what was there."""
     if not missing and not new_lists:
         return f"everything is in place ({len(files)} files): nothing was written"
     converted = sum(isinstance(content, Pixels) for content in missing.values())

@@ -1,4 +1,4 @@
-"""MedMNIST and MedSegBench: NumPy archives that stand in for data sets which need a registration."""
+"""Reads MedMNIST and MedSegBench: NumPy archives that stand in for data sets which need a registration."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from advmia.errors import UserError
 
 PARTS = ("train", "val", "test")
 
-# ChestMNIST's columns by the names of ChestX-ray14.
+# The columns of ChestMNIST's labels, by the names of ChestX-ray14's findings.
 CHESTMNIST_FINDINGS = (
     "Atelectasis",
     "Cardiomegaly",
@@ -41,14 +41,14 @@ DERMAMNIST_MALIGNANT = (0, 1, 4)  # actinic keratosis and intraepithelial carcin
 
 @dataclass(frozen=True)
 class Archive:
-    """An archive that is known, and the layout it goes into."""
+    """A known archive, and the layout that it fills."""
 
     title: str
-    folder: str
-    meanings: dict[str, str]  # by spec name
-    entries: Callable[[list[int]], dict[str, str]] | None = None  # of a label row; None: the labels are masks
-    width: int = 1  # of a label row
-    classes: int = 2  # labels are 0 to classes - 1
+    folder: str  # of the layout
+    meanings: dict[str, str]  # what the labels mean, by spec name
+    entries: Callable[[list[int]], dict[str, str]] | None = None  # list entries of a label; None: labels are masks
+    width: int = 1  # values in each label
+    classes: int = 2  # each value is 0 to classes - 1
 
 
 def _retina(label: list[int]) -> dict[str, str]:
@@ -64,9 +64,9 @@ def _pneumonia(label: list[int]) -> dict[str, str]:
 
 
 def _chest(label: list[int]) -> dict[str, str]:
-    found = {finding for finding, value in zip(CHESTMNIST_FINDINGS, label, strict=True) if value}
-    bits = "".join(str(int(finding in found)) for finding in CHEST_FINDINGS)
-    return {"xrayBin": str(int(not found)), "xray_multilabel": f"b{bits}"}
+    present = {finding for finding, value in zip(CHESTMNIST_FINDINGS, label, strict=True) if value}
+    bits = "".join(str(int(finding in present)) for finding in CHEST_FINDINGS)
+    return {"xrayBin": str(int(not present)), "xray_multilabel": f"b{bits}"}
 
 
 MEDMNIST = {
@@ -106,52 +106,53 @@ MEDSEGBENCH = {
 
 
 class NpzArray:
-    """One array of an .npz, its rows read from the archive when asked for: the largest archives fit in no memory.
+    """One array of an .npz file, whose items are read when they are needed: large archives do not fit in memory.
 
-    Only numbers are read, no pickled objects. Raises `UserError` for what is no such array.
+    Reads numbers only, never pickled objects. `array[index]` is fast when the indices ascend.
     """
 
     def __init__(self, path: Path, key: str) -> None:
+        """Reads the array's header. Raises `UserError` for a missing or damaged array, and one without numbers."""
         self.where = f"{path}, array {key}"
         try:
-            self._stream, held = _open_member(path, key)
+            self._stream, actual_size = _open_member(path, key)
             version = np.lib.format.read_magic(self._stream)
             header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             self.shape, fortran_order, self.dtype = header(self._stream)
             self._start = self._stream.tell()
         except UserError:
             raise
-        except Exception as error:  # damaged archives are met with exceptions of a dozen kinds
-            reason = " ".join(str(error).split())  # NumPy's may have several lines
+        except Exception as error:  # damaged archives raise a dozen kinds of exceptions
+            reason = " ".join(str(error).split())  # NumPy's messages may have several lines
             raise UserError(f"{self.where}: not a readable NumPy array ({reason}); download it again") from error
         if fortran_order or self.dtype.kind not in "buif":
             raise UserError(
                 f"{self.where}: expected numbers in C order, got dtype {self.dtype}; download the archive again"
             )
         size = self._start + self.dtype.itemsize * math.prod(self.shape)
-        if held != size:  # before memory is taken for what is not there
+        if actual_size != size:  # checked first: a wrong shape must not take that much memory
             raise UserError(
-                f"{self.where}: {self.dtype} of shape {self.shape} are {size} bytes, but it has {held}; download the"
-                " archive again"
+                f"{self.where}: {self.dtype} of shape {self.shape} are {size} bytes, but it has {actual_size};"
+                " download the archive again"
             )
 
     def __len__(self) -> int:
         return self.shape[0] if self.shape else 0
 
-    def __getitem__(self, row: int) -> np.ndarray:
+    def __getitem__(self, index: int) -> np.ndarray:
         size = self.dtype.itemsize * math.prod(self.shape[1:])
         try:
-            self._stream.seek(self._start + row * size)  # cheap when rows are asked for in order
+            self._stream.seek(self._start + index * size)
             return np.frombuffer(self._stream.read(size), self.dtype).reshape(self.shape[1:])
         except Exception as error:  # as above
-            raise UserError(f"{self.where}, row {row}: damaged ({error}); download the archive again") from error
+            raise UserError(f"{self.where}, item {index}: damaged ({error}); download the archive again") from error
 
 
 def _open_member(path: Path, key: str) -> tuple[IO[bytes], int]:
-    """The array's file in the archive, and how many bytes the archive says that it has."""
+    """Opens the array's file in the archive; returns it with its size in bytes."""
     if not path.is_file():
         raise UserError(f"expected --source to be an .npz archive, got {path}: no such file")
-    with zipfile.ZipFile(path) as archive:  # the member keeps the file open
+    with zipfile.ZipFile(path) as archive:  # the open member keeps the file open
         keys = [name.removesuffix(".npy") for name in archive.namelist()]
         if key not in keys:
             raise UserError(f"{path}: expected an array {key}, got {', '.join(keys)}; give the archive as downloaded")
@@ -159,23 +160,23 @@ def _open_member(path: Path, key: str) -> tuple[IO[bytes], int]:
 
 
 def medmnist(source: Path) -> Collection:
-    """A MedMNIST archive, known by its file name: `retinamnist_64.npz`, `chestmnist.npz`."""
+    """Reads a MedMNIST archive; its file name tells which: `retinamnist_64.npz`, `chestmnist.npz`."""
     return _collect(source, MEDMNIST, "labels")
 
 
 def medsegbench(source: Path) -> Collection:
-    """A MedSegBench archive, known by its file name: `covid19radio_256.npz`, `isic2018_128.npz`."""
+    """Reads a MedSegBench archive; its file name tells which: `covid19radio_256.npz`, `isic2018_128.npz`."""
     return _collect(source, MEDSEGBENCH, "label")
 
 
-def _collect(source: Path, known: dict[str, Archive], labels_key: str) -> Collection:
+def _collect(source: Path, archives: dict[str, Archive], labels_key: str) -> Collection:
     name = source.name.lower().removesuffix(".npz").partition("_")[0]
-    if name not in known:
-        names = ", ".join(f"{each}*.npz" for each in known)
+    if name not in archives:
+        patterns = ", ".join(f"{known_name}*.npz" for known_name in archives)
         raise UserError(
-            f"expected --source to be one of {names}, which tells the data set, got {source.name}: rename it"
+            f"expected --source to be one of {patterns}, got {source.name}: the file name tells the data set; rename it"
         )
-    archive = known[name]
+    archive = archives[name]
     records: list[Record] = []
     for part in PARTS:
         images, labels = NpzArray(source, f"{part}_images"), NpzArray(source, f"{part}_{labels_key}")
@@ -213,31 +214,31 @@ def _check_shapes(images: NpzArray, labels: NpzArray, archive: Archive) -> None:
 
 
 def _records(images: NpzArray, labels: NpzArray, archive: Archive, prefix: str, part: str) -> list[Record]:
-    """A record for each row; the name tells the archive, the part and the row."""
+    """Returns a record for each image, named after the archive, the part and the index."""
     records = []
-    for row in range(len(images)):
-        name = f"{prefix}_{row:05d}.png"
-        pixels = Pixels(functools.partial(_image, images, row))
+    for index in range(len(images)):
+        name = f"{prefix}_{index:05d}.png"
+        pixels = Pixels(functools.partial(_image, images, index))
         if archive.entries is None:
-            mask = Pixels(functools.partial(_mask, labels, row))
+            mask = Pixels(functools.partial(_mask, labels, index))
             records.append(Record(name, pixels, dict.fromkeys(archive.meanings, name), mask, part=part))
         else:
-            label = [int(value) for value in labels[row]]
+            label = [int(value) for value in labels[index]]
             if not all(0 <= value < archive.classes for value in label):
                 raise UserError(
-                    f"{labels.where}, row {row}: expected labels of 0 to {archive.classes - 1}, got {label};"
+                    f"{labels.where}, item {index}: expected labels of 0 to {archive.classes - 1}, got {label};"
                     " give the archive as downloaded"
                 )
             records.append(Record(name, pixels, archive.entries(label), part=part))
     return records
 
 
-def _image(images: NpzArray, row: int) -> np.ndarray:
-    image = images[row]
+def _image(images: NpzArray, index: int) -> np.ndarray:
+    image = images[index]
     return image[..., 0] if image.shape[2:] == (1,) else image
 
 
-def _mask(masks: NpzArray, row: int) -> np.ndarray:
-    """Zeros and ones in MedSegBench; 0 and 255 (S, S) in the layout."""
-    mask = masks[row].reshape(masks.shape[1:3])
+def _mask(masks: NpzArray, index: int) -> np.ndarray:
+    """Returns a mask of 0 and 255, uint8 (S, S); MedSegBench has 0 and 1."""
+    mask = masks[index].reshape(masks.shape[1:3])
     return np.where(mask != 0, 255, 0).astype(np.uint8)

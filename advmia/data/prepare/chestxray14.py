@@ -1,4 +1,4 @@
-"""NIH ChestX-ray14: radiographs (PNG) with 14 findings, of patients who come several times."""
+"""Reads NIH ChestX-ray14: radiographs (PNG) with 14 findings; many patients have several images."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from advmia.data.prepare.records import (
 from advmia.data.specs import CHEST_FINDINGS, DatasetSpec
 from advmia.errors import UserError
 
-TEST_SHARE = 22_424 / 112_120  # of the published binary lists
+TEST_FRACTION = 22_424 / 112_120  # in the published binary lists
 MULTI_LABEL_TRAIN, MULTI_LABEL_TEST = 8_000, 2_000  # rows of the published multi-label lists
 NO_FINDING = "No Finding"
 OFFICIAL_LISTS = {"train_val_list.txt": "train", "test_list.txt": "test"}
 
 
 def _sized(spec: DatasetSpec, division: Division) -> Division:
-    """Cuts the multi-label lists to the published size, so that a run on them costs what it costs there."""
+    """Cuts the multi-label lists to the published size, so that a run takes as long as on the published ones."""
     if spec.task != "multi-label":
         return division
     return sample(division[0], MULTI_LABEL_TRAIN), sample(division[1], MULTI_LABEL_TEST)
 
 
 def _by_image(spec: DatasetSpec, records: list[Record]) -> Division:
-    return _sized(spec, hash_split(records, TEST_SHARE))
+    return _sized(spec, hash_split(records, TEST_FRACTION))
 
 
 def _by_patient(spec: DatasetSpec, records: list[Record]) -> Division:
-    return _sized(spec, hash_split(records, TEST_SHARE, by_group=True))
+    return _sized(spec, hash_split(records, TEST_FRACTION, by_group=True))
 
 
 def _official(spec: DatasetSpec, records: list[Record]) -> Division:
@@ -77,7 +77,7 @@ RULES = {
 
 
 def collect(source: Path) -> Collection:
-    """The images below `source` that Data_Entry_2017 labels; in the twelve folders or in one."""
+    """Reads the images below `source`, in twelve folders or one, and their labels from Data_Entry_2017."""
     files = walk(source)
     images = index(files, r"\d{8}_\d{3}\.png")
     tables = index(files, r"Data_Entry_2017(_v2020)?\.csv")
@@ -85,13 +85,13 @@ def collect(source: Path) -> Collection:
     require(tables, "Data_Entry_2017.csv or Data_Entry_2017_v2020.csv", source, files)
     table = tables[max(tables)]  # the newest
     parts = _parts(files)
-    records, absent, seen = [], [], set()
+    records, absent, labelled = [], [], set()
     for where, (image, labels, patient) in columns(
         table, read_csv(table), ("Image Index", "Finding Labels", "Patient ID")
     ):
         name = plain_name(image, where)
         findings = _findings(labels, where)
-        seen.add(name)
+        labelled.add(name)
         if name in images:
             entries = {"xrayBin": str(int(not findings)), "xray_multilabel": _bits(findings)}
             records.append(Record(name, Original(images[name]), entries, part=parts.get(name, ""), group=patient))
@@ -100,7 +100,7 @@ def collect(source: Path) -> Collection:
     require(records, f"images that {table.name} names", source, files)
     notes = [f"labels are read from {table.name}"] if len(tables) > 1 else []
     notes += skipped(absent, "labelled images that are not in the download")
-    notes += skipped(sorted(set(images) - seen), f"images without a row in {table.name}")
+    notes += skipped(sorted(set(images) - labelled), f"images without a row in {table.name}")
     return Collection(
         folder="xray",
         records=records,
@@ -112,7 +112,7 @@ def collect(source: Path) -> Collection:
 
 
 def _findings(labels: str, where: str) -> set[str]:
-    """The findings of a row; empty for "No Finding", which stands alone."""
+    """Returns the findings of a row, none for "No Finding". Raises `UserError` for an unknown finding."""
     findings = {label.strip() for label in labels.split("|")}
     if findings == {NO_FINDING}:
         return set()
@@ -130,7 +130,7 @@ def _bits(findings: set[str]) -> str:
 
 
 def _parts(files: list[Path]) -> dict[str, str]:
-    """Part of the official split by image name; empty where its lists are not in the download."""
+    """Returns "train" or "test" by image name, from the official lists; {} where they are not in the download."""
     parts: dict[str, str] = {}
     for path in index(files, "|".join(OFFICIAL_LISTS)).values():
         part = OFFICIAL_LISTS[path.name.lower()]

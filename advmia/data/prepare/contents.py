@@ -1,4 +1,4 @@
-"""Files of the layout: what each holds, and how it gets there without ever replacing a different one."""
+"""Contents of the layout's files, and how they are written without ever replacing a different file."""
 
 from __future__ import annotations
 
@@ -15,31 +15,33 @@ from tqdm import tqdm
 from advmia.errors import UserError
 from advmia.runtime.files import atomic_write
 
-# Each file is synced to disk before it gets its name. Waiting for eight at a time takes a tenth of the time of waiting
-# for one after the other (800 radiographs of 64 pixels: 0.5 s for 4.4 s).
+# Each file is synced to disk before it gets its name. With eight threads, 800 radiographs of 64 pixels take 0.5 s
+# instead of 4.4 s.
 THREADS = 8
-BATCH = 128
+BATCH = 128  # files in memory at a time
 
 
 @dataclass(frozen=True)
 class Original:
-    """A file of the download, taken over byte by byte."""
+    """A file of the download, to be copied byte by byte, or linked."""
 
     path: Path
 
     def same_as(self, existing: Path) -> bool:
-        """Whether `existing` holds the same bytes; sizes first, they tell most differences at once."""
+        """Tells whether `existing` holds the same bytes. Sizes are compared first, since they are fast to read."""
         if existing.stat().st_size != self.path.stat().st_size:
             return False
         return existing.samefile(self.path) or existing.read_bytes() == self.path.read_bytes()
 
     def loaded(self) -> Original:
+        """Returns itself: copying needs no pixels in memory."""
         return self
 
     def write(self, target: Path, link: bool) -> None:
+        """Copies the file to `target`, atomically, or makes a symbolic link there."""
         if link:
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.unlink(missing_ok=True)  # only ever a link whose file is gone: see `missing_files`
+            target.unlink(missing_ok=True)  # at most a broken link is there: see `missing_files`
             target.symlink_to(self.path.resolve())
             return
         with self.path.open("rb") as source, atomic_write(target) as temporary, temporary.open("wb") as copy:
@@ -48,25 +50,26 @@ class Original:
 
 @dataclass(frozen=True)
 class Pixels:
-    """An image that the download holds in another form; written as PNG, which loses nothing."""
+    """An image that the download holds in another form; it is written as PNG, without loss."""
 
-    make: Callable[[], np.ndarray]  # H W (grey) or H W 3, uint8
+    compute: Callable[[], np.ndarray]  # returns uint8 (H, W) or (H, W, 3)
 
     def same_as(self, existing: Path) -> bool:
-        """Whether `existing` shows the same pixels: encoded bytes differ between versions of the PNG library."""
+        """Tells whether `existing` has the same pixels; the bytes of a PNG differ between versions of its library."""
         try:
             with Image.open(existing) as image:
-                return np.array_equal(np.asarray(image), self.make())
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # no image at all
+                return np.array_equal(np.asarray(image), self.compute())
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # not an image
             return False
 
     def loaded(self) -> Pixels:
-        """With the pixels in memory: archives have to be read in order, and by one thread."""
-        pixels = self.make()
+        """Returns the content with its pixels in memory: archives must be read in order, by one thread."""
+        pixels = self.compute()
         return Pixels(lambda: pixels)
 
     def write(self, target: Path, link: bool) -> None:
-        image = Image.fromarray(self.make())
+        """Writes the pixels to `target` as PNG, atomically; there is nothing to link."""
+        image = Image.fromarray(self.compute())
         with atomic_write(target) as temporary:
             image.save(temporary, format="PNG")
 
@@ -75,10 +78,9 @@ Content = Original | Pixels
 
 
 def missing_files(files: dict[Path, Content]) -> dict[Path, Content]:
-    """Those of `files` (target: content) that have to be written.
+    """Returns those of `files` (content by target) that have to be written. A broken link counts as missing.
 
-    Raises `UserError` for the first target that exists with other content, so that a conflict is known before
-    anything is written. A link whose file is gone holds nothing, and counts as missing.
+    Raises `UserError` for a target that exists with other content, before anything is written.
     """
     missing = {}
     for target, content in tqdm(files.items(), desc="checking", unit="file", disable=None):
@@ -100,14 +102,14 @@ def _same(content: Content, existing: Path) -> bool:
 
 
 def write_files(files: dict[Path, Content], *, link: bool) -> None:
-    """Writes every content to its target: copies, or with `link` makes links to the download's own files."""
+    """Writes every content to its target: as a copy or, with `link`, as a link to the download's file."""
 
     def write(file: tuple[Path, Content]) -> None:
         target, content = file
         try:
             content.write(target, link)
         except OSError as error:
-            raise UserError(f"cannot make {target} ({error}): mend that and run again, it continues") from error
+            raise UserError(f"cannot write {target} ({error}): mend that and run again, which continues") from error
 
     pending = list(files.items())
     with (
@@ -121,10 +123,10 @@ def write_files(files: dict[Path, Content], *, link: bool) -> None:
 
 
 def open_image(path: Path) -> Image.Image:
-    """The decoded image; `UserError` for a damaged one."""
+    """Returns the decoded image. Raises `UserError` for a damaged file."""
     try:
         with Image.open(path) as image:
             image.load()
             return image
-    except Exception as error:  # Pillow meets damaged files with exceptions of a dozen kinds
+    except Exception as error:  # Pillow raises a dozen kinds of exceptions for damaged files
         raise UserError(f"{path} is not a readable image ({error}): download or unpack it again") from error

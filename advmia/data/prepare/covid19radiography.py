@@ -1,4 +1,4 @@
-"""COVID-19 Radiography Database: chest radiographs (PNG) with lung masks, in four classes."""
+"""Reads the COVID-19 Radiography Database: chest radiographs (PNG) with lung masks, in four classes."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from advmia.data.prepare.records import (
 from advmia.data.specs import DatasetSpec
 
 CLASSES = ("COVID", "Lung_Opacity", "Normal", "Viral Pneumonia")
-TEST_SHARE = 750 / 2750  # of the published lists
-SELECTED = 687  # the published lists take the numbers 1 to 687 of each class,
-EXTRA = ("COVID-688.png", "COVID-689.png")  # and these
+TEST_FRACTION = 750 / 2750  # in the published lists
+SELECTED = 687  # the published lists have the numbers 1 to 687 of each class
+EXTRA = ("COVID-688.png", "COVID-689.png")  # and these two
 
 
 def _published(spec: DatasetSpec, records: list[Record]) -> Division:
     selected = [r for r in records if r.name in EXTRA or int(Path(r.name).stem.rpartition("-")[2]) <= SELECTED]
-    return hash_split(selected, TEST_SHARE)
+    return hash_split(selected, TEST_FRACTION)
 
 
 RULES = {
@@ -46,7 +46,7 @@ RULES = {
 
 
 def collect(source: Path) -> Collection:
-    """The images below `source` with a mask of the same name."""
+    """Reads the images below `source` that have a mask of the same name."""
     files = walk(source)
     pattern = rf"({'|'.join(CLASSES)})-\d+\.png"
     images = index((path for path in files if path.parent.name.lower() == "images"), pattern)
@@ -78,6 +78,6 @@ def _record(image: Path, mask: Path) -> Record:
 
 
 def binary_mask(mask: Path, image: Path) -> np.ndarray:
-    """The mask at the image's size: uint8 (H, W), 0 background, 255 foreground (128 and more)."""
+    """Returns a mask at its image's size: uint8 (H, W), 255 where it is 128 or more, else 0."""
     grey = open_image(mask).convert("L").point(lambda value: 255 if value >= 128 else 0)
     return np.asarray(grey.resize(open_image(image).size, Image.Resampling.NEAREST))

@@ -1,4 +1,4 @@
-"""ISIC 2017: dermoscopy images (JPEG) with a diagnosis and a mask of the lesion, in three parts."""
+"""Reads ISIC 2017: dermoscopy images (JPEG) with a diagnosis and a mask of the lesion, in three parts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from advmia.data.prepare.records import (
 from advmia.data.specs import DatasetSpec
 from advmia.errors import UserError
 
-# The order matters: the published test list is the test part's rows, then the validation part's.
+# In this order, because the published test list has the test part first, then the validation part.
 PARTS = {"Training": "train", "Test": "test", "Validation": "validation"}
 DIAGNOSES = ("nevus or other", "melanoma", "seborrheic keratosis")
 
@@ -49,7 +49,7 @@ RULES = {
 
 
 def collect(source: Path) -> Collection:
-    """The images below `source` that have a diagnosis; superpixels and metadata are passed over."""
+    """Reads the images below `source` that have a diagnosis; superpixels and metadata are ignored."""
     files = walk(source)
     tables = index(files, rf"ISIC-2017_({'|'.join(PARTS)})(_v2)?_Part3_GroundTruth\.csv")
     images = index(files, r"ISIC_\d{7}\.jpe?g")
@@ -58,12 +58,11 @@ def collect(source: Path) -> Collection:
     require(images, "images ISIC_*.jpg", source, files)
     records, absent, notes = [], [], []
     for title, part in PARTS.items():
-        rows = [
-            row for name, path in tables.items() if name.startswith(f"isic-2017_{title.lower()}") for row in _rows(path)
-        ]
-        if not rows:
+        paths = [path for name, path in tables.items() if name.startswith(f"isic-2017_{title.lower()}")]
+        diagnoses = [diagnosed for path in paths for diagnosed in _diagnoses(path)]
+        if not diagnoses:
             notes.append(f"the {title} part is not in the download (no labels for it)")
-        for image, diagnosis in rows:
+        for image, diagnosis in diagnoses:
             path = images.get(f"{image}.jpg".lower()) or images.get(f"{image}.jpeg".lower())
             if path is None:
                 absent.append(image)
@@ -87,9 +86,9 @@ def collect(source: Path) -> Collection:
     )
 
 
-def _rows(path: Path) -> list[tuple[str, str]]:
-    """(image id, class) of each row of a diagnosis table."""
-    rows = []
+def _diagnoses(path: Path) -> list[tuple[str, str]]:
+    """Reads (image id, class) from each row of a diagnosis table."""
+    diagnoses = []
     for where, (image, melanoma, keratosis) in columns(
         path, read_csv(path), ("image_id", "melanoma", "seborrheic_keratosis")
     ):
@@ -98,8 +97,8 @@ def _rows(path: Path) -> list[tuple[str, str]]:
             raise UserError(
                 f"{where}: {image} is both melanoma and seborrheic keratosis, expected at most one; mend it"
             )
-        rows.append((plain_name(image, where), str(flags[0] + 2 * flags[1])))
-    return rows
+        diagnoses.append((plain_name(image, where), str(flags[0] + 2 * flags[1])))
+    return diagnoses
 
 
 def _flag(text: str, where: str) -> int:
@@ -109,7 +108,7 @@ def _flag(text: str, where: str) -> int:
 
 
 def _record(image: str, path: Path, mask: Path | None, diagnosis: str, part: str) -> Record:
-    """Masks get the published lists' spelling, whatever letter case the download has."""
+    """Returns an image's record. Masks are named as in the published lists, whatever their letter case here."""
     kind = DIAGNOSES[int(diagnosis)]
     entries = {"melMulti": diagnosis, "melBin": str(int(diagnosis != "0"))}
     if mask is not None:

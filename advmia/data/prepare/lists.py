@@ -1,4 +1,4 @@
-"""The lists of a prepared data set, and what is told of them: counts, classes that are missing, leakage."""
+"""Makes the lists of a prepared data set, and describes them: counts, missing classes, leakage."""
 
 from __future__ import annotations
 
@@ -11,62 +11,67 @@ from advmia.data.specs import DATASETS, DatasetSpec, Split
 
 @dataclass(frozen=True)
 class ImageList:
-    """One list to be written."""
+    """One list, to be written."""
 
     spec: DatasetSpec
     split: Split
-    rows: list[tuple[Record, str]]  # image, entry
-    origin: str  # for the marker: how it was made
+    rows: list[tuple[Record, str]]  # image and entry: label, bits or mask name
+    origin: str  # how it was made, for the marker
 
     @property
     def name(self) -> str:
+        """The list's file name."""
         return list_name(self.spec, self.split)
 
     def text(self) -> str:
+        """Returns the list as CSV."""
         header = ",".join(self.spec.findings) + "\n" if self.spec.findings else ""
         return header + "".join(f"{record.name},{entry}\n" for record, entry in self.rows)
 
     def images(self) -> set[str]:
+        """Returns the file names of all images."""
         return {record.name for record, _ in self.rows}
 
     def counts(self) -> dict[str, int]:
-        """Rows by label; images by finding, and those without one; masks by kind of image, where it is known."""
+        """Counts rows by label, by finding (and "none" for no finding), or, for masks, by the image's kind if known."""
         entries = [entry for _, entry in self.rows]
         if self.spec.task == "segmentation":
             return dict(sorted(Counter(record.kind for record, _ in self.rows if record.kind).items()))
         if self.spec.task == "multi-label":
             columns = zip(*(bits[1:] for bits in entries), strict=True)
-            found = {name: column.count("1") for name, column in zip(self.spec.findings, columns, strict=True)}
-            return found | {"none": sum("1" not in bits for bits in entries)}
+            positives = {name: column.count("1") for name, column in zip(self.spec.findings, columns, strict=True)}
+            return positives | {"none": sum("1" not in bits for bits in entries)}
         return dict(sorted(Counter(entries).items()))
 
 
 def list_name(spec: DatasetSpec, split: Split) -> str:
+    """Returns the file name of a data set's list."""
     return spec.train_list if split == "train" else spec.test_list
 
 
 def derived_lists(collection: Collection, rule: Rule) -> list[ImageList]:
-    """The lists that a rule makes of the download; without those that would be empty."""
+    """Returns the lists that a rule makes from the download, without empty ones."""
     lists = []
     for spec in (DATASETS[name] for name in collection.meanings):
         members = [record for record in collection.records if spec.name in record.entries]
         train, test = rule.divide(spec, members)
         lists.append(ImageList(spec, "train", [(record, record.entries[spec.name]) for record in train], "derived"))
         lists.append(ImageList(spec, "test", [(record, record.entries[spec.name]) for record in test], "derived"))
-    return [made for made in lists if made.rows]
+    return [image_list for image_list in lists if image_list.rows]
 
 
-def describe(collection: Collection, lists: list[ImageList], split: str) -> list[str]:
-    """Report lines: rows and classes of every list, and what passes between the training and the test lists."""
+def describe_lists(collection: Collection, lists: list[ImageList], split: str) -> list[str]:
+    """Returns report lines: rows and classes of every list, and images or patients in both training and test lists."""
     lines = []
-    told: set[str] = set()
-    for made in lists:
-        counts = ", ".join(f"{label}: {count}" for label, count in made.counts().items())
-        meaning = f" ({collection.meanings[made.spec.name]})" if made.spec.name not in told else ""
-        told.add(made.spec.name)
-        lines.append(f"{made.name}: {len(made.rows)} rows" + (f"; {counts}" if counts else "") + meaning)
-    training = [made for made in lists if made.split == "train"]
-    tests = [made for made in lists if made.split == "test"]
+    explained: set[str] = set()
+    for image_list in lists:
+        name = image_list.spec.name
+        counts = ", ".join(f"{label}: {count}" for label, count in image_list.counts().items())
+        meaning = f" ({collection.meanings[name]})" if name not in explained else ""
+        explained.add(name)
+        lines.append(f"{image_list.name}: {len(image_list.rows)} rows" + (f"; {counts}" if counts else "") + meaning)
+    training = [image_list for image_list in lists if image_list.split == "train"]
+    tests = [image_list for image_list in lists if image_list.split == "test"]
     for test in tests:
         for train in training:
             same_task = train.spec is test.spec
@@ -80,31 +85,37 @@ def describe(collection: Collection, lists: list[ImageList], split: str) -> list
 
 
 def _missing_classes(train: ImageList, test: ImageList) -> list[str]:
-    """Classes that a partial download or a tiny split leaves without training images."""
+    """Returns a warning for classes without training images, as in a partial download or a tiny split."""
     if train.spec.task != "single-label":
         return []
-    highest = max(int(label) for made in (train, test) for label in made.counts())
+    highest = max(int(label) for image_list in (train, test) for label in image_list.counts())
     missing = [str(label) for label in range(highest + 1) if str(label) not in train.counts()]
     return [f"warning: {train.name} has no image of class {', '.join(missing)}"] if missing else []
 
 
 def _leakage(collection: Collection, train: ImageList, test: ImageList, split: str) -> list[str]:
+    """Returns report lines about images and groups that are in both lists of one task."""
     lines = []
     shared = sorted(train.images() & test.images())
     if shared:
         lines.append(f"leakage: {len(shared)} images of {test.name} are in {train.name} too (e.g. {shared[0]})")
-    tested = {record.group for record, _ in test.rows if record.group}
-    both = tested & {record.group for record, _ in train.rows}
+    test_groups = {record.group for record, _ in test.rows if record.group}
+    in_both = test_groups & {record.group for record, _ in train.rows}
     if collection.groups:
-        better = "; --split patient keeps them apart" if both and split != "patient" else ""
+        better = "; --split patient keeps them apart" if in_both and split != "patient" else ""
         lines.append(
-            f"leakage: {len(both)} of {len(tested)} {collection.groups} of {test.name} are in {train.name} too{better}"
+            f"leakage: {len(in_both)} of {len(test_groups)} {collection.groups} of {test.name} are in {train.name}"
+            f" too{better}"
         )
     return lines
 
 
 def _leakage_between_tasks(train: ImageList, test: ImageList) -> list[str]:
+    """Returns a report line where a test list shares images with the training list of another task."""
     shared = len(train.images() & test.images())
     if not shared:
         return []
-    return [f"leakage between tasks: {shared} images of {test.name} are in {train.name}; a model of the one knows them"]
+    return [
+        f"leakage between tasks: {shared} images of {test.name} are in {train.name}: a model trained on that list has"
+        " seen them"
+    ]

@@ -1,11 +1,9 @@
-"""Messidor: fundus photographs (TIFF) and twelve spreadsheets with grades of diabetic retinopathy."""
+"""Reads Messidor: fundus photographs (TIFF) and twelve spreadsheets with grades of diabetic retinopathy."""
 
 from __future__ import annotations
 
 import io
 from pathlib import Path
-
-import xlrd
 
 from advmia.data.prepare.contents import Original
 from advmia.data.prepare.records import (
@@ -22,9 +20,9 @@ from advmia.data.prepare.records import (
 )
 from advmia.errors import UserError
 
-TEST_SHARE = 240 / 1200  # of the published lists
+TEST_FRACTION = 240 / 1200  # in the published lists
 
-# ADCIS's errata: image -> (grade as first distributed, grade as corrected). Both are in circulation.
+# Errata of ADCIS, the distributor: image -> (first grade, corrected grade). Copies with either are in use.
 ERRATA = {
     "20051020_63045_0100_PP": ("3", "0"),
     "20051020_64007_0100_PP": ("1", "3"),
@@ -32,7 +30,7 @@ ERRATA = {
     "20060523_48477_0100_PP": ("2", "3"),
 }
 
-# Photographs that the distributor found to be in Base33 twice, under two names.
+# Photographs that are in Base33 twice, under two names, as the distributor reports.
 DUPLICATES = (
     ("20051202_55582_0400_PP", "20051202_54744_0400_PP"),
     ("20051202_41076_0400_PP", "20051202_40508_0400_PP"),
@@ -52,13 +50,13 @@ _PAIR_OF = {image: f"{pair[0]} = {pair[1]}" for pair in DUPLICATES for image in 
 
 RULES = {
     "published": Rule(
-        lambda spec, records: hash_split(records, TEST_SHARE),
+        lambda spec, records: hash_split(records, TEST_FRACTION),
         "derived: every fifth image by the hash of its name is test, the same in both pairs of lists; the published"
         " lists (960 / 240, one split for the grades and another for the binary lists) cannot be derived: --meta takes"
         " them",
     ),
     "patient": Rule(
-        lambda spec, records: hash_split(records, TEST_SHARE, by_group=True),
+        lambda spec, records: hash_split(records, TEST_FRACTION, by_group=True),
         "derived: as by image (a fifth is test), but both images of a known duplicate pair on one side; Messidor names"
         " no patients, so more cannot be kept apart",
     ),
@@ -66,7 +64,7 @@ RULES = {
 
 
 def collect(source: Path) -> Collection:
-    """The images below `source` that an annotation sheet grades; in twelve folders or in one."""
+    """Reads the images below `source`, in twelve folders or one, and their grades from the annotation sheets."""
     files = walk(source)
     images = index(files, r".*\.tiff?")
     sheets = index(files, r"annotation.*base.*\.xls")
@@ -90,12 +88,12 @@ def collect(source: Path) -> Collection:
 
 
 def _grades(sheets: list[Path]) -> dict[str, str]:
-    """Grade by lower-case image name."""
+    """Reads the grades from the sheets, by lower-case image name. Raises `UserError` for contradicting rows."""
     grades: dict[str, str] = {}
     for path in sheets:
         for where, (image, grade) in columns(path, _read_xls(path), ("Image name", "Retinopathy grade")):
             name = plain_name(image, where).lower()
-            grade = _grade(grade, where)
+            grade = _parse_grade(grade, where)
             if grades.setdefault(name, grade) != grade:
                 raise UserError(
                     f"{where}: {image} has grade {grade} here and {grades[name]} in another row; keep one of them"
@@ -103,8 +101,8 @@ def _grades(sheets: list[Path]) -> dict[str, str]:
     return grades
 
 
-def _grade(text: str, where: str) -> str:
-    """Spreadsheets hold numbers as floats: "2.0" is grade 2."""
+def _parse_grade(text: str, where: str) -> str:
+    """Returns a grade as a digit; spreadsheets may hold it as a float, "2.0"."""
     try:
         value = float(text)
     except ValueError:
@@ -115,12 +113,16 @@ def _grade(text: str, where: str) -> str:
 
 
 def _read_xls(path: Path) -> list[list[str]]:
-    """The first sheet's cells as text. xlrd reads the legacy format; its remarks on odd files go nowhere."""
+    """Reads the cells of the first sheet as text. Raises `UserError` for a damaged file or a missing package."""
     try:
-        with xlrd.open_workbook(path, logfile=io.StringIO()) as book:
+        import xlrd  # here, so that only this download needs it; pandas deprecates its own use of xlrd for .xls
+    except ImportError as error:
+        raise UserError(f"cannot read {path}: the package xlrd is missing ({error}); pip install xlrd") from error
+    try:
+        with xlrd.open_workbook(path, logfile=io.StringIO()) as book:  # its remarks about odd files are dropped
             sheet = book.sheet_by_index(0)
             return [[str(value) for value in sheet.row_values(row)] for row in range(sheet.nrows)]
-    except Exception as error:  # xlrd meets damaged files with exceptions of a dozen kinds
+    except Exception as error:  # xlrd raises a dozen kinds of exceptions for damaged files
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is not a readable .xls spreadsheet ({reason}): download it again") from error
 
@@ -138,11 +140,11 @@ def _entries(grade: str) -> dict[str, str]:
 
 
 def _errata_note(records: list[Record]) -> list[str]:
-    known = [record for record in records if record.corrected]
-    if not known:
+    graded_twice = [record for record in records if record.corrected]
+    if not graded_twice:
         return []
-    new = sum(record.entries["mesidorMulti"] == ERRATA[Path(record.name).stem][1] for record in known)
+    new = sum(record.entries["mesidorMulti"] == ERRATA[Path(record.name).stem][1] for record in graded_twice)
     return [
-        f"errata: of {len(known)} images whose grade was corrected after the first distribution, the download has the"
-        f" corrected grade for {new} and the first for {len(known) - new}"
+        f"errata: of {len(graded_twice)} images whose grade was corrected after the first distribution, the download"
+        f" has the corrected grade for {new} and the first for {len(graded_twice) - new}"
     ]

@@ -1,4 +1,4 @@
-"""The published lists: found below `--meta`, checked, and matched with what the download holds."""
+"""Finds the published lists below `--meta`, checks them, and matches them with the images of the download."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from advmia.errors import UserError
 
 
 def published_lists(collection: Collection, meta: Path) -> tuple[list[ImageList], list[str]]:
-    """The published lists below `meta` as far as the download has their images, and report lines."""
+    """Returns the published lists below `meta`, without rows whose image the download lacks, and report lines."""
     if not meta.is_dir():
         raise UserError(f"expected --meta to be the folder of the published lists, got {meta}: no such folder")
     by_name = {record.name.lower(): record for record in collection.records}
-    wanted = [(DATASETS[name], split) for name in collection.meanings for split in get_args(Split)]
+    expected = [(DATASETS[name], split) for name in collection.meanings for split in get_args(Split)]
     lists, notes = [], []
-    for spec, split in wanted:
+    for spec, split in expected:
         name = list_name(spec, split)
         path = _find_list(meta, name, spec)
         if path is None:
@@ -31,17 +31,18 @@ def published_lists(collection: Collection, meta: Path) -> tuple[list[ImageList]
         notes += [f"{name}: {remark}" for remark in remarks]
         checksum = hashlib.sha256(path.read_bytes()).hexdigest()
         lists.append(ImageList(spec, split, rows, f"published list, sha256 {checksum}"))
-    kept = [made for made in lists if made.rows]
+    kept = [image_list for image_list in lists if image_list.rows]
     if not kept:
+        names = ", ".join(list_name(spec, split) for spec, split in expected)
         raise UserError(
-            f"expected {', '.join(list_name(*each) for each in wanted)} below {meta}, naming images of the download;"
+            f"expected {names} below {meta}, naming images of the download;"
             f" got {len(lists)} such lists and no row whose image is there: check --meta and --source"
         )
     return kept, notes
 
 
 def _find_list(meta: Path, name: str, spec: DatasetSpec) -> Path | None:
-    """The list of that name that belongs to the spec's folder; None where there is none."""
+    """Returns the list of this name that belongs to the data set, or None. Raises `UserError` for several."""
     ranked = [(_rank(meta, path, spec), path) for path in sorted(meta.rglob(name))]
     best = min((rank for rank, _ in ranked if rank is not None), default=None)
     candidates = [path for rank, path in ranked if rank is not None and rank == best]
@@ -54,12 +55,13 @@ def _find_list(meta: Path, name: str, spec: DatasetSpec) -> Path | None:
 
 
 def _rank(meta: Path, path: Path, spec: DatasetSpec) -> int | None:
-    """How well a list's place fits the spec, 0 best; None for a list of another data set: data sets share list names.
+    """Rates how well the folder of a list fits the data set, 0 best; None for a list of another data set.
 
-    The nearest folder above, `meta` itself included, that has any data set's name in it decides.
+    Data sets share list names, so the folders decide: the nearest one above the list, up to `meta` itself, whose name
+    contains a data set's name.
     """
     own = {spec.folder.lower(), spec.download.lower()}
-    foreign = {name.lower() for known in DATASETS.values() for name in (known.folder, known.download)} - own
+    foreign = {name.lower() for other in DATASETS.values() for name in (other.folder, other.download)} - own
     above = [meta.resolve().name.lower(), *(part.lower() for part in path.relative_to(meta).parts[:-1])]
     if above[-1] == spec.folder.lower():
         return 0
@@ -72,9 +74,9 @@ def _rank(meta: Path, path: Path, spec: DatasetSpec) -> int | None:
 
 
 def _match(path: Path, spec: DatasetSpec, by_name: dict[str, Record]) -> tuple[list[tuple[Record, str]], list[str]]:
-    """The list's rows whose image the download has; and remarks on the others, and on disagreements.
+    """Returns the rows whose image the download has, and remarks about other rows and about differing labels.
 
-    The published label stands; a mask is listed by the name under which it is placed.
+    Where a label differs, the published list's is kept. Masks are listed by their names in the layout.
     """
     rows, absent, disagreements, errata = [], [], [], 0
     for name, entry in _read_list(path, spec):
@@ -103,15 +105,15 @@ def _match(path: Path, spec: DatasetSpec, by_name: dict[str, Record]) -> tuple[l
 
 
 def _read_list(path: Path, spec: DatasetSpec) -> list[tuple[str, str]]:
-    """(image, entry) of each row, checked."""
+    """Reads (image, entry) of each row. Raises `UserError` for an entry that does not fit the task."""
     pattern, form = {
         "single-label": (r"\d+", "a class number"),
         "multi-label": (rf"b[01]{{{len(spec.findings)}}}", f"the letter b and {len(spec.findings)} bits"),
         "segmentation": (r".+", "its mask's file name"),
     }[spec.task]
     rows = []
-    for number, image, entry in read_list(spec, path):
-        where = f"{path} row {number}"
+    for row, image, entry in read_list(spec, path):
+        where = f"{path} row {row}"
         if not re.fullmatch(pattern, entry):
             raise UserError(f"{where}: expected an image's file name and {form}, got '{image},{entry}'; mend the row")
         rows.append((plain_name(image, where), plain_name(entry, where) if spec.mask_folder else entry))

@@ -1,4 +1,4 @@
-"""What every download is turned into before anything is written: records, and the rules that split them."""
+"""Records of a download's images, the rules that split them, and helpers to read a download."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,12 +23,12 @@ class Record:
 
     name: str  # file name in the layout's image folder
     image: Content
-    entries: dict[str, str]  # spec name: what the list says of it, a label, bits or the mask's name; no key: not listed
+    entries: dict[str, str]  # label, bits or mask name, by spec name; without a key the image is not in those lists
     mask: Content | None = None
-    kind: str = ""  # what lists of masks are counted by, as others are by their labels
+    kind: str = ""  # class of an image with a mask, for counting; "" where it is unknown
     part: str = ""  # of the official split; "" where there is none
-    group: str = ""  # what images that leak into each other share (the patient); "" where the download does not say
-    corrected: dict[str, str] = field(default_factory=dict)  # spec name: an entry that is as right (published errata)
+    group: str = ""  # the patient, or whatever connects images that must not be split; "" where it is unknown
+    corrected: dict[str, str] = field(default_factory=dict)  # by spec name: an entry that errata make equally right
 
 
 Division = tuple[list[Record], list[Record]]  # train, test
@@ -36,34 +36,34 @@ Division = tuple[list[Record], list[Record]]  # train, test
 
 @dataclass(frozen=True)
 class Rule:
-    """One way to split a download (`--split`)."""
+    """One way to split a download, as `--split` selects it."""
 
     divide: Callable[[DatasetSpec, list[Record]], Division]
-    how: str  # one sentence for the report: what it does, and how it differs from the published lists
+    how: str  # sentence for the report: what the rule does, and how its lists differ from the published ones
 
 
 @dataclass(frozen=True)
 class Collection:
-    """A download, understood: nothing is written yet."""
+    """All that is read from a download, before anything is written."""
 
     folder: str  # of the layout, below the data root
     records: list[Record]
-    rules: dict[str, Rule]  # by --split; the first is the default's
-    meanings: dict[str, str]  # of the entries, by spec name: these are the lists that the download fills
-    notes: list[str]  # what was skipped and why, and what else is worth knowing
-    groups: str = ""  # what `Record.group` is, in the plural
-    label: str = ""  # what the images really are, when not the layout's own data set
+    rules: dict[str, Rule]  # by --split
+    meanings: dict[str, str]  # what the entries mean, by spec name: the data sets whose lists the download fills
+    notes: list[str]  # for the report: what was skipped, and why
+    groups: str = ""  # what `Record.group` names, in the plural
+    label: str = ""  # what the images really are, where they are not the layout's own data set
 
 
 def walk(source: Path) -> list[Path]:
-    """All files below `source`, sorted, without what operating systems leave behind in archives."""
+    """Returns all files below `source`, sorted, without hidden files and the `__MACOSX` folders of archives."""
     if not source.is_dir():
         raise UserError(f"expected --source to be the folder of the unpacked download, got {source}: no such folder")
     files = []
     for folder, subfolders, names in os.walk(source, followlinks=True):
         subfolders[:] = sorted(name for name in subfolders if name != "__MACOSX" and not name.startswith("."))
         here = Path(folder)
-        if here.resolve() in [above.resolve() for above in here.parents]:  # a link to a folder that it lies in
+        if here.resolve() in [above.resolve() for above in here.parents]:  # a link to a folder above itself
             subfolders.clear()
             continue
         files += [Path(folder) / name for name in sorted(names) if not name.startswith(".")]
@@ -71,23 +71,26 @@ def walk(source: Path) -> list[Path]:
 
 
 def index(files: Iterable[Path], pattern: str) -> dict[str, Path]:
-    """Files whose whole name matches `pattern`, letter case ignored, by lower-case name.
+    """Returns the files whose whole name matches `pattern`, in any letter case, by lower-case name.
 
-    The same file twice (a download unpacked twice) counts once; two different ones of one name are an error.
+    Identical files of one name count once (a download unpacked twice). Raises `UserError` for different ones.
     """
-    found: dict[str, Path] = {}
+    by_name: dict[str, Path] = {}
     for path in files:
         if not re.fullmatch(pattern, path.name, re.IGNORECASE):
             continue
-        first = found.setdefault(path.name.lower(), path)
+        first = by_name.setdefault(path.name.lower(), path)
         if first != path and first.read_bytes() != path.read_bytes():
             raise UserError(f"{first} and {path} have one name but differ: leave the right one below --source")
-    return found
+    return by_name
 
 
-def require(found: Iterable[object], what: str, source: Path, files: Iterable[Path]) -> None:
-    """`UserError` when nothing was found; it tells an archive that was not unpacked from a wrong folder."""
-    if any(True for _ in found):
+def require(items: Sized, what: str, source: Path, files: Iterable[Path]) -> None:
+    """Raises `UserError` if there are no items; its text tells archives that are not unpacked from a wrong folder.
+
+    `what`: the items' name for the message. `files`: everything below `source`.
+    """
+    if len(items):
         return
     packed = [path for path in files if path.name.lower().endswith(PACKED)]
     if packed:
@@ -99,7 +102,7 @@ def require(found: Iterable[object], what: str, source: Path, files: Iterable[Pa
 
 
 def plain_name(text: str, where: str) -> str:
-    """`text`, stripped, when it is a plain file name; a path or a character that would break a list is an error."""
+    """Returns `text`, stripped. Raises `UserError` for a path, and for characters that would break a CSV list."""
     name = text.strip()
     if not re.fullmatch(r"\w[\w .()+-]*", name):
         raise UserError(f"{where}: expected a plain file name, got {name!r}; mend the row")
@@ -107,7 +110,7 @@ def plain_name(text: str, where: str) -> str:
 
 
 def read_csv(path: Path) -> list[list[str]]:
-    """All rows of a CSV file, the header first."""
+    """Reads all rows of a CSV file, the header first. Raises `UserError` for a file that is not CSV in UTF-8."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             return list(csv.reader(file))
@@ -116,9 +119,12 @@ def read_csv(path: Path) -> list[list[str]]:
 
 
 def columns(path: Path, rows: Sequence[Sequence[str]], names: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """The named columns of a table whose first row is the header: ("FILE row N", values) for each row not empty.
+    """Returns the named columns of a table whose first row is the header.
 
-    Columns are found by name, spaces at the ends ignored, so that columns added or garbled further right do no harm.
+    Columns are looked up by name, without spaces at the ends: additional or damaged columns do not matter.
+
+    Returns: for each row that is not empty, ("FILE row N", values in the order of `names`). Raises `UserError` for a
+    missing column and for a row that is too short.
     """
     header = [name.strip() for name in rows[0]] if rows else []
     missing = [name for name in names if name not in header]
@@ -127,43 +133,44 @@ def columns(path: Path, rows: Sequence[Sequence[str]], names: Sequence[str]) -> 
             f"{path} row 1: expected a column {missing[0]!r}, got the columns {', '.join(header) or '(none)'};"
             " give the official file"
         )
-    places = [header.index(name) for name in names]
+    indices = [header.index(name) for name in names]
     table = []
     for number, row in enumerate(rows[1:], start=2):
         if not any(cell.strip() for cell in row):
             continue
-        if len(row) <= max(places):
+        if len(row) <= max(indices):
             raise UserError(f"{path} row {number}: expected {len(header)} columns, got {len(row)}; mend the row")
-        table.append((f"{path} row {number}", [row[place].strip() for place in places]))
+        table.append((f"{path} row {number}", [row[index].strip() for index in indices]))
     return table
 
 
 def skipped(names: Sequence[str], why: str) -> list[str]:
-    """One report line about what was left out; none when nothing was."""
+    """Returns a report line about names that were left out, or no line."""
     return [f"skipped {len(names)}: {why} (e.g. {names[0]})"] if names else []
 
 
 def digest(text: str) -> str:
+    """Returns the SHA-256 of a text, in hexadecimal."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def hash_split(records: Sequence[Record], test_share: float, *, by_group: bool = False) -> Division:
-    """A split that is random to the eye and the same everywhere: images ranked by the SHA-256 of their names.
+def hash_split(records: Sequence[Record], test_fraction: float, *, by_group: bool = False) -> Division:
+    """Splits records by the SHA-256 of their names: as good as random, and the same on every machine.
 
-    The first `test_share` of the ranking are test. With `by_group`, groups are ranked, and none is cut: the test part
-    grows to the end of its last group.
+    The first `test_fraction` in the order of the hashes are test. With `by_group` the groups' names are hashed, and the
+    test part grows until its last group is complete.
     """
 
     def unit(record: Record) -> str:
         return record.group if by_group and record.group else record.name
 
     ranked = sorted(records, key=lambda record: (digest(unit(record)), digest(record.name)))
-    cut = min(max(1, round(len(ranked) * test_share)), len(ranked))
+    cut = min(max(1, round(len(ranked) * test_fraction)), len(ranked))
     while by_group and cut < len(ranked) and unit(ranked[cut]) == unit(ranked[cut - 1]):
         cut += 1
     return ranked[cut:], ranked[:cut]
 
 
 def sample(records: Sequence[Record], count: int) -> list[Record]:
-    """`count` of the records, drawn by the hash of their names; all of them when there are fewer."""
+    """Returns the first `count` records in the order of their names' hashes; all where there are fewer."""
     return sorted(records, key=lambda record: digest(record.name))[:count] if len(records) > count else list(records)

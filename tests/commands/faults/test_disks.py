@@ -89,7 +89,7 @@ CASES = [
     Case(
         "read only: prepare",
         f"{PREPARE} isic2017 --source source --dataRoot disk --link",
-        ("cannot make disk/mel2017", "Read-only"),
+        ("cannot write disk/mel2017", "Read-only"),
         in_download(isic, write("file", "")),
         disk="read-only",
     ),

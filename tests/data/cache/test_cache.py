@@ -2,95 +2,32 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import multiprocessing
 import os
-import resource
-import signal
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from io import BufferedWriter
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from advmia.data import cache
-from advmia.data.cache import CACHE_FOLDER, CachedArray, cached_images, cached_masks
-from advmia.data.readers import SampleList, read_samples
+from advmia.data.cache import CACHE_FOLDER, cached_images, cached_masks
+from advmia.data.readers import read_samples
 from advmia.data.specs import DATASETS
 from advmia.data.transforms import load_image, load_mask
 from advmia.errors import UserError
-
-FORK = multiprocessing.get_context("fork")
-SPEC = DATASETS["mel"].at_size(16)
-COUNT = 5
-
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """A data root with one small segmentation list."""
-    rng = np.random.default_rng(0)
-    folder = tmp_path / "data" / SPEC.folder
-    for name, shape in ((SPEC.image_folder, (20, 30, 3)), (str(SPEC.mask_folder), (20, 30))):
-        (folder / name).mkdir(parents=True)
-        for number in range(COUNT):
-            write_image(folder / name / f"{number}.png", rng, shape)
-    write_list(tmp_path / "data", range(COUNT))
-    return tmp_path / "data"
-
-
-def write_image(path: Path, rng: np.random.Generator, shape: tuple[int, ...] = (20, 30, 3)) -> None:
-    Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(path, compress_level=0)
-
-
-def write_list(root: Path, numbers: Any) -> None:
-    rows = "".join(f"{number}.png,{number}.png\n" for number in numbers)
-    SPEC.list_path(root, "train").write_text(rows)
-
-
-def samples_of(root: Path) -> SampleList:
-    return read_samples(SPEC, root, "train")
-
-
-def image_path(root: Path, number: int) -> Path:
-    return root / SPEC.folder / SPEC.image_folder / f"{number}.png"
-
-
-def direct(root: Path) -> np.ndarray:
-    """What the cache must hold."""
-    return np.stack([load_image(image_path(root, number), SPEC.resize, SPEC.size) for number in range(COUNT)])
-
-
-def cache_files(root: Path) -> dict[str, Path]:
-    """The cache's files by suffix; one array's."""
-    paths = {path.suffix: path for path in (root / CACHE_FOLDER).iterdir()}
-    assert set(paths) == {".npy", ".json", ".lock"} and len(list((root / CACHE_FOLDER).iterdir())) == 3
-    return paths
-
-
-@pytest.fixture
-def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the images decoded, in no order."""
-    names: list[str] = []
-
-    def load(path: Path, resize: int, size: int) -> np.ndarray:
-        names.append(path.name)
-        return load_image(path, resize, size)
-
-    monkeypatch.setattr(cache, "load_image", load)
-    return names
-
-
-def get(root: Path, workers: int = 2) -> CachedArray:
-    return cached_images(root, samples_of(root), workers=workers)
-
+from tests.data.cache.data_root import (
+    COUNT,
+    SPEC,
+    cache_files,
+    direct,
+    get,
+    image_path,
+    samples_of,
+    write_image,
+    write_list,
+)
 
 # ---------------------------------------------------------------- what it holds
 
@@ -317,209 +254,3 @@ def test_an_image_that_is_mended(root: Path, decoded: list[str]) -> None:
         get(root)
     image_path(root, 3).write_bytes(whole)
     assert np.array_equal(get(root).pixels, direct(root))
-
-
-# ---------------------------------------------------------------- processes, disks
-
-
-def fork(work: Callable[[], object]) -> Any:
-    """Starts `work` in a process of its own; a `UserError` ends it with status 2."""
-
-    def run() -> None:
-        try:
-            work()
-        except UserError as error:
-            print(error, flush=True)
-            os._exit(2)
-        os._exit(0)
-
-    process = FORK.Process(target=run)
-    process.start()
-    return process
-
-
-def join(process: Any) -> int:
-    process.join(60)
-    assert process.exitcode is not None, "still running"
-    return process.exitcode
-
-
-def test_two_processes_decode_once(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails without the lock: the first process decodes only when the second one waits for it, or builds as well."""
-    log = tmp_path / "decoded.txt"
-    arrived = FORK.Semaphore(0)
-    both = FORK.Event()
-    lock = fcntl.flock
-
-    def count_and_lock(file: BufferedWriter, operation: int) -> None:
-        arrived.release()
-        lock(file, operation)
-
-    def load(path: Path, resize: int, size: int) -> np.ndarray:
-        if not both.is_set():
-            assert arrived.acquire(timeout=30) and arrived.acquire(timeout=30)  # both are at the lock
-            both.set()
-        with log.open("a") as file:
-            file.write(f"{path.name}\n")
-        return load_image(path, resize, size)
-
-    monkeypatch.setattr(cache.fcntl, "flock", count_and_lock)
-    monkeypatch.setattr(cache, "load_image", load)
-
-    def work(number: int) -> None:
-        np.save(tmp_path / f"{number}.npy", get(root, workers=1).pixels)
-
-    processes = [fork(lambda number=number: work(number)) for number in range(2)]
-    assert [join(process) for process in processes] == [0, 0]
-    assert sorted(log.read_text().split()) == [f"{number}.png" for number in range(COUNT)]
-    for number in range(2):
-        assert np.array_equal(np.load(tmp_path / f"{number}.npy"), direct(root))
-
-
-@pytest.mark.parametrize("killed_at", ["while decoding", "between array and facts", "while writing the facts"])
-def test_a_killed_builder(killed_at: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails if what kill -9 leaves is used, gets in the next run's way, or stays for ever."""
-
-    def die(*_: object) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def load(path: Path, resize: int, size: int) -> np.ndarray:
-        if path.name == "3.png":
-            die()
-        return load_image(path, resize, size)
-
-    def build() -> None:
-        if killed_at == "while decoding":
-            monkeypatch.setattr(cache, "load_image", load)
-            monkeypatch.setattr(cache, "_FILES_AT_A_TIME", 1)
-        elif killed_at == "between array and facts":
-            monkeypatch.setattr(cache, "write_text", die)
-        else:
-            monkeypatch.setattr(Path, "write_text", lambda path, *_, **__: (path.touch(), die()))
-        get(root)
-
-    assert join(fork(build)) == -signal.SIGKILL
-    left = [path.name for path in (root / CACHE_FOLDER).iterdir()]
-    assert any(name.endswith(".tmp") for name in left) == (killed_at != "between array and facts")
-    assert not any(name.endswith(".json") for name in left)
-    assert np.array_equal(get(root).pixels, direct(root))
-    cache_files(root)  # nothing but array, facts and lock
-
-
-@pytest.mark.parametrize("step", ["load_image", "write_text"])
-def test_a_killed_rebuild(step: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails if old facts outlive the array that they were about, or both are lost before the new array is whole."""
-    get(root)
-    write_image(image_path(root, 0), np.random.default_rng(9))
-
-    def build() -> None:
-        monkeypatch.setattr(cache, step, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
-        get(root)
-
-    assert join(fork(build)) == -signal.SIGKILL
-    assert len(list((root / CACHE_FOLDER).glob("*.json"))) == (step == "load_image")
-    assert np.array_equal(get(root).pixels, direct(root))
-    cache_files(root)
-
-
-def test_full_disk(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Fails if the limit that the system sets to a file ends the process otherwise than by a `UserError`."""
-
-    def build() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
-        get(root)
-
-    assert join(fork(build)) == 2
-    told = capfd.readouterr().out
-    assert "cannot write" in told and "File too large" in told and "free space" in told
-    assert [path.suffix for path in (root / CACHE_FOLDER).iterdir()] == [".lock"]
-    assert np.array_equal(get(root).pixels, direct(root))
-
-
-def test_disk_fills_up_before_the_last_byte(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails if an error that comes only with the final sync leaves an array behind."""
-
-    def fail(_: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", fail)
-        with pytest.raises(UserError, match=r"cannot write .*\.npy \(No space left on device\): free space"):
-            get(root)
-    assert [path.suffix for path in (root / CACHE_FOLDER).iterdir()] == [".lock"]
-    assert np.array_equal(get(root).pixels, direct(root))
-
-
-@pytest.fixture
-def read_only(root: Path) -> Iterator[Callable[[], None]]:
-    """Takes the right to write away from the data root, and gives it back."""
-    with ExitStack() as stack:
-
-        def take() -> None:
-            for folder in (root, root / CACHE_FOLDER):
-                if folder.exists():
-                    folder.chmod(0o555)
-                    stack.callback(folder.chmod, 0o755)
-            if os.access(root, os.W_OK):
-                pytest.skip("the super-user may write anywhere")
-            lock = next((root / CACHE_FOLDER).glob("*.lock"), None)
-            if lock is not None:
-                lock.chmod(0o444)
-
-        yield take
-
-
-def test_read_only_root_without_a_cache(root: Path, read_only: Callable[[], None]) -> None:
-    """Fails if the system's error comes through bare."""
-    read_only()
-    with pytest.raises(UserError, match=r"cannot write the image cache at .*cache \(Permission denied\)"):
-        get(root)
-
-
-def test_read_only_root_with_a_cache(root: Path, read_only: Callable[[], None], decoded: list[str]) -> None:
-    """Fails if a finished array is of no use to who may only read it."""
-    get(root)
-    decoded.clear()
-    read_only()
-    assert np.array_equal(get(root).pixels, direct(root)) and decoded == []
-
-
-def _lock_is_a_folder(root: Path) -> None:
-    get(root)
-    lock = cache_files(root)[".lock"]
-    lock.unlink()
-    lock.mkdir()
-
-
-def test_a_finished_array_needs_no_lock(root: Path, decoded: list[str]) -> None:
-    """Fails if reading needs the right to write; as in a read-only folder, but for the super-user too."""
-    _lock_is_a_folder(root)
-    decoded.clear()
-    assert np.array_equal(get(root).pixels, direct(root)) and decoded == []
-
-
-def _cache_is_a_file(root: Path) -> None:
-    (root / CACHE_FOLDER).touch()
-
-
-def _unlockable(_: object, __: int) -> None:
-    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
-
-def test_places_that_cannot_be_locked(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails if a file system without locks, or a file in the folder's place, ends in a traceback."""
-    with monkeypatch.context() as patch:
-        patch.setattr(cache.fcntl, "flock", _unlockable)
-        with pytest.raises(UserError, match=r"cannot write the image cache at .* \(No locks available\): .*--dataRoot"):
-            get(root)
-    _lock_is_a_folder(root)
-    write_image(image_path(root, 0), np.random.default_rng(9))
-    with pytest.raises(UserError, match=r"cannot write the image cache at .* \(Is a directory\)"):
-        get(root)
-
-
-def test_a_file_in_the_cache_folders_place(root: Path) -> None:
-    """Fails if the system's error comes through bare."""
-    _cache_is_a_file(root)
-    with pytest.raises(UserError, match=r"cannot write the image cache at .* \(File exists\)"):
-        get(root)

@@ -1,0 +1,85 @@
+"""Preparing ChestX-ray14: real images and tiny downloads; splits by image, by patient and official."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from advmia.data.prepare import prepare_dataset
+from advmia.data.specs import CHEST_FINDINGS
+from tests.support.downloads import CHEST_COLUMNS, line_with, make_chest, read_list
+
+
+class TestChestXray14:
+    def test_real_sample_official_split(self, official: Path, tmp_path: Path) -> None:
+        source = official / "chestxray14"
+        lines = prepare_dataset("chestxray14", source, tmp_path, split="official")
+        folder = tmp_path / "xray"
+        with (source / "Data_Entry_2017.csv").open(newline="") as file:
+            findings = {row[0]: row[1].split("|") for row in list(csv.reader(file))[1:]}
+        for side, names in (("train", "train_val_list.txt"), ("test", "test_list.txt")):
+            listed = (source / names).read_text().split()
+            binary = dict(read_list(folder / f"{side}bin.csv"))
+            assert sorted(binary) == sorted(listed)
+            assert all(binary[name] == ("1" if findings[name] == ["No Finding"] else "0") for name in listed)
+            header, *rows = (folder / f"{side}MultiLabel_1w.csv").read_text().splitlines()
+            assert header.split(",") == list(CHEST_FINDINGS)
+            assert sorted(row.split(",")[0] for row in rows) == sorted(listed)
+            for row in rows:
+                name, bits = row.split(",")
+                found = [f for f, bit in zip(CHEST_FINDINGS, bits[1:], strict=True) if bit == "1"]
+                assert bits[0] == "b" and sorted(found) == sorted(set(findings[name]) - {"No Finding"})
+        line_with(lines, "leakage: 15 of 71 patients of testbin.csv are in trainbin.csv")  # so in this sample
+        line_with(lines, "testbin.csv: 200 rows; 0: 101, 1: 99")
+        line_with(lines, "copied 800 files")
+
+    def test_real_sample_published_and_patient_split(self, official: Path, tmp_path: Path) -> None:
+        source = official / "chestxray14"
+
+        def patients(side: str, split: str) -> set[str]:
+            return {name[:8] for name, _ in read_list(tmp_path / split / "xray" / f"{side}bin.csv")}
+
+        lines = prepare_dataset("chestxray14", source, tmp_path / "published", link=True)
+        assert len(read_list(tmp_path / "published/xray/trainbin.csv")) == 640
+        assert len(read_list(tmp_path / "published/xray/testbin.csv")) == 160
+        tested = patients("test", "published")
+        both = tested & patients("train", "published")
+        assert both
+        line_with(lines, f"leakage: {len(both)} of {len(tested)} patients of testbin.csv", "--split patient")
+        lines = prepare_dataset("chestxray14", source, tmp_path / "patient", split="patient", link=True)
+        assert not patients("test", "patient") & patients("train", "patient")
+        test = [name for name, _ in read_list(tmp_path / "patient/xray/testbin.csv")]
+        # A fifth of the images, and the rest of the last patient's.
+        assert sum(name[:8] != test[-1][:8] for name in test) < 160 <= len(test)
+        assert line_with(lines, "leakage: 0 of", "testbin.csv").endswith("too")
+
+    def test_multi_label_lists_have_the_published_size(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("advmia.data.prepare.chestxray14.MULTI_LABEL_TRAIN", 5)
+        monkeypatch.setattr("advmia.data.prepare.chestxray14.MULTI_LABEL_TEST", 2)
+        rows = [(f"{n:08d}_000.png", "No Finding", n) for n in range(20)]
+        prepare_dataset("chestxray14", make_chest(tmp_path / "source", rows), tmp_path / "data")
+        names = {
+            kind: {name for name, _ in read_list(tmp_path / "data" / "xray" / f"{kind}.csv")}
+            for kind in ("trainbin", "testbin", "trainMultiLabel_1w", "testMultiLabel_1w")
+        }
+        assert [len(each) for each in names.values()] == [16, 4, 5, 2]
+        assert names["trainMultiLabel_1w"] < names["trainbin"] and names["testMultiLabel_1w"] < names["testbin"]
+
+    def test_newer_labels_win_and_gaps_are_told(self, tmp_path: Path) -> None:
+        rows = [(f"{n:08d}_000.png", "No Finding", n) for n in range(6)]
+        source = make_chest(tmp_path / "source", rows)
+        (source / "Data_Entry_2017_v2020.csv").write_text(
+            f"{CHEST_COLUMNS}\n"
+            + "".join(f"{name},Hernia,0,{patient},57,2682,2749\n" for name, _, patient in rows[:5])
+            + "00000077_000.png,Mass,0,77,57,2682,2749\n"
+        )
+        lines = prepare_dataset("chestxray14", source, tmp_path / "data")
+        entries = dict(read_list(tmp_path / "data/xray/trainbin.csv")) | dict(
+            read_list(tmp_path / "data/xray/testbin.csv")
+        )
+        assert entries == {name: "0" for name, _, _ in rows[:5]}
+        line_with(lines, "labels are read from Data_Entry_2017_v2020.csv")
+        line_with(lines, "skipped 1: labelled images that are not in the download (e.g. 00000077_000.png)")
+        line_with(lines, "skipped 1: images without a row", "00000005_000.png")

@@ -1,0 +1,41 @@
+"""Preparing the COVID-19 Radiography Database: selection and masks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from advmia.data.prepare import prepare_dataset
+from tests.support.downloads import COVID_NAMES, line_with, make_covid, read_list
+
+
+class TestCovid:
+    def test_selection_masks_and_names(self, tmp_path: Path) -> None:
+        source = make_covid(tmp_path / "source", list(COVID_NAMES))
+        lines = prepare_dataset("covid19radiography", source, tmp_path / "data")
+        folder = tmp_path / "data" / "covidSeg"
+        train, test = read_list(folder / "trainSeg.csv"), read_list(folder / "testSeg.csv")
+        assert (len(train), len(test)) == (4, 1)
+        selected = {f"{name}.png" for name in COVID_NAMES} - {"COVID-690.png", "Normal-688.png"}
+        assert {name for name, _ in train + test} == selected
+        assert all(image == mask for image, mask in train + test)
+        mask = Image.open(folder / "target" / "Viral Pneumonia-2.png")
+        expected = np.array([[0, 0, 255], [255, 0, 0], [0, 255, 0]], np.uint8).repeat(2, 0).repeat(2, 1)
+        assert mask.mode == "L" and np.array_equal(np.asarray(mask), expected)
+        original = next(source.rglob("images/COVID-1.png"))
+        assert (folder / "image" / "COVID-1.png").read_bytes() == original.read_bytes()
+        line_with(lines, "left out 2 images of the download")
+        line_with(lines, "copied 5 files, converted 5")
+        kinds = [line.partition("; ")[2].split(" (")[0] for line in lines if "Seg.csv: " in line]
+        counts = [dict(part.split(": ") for part in kind.split(", ")) for kind in kinds]
+        total = {kind: sum(int(side.get(kind, 0)) for side in counts) for side in counts for kind in side}
+        assert total == {"COVID": 2, "Normal": 1, "Viral Pneumonia": 1, "Lung_Opacity": 1}
+
+    def test_images_without_mask_are_told(self, tmp_path: Path) -> None:
+        source = make_covid(tmp_path / "source", list(COVID_NAMES))
+        next(source.rglob("masks/COVID-1.png")).unlink()
+        lines = prepare_dataset("covid19radiography", source, tmp_path / "data")
+        line_with(lines, "skipped 1: images without a mask (e.g. COVID-1.png)")
+        assert not (tmp_path / "data/covidSeg/image/COVID-1.png").exists()

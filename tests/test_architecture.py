@@ -89,7 +89,7 @@ def test_every_spelling_of_an_import_is_read(source: str) -> None:
         ("advmia.checkpoints.weights", "torch.load(path, weights_only=trusted)", "without weights_only=True"),
         ("advmia.data.prepare.archives", "np.load(path)", "without allow_pickle=False"),
         ("advmia.training.loop", "def f():\n    print('epoch')", "write to the terminal"),
-        ("advmia.results.record", "pickle.loads(data)", "which no module may"),
+        ("advmia.results.read", "pickle.loads(data)", "which no module may"),
         ("advmia.commands.training", "shutil.rmtree(folder)", "which no module may"),
         ("advmia.training.loop", "\n" * 301, "has 301 lines"),
         ("advmia.training.loop", "def f():\n" + "    x = 1\n" * 60, "f has 61 lines"),

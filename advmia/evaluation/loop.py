@@ -17,7 +17,7 @@ from advmia.errors import UserError
 from advmia.evaluation.tally import Evaluation, Tally, merge_ranks
 from advmia.metrics import Scores
 from advmia.results.partial import PartialEvaluation
-from advmia.results.record import ResultRow
+from advmia.results.rows import ResultRow
 from advmia.runtime.precision import FP32, Precision
 from advmia.runtime.progress import ProgressBar
 from advmia.runtime.rng import SampleRng
@@ -150,14 +150,14 @@ def result_row(attack: str, budget: Budget, losses: Sequence[str], scores: Score
     notes = {"l2": evaluation.l2, "linf": linf, **evaluation.notes}
     return ResultRow(
         attack=attack,
-        eps=budget.grey_eps,
+        grey_eps=budget.grey_eps,
         steps=budget.steps,
-        step_size=budget.grey_step_size,
+        grey_step_size=budget.grey_step_size,
         n=len(evaluation),
         scores=scores,
         seconds=evaluation.seconds,
         l2=float(evaluation.l2.mean()),
-        linf=float(linf.mean()),
+        grey_linf=float(linf.mean()),
         queries=float(evaluation.notes["queries"].float().mean()) if "queries" in evaluation.notes else None,
         losses=list(losses),
         outcomes=evaluation.outcomes.tolist(),

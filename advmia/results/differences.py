@@ -1,84 +1,121 @@
-"""Result files as they come: read, checked, each counted once, and told apart by what they differ in."""
+"""Names for runs and networks: what tells those of one method apart."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from advmia.results.read import SHARED_SETTINGS, RunRecord, setting_text
 
-ABSENT = object()  # of a training that nothing is recorded of
-# Training settings that belong to a method, and are compared between networks of one method and eps alone.
-_METHODS_OWN = ("steps", "step_size", "beta", "gamma", "hat_step", "helper")
+# Training settings that only some methods have, or that have another usual value for each method.
+_METHOD_SETTINGS = ("steps", "step_size", "beta", "gamma", "hat_step", "helper")
 
 
-def distinguish(entries: Sequence[RunRecord]) -> list[str]:
-    """For each entry what it differs in from the others of its table, so that no two of one method read alike."""
-    shown: list[list[str]] = [[] for _ in entries]
-    _tell(shown, "trained", entries, [_trained(entry) for entry in entries])
-    _tell(shown, "tested", entries, [_tested(entry) for entry in entries])
-    texts = ["; ".join(parts) for parts in shown]
+@dataclass(frozen=True)
+class _Settings:
+    """What a network was trained with, or tested with."""
+
+    shared: dict[str, Any] = field(default_factory=dict)  # compared between all runs of a table
+    of_method: dict[str, Any] = field(default_factory=dict)  # compared between runs of one method and eps
+    digests: dict[str, Any] = field(default_factory=dict)  # compared between runs that share all other settings
+
+
+def distinguish(records: Sequence[RunRecord]) -> list[str]:
+    """Returns for each run of a table what tells it from the others, e.g. `trained: seed 1; tested: size 32`.
+
+    No two runs of one method have the same text: where the settings are equal, the weights or the files differ.
+    """
+    trained, tested = _training_differences(records), _test_differences(records)
+    texts = [_joined(parts) for parts in zip(trained, tested, strict=True)]
     for name in ("weights", "file"):
-        values = [entry.target[:8] if name == "weights" else str(entry.file) for entry in entries]
-        alike = [(entry.method, text, entry.images) for entry, text in zip(entries, texts, strict=True)]
-        for at, key in enumerate(alike):
-            if len({value for value, other in zip(values, alike, strict=True) if other == key}) > 1:
-                texts[at] = "; ".join(filter(None, [texts[at], f"{name} {values[at]}"]))
+        values = [record.target[:8] if name == "weights" else str(record.file) for record in records]
+        keys = [(record.method, text, record.images) for record, text in zip(records, texts, strict=True)]
+        for number, key in enumerate(keys):
+            if len({value for value, other in zip(values, keys, strict=True) if other == key}) > 1:
+                texts[number] = _joined((texts[number], f"{name} {values[number]}"))
     return texts
 
 
-def network_names(entries: Sequence[RunRecord]) -> dict[str, str]:
-    """A name for each target, by the SHA-256 of its weights: model, method, and what equal ones differ in."""
-    networks = list({entry.target: entry for entry in entries}.values())
+def identity_columns(records: Sequence[RunRecord]) -> tuple[list[str], list[list[str]]]:
+    """Returns the heads and, for each run, the texts of the columns that name it: `method`, and `setting` if needed."""
+    settings = distinguish(records)
+    if not any(settings):
+        return ["method"], [[record.method] for record in records]
+    return ["method", "setting"], [[record.method, text] for record, text in zip(records, settings, strict=True)]
+
+
+def network_names(records: Sequence[RunRecord]) -> dict[str, str]:
+    """Returns a name for each target, by the SHA-256 of its weights.
+
+    The name says the model, the method, and what tells networks of one model and method apart.
+    """
+    networks = list({record.target: record for record in records}.values())
     names = []
-    for entry in networks:
-        rivals = [other for other in networks if (other.model, other.method) == (entry.model, entry.method)]
-        shown: list[list[str]] = [[] for _ in rivals]
-        _tell(shown, "trained", rivals, [_trained(rival) for rival in rivals])
-        names.append(" ".join([entry.model, entry.method, *(f"({part})" for part in shown[rivals.index(entry)])]))
+    for network in networks:
+        alike = [other for other in networks if (other.model, other.method) == (network.model, network.method)]
+        difference = _training_differences(alike)[alike.index(network)]
+        names.append(f"{network.model} {network.method}" + (f" ({difference})" if difference else ""))
     return {
-        entry.target: name if names.count(name) == 1 else f"{name} (weights {entry.target[:8]})"
-        for entry, name in zip(networks, names, strict=True)
+        network.target: name if names.count(name) == 1 else f"{name} (weights {network.target[:8]})"
+        for network, name in zip(networks, names, strict=True)
     }
 
 
-Facts = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]  # for the reader, of the method alone, and hashes
+def _training_differences(records: Sequence[RunRecord]) -> list[str]:
+    return _differences("trained", records, [_training_settings(record) for record in records])
 
 
-def _trained(entry: RunRecord) -> Facts:
-    training = entry.training
+def _training_settings(record: RunRecord) -> _Settings:
+    """Returns the settings of the target's training; empty ones where they are not recorded."""
+    training = record.training
     if training is None:
-        return {}, {}, {}
+        return _Settings()
     data = training.get("train_data") or {}
-    plain = {name: training.get(name) for name in SHARED_SETTINGS}
-    plain |= {"images": data.get("images"), "content": data.get("content")}
-    own = {name: training.get(name) for name in _METHODS_OWN}
-    return plain, own, {"list": data.get("sha256"), "pixels": data.get("pixels_crc32")}
+    shared = {name: training.get(name) for name in SHARED_SETTINGS}
+    shared |= {"images": data.get("images"), "content": data.get("content")}
+    of_method = {name: training.get(name) for name in _METHOD_SETTINGS}
+    return _Settings(shared, of_method, _digests(data))
 
 
-def _tested(entry: RunRecord) -> Facts:
-    run, data = entry.record["run"], entry.record["run"]["data"]
-    plain = {"seed": run["seed"], "size": run["size"], "precision": run.get("precision"), "images": entry.images}
-    return plain, {}, {"list": data.get("sha256"), "pixels": data.get("pixels_crc32")}
+def _test_differences(records: Sequence[RunRecord]) -> list[str]:
+    settings = [_test_settings(record) for record in records]
+    return _differences("tested", records, settings, hidden=("images",))  # tables have a column for the images
 
 
-def _tell(shown: list[list[str]], verb: str, entries: Sequence[RunRecord], facts: Sequence[Facts]) -> None:
-    """Appends to each entry's parts `<verb>: <fact> <value>, ...` of those facts that differ."""
-    told: list[list[str]] = [[] for _ in entries]
-    for tier in range(3):
-        names = dict.fromkeys(name for fact in facts for name in fact[tier])
-        for name in names:
-            for at, entry in enumerate(entries):
-                # A method's own settings are compared within the method; a hash where all else is equal.
-                rivals = [
-                    fact[tier].get(name, ABSENT)
-                    for other, fact in zip(entries, facts, strict=True)
-                    if (tier != 1 or other.method == entry.method) and (tier != 2 or fact[0] == facts[at][0])
-                ]
-                value = facts[at][tier].get(name, ABSENT)
-                if (verb, name) == ("tested", "images"):  # a column of their own
-                    continue
-                if value is not ABSENT and any(rival is not ABSENT and rival != value for rival in rivals):
-                    told[at].append(f"{name.replace('_', ' ')} {setting_text(value)}")
-    for parts, words in zip(shown, told, strict=True):
-        parts += [f"{verb}: {', '.join(words)}"] if words else []
+def _test_settings(record: RunRecord) -> _Settings:
+    run = record.run
+    shared = {"seed": run["seed"], "size": run["size"], "precision": run.get("precision"), "images": record.images}
+    return _Settings(shared, digests=_digests(run["data"]))
+
+
+def _digests(data: dict[str, Any]) -> dict[str, Any]:
+    return {"list": data.get("sha256"), "pixels": data.get("pixels_crc32")}
+
+
+def _differences(
+    verb: str, records: Sequence[RunRecord], settings: Sequence[_Settings], hidden: Container[str] = ()
+) -> list[str]:
+    """Returns `<verb>: <setting> <value>, ...` for each run: the settings whose values are not equal in all runs."""
+    texts = []
+    for record, own in zip(records, settings, strict=True):
+        same_method = [other for rival, other in zip(records, settings, strict=True) if rival.method == record.method]
+        same_settings = [other for other in settings if other.shared == own.shared]
+        differing = [
+            *_differing(own.shared, [other.shared for other in settings]),
+            *_differing(own.of_method, [other.of_method for other in same_method]),
+            *_differing(own.digests, [other.digests for other in same_settings]),
+        ]
+        values = {**own.shared, **own.of_method, **own.digests}
+        shown = [f"{name.replace('_', ' ')} {setting_text(values[name])}" for name in differing if name not in hidden]
+        texts.append(f"{verb}: {', '.join(shown)}" if shown else "")
+    return texts
+
+
+def _differing(own: dict[str, Any], others: Sequence[dict[str, Any]]) -> list[str]:
+    """Returns the names of settings for which some of the others has another value."""
+    return [name for name, value in own.items() if any(name in other and other[name] != value for other in others)]
+
+
+def _joined(parts: Sequence[str]) -> str:
+    return "; ".join(filter(None, parts))

@@ -1,6 +1,7 @@
-"""95 % confidence intervals of scores over images: Wilson for shares, the percentile bootstrap for the others.
+"""95 % confidence intervals of scores over images: Wilson's for shares, the percentile bootstrap for other scores.
 
-Images are taken as drawn independently; where a patient has several, the true interval is wider."""
+The intervals treat images as independent. Where a patient has several images, the true interval is wider.
+"""
 
 from __future__ import annotations
 
@@ -13,69 +14,79 @@ Interval = tuple[float, float]
 RESAMPLES = 1000
 _SEED = 0
 _Z = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
-_CHUNK = 2**22  # draws held at a time
+_CHUNK = 2**22  # at most so many draws are in memory at a time
 
 
 def wilson(hits: int, n: int) -> Interval:
-    """Wilson's score interval (1927) of the share `hits` / `n`, n >= 1."""
+    """Returns the score interval of the share `hits` / `n`, n >= 1 (Wilson 1927, "Probable inference")."""
     share, z2 = hits / n, _Z**2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = _Z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    # Exact at the ends, where rounding would leave 1e-17 or 0.9999999999999999.
+    # The ends are exactly 0 and 1, where rounding would give 1e-17 or 0.9999999999999999.
     return (0.0 if hits == 0 else centre - half, 1.0 if hits == n else centre + half)
 
 
 def bootstrap_mean(values: np.ndarray) -> list[Interval]:
-    """Of the mean over images of each column of `values` (N, K)."""
-    means = [counts @ values / len(values) for counts in _resamples(len(values))]
+    """Returns the interval of each column's mean; values (N, K), one row an image."""
+    means = [counts @ values / len(values) for counts in resample_counts(len(values))]
     return [_percentiles(column) for column in np.concatenate(means).T]
 
 
 def bootstrap_auroc(scores: np.ndarray, positive: np.ndarray) -> list[Interval]:
-    """Of the mean AUROC over labels, then of each label; scores (N, L), positive (N, L) of 0 and 1.
+    """Returns the intervals of the mean AUROC over labels, then of each label's AUROC.
 
-    A label with one class only has no AUROC: NaN. A resample that happens to hold one class only says nothing of that
-    label; the mean is then over the others.
+    scores (N, L), positive (N, L) of 0 and 1. A label that all or no images have is undefined: NaN. So is a label in a
+    resample that has one class of it only; the resample's mean is then over the other labels.
     """
-    ranks = [_Ranking(scores[:, label], positive[:, label]) for label in range(scores.shape[1])]
-    # Images along the first axis: their rows, one number a resample, are then moved and added as wholes.
-    chunks = (np.ascontiguousarray(counts.T) for counts in _resamples(len(scores)))
-    found = np.concatenate([np.stack([ranking.auroc(counts) for ranking in ranks], axis=1) for counts in chunks])
-    return [_percentiles(_mean_of_defined(found)), *(_percentiles(column) for column in found.T)]
+    rankings = [_Ranking(scores[:, label], positive[:, label]) for label in range(scores.shape[1])]
+    # Transposed to (N, R): `_Ranking.auroc` then moves and adds contiguous rows, which is faster.
+    chunks = (np.ascontiguousarray(counts.T) for counts in resample_counts(len(scores)))
+    parts = [np.stack([ranking.auroc(counts) for ranking in rankings], axis=1) for counts in chunks]
+    aurocs = np.concatenate(parts)  # (R, L)
+    return [_percentiles(_mean_of_defined(aurocs)), *(_percentiles(column) for column in aurocs.T)]
 
 
 def auroc(scores: np.ndarray, positive: np.ndarray) -> list[float]:
-    """The mean AUROC over labels, then of each label, as `bootstrap_auroc` takes them."""
+    """Returns the mean AUROC over labels, then each label's AUROC; arguments as for `bootstrap_auroc`."""
     once = np.ones((len(scores), 1), dtype=np.int32)
-    found = [_Ranking(scores[:, label], positive[:, label]).auroc(once)[0] for label in range(scores.shape[1])]
-    return [float(_mean_of_defined(np.array([found]))[0]), *map(float, found)]
+    aurocs = [_Ranking(scores[:, label], positive[:, label]).auroc(once)[0] for label in range(scores.shape[1])]
+    return [float(_mean_of_defined(np.array([aurocs]))[0]), *map(float, aurocs)]
 
 
 class _Ranking:
-    """One label's images, ranked once, so that each resample's AUROC is a sum over counts."""
+    """The images ranked by their scores for one label.
+
+    The ranking is computed once; the AUROC of each resample is then a sum over how often each image was drawn.
+    """
 
     def __init__(self, scores: np.ndarray, positive: np.ndarray) -> None:
+        """scores (N,), positive (N,) of 0 and 1."""
         self._positives, negatives = np.flatnonzero(positive), np.flatnonzero(positive == 0)
         self._negatives = negatives[np.argsort(scores[negatives], kind="stable")]
         ranked = scores[self._negatives]
-        self._below = np.searchsorted(ranked, scores[self._positives], side="left")  # negatives below each positive
-        self._not_above = np.searchsorted(ranked, scores[self._positives], side="right")  # those, and ties
+        # The number of negatives below each positive; then of those below or equal.
+        self._below = np.searchsorted(ranked, scores[self._positives], side="left")
+        self._not_above = np.searchsorted(ranked, scores[self._positives], side="right")
 
     def auroc(self, counts: np.ndarray) -> np.ndarray:
-        """How often each image is drawn, image by image (N, R), to each resample's AUROC (R,); NaN for one class."""
+        """Returns the AUROC of each resample (R,), NaN where one has one class only.
+
+        `counts` (N, R): how often each resample has drawn each image.
+        """
         hits = counts[self._positives].astype(np.int64)
         misses = np.zeros((len(self._negatives) + 1, counts.shape[1]), dtype=np.int32)
         np.cumsum(counts[self._negatives], axis=0, dtype=np.int32, out=misses[1:])
-        # In halves, for a tie counts as half a win: whole numbers, so that no machine rounds them otherwise.
+        # A tie is half a win. Wins and pairs are doubled to stay integers, which no machine rounds differently.
         wins = (hits * (misses[self._below] + misses[self._not_above])).sum(axis=0)
         pairs = 2 * hits.sum(axis=0) * misses[-1]
         return np.where(pairs > 0, wins / np.maximum(pairs, 1), np.nan)
 
 
-def _resamples(n: int) -> Iterator[np.ndarray]:
-    """How often each of `n` images is drawn, int32 (R, n), in chunks that hold `RESAMPLES` rows together.
+def resample_counts(n: int) -> Iterator[np.ndarray]:
+    """Yields how often each of `n` images is drawn, int32 (R, n), in chunks that have `RESAMPLES` rows in all.
 
-    Equal for equal n, so rows on the same images are resampled alike. RandomState: its stream is frozen for good.
+    Equal n give equal resamples, so that all results on the same images are resampled alike. `RandomState` is used
+    because numpy guarantees that its stream never changes.
     """
     rng = np.random.RandomState(_SEED)
     step = max(1, _CHUNK // n)
@@ -86,13 +97,14 @@ def _resamples(n: int) -> Iterator[np.ndarray]:
 
 
 def _mean_of_defined(values: np.ndarray) -> np.ndarray:
-    """The mean of each row without its NaNs; NaN for a row of nothing else."""
+    """Returns the mean of each row of `values` (R, L), leaving NaNs out: (R,). A row of NaNs gives NaN."""
     defined = ~np.isnan(values)
     total = np.where(defined, values, 0.0).sum(axis=1)
     return np.where(defined.any(axis=1), total / np.maximum(defined.sum(axis=1), 1), np.nan)
 
 
 def _percentiles(values: np.ndarray) -> Interval:
+    """Returns the 2.5 and 97.5 % quantiles of `values` (R,), leaving NaNs out; NaN where all are."""
     defined = values[~np.isnan(values)]
     if not len(defined):
         return math.nan, math.nan

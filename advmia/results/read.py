@@ -1,165 +1,196 @@
-"""Result files as they come: read, checked, each counted once, and told apart by what they differ in."""
+"""Reads result files: each is checked, parsed into a `RunRecord`, and counted once."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from advmia.errors import UserError
-from advmia.results.record import read_results
+from advmia.results.rows import ROW_KEYS, ResultRow
+from advmia.results.scores import SELECTIONS, task_of
+from advmia.runtime.files import read_json_object
 from advmia.runtime.terminal import say
+from advmia.tasks import SINGLE_LABEL, Task
 
-KINDS = ("accuracy", "dice", "auroc")  # the first that a row holds names its task
-METHODS = ("nat", "pgdat", "trades", "mart", "hat")  # in the order of the tables
-_FACTS = ("dataset", "target_model", "target_weight", "source_model", "source_weight")
-_DATA = ("content", "sha256", "pixels_crc32")
-_RUN = ("seed", "size", "data", "target_sha256", "source_sha256")
+METHODS = SINGLE_LABEL.methods  # all of them, in the order of the tables
+# The settings of a training that every method has.
 SHARED_SETTINGS = ("epochs", "batch_size", "lr", "weight_decay", "init", "seed", "size", "precision", "val_fraction")
+_FACTS = ("dataset", "target_model", "target_weight", "source_model", "source_weight")
+_RUN = ("seed", "size", "data", "target_sha256", "source_sha256")
+_DATA = ("content", "sha256", "pixels_crc32")
+_DIGEST_LENGTH, _SHOWN_DIGITS = 32, 8  # a text as long as the first is a digest, of which tables show the second
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One result file."""
+    """A result file: how one network was attacked on one list of images, and the results."""
 
     file: Path
-    record: dict[str, Any]
+    content: dict[str, Any]  # the file's JSON
+    rows: tuple[ResultRow, ...]  # parsed from `content["rows"]`; at least one
 
     @property
     def dataset(self) -> str:
-        return self.record["dataset"]
+        return self.content["dataset"]
 
     @property
     def model(self) -> str:
-        return self.record["target_model"]
+        return self.content["target_model"]
+
+    @property
+    def target_weight(self) -> str:
+        """The path of the target's weights, as the command line named it."""
+        return self.content["target_weight"]
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """The facts on which the outcomes depend, beside each row's attack and budget."""
+        return self.content["run"]
 
     @property
     def target(self) -> str:
-        """SHA-256 of the attacked network's weights."""
-        return self.record["run"]["target_sha256"]
+        """SHA-256 of the target's weights."""
+        return self.run["target_sha256"]
 
     @property
     def source(self) -> str:
-        return self.record["run"]["source_sha256"]
+        """SHA-256 of the weights of the network on which the adversarial images were made."""
+        return self.run["source_sha256"]
 
     @property
-    def kind(self) -> str:
-        return kind_of(self.rows[0]["scores"])
+    def is_transfer(self) -> bool:
+        """Whether the source is another network than the target."""
+        return self.source != self.target
 
     @property
-    def rows(self) -> list[dict[str, Any]]:
-        return self.record["rows"]
+    def task(self) -> Task:
+        """The task, which a file does not name: it follows from the scores in its rows."""
+        task = task_of(self.rows[0].scores)
+        assert task is not None, "checked when the file was read"
+        return task
 
     @property
     def images(self) -> int:
-        return self.rows[0]["n"]
+        """The number of images, equal in all rows."""
+        return self.rows[0].n
 
     @property
     def training(self) -> dict[str, Any] | None:
-        return self.record.get("target_training") or None
+        """The target's training settings; None where its training is not recorded."""
+        return self.content.get("target_training") or None
 
     @property
     def method(self) -> str:
-        """`pgdat 8`: method and training eps; the checkpoint's file name where its training is not recorded."""
+        """`pgdat 8`: method and training eps; the checkpoint's file name where the training is not recorded."""
         training = self.training
         if training is None:
-            return Path(self.record["target_weight"]).name.encode(errors="backslashreplace").decode()
+            return Path(self.target_weight).name.encode(errors="backslashreplace").decode()
         return training["method"] if training["method"] == "nat" else f"{training['method']} {training['eps']:g}"
 
     @cached_property
-    def tested(self) -> tuple[str, ...]:
-        """What rows must share to be compared: seed, size and the very images."""
-        run = self.record["run"]
-        return tuple(str(value) for value in (run["seed"], run["size"], *map(run["data"].get, _DATA)))
+    def conditions(self) -> tuple[str, ...]:
+        """Seed, image size, and the images' content, list and pixels: equal for runs that may be compared."""
+        values = self.run["seed"], self.run["size"], *map(self.run["data"].get, _DATA)
+        return tuple(map(str, values))
+
+    @property
+    def unknown_keys(self) -> set[str]:
+        """Keys in the file's rows that this version does not know; `rows` lacks them."""
+        return {key for row in self.content["rows"] for key in row} - ROW_KEYS
 
     def order(self) -> tuple[Any, ...]:
-        """By data set, model, method (in the published order), eps, and what tells equal ones apart."""
+        """The key by which tables are sorted: data set, model, method, training eps, then all that may differ."""
         training = self.training or {}
         method = training.get("method")
-        place = METHODS.index(method) if method in METHODS else len(METHODS)
-        distinguish = [setting_text(training.get(name)) for name in SHARED_SETTINGS]
-        budget = (place, training.get("eps", 0.0), self.method)
-        return (self.dataset, self.model, *budget, distinguish, -self.images, str(self.tested), str(self.file))
-
-
-def kind_of(scores: dict[str, Any]) -> str:
-    return next((kind for kind in KINDS if kind in scores), "")
+        method_rank = METHODS.index(method) if method in METHODS else len(METHODS)
+        network = (self.dataset, self.model, method_rank, training.get("eps", 0.0), self.method)
+        settings = [setting_text(training.get(name)) for name in SHARED_SETTINGS]
+        return (*network, settings, -self.images, str(self.conditions), str(self.file))
 
 
 def read_records(paths: Sequence[Path]) -> list[RunRecord]:
-    """The result files at `paths` (.json files, or folders of them), in the order of the tables.
+    """Reads the result files at `paths` (.json files, or folders of such) and returns them in the order of the tables.
 
-    A file that comes twice, also as a copy, counts once. Raises `UserError` when one is no result file, or none is.
+    A file that comes twice, also as a copy, counts once. Raises `UserError` where one is no result file, or none is.
     """
     files = {file.resolve(): file for path in paths for file in (path.glob("*.json") if path.is_dir() else [path])}
-    entries: dict[str, RunRecord] = {}
+    records: dict[str, RunRecord] = {}  # by the SHA-256 of the file
     for file in sorted(files.values()):
-        entry = _read(file)
-        known = entries.setdefault(hashlib.sha256(file.read_bytes()).hexdigest(), entry)
-        if known is not entry:
-            say(f"{file} repeats {known.file}: counted once")
-    if not entries:
+        record = read_results(file)
+        first = records.setdefault(hashlib.sha256(file.read_bytes()).hexdigest(), record)
+        if first is not record:
+            say(f"{file} is a copy of {first.file} and is not counted again")
+    if not records:
         raise UserError(f"no result files (.json, written by the test scripts) in {', '.join(map(str, paths))}")
-    return sorted(entries.values(), key=RunRecord.order)
+    return sorted(records.values(), key=RunRecord.order)
 
 
-def _read(file: Path) -> RunRecord:
-    record = read_results(file)
-    if record is None:
-        raise UserError(f"{file} is no result file: expected the JSON that a test script wrote, or a folder of such")
+def results_at(file: Path) -> RunRecord | None:
+    """Reads a result file; returns None where it is missing, damaged or something else."""
     try:
-        fault = _fault(record)
+        return read_results(file)
+    except UserError:
+        return None
+
+
+def read_results(file: Path) -> RunRecord:
+    """Reads and checks a result file. Raises `UserError` where it is missing, damaged or something else."""
+    content = read_json_object(file)
+    if content is None or not content.keys() >= {"rows", "run"}:
+        raise UserError(f"{file} is not a result file: expected a .json file that a test script wrote")
+    try:
+        record = RunRecord(file, content, tuple(map(ResultRow.from_json, content["rows"])))
+        problem = _problem(record)
     except (TypeError, ValueError, AttributeError, KeyError) as error:
-        fault = f"a part is missing or has another type than expected ({error})"
-    if fault:
-        raise UserError(f"{file} is no whole result file: {fault}; test again, or leave it out")
-    return RunRecord(file, record)
+        problem = f"a part is missing or has another type than expected ({error})"
+    if problem:
+        raise UserError(f"{file} is damaged: {problem}; run the test again, or leave the file out")
+    return record
 
 
-def _fault(record: dict[str, Any]) -> str | None:
-    """What of a record is missing or contradicts itself."""
-    missing = [name for name in _FACTS if not isinstance(record.get(name), str)]
-    missing += [f"run.{name}" for name in _RUN if name not in record["run"]]
+def _problem(record: RunRecord) -> str | None:
+    """Returns what is missing from a record or contradicts itself; None if it is in order."""
+    missing = [name for name in _FACTS if not isinstance(record.content.get(name), str)]
+    missing += [f"run.{name}" for name in _RUN if name not in record.run]
     if missing:
         return f"it has no {', '.join(missing)}"
-    if not record["rows"]:
+    if not record.rows:
         return "it has no rows"
-    training, data = record.get("target_training") or {"method": "nat", "eps": 0.0}, record["run"]["data"]
-    if not isinstance(training["method"], str) or not math.isfinite(training["eps"]) or not isinstance(data, dict):
-        return "its target_training names no method and eps, or its run.data is no set of facts"
-    seen, count = set(), record["rows"][0]["n"]
-    for row in record["rows"]:
-        where = f"row {row['attack']} eps {row['eps']:g}"
-        if not all(math.isfinite(row[name]) for name in ("eps", "steps", "step_size")):
-            return f"{where} has no finite steps"
-        if (row["attack"], row["eps"]) in seen:
-            return f"{where} is there twice"
-        seen.add((row["attack"], row["eps"]))
-        if row["n"] != count or len(row["outcomes"]) != count or count < 1:
-            return f"{where} has {len(row['outcomes'])} outcomes of {row['n']} images, the first row has {count} images"
-        if kind_of(row["scores"]) != kind_of(record["rows"][0]["scores"]) or not kind_of(row["scores"]):
-            return f"{where} has none of the scores {', '.join(KINDS)}"
-        odd = [name for name, score in row["scores"].items() if score is not None and not math.isfinite(score)]
-        if odd:
-            return f"{where} has scores that are not finite: {', '.join(odd)}"
+    training = record.training or {"method": "nat", "eps": 0.0}
+    if not isinstance(training["method"], str) or not math.isfinite(training["eps"]):
+        return "its target_training has no method and eps"
+    if not isinstance(record.run["data"], dict):
+        return "its run.data is not an object"
+    seen: set[tuple[str, float]] = set()
+    for row in record.rows:
+        problem = "is there twice" if (row.attack, row.grey_eps) in seen else _row_problem(row, record.rows[0])
+        if problem:
+            return f"row {row.attack} eps {row.grey_eps:g} {problem}"
+        seen.add((row.attack, row.grey_eps))
     return None
 
 
-def groups(entries: Iterable[RunRecord], key: str) -> list[list[RunRecord]]:
-    """Entries of one data set and `key`, in order."""
-    found: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
-    for entry in entries:
-        found[entry.dataset, getattr(entry, key)].append(entry)
-    return list(found.values())
+def _row_problem(row: ResultRow, first: ResultRow) -> str | None:
+    """Returns what is wrong with a row, or does not agree with the file's first row; None if it is in order."""
+    if not all(map(math.isfinite, (row.grey_eps, row.steps, row.grey_step_size))):
+        return "has no finite eps, steps and step size"
+    if row.n != first.n or len(row.outcomes) != first.n or first.n < 1:
+        return f"has {len(row.outcomes)} outcomes of {row.n} images, the first row has {first.n} images"
+    task = task_of(row.scores)
+    if task is None or task is not task_of(first.scores):
+        return f"has none of the scores {', '.join(SELECTIONS)}, or another than the first row"
+    infinite = [name for name, score in row.scores.items() if math.isinf(score)]
+    return f"has scores that are not finite: {', '.join(infinite)}" if infinite else None
 
 
 def setting_text(value: Any) -> str:
+    """Returns a training setting as tables show it; a digest is cut to its first digits."""
     if isinstance(value, float):
         return f"{value:g}"
     text = "none" if value is None else str(value)
-    return text[:8] if len(text) >= 32 else text  # a hash
+    return text[:_SHOWN_DIGITS] if len(text) >= _DIGEST_LENGTH else text

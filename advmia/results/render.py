@@ -1,4 +1,4 @@
-"""A table as Markdown, CSV or LaTeX, and numbers as text."""
+"""Tables as Markdown, CSV or LaTeX, and numbers as text."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from decimal import ROUND_HALF_UP, Context, Decimal
 
 from advmia.runtime.files import csv_text
 
-EXTENSIONS = {"md": "md", "csv": "csv", "latex": "tex"}  # format: of its file
-_EXACT = Context(prec=400)  # more digits than any float has
+EXTENSIONS = {"md": "md", "csv": "csv", "latex": "tex"}  # format: extension of its file
+_EXACT = Context(prec=400)  # digits; a float has at most 309 before its decimal point
 
 _LATEX = {
     "\\": r"\textbackslash{}",
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
-    # A row that began with a bracket would be read as an option of the line break before it.
+    # LaTeX would read a bracket at the start of a row as an option of the line break before it.
     "[": "{[}",
     "]": "{]}",
 }
@@ -24,12 +24,16 @@ _LATEX = {
 
 @dataclass(frozen=True)
 class Cell:
+    """One cell of a table."""
+
     text: str = ""
-    best: bool = False  # of its column: bold, where the format can
+    best: bool = False  # of its column: printed in bold, except in CSV
 
 
 @dataclass(frozen=True)
 class Table:
+    """A table with a title above it and notes beneath it; each row has a cell for each head in `header`."""
+
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
@@ -37,14 +41,17 @@ class Table:
 
 
 def rounded(value: float, places: int, scale: int = 1) -> str:
-    """`value` times `scale`, halves rounded up, from the decimals that stand in the file: binary ones would decide ties
-    by chance."""
+    """Returns `value` times `scale` with so many decimal places; halves are rounded up.
+
+    The decimal digits of the file are rounded. A float's binary digits are slightly above or below them, and would
+    round halves up or down by chance.
+    """
     exact = _EXACT.multiply(Decimal(repr(value)), Decimal(scale))
     return str(exact.quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP, _EXACT))
 
 
 def render_tables(tables: Sequence[Table], name: str) -> str:
-    """All tables in the format `name`, one of `EXTENSIONS`."""
+    """Returns all tables as one text in the format `name`, one of `EXTENSIONS`."""
     return "\n".join({"md": _markdown, "csv": _csv, "latex": _latex}[name](table) for table in tables)
 
 
@@ -65,13 +72,13 @@ def _escaped(text: str) -> str:
 
 
 def _csv(table: Table) -> str:
-    """A line of the title, the header, the rows; notes behind."""
+    """Returns a line with the title, the header, the rows, and a line for each note."""
     rows = [[cell.text for cell in row] for row in table.rows]
     return csv_text([[table.title], table.header, *rows, *([note] for note in table.notes)])
 
 
 def _latex(table: Table) -> str:
-    """A `table` that needs no package."""
+    """Returns a `table` environment, which needs no LaTeX package."""
     rows = [[_bold(_quoted(cell.text)) if cell.best else _quoted(cell.text) for cell in row] for row in table.rows]
     lines = [" & ".join(row) + r" \\" for row in [[_quoted(name) for name in table.header], *rows]]
     caption = " ".join(f"{_quoted(text.rstrip('.'))}." for text in (table.title, *table.notes))

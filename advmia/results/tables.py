@@ -1,173 +1,131 @@
-"""From result files to the survey's tables, and curves over eps."""
+"""The survey's tables and curves, from result files."""
 
 from __future__ import annotations
 
-import math
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from advmia.checkpoints.best import read_record
 from advmia.data.specs import CHEST_FINDINGS
 from advmia.errors import UserError
-from advmia.results.cells import _DEFAULT, _NAMES, ScoredRun, _measure, columns, labels, score, score_cells
-from advmia.results.differences import distinguish, network_names
-from advmia.results.plots import Curve, Point, plot_curves
-from advmia.results.read import RunRecord, groups, read_records
-from advmia.results.record import CLEAN
-from advmia.results.render import EXTENSIONS, Cell, Table, render_tables, rounded
+from advmia.results.cells import score_cells, score_of
+from advmia.results.costs import cost_table
+from advmia.results.differences import identity_columns
+from advmia.results.plots import curves_of, plot_curves
+from advmia.results.read import RunRecord, read_records
+from advmia.results.render import EXTENSIONS, Cell, Table, render_tables
+from advmia.results.rows import is_bounded
+from advmia.results.scored import ScoredRun, column_heads, finding_labels, score_run
+from advmia.results.scores import MAIN_SCORES, SCORES
 from advmia.results.transfer import transfer_tables
 from advmia.runtime.files import write_text
+from advmia.tasks import MULTI_LABEL
 
 _BY = "by attack and eps (grey levels out of 255)"
-_APART = "Rows differ in what they were tested on: the best is marked among rows of the same images, size and seed."
+_NOT_COMPARABLE = (
+    "Rows differ in what they were tested on: the best is marked among rows of the same images, size and seed."
+)
 
 
 def write_tables(paths: Sequence[Path], out: Path | None, *, form: str = "md", scores: Sequence[str] = ()) -> str:
-    """What the terminal shows: all tables as Markdown; without `out`, in the format `form`.
+    """Makes all tables from the result files at `paths`, and returns the text for the terminal.
 
-    With `out`, `<out>/tables.<extension>` holds them in the format `form`, and `<out>/<dataset>__<model>.png` and
-    `.pdf` the curves. `scores` names further scores to table.
+    Without `out` that is the tables in the format `form`, one of `EXTENSIONS`. With `out` it is the tables as Markdown;
+    `<out>/tables.<extension>` has them in the format `form`, and `<out>/<dataset>__<model>.png` and `.pdf` show the
+    curves over eps. `scores` names further scores to table.
     """
-    scored = [score(entry) for entry in read_records(paths)]
-    tables = make_tables(scored, scores)
+    runs = [score_run(record) for record in read_records(paths)]
+    tables = make_tables(runs, scores)
     if out is None:
         return render_tables(tables, form)
     write_text(out / f"tables.{EXTENSIONS[form]}", render_tables(tables, form))
-    for group in _white_box(scored):
-        entry = group[0].entry
-        stem = re.sub(r"[^\w\[\] .-]", "-", f"{entry.dataset}__{entry.model}")  # one file name, whatever the data set
-        title = f"{entry.dataset}, {entry.model}: {_images(group)} images"
-        plot_curves(_curves(group), title, f"{_NAMES[entry.kind]} (%)", out / stem)
+    for group in _white_box_groups(runs):
+        first = group[0].record
+        stem = re.sub(r"[^\w\[\] .-]", "-", f"{first.dataset}__{first.model}")  # no data set's name leaves the folder
+        images = " or ".join(dict.fromkeys(str(run.record.images) for run in group))
+        score = first.task.selection
+        title = f"{first.dataset}, {first.model}: {images} images"
+        plot_curves(curves_of(group, score), title, f"{SCORES[score].label} (%)", out / stem)
     return render_tables(tables, "md")
 
 
-def make_tables(scored: Sequence[ScoredRun], scores: Sequence[str] = ()) -> list[Table]:
-    """All tables: by data set and model the scores, findings and cost, then the transfer matrices."""
-    known = dict.fromkeys(name for one in scored for found in one.values.values() for name in found)
+def make_tables(runs: Sequence[ScoredRun], scores: Sequence[str] = ()) -> list[Table]:
+    """Returns all tables: scores, findings and costs by data set and model, then the transfer attacks.
+
+    `scores` names scores to table beside the main ones. Raises `UserError` for one that no run has.
+    """
+    available = _score_names(runs)
     for name in scores:
-        if name not in known:
-            raise UserError(f"--scores {name}: no result holds it; known are {', '.join(known)}")
+        if name not in available:
+            raise UserError(f"--scores {name}: no result file has this score; choose from {', '.join(available)}")
     tables = []
-    for group in _white_box(scored):
-        kind = group[0].entry.kind
-        held = {name for one in group for found in one.values.values() for name in found}
-        names = [*_DEFAULT[kind], *(name for name in scores if name in held)]
-        tables += [_score_table(group, name) for name in dict.fromkeys(names)]
-        if kind == "auroc":
+    for group in _white_box_groups(runs):
+        task = group[0].record.task
+        further = [name for name in scores if name in _score_names(group)]
+        tables += [_score_table(group, name) for name in dict.fromkeys([*MAIN_SCORES[task.name], *further])]
+        if task is MULTI_LABEL:
             tables.append(_finding_table(group))
-        tables.append(_cost_table(group))
-    return tables + transfer_tables(scored)
+        tables.append(cost_table(_records(group)))
+    return tables + transfer_tables(runs)
 
 
-def _white_box(scored: Sequence[ScoredRun]) -> list[list[ScoredRun]]:
-    """The files whose attacks were made on the target itself, by data set and model."""
-    by_file = {one.entry.file: one for one in scored}
-    own = [one.entry for one in scored if one.entry.source == one.entry.target]
-    return [[by_file[entry.file] for entry in entries] for entries in groups(own, "model")]
+def _white_box_groups(runs: Sequence[ScoredRun]) -> list[list[ScoredRun]]:
+    """Returns the runs whose adversarial images were made on the target itself, by data set and model."""
+    groups = defaultdict(list)
+    for run in runs:
+        if not run.record.is_transfer:
+            groups[run.record.dataset, run.record.model].append(run)
+    return list(groups.values())
 
 
-def _images(group: Sequence[ScoredRun]) -> str:
-    return " or ".join(dict.fromkeys(str(one.entry.images) for one in group))
+def _records(group: Sequence[ScoredRun]) -> list[RunRecord]:
+    return [run.record for run in group]
+
+
+def _score_names(runs: Sequence[ScoredRun]) -> list[str]:
+    """Returns the names of all scores in the runs, in the order of the files."""
+    return list(dict.fromkeys(name for run in runs for scores in run.values.values() for name in scores))
 
 
 def _score_table(group: Sequence[ScoredRun], name: str) -> Table:
-    """Methods in rows, attacks and eps in columns."""
-    heads = columns(group)
-    values = [[one.get(column, name) for column in heads] for one in group]
-    identity, entries = _identity(group), [one.entry for one in group]
-    cells = score_cells(values, [entry.tested for entry in entries], name)
-    known = [
-        [Cell(text) for text in (*words, str(entry.images))] for words, entry in zip(identity[1], entries, strict=True)
-    ]
-    title = f"{entries[0].dataset}, {entries[0].model}: {_measure(name, values)}, {_BY}"
-    rows = tuple((*first, *rest) for first, rest in zip(known, cells, strict=True))
-    return Table(title, (*identity[0], "images", *heads.values()), rows, _notes(group))
+    """Returns the table of one score: methods in rows, attacks and eps in columns."""
+    columns = column_heads(group)
+    values = [[run.get(column, name) for column in columns] for run in group]
+    score = score_of(name, values)
+    heads, identities = identity_columns(_records(group))
+    cells = score_cells(values, [run.record.conditions for run in group], score)
+    rows = tuple(
+        (*map(Cell, (*identity, str(run.record.images))), *numbers)
+        for run, identity, numbers in zip(group, identities, cells, strict=True)
+    )
+    title = f"{group[0].record.dataset}, {group[0].record.model}: {score.heading}, {_BY}"
+    return Table(title, (*heads, "images", *columns.values()), rows, _notes(group))
 
 
 def _finding_table(group: Sequence[ScoredRun]) -> Table:
-    """AUROC of each finding, method by method."""
-    heads = columns(group)
-    words, identity = _identity(group)
-    lines = [(finding, number, one) for finding in range(len(CHEST_FINDINGS)) for number, one in enumerate(group)]
-    values = [[one.get(column, CHEST_FINDINGS[finding]) for column in heads] for finding, _, one in lines]
-    cells = score_cells(values, [(finding, one.entry.tested) for finding, _, one in lines], "auroc")
-    positive = [labels(one.entry).sum(axis=0) for one in group]
+    """Returns the table of each finding's AUROC, with a row for each method."""
+    columns = column_heads(group)
+    heads, identities = identity_columns(_records(group))
+    positives = [finding_labels(run.record).sum(axis=0) for run in group]  # of each run, (14,)
+    lines = [
+        (number, finding, at, run) for number, finding in enumerate(CHEST_FINDINGS) for at, run in enumerate(group)
+    ]
+    values = [[run.get(column, finding) for column in columns] for _, finding, _, run in lines]
+    comparable = [(finding, run.record.conditions) for _, finding, _, run in lines]
+    cells = score_cells(values, comparable, SCORES["auroc"])
     rows = tuple(
-        (Cell(CHEST_FINDINGS[finding]), Cell(str(positive[number][finding])), *map(Cell, identity[number]), *rest)
-        for (finding, number, _), rest in zip(lines, cells, strict=True)
+        (*map(Cell, (finding, str(positives[at][number]), *identities[at])), *numbers)
+        for (number, finding, at, _), numbers in zip(lines, cells, strict=True)
     )
-    entry = group[0].entry
-    title = f"{entry.dataset}, {entry.model}: AUROC by finding in percent (95 % bootstrap interval), {_BY}"
-    return Table(title, ("finding", "positive images", *words, *heads.values()), rows, _notes(group))
-
-
-def _identity(group: Sequence[ScoredRun]) -> tuple[list[str], list[list[str]]]:
-    """Heads and cells of the columns that say which network a row is of; `setting` where methods need telling apart."""
-    entries = [one.entry for one in group]
-    told = distinguish(entries)
-    if not any(told):
-        return ["method"], [[entry.method] for entry in entries]
-    return ["method", "setting"], [[entry.method, text] for entry, text in zip(entries, told, strict=True)]
+    first = group[0].record
+    title = f"{first.dataset}, {first.model}: AUROC by finding in percent (95 % bootstrap interval), {_BY}"
+    return Table(title, ("finding", "positive images", *heads, *columns.values()), rows, _notes(group))
 
 
 def _notes(group: Sequence[ScoredRun]) -> tuple[str, ...]:
-    notes = [_APART] if len({one.entry.tested for one in group}) > 1 else []
-    if any(column.attack == "simba" for one in group for column in one.values):
-        notes.append("simba's eps is the length of a step, not a bound.")
+    """Returns the lines beneath a table."""
+    notes = [_NOT_COMPARABLE] if len({run.record.conditions for run in group}) > 1 else []
+    attacks = dict.fromkeys(column.attack for column in column_heads(group))
+    notes += [f"{attack}'s eps is the length of a step, not a bound." for attack in attacks if not is_bounded(attack)]
     return tuple(notes)
-
-
-def _cost_table(group: Sequence[ScoredRun]) -> Table:
-    """Seconds an epoch, from the records beside the checkpoints where those still are."""
-    networks = list({one.entry.target: one.entry for one in reversed(group)}.values())[::-1]
-    names = network_names(networks)
-    rows, lost = [], []
-    for entry in networks:
-        seconds = _epoch_seconds(entry)
-        if not seconds:
-            lost.append(entry.record["target_weight"])
-        middle = "" if not seconds else rounded(float(np.median(seconds)), 1)
-        spread = "" if len(seconds) < 2 else f" ({rounded(min(seconds), 1)}-{rounded(max(seconds), 1)})"
-        name = names[entry.target].removeprefix(f"{entry.model} ")
-        rows.append((Cell(name), Cell(str(len(seconds) or "")), Cell(middle + spread)))
-    entry = group[0].entry
-    title = f"{entry.dataset}, {entry.model}: seconds an epoch of training, without validation: median (least-most)"
-    notes = (f"Empty: no record of that training beside {', '.join(lost)}",) if lost else ()
-    return Table(title, ("method", "epochs", "seconds an epoch"), tuple(rows), notes)
-
-
-def _epoch_seconds(entry: RunRecord) -> list[float]:
-    """Of each epoch, from `<checkpoint>.json` where it is a record of this very training; else empty.
-
-    A relative path is looked up from here, then from the folders above the result file.
-    """
-    weight = Path(entry.record["target_weight"])
-    for folder in (Path(), *entry.file.resolve().parents[:3]):
-        record = read_record(folder / weight) or {}
-        if entry.training is not None and record.get("settings") == entry.training:
-            return [epoch["seconds"] for epoch in record.get("epochs", [])]
-    return []
-
-
-def _curves(group: Sequence[ScoredRun]) -> list[Curve]:
-    """One curve a row of the table; the clean score stands at eps 0."""
-    kind = group[0].entry.kind
-    differ = len({one.entry.images for one in group}) > 1
-    curves = []
-    for one, words in zip(group, _identity(group)[1], strict=True):
-        points: dict[str, list[Point]] = {}
-        for column, found in sorted(one.values.items(), key=lambda item: item[0].order()):
-            value = found[kind]
-            if not math.isnan(value.score):
-                assert value.interval is not None
-                low, high = value.interval
-                point = Point(column.eps, 100 * value.score, 100 * low, 100 * high)
-                points.setdefault(column.attack, []).append(point)
-        clean = points.pop(CLEAN, [])
-        marks = [*words[1:], f"{one.entry.images} images" if differ else ""]
-        name = " ".join([words[0], *(f"({mark})" for mark in marks if mark)])
-        curves.append(Curve(name, {attack: clean + found for attack, found in points.items()}))
-    return curves

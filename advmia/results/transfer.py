@@ -1,4 +1,4 @@
-"""From result files to the survey's tables, and curves over eps."""
+"""Tables of transfer attacks: sources in rows, targets in columns."""
 
 from __future__ import annotations
 
@@ -6,87 +6,95 @@ from collections.abc import Sequence
 from itertools import count, groupby
 from pathlib import Path
 
-from advmia.results.cells import _DEFAULT, Column, ScoredRun, Value, _is_percent, _measure, _text, _writer, columns
+from advmia.results.cells import cell_text, score_of
 from advmia.results.differences import network_names
 from advmia.results.read import RunRecord
-from advmia.results.record import CLEAN
 from advmia.results.render import Cell, Table
+from advmia.results.rows import CLEAN
+from advmia.results.scored import Column, ScoredRun, Value, column_heads
+from advmia.results.scores import MAIN_SCORES
 
 
-def transfer_tables(scored: Sequence[ScoredRun]) -> list[Table]:
-    """For each data set, attack and eps where some source is not the target: sources in rows, targets in columns."""
+def transfer_tables(runs: Sequence[ScoredRun]) -> list[Table]:
+    """Returns a table for each data set, attack and eps that was tested with another source than the target."""
     tables = []
-    for _, same in groupby(sorted(scored, key=_arena), key=_arena):
-        arena = list(same)
-        rivals = [one for one in scored if one.entry.dataset == arena[0].entry.dataset]
-        names = network_names([one.entry for one in rivals])
-        where = _conditions(arena[0].entry) if len(set(map(_arena, rivals))) > 1 else ""
-        transferred = {column for one in arena if one.entry.source != one.entry.target for column in one.values}
-        for column, head in columns(arena).items():
+    for _, group in groupby(sorted(runs, key=_comparison), key=_comparison):
+        comparable = list(group)
+        same_dataset = [run for run in runs if run.record.dataset == comparable[0].record.dataset]
+        names = network_names([run.record for run in same_dataset])
+        conditions = _conditions(comparable[0].record) if len(set(map(_comparison, same_dataset))) > 1 else ""
+        transferred = {column for run in comparable if run.record.is_transfer for column in run.values}
+        for column, head in column_heads(comparable).items():
             if column in transferred and column.attack != CLEAN:
-                tables.append(_matrix(arena, column, head, names, where))
+                title = f"transfer of {head}, source (rows) to target (columns)"
+                tables.append(_matrix(comparable, column, names, (title, conditions)))
     return tables
 
 
-def _arena(one: ScoredRun) -> tuple[str, tuple[str, ...]]:
-    """Results that may stand in one matrix: of one data set, the same images, size and seed."""
-    return one.entry.dataset, one.entry.tested
+def _comparison(run: ScoredRun) -> tuple[str, tuple[str, ...]]:
+    """The key of runs that may stand in one table: data set, seed, size and images."""
+    return run.record.dataset, run.record.conditions
 
 
-def _conditions(entry: RunRecord) -> str:
-    seed, size, _, digest, pixels = entry.tested
+def _conditions(record: RunRecord) -> str:
+    seed, size, _, digest, pixels = record.conditions
     return f" (seed {seed}, size {size}, list {digest[:8]}, pixels {pixels})"
 
 
-def _matrix(arena: Sequence[ScoredRun], column: Column, head: str, names: dict[str, str], where: str) -> Table:
-    """One attack at one eps; the last row holds the targets' clean scores."""
-    involved = [one for one in arena if column in one.values]
-    met = {one.entry.target for one in involved}
-    targets = [sha for sha in names if sha in met]
-    entry = involved[0].entry
-    score_name = _DEFAULT[entry.kind][0]
+def _matrix(runs: Sequence[ScoredRun], column: Column, names: dict[str, str], title: tuple[str, str]) -> Table:
+    """Returns the table of one attack at one eps; its last row has the targets' clean scores.
+
+    `names`: of the networks, by the SHA-256 of their weights, in the order of the table. `title`: its begin and end.
+    """
+    attacked = [run for run in runs if column in run.values]
+    tested = {run.record.target for run in attacked}
+    targets = [target for target in names if target in tested]
+    record = attacked[0].record
+    score_name = MAIN_SCORES[record.task.name][0]
     lines: list[tuple[str, list[Value | None]]] = [
-        (name, [cells[target].get(column, score_name) if target in cells else None for target in targets])
-        for name, cells in _by_source(involved, names)
+        (name, [by_target[target].get(column, score_name) if target in by_target else None for target in targets])
+        for name, by_target in _by_source(attacked, names)
     ]
-    lines.append(("none: clean", [_clean(arena, target, score_name) for target in targets]))
-    values = [line for _, line in lines]
-    written = _writer(_is_percent(score_name, values))
-    rows = tuple(tuple(map(Cell, (name, *(_text(value, written) for value in line)))) for name, line in lines)
-    title = (
-        f"{entry.dataset}: transfer of {head}, source (rows) to target (columns); {_measure(score_name, values)} of the"
-        f" target on {entry.images} images{where}"
+    lines.append(("none: clean", [_clean_value(runs, target, score_name) for target in targets]))
+    score = score_of(score_name, [values for _, values in lines])
+    rows = tuple(tuple(map(Cell, (name, *(cell_text(value, score) for value in values)))) for name, values in lines)
+    begin, end = title
+    text = f"{record.dataset}: {begin}; {score.heading} of the target on {record.images} images{end}"
+    return Table(text, ("source", *(names[target] for target in targets)), rows)
+
+
+def _by_source(runs: Sequence[ScoredRun], names: dict[str, str]) -> list[tuple[str, dict[str, ScoredRun]]]:
+    """Returns the rows of a table: each source's name, and its runs by target.
+
+    A second run of the same source and target goes into a further row.
+    """
+    by_row: dict[tuple[str, int], dict[str, ScoredRun]] = {}  # (source, number of its row): run by target
+    for run in runs:
+        source, target = run.record.source, run.record.target
+        number = next(number for number in count() if target not in by_row.get((source, number), {}))
+        by_row.setdefault((source, number), {})[target] = run
+    order = {sha256: rank for rank, sha256 in enumerate(names)}
+    rows = []
+    for source, number in sorted(by_row, key=lambda key: (order.get(key[0], len(order)), key)):
+        by_target = by_row[source, number]
+        name = names.get(source) or _source_name(next(iter(by_target.values())).record)
+        files = ", ".join(str(run.record.file) for run in by_target.values())
+        rows.append((f"{name} (again: {files})" if number else name, by_target))
+    return rows
+
+
+def _source_name(record: RunRecord) -> str:
+    """Returns a name for a source that is no run's target, of which only the file is known."""
+    content = record.content
+    return f"{content['source_model']} {Path(content['source_weight']).name} (weights {record.source[:8]})"
+
+
+def _clean_value(runs: Sequence[ScoredRun], target: str, score_name: str) -> Value | None:
+    """Returns the target's clean score from the first run that has one."""
+    values = (
+        scores.get(score_name)
+        for run in runs
+        for column, scores in run.values.items()
+        if run.record.target == target and column.attack == CLEAN
     )
-    return Table(title, ("source", *(names[target] for target in targets)), rows)
-
-
-def _by_source(involved: Sequence[ScoredRun], names: dict[str, str]) -> list[tuple[str, dict[str, ScoredRun]]]:
-    """Rows of a matrix: the source's name, and the results by target. A pair's second result gets a row of its own."""
-    lines: dict[tuple[str, int], dict[str, ScoredRun]] = {}
-    for one in involved:
-        source, target = one.entry.source, one.entry.target
-        number = next(number for number in count() if target not in lines.get((source, number), {}))
-        lines.setdefault((source, number), {})[target] = one
-    order = list(names)
-    named = []
-    for source, number in sorted(lines, key=lambda at: (order.index(at[0]) if at[0] in order else len(order), at)):
-        cells = lines[source, number]
-        name = names.get(source) or _source_name(next(iter(cells.values())).entry)
-        again = ", ".join(str(one.entry.file) for one in cells.values())
-        named.append((f"{name} (again: {again})" if number else name, cells))
-    return named
-
-
-def _source_name(entry: RunRecord) -> str:
-    """Of a network that no result is of as a target: what is known of it is its file."""
-    return f"{entry.record['source_model']} {Path(entry.record['source_weight']).name} (weights {entry.source[:8]})"
-
-
-def _clean(arena: Sequence[ScoredRun], target: str, name: str) -> Value | None:
-    found = (
-        scores.get(name)
-        for one in arena
-        for column, scores in one.values.items()
-        if one.entry.target == target and column.attack == CLEAN
-    )
-    return next(found, None)
+    return next(values, None)

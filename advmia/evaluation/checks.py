@@ -1,0 +1,227 @@
+"""Nine checks of whether a run's robustness numbers can be trusted, each with a verdict and its reason.
+
+An attack that fails may fail because the network is robust, or because its gradients mislead the attack (Athalye et al.
+2018, "Obfuscated gradients give a false sense of security"; Carlini et al. 2019, "On evaluating adversarial
+robustness"). The checks look for signs of the second in the run's scores and in what `advmia.evaluation.probe` has
+measured; they need neither the network nor the images.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+from advmia.attacks import ATTACKS
+from advmia.evaluation.probe import LARGE_EPS, TOLERANCE, Probe
+from advmia.results.rows import CLEAN, is_bounded
+
+Verdict = Literal["ok", "warning", "not checked"]
+ScoreTable = dict[tuple[str, float], float]  # (attack, eps in grey levels): the score by which the task selects epochs
+
+# The black-box check compares attacks without gradients to attacks with gradients, at one eps. Not SimBA, whose eps is
+# no bound; nor FGSM, whose one step is weaker than Square on a sound network too; nor AutoAttack, of which Square is a
+# part.
+NOT_COMPARED = ("fgsm", "aa")
+GRADIENT = tuple(name for name, spec in ATTACKS.items() if spec.uses_gradients and name not in NOT_COMPARED)
+BLACK_BOX = tuple(name for name, spec in ATTACKS.items() if not spec.uses_gradients and spec.bounded)
+
+FEW = 0.01  # up to this share of the images, a fault is the images', not the network's
+WITHSTAND_LARGE_EPS = 0.1  # the share of the images that may withstand the large eps
+SLACK = 0.005  # a score moves by so much through random starts and the last few images
+
+
+@dataclass(frozen=True)
+class Check:
+    """The outcome of one check. The field names are keys in result files."""
+
+    check: str
+    verdict: Verdict
+    reason: str  # a sentence with the numbers in it
+
+    @property
+    def line(self) -> str:
+        """The check as it is printed."""
+        return f"[{self.verdict}] {self.check}: {self.reason}"
+
+
+def report(
+    table: ScoreTable,
+    probe: Probe,
+    *,
+    score: str,
+    transfer: bool = False,
+    others: dict[str, ScoreTable] | None = None,
+) -> list[Check]:
+    """Returns the nine checks of a run.
+
+    `table`: the run's scores, with the clean one at ("none", 0). `score`: their name. `transfer`: whether the source is
+    another network than the target. `others`: by file name, the white-box results of the target of a transfer run, or
+    the transfer results of the target of a white-box run, on the same images. Undefined scores (NaN) are left out.
+    """
+    table = _defined(table)
+    others = {name: _defined(other) for name, other in (others or {}).items()}
+    return [
+        _black_box(table, score, transfer),
+        _transfer(table, score, transfer, others),
+        _eps_order(table, score),
+        _large_eps(probe),
+        _zero_gradients(probe),
+        _saturation(probe),
+        _outputs(probe),
+        _inputs(probe),
+        _mode(probe),
+    ]
+
+
+def _black_box(table: ScoreTable, score: str, transfer: bool) -> Check:
+    """Warns where an attack that sees outputs only leaves a lower score than every attack that uses gradients."""
+    if transfer:
+        return Check("black-box", "not checked", "the attacks were made on another network than the one scored")
+    pairs = []
+    for (attack, grey_eps), left in table.items():
+        rivals = [(table[name, grey_eps], name) for name in GRADIENT if (name, grey_eps) in table]
+        if attack in BLACK_BOX and rivals:
+            lowest, name = min(rivals)
+            text = f"{attack} leaves {left:.4f} and {name} {lowest:.4f} at eps {grey_eps:g}"
+            pairs.append((left - lowest, text))
+    if not pairs:
+        missing = f"{' or '.join(BLACK_BOX)} and a gradient attack ({', '.join(GRADIENT[:4])}) at one eps"
+        return Check("black-box", "not checked", f"there are no rows of {missing}")
+    lead, closest = min(pairs)
+    if lead < -SLACK:
+        why = "an attack without gradients beats those with them, so the gradients mislead"
+        return Check("black-box", "warning", f"{score}: {closest}: {why}")
+    return Check("black-box", "ok", f"{score}: {closest}, the closest of {len(pairs)}: gradient attacks are stronger")
+
+
+def _transfer(table: ScoreTable, score: str, transfer: bool, others: dict[str, ScoreTable]) -> Check:
+    """Warns where an attack made on another network leaves a lower score than the same attack made on the target."""
+    pairs = []
+    for name, other in others.items():
+        transferred, white_box = (table, other) if transfer else (other, table)
+        for attack, grey_eps in transferred.keys() & white_box.keys() - {(CLEAN, 0.0)}:
+            far, near = transferred[attack, grey_eps], white_box[attack, grey_eps]
+            text = f"{attack} at eps {grey_eps:g} leaves {far:.4f} by transfer and {near:.4f} white-box ({name})"
+            pairs.append((far - near, text))
+    if not pairs:
+        kinds = ("this run is transfer", "white-box") if transfer else ("this run is white-box", "transfer")
+        reason = f"{kinds[0]}, and there are no {kinds[1]} results of the same target, images and attacks beside it"
+        return Check("transfer", "not checked", reason)
+    lead, closest = min(pairs)
+    if lead < -SLACK:
+        why = "the white-box attack is not the strongest, as it should be"
+        return Check("transfer", "warning", f"{score}: {closest}: {why}")
+    return Check("transfer", "ok", f"{score}: {closest}, the closest of {len(pairs)}: white-box attacks are stronger")
+
+
+def _eps_order(table: ScoreTable, score: str) -> Check:
+    """Warns where a score rises with eps: an image within the smaller eps is within the larger one too."""
+    steps = []
+    for attack in dict.fromkeys(name for name, _ in table if name != CLEAN and is_bounded(name)):
+        curve = sorted((grey_eps, left) for (name, grey_eps), left in table.items() if name in (attack, CLEAN))
+        for (grey_eps, before), (next_eps, after) in pairwise(curve):
+            text = f"from {before:.4f} at eps {grey_eps:g} to {after:.4f} at eps {next_eps:g} under {attack}"
+            steps.append((after - before, text))
+    if not steps:
+        return Check("eps order", "not checked", "there are no rows of one attack at two eps, or of it and clean")
+    rise, largest = max(steps)
+    if rise > SLACK:
+        count = sum(step > SLACK for step, _ in steps)
+        reason = f"{score} rises {largest} ({count} of {len(steps)} steps): a larger eps allows all that a smaller does"
+        return Check("eps order", "warning", reason)
+    reason = (
+        f"{score} rises by no more than {SLACK} in any of {len(steps)} steps of eps; the nearest to it is {largest}"
+    )
+    return Check("eps order", "ok", reason)
+
+
+def _large_eps(probe: Probe) -> Check:
+    """Warns where images withstand an eps that no useful network can withstand."""
+    is_bad = probe.holding > WITHSTAND_LARGE_EPS * probe.attacked
+    counted = _counted(probe.holding, probe.attacked)
+    reason = f"PGD-20 at eps {LARGE_EPS:g} leaves half or more of the decisions right on {counted}"
+    if is_bad:
+        reason += f"; {WITHSTAND_LARGE_EPS:.0%} at most were expected: the attack does not work on this network"
+    return Check("large eps", _verdict(is_bad), reason)
+
+
+def _zero_gradients(probe: Probe) -> Check:
+    """Warns where the loss has no useful input gradient."""
+    is_bad = probe.without_gradient > FEW * probe.images
+    counted = _counted(probe.without_gradient, probe.images)
+    reason = f"the loss has an input gradient of zero, or none that is finite, at {counted}"
+    return Check(
+        "zero gradients", _verdict(is_bad), reason + ("; gradient attacks cannot move these" if is_bad else "")
+    )
+
+
+def _saturation(probe: Probe) -> Check:
+    """Warns where logits are too far apart for the loss in float32, or too close to each other to mean anything."""
+    faults = []
+    if probe.saturated > FEW * probe.images:
+        counted = _counted(probe.saturated, probe.images)
+        faults.append(f"logits so large that the loss is blind to them in float32 at {counted}")
+    if probe.flat > FEW * probe.images:
+        counted = _counted(probe.flat, probe.images)
+        faults.append(f"logits that differ by less than {TOLERANCE} between the classes at {counted}")
+    # Neighbours in a list may be alike (two frames of one patient): only if most are is the network constant.
+    if probe.repeated > (probe.images - 1) / 2:
+        counted = _counted(probe.repeated, probe.images - 1)
+        faults.append(f"outputs that differ by less than {TOLERANCE} from the image before at {counted}: a constant")
+    if faults:
+        return Check("saturation", "warning", "; ".join(faults))
+    numbers = f"{probe.saturated} too large and {probe.flat} too small for the loss, {probe.repeated} repeated"
+    return Check("saturation", "ok", f"the logits of {probe.images} images: {numbers}")
+
+
+def _outputs(probe: Probe) -> Check:
+    """Warns where outputs are not finite, or are probabilities: the loss would take the softmax a second time."""
+    if probe.not_finite:
+        counted = _counted(probe.not_finite, probe.images)
+        return Check("outputs", "warning", f"the outputs are not all finite numbers at {counted}")
+    counted = _counted(probe.probabilities, probe.images)
+    if probe.images and probe.probabilities == probe.images:
+        return Check("outputs", "warning", f"the outputs look like probabilities at {counted}: attacks need logits")
+    return Check("outputs", "ok", f"the outputs are finite, and look like probabilities at {counted}: they are logits")
+
+
+def _inputs(probe: Probe) -> Check:
+    """Warns where pixels are not in [0, 1]."""
+    counted = f"{_counted(probe.outside, probe.images)} are not finite or outside [0, 1]"
+    values = f"; values go from {probe.lowest:.4g} to {probe.highest:.4g}"
+    return Check("inputs", _verdict(probe.outside > 0), counted + values)
+
+
+def _mode(probe: Probe) -> Check:
+    """Warns where a network is not in eval mode, or its outputs are random."""
+    faults = []
+    if probe.training:
+        faults.append(f"{_listed(probe.training)} in train mode while scoring")
+    if probe.moved:
+        faults.append(f"{_listed(probe.moved)} changed by scoring")
+    if probe.unsteady:
+        counted = _counted(probe.unsteady, probe.images)
+        faults.append(f"two passes differ at {counted}: something random is on, and scores are a matter of luck")
+    if faults:
+        return Check("mode", "warning", "; ".join(faults))
+    reason = f"all submodules were in eval mode, and two passes over {probe.images} images agree"
+    return Check("mode", "ok", reason)
+
+
+def _verdict(is_bad: bool) -> Verdict:
+    return "warning" if is_bad else "ok"
+
+
+def _counted(count: int, images: int) -> str:
+    return f"{count} of {images} images ({count / max(images, 1):.1%})"
+
+
+def _listed(names: list[str]) -> str:
+    """Returns the names; of more than three the first three and the number of the others."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _defined(table: ScoreTable) -> ScoreTable:
+    return {key: score for key, score in table.items() if not math.isnan(score)}

@@ -1,0 +1,118 @@
+"""The scores of a result file with their confidence intervals, computed from the outcomes of its images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from advmia.data.specs import CHEST_FINDINGS
+from advmia.errors import UserError
+from advmia.results.intervals import Interval, auroc, bootstrap_auroc, bootstrap_mean, wilson
+from advmia.results.read import RunRecord
+from advmia.results.rows import CLEAN, ResultRow
+from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL
+
+# In the order of the tables.
+_ATTACKS = list({CLEAN: None, **SINGLE_LABEL.attacks, **MULTI_LABEL.attacks, **SEGMENTATION.attacks})
+_TOLERANCE = 1e-4  # between a stored score and the score of the stored outcomes, which are float32
+
+
+@dataclass(frozen=True)
+class Column:
+    """A table column: attack, eps, and the steps, since results of other steps belong in another column."""
+
+    attack: str
+    grey_eps: float
+    steps: int
+    grey_step_size: float
+
+    def order(self) -> tuple[Any, ...]:
+        """The key by which the columns of a table are sorted."""
+        rank = _ATTACKS.index(self.attack) if self.attack in _ATTACKS else len(_ATTACKS)
+        return rank, self.attack, self.grey_eps, self.steps, self.grey_step_size
+
+
+@dataclass(frozen=True)
+class Value:
+    """One number of a table."""
+
+    score: float  # NaN where it is undefined
+    interval: Interval | None = None
+
+
+@dataclass(frozen=True)
+class ScoredRun:
+    """A result file and all its scores."""
+
+    record: RunRecord
+    values: dict[Column, dict[str, Value]]  # by score name
+
+    def get(self, column: Column, name: str) -> Value | None:
+        """Returns a score; None where the file does not have it."""
+        return self.values.get(column, {}).get(name)
+
+
+def score_run(record: RunRecord) -> ScoredRun:
+    """Adds intervals to a file's scores. Raises `UserError` where outcomes contradict the scores."""
+    values = {}
+    for row in record.rows:
+        try:
+            intervals = _INTERVALS[record.task.name](record, row)
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise UserError(
+                f"{record.file} row {row.attack} eps {row.grey_eps:g}: the {record.task.selection} cannot be computed"
+                f" from the outcomes of the images ({error}); run the test again, or leave the file out"
+            ) from error
+        column = Column(row.attack, row.grey_eps, row.steps, row.grey_step_size)
+        values[column] = {name: Value(score, intervals.get(name)) for name, score in row.scores.items()}
+    return ScoredRun(record, values)
+
+
+def column_heads(runs: Iterable[ScoredRun]) -> dict[Column, str]:
+    """Returns all columns of the runs in the order of the tables, each with its head, e.g. `pgd 8`."""
+    columns = sorted({column for run in runs for column in run.values}, key=Column.order)
+    heads = {
+        column: "clean" if column.attack == CLEAN else f"{column.attack} {column.grey_eps:g}" for column in columns
+    }
+    texts = list(heads.values())
+    return {
+        column: head if texts.count(head) == 1 else f"{head} ({column.steps} x {column.grey_step_size:g})"
+        for column, head in heads.items()
+    }
+
+
+def finding_labels(record: RunRecord) -> np.ndarray:
+    """Returns which of the 14 findings each image has: (N, 14) of 0 and 1."""
+    return np.array(record.content["samples"]["label"], dtype=np.int64).reshape(-1, len(CHEST_FINDINGS))
+
+
+def _accuracy(record: RunRecord, row: ResultRow) -> dict[str, Interval]:
+    hits = round(row.scores["accuracy"] * row.n)
+    _check_equal(hits / row.n, row.scores["accuracy"])
+    return {"accuracy": wilson(hits, row.n)}
+
+
+def _overlap(record: RunRecord, row: ResultRow) -> dict[str, Interval]:
+    outcomes = np.array(row.outcomes, dtype=np.float64)[:, :2]
+    for name, mean in zip(("dice", "iou"), outcomes.mean(axis=0), strict=True):
+        _check_equal(mean, row.scores[name])
+    return dict(zip(("dice", "iou"), bootstrap_mean(outcomes), strict=True))
+
+
+def _auroc(record: RunRecord, row: ResultRow) -> dict[str, Interval]:
+    logits, positive = np.array(row.outcomes, dtype=np.float64), finding_labels(record)
+    names = ("auroc", *CHEST_FINDINGS)
+    for name, value in zip(names, auroc(logits, positive), strict=True):
+        _check_equal(value, row.scores[name])
+    return dict(zip(names, bootstrap_auroc(logits, positive), strict=True))
+
+
+_INTERVALS = {SINGLE_LABEL.name: _accuracy, SEGMENTATION.name: _overlap, MULTI_LABEL.name: _auroc}
+
+
+def _check_equal(computed: float, stored: float) -> None:
+    if not np.isclose(computed, stored, rtol=0, atol=_TOLERANCE, equal_nan=True):
+        raise ValueError(f"they give {computed:.6f}, the row says {stored:.6f}")

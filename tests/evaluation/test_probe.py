@@ -1,0 +1,260 @@
+"""The probe: each kind of faulty network is recognised by what is measured, and a sound one has no fault."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from advmia.data.loading import Batch, EvaluationLoader
+from advmia.evaluation import probe
+from advmia.evaluation.probe import probe_network, repeated, saturated, share_right
+from advmia.losses import binary_cross_entropy, cross_entropy
+from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL, Task
+from tests.evaluation.probes import IMAGES, loader, warnings
+from tests.support.networks import CPU, LinearNet, Snapshot, Wrapped, image_data, network, pixels, trained, unsettle
+
+
+class Before(nn.Module):
+    """A network whose images pass through `change`."""
+
+    def __init__(self, model: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.model, self.change = model, change
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(self.change(x))
+
+
+class StubbornNorm(nn.BatchNorm2d):
+    """A batch norm that is always in train mode."""
+
+    def train(self, mode: bool = True) -> StubbornNorm:
+        return super().train(True)
+
+
+class StubbornDropout(nn.Dropout):
+    """A dropout that is always in train mode; with p = 0 only its mode shows it."""
+
+    def train(self, mode: bool = True) -> StubbornDropout:
+        return super().train(True)
+
+
+def with_part(name: str, part: nn.Module) -> nn.Module:
+    model = trained()
+    setattr(model, name, part)
+    return model
+
+
+def rounded(x: Tensor) -> Tensor:
+    """Six grey levels, so that the input gradient is zero."""
+    return (x * 5).round() / 5
+
+
+def broken(logits: Tensor) -> Tensor:
+    return logits * torch.inf
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (trained, set()),
+        (lambda: trained().train(), set()),
+        (lambda: Wrapped(trained(), lambda z: 1e4 * z), {"large eps", "zero gradients", "saturation"}),
+        (lambda: Wrapped(trained(), lambda z: 1e-6 * z), {"saturation"}),
+        (lambda: Wrapped(trained(), lambda z: z.softmax(dim=1)), {"outputs"}),
+        (lambda: Wrapped(trained(), lambda z: z.log_softmax(dim=1)), set()),
+        (lambda: Wrapped(trained(), broken), {"large eps", "zero gradients", "outputs"}),
+        (lambda: Before(trained(), rounded), {"large eps", "zero gradients"}),
+        (lambda: Before(trained(), lambda x: F.dropout(x, 0.2)), {"mode"}),
+        (lambda: Wrapped(trained(), lambda z: F.dropout(z, 0.2, training=False)), set()),
+        (
+            lambda: Wrapped(trained(), lambda z: 0 * z + torch.arange(3)),
+            {"large eps", "zero gradients", "saturation"},
+        ),
+        (lambda: with_part("dropout", StubbornDropout(0)), {"mode"}),
+    ],
+    ids=[
+        *("sound", "handed over in train mode", "logits x 1e4", "logits x 1e-6", "probabilities", "log-probabilities"),
+        *("infinite logits", "rounded images", "dropout that stays on", "dropout that is off", "constant"),
+        "module that stays in train mode",
+    ],
+)
+def test_networks(model: Callable[[], nn.Module], expected: set[str]) -> None:
+    """Fails if a check does not warn of the network that has its fault, or warns of another network."""
+    torch.manual_seed(0)
+    assert warnings(probe_network(model(), loader(), SINGLE_LABEL)) == expected
+
+
+def test_mode_names_what_is_wrong() -> None:
+    """Fails if the batch norm that stays in train mode is not named, or the statistics that it changed are not."""
+    probed = probe_network(with_part("bn1", StubbornNorm(8)), loader(), SINGLE_LABEL)
+    assert probed.training == ["bn1"]
+    assert probed.moved == ["bn1.num_batches_tracked", "bn1.running_mean", "bn1.running_var"]
+
+
+def test_the_mode_of_the_target_counts() -> None:
+    """Fails if in a transfer run only the source's mode is checked, or the target is attacked."""
+    random = Before(trained(), lambda x: F.dropout(x, 0.2))
+    masked = Before(trained(), rounded)
+    assert warnings(probe_network(trained(), loader(), SINGLE_LABEL, target=random)) == {"mode"}
+    assert warnings(probe_network(trained(), loader(), SINGLE_LABEL, target=masked)) == set()
+
+
+@dataclass(frozen=True)
+class Stretched:
+    """A loader whose images pass through `change`."""
+
+    change: Callable[[Tensor], Tensor]
+    device: torch.device = CPU
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (replace(batch, x=self.change(batch.x)) for batch in loader())
+
+
+def spoil_one(x: Tensor) -> Tensor:
+    x = x.clone()
+    x[0, 0, 0, 0] = torch.nan
+    return x
+
+
+@pytest.mark.parametrize(
+    ("change", "outside", "highest"),
+    [
+        (lambda x: x, 0, 1.0),
+        (lambda x: 255 * x, IMAGES, 255.0),
+        (lambda x: x - 0.01, IMAGES, 0.99),
+        (spoil_one, 3, 1.0),
+    ],
+    ids=["pixels", "grey levels", "below 0", "NaN"],
+)
+def test_inputs(change: Callable[[Tensor], Tensor], outside: int, highest: float) -> None:
+    """Fails if grey levels, negative pixels or NaN (one image in each of three batches) pass for pixels in [0, 1]."""
+    probed = probe_network(trained(), Stretched(change), SINGLE_LABEL)  # type: ignore[arg-type]
+    assert (probed.outside, probed.highest) == (outside, pytest.approx(highest))
+    assert ("inputs" in warnings(probed)) == bool(outside)
+
+
+# ---------------------------------------------------------------- the other tasks
+
+
+class Brightness(nn.Module):
+    """Segments the bright pixels: (B, 3, H, W) -> (B, 2, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        lead = 20 * (x.mean(dim=1) - 0.4)
+        return torch.stack([-lead, lead], dim=1)
+
+
+def labelled(task: Task) -> tuple[nn.Module, EvaluationLoader]:
+    """A network that is right on nearly all decisions, and a loader of its images."""
+    data, (x, _) = image_data(12), pixels(12)
+    if task is SEGMENTATION:
+        masks = (x.mean(dim=1) > 0.4).numpy().astype(np.uint8)
+        return Brightness(), EvaluationLoader(replace(data, masks=masks), 5, CPU)
+    model = Wrapped(LinearNet(14, 16), lambda z: z / 4)
+    with torch.no_grad():
+        labels = (model(x) > 0).float()
+    return model, EvaluationLoader(replace(data, samples=replace(data.samples, labels=labels)), 5, CPU)
+
+
+@pytest.mark.parametrize(
+    ("task", "change", "expected"),
+    [
+        (MULTI_LABEL, lambda z: z, set()),
+        (MULTI_LABEL, lambda z: 1e4 * z, {"large eps", "zero gradients", "saturation"}),
+        (MULTI_LABEL, lambda z: z.sigmoid(), {"outputs"}),
+        (MULTI_LABEL, lambda z: 0 * z - 1, {"large eps", "zero gradients", "saturation"}),
+        (SEGMENTATION, lambda z: z, set()),
+        (SEGMENTATION, lambda z: 1e4 * z, {"large eps", "zero gradients", "saturation"}),
+        (SEGMENTATION, lambda z: z.softmax(dim=1), {"outputs"}),
+        (SEGMENTATION, lambda z: z.sigmoid() / 2, set()),
+    ],
+)
+def test_other_tasks(task: Task, change: Callable[[Tensor], Tensor], expected: set[str]) -> None:
+    """Fails if findings are taken for classes or pixels for images, or probabilities of findings must sum to 1."""
+    model, data = labelled(task)
+    assert warnings(probe_network(Wrapped(model, change), data, task)) == expected
+
+
+@pytest.mark.parametrize(
+    ("logits", "y", "expected"),
+    [
+        ([[1.0, 2.0, 0.0], [1.0, 2.0, 0.0]], [1, 2], [1.0, 0.0]),
+        ([[-1.0, 2.0, 3.0, -4.0], [9.0, 9.0, 9.0, 9.0]], [[0.0, 1.0, 0.0, 0.0], [0.0] * 4], [0.75, 0.0]),
+        ([[[[1.0, 1.0]], [[0.0, 2.0]]]], [[[0, 0]]], [0.5]),
+    ],
+    ids=["class", "findings", "pixels"],
+)
+def test_share_right(logits: list, y: list, expected: list[float]) -> None:
+    """Fails if findings exclude each other, or the classes of a pixel do not."""
+    assert share_right(torch.tensor(logits), torch.tensor(y)).tolist() == expected
+
+
+# ---------------------------------------------------------------- single measures
+
+
+@pytest.mark.parametrize(
+    ("logits", "expected"),
+    [([16.0, 0.0, -1.0], False), ([18.0, 0.0, -1.0], True), ([0.0, 18.0, -1.0], False), ([-200.0, 0.0, -200.0], False)],
+)
+def test_saturated_cross_entropy(logits: list[float], expected: bool) -> None:
+    """Fails if a loss of exactly 0 is overlooked (1 + exp(-17) is 1 in float32), or a large lead that the loss still
+    depends on, or the lead of a wrong class, counts as saturated."""
+    assert saturated(torch.tensor([logits]), torch.tensor([0]), cross_entropy).tolist() == [expected]
+
+
+def test_saturated_findings() -> None:
+    """Fails if saturated findings are overlooked because another finding makes the loss large."""
+    y = torch.ones(2, 4)
+    logits = torch.tensor([[90.0, 90.0, 90.0, -5.0], [90.0, -5.0, -5.0, -5.0]])
+    assert saturated(logits, y, binary_cross_entropy).tolist() == [True, False]
+
+
+def test_the_first_image_repeats_none() -> None:
+    """Fails if the first image of the list is compared with itself, or the first of a later batch with none."""
+    logits = torch.ones(3, 2)
+    assert repeated(logits, None).tolist() == [False, True, True]
+    assert repeated(logits, logits[-1:]).tolist() == [True, True, True]
+    assert repeated(logits, logits[-1:] + 0.002).tolist() == [False, True, True]
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_probe_does_not_depend_on_the_batch_size() -> None:
+    """Fails if images are compared within a batch only, a short batch is lost, or random numbers belong to a batch."""
+    model = Wrapped(trained(), lambda z: (500 * z.softmax(dim=1)).round() / 10)
+    first, second, third = (probe_network(model, loader(size), SINGLE_LABEL) for size in (1, 16, 64))
+    assert first == second == third
+    assert first.images == first.attacked == IMAGES
+    assert 0 < first.repeated < IMAGES  # or the comparison would show nothing
+
+
+def test_probe_looks_at_few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if the whole list is measured, which for a long list would take as long as an attack."""
+    monkeypatch.setattr(probe, "PROBED", 20)
+    monkeypatch.setattr(probe, "ATTACKED", 6)
+    loaded = []
+
+    class Counting(Stretched):
+        def __iter__(self) -> Iterator[Batch]:
+            for batch in super().__iter__():
+                loaded.append(len(batch))
+                yield batch
+
+    probed = probe_network(trained(), Counting(lambda x: x), SINGLE_LABEL)  # type: ignore[arg-type]
+    assert (probed.images, probed.attacked) == (20, 6)
+    assert loaded == [16, 16, 16]  # two batches for the 20, one for the 6
+
+
+def test_networks_are_as_before() -> None:
+    """Fails if the probe leaves a network in eval mode, with gradients, or with other running statistics."""
+    model, source = unsettle(network("small")), unsettle(network("small-normalized"))
+    before = Snapshot.of(model), Snapshot.of(source)
+    probe_network(source, loader(), SINGLE_LABEL, target=model)
+    before[0].assert_same(model)
+    before[1].assert_same(source)

@@ -107,8 +107,8 @@ class RunRecord:
         """The key by which tables are sorted: data set, model, method, training eps, then all that may differ."""
         training = self.training or {}
         method = training.get("method")
-        method_rank = METHODS.index(method) if method in METHODS else len(METHODS)
-        network = (self.dataset, self.model, method_rank, training.get("eps", 0.0), self.method)
+        method_number = METHODS.index(method) if method in METHODS else len(METHODS)
+        network = (self.dataset, self.model, method_number, training.get("eps", 0.0), self.method)
         settings = [setting_text(training.get(name)) for name in SHARED_SETTINGS]
         return (*network, settings, -self.images, str(self.conditions), str(self.file))
 

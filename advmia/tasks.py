@@ -1,4 +1,4 @@
-"""The tasks: what differs between them, as data. Loops never ask which task they serve."""
+"""The three tasks: what differs between them, as data, so that no loop needs to know which task it works for."""
 
 from __future__ import annotations
 
@@ -35,72 +35,79 @@ from advmia.metrics import (
 )
 from advmia.models import MODELS
 
+# All training methods, in the order of the tables. `advmia.training.methods.METHODS` has one entry for each.
+METHOD_NAMES = ("nat", "pgdat", "trades", "mart", "hat")
 MOMENTUM = 0.9
-WARM_UP_SHARE = 0.25  # of all steps, while the one-cycle rate rises
+WARM_UP_SHARE = 0.25  # share of all steps in which the one-cycle learning rate rises
 
 
 @dataclass(frozen=True)
 class Task:
-    """One kind of prediction: its loss, its scores, and what it may be trained and attacked with."""
+    """One kind of prediction: its loss, its scores, and what it can be trained and attacked with."""
 
     name: TaskName
     models: tuple[str, ...]
-    methods: tuple[str, ...]
-    attacks: dict[str, Objective]  # name: the per-sample loss that it ascends
-    default_attacks: tuple[str, ...]  # those tested with unless told otherwise; the others take hundreds of passes
+    methods: tuple[str, ...]  # names of training methods, in the order of the tables
+    attacks: dict[str, Objective]  # name to the loss of each sample that it ascends
+    default_attacks: tuple[str, ...]  # of the test scripts; the other attacks take hundreds of passes
     checkpoint_folder: str
     checkpoint_name: Callable[[TrainingSettings], str]
     default_lr: float
-    objective: Objective  # per-sample loss: training descends its mean
-    meter: Callable[[int, int], Meter]  # (number of classes, the one that means disease)
-    outcome: Callable[[Tensor, Tensor], Tensor]  # (logits, y) to what is recorded of each image, first axis the batch
-    against_clean: Callable[[Tensor, Tensor, Tensor], Scores]  # (clean outcomes, attacked, y): further scores
+    objective: Objective  # loss of each sample: training descends its mean
+    meter: Callable[[int, int], Meter]  # (number of classes, number of the class that means disease)
+    outcome: Callable[[Tensor, Tensor], Tensor]  # (logits, y) to what results hold of each image, shape (B, ...)
+    against_clean: Callable[[Tensor, Tensor, Tensor], Scores]  # (clean outcomes, outcomes, y) to further scores
     score_names: tuple[str, ...]  # columns of the result files
     selection: str  # the score by which the best epoch is chosen
     order: Order  # of an epoch's samples
     optimizer: Callable[[Iterable[Parameter], float, float], Optimizer]  # (parameters, lr, weight decay)
-    schedule: Callable[[Optimizer, float, int], LRScheduler]  # (optimizer, lr, steps in all), stepped every batch
-    clean_line: Callable[[Scores], str]  # as the reference prints it
-    attack_line: Callable[[Budget, Scores, float], str]  # likewise; the last is the attack's seconds
+    schedule: Callable[[Optimizer, float, int], LRScheduler]  # (optimizer, lr, number of steps); stepped every batch
+    clean_line: Callable[[Scores], str]  # the line that the reference prints for the clean images
+    attack_line: Callable[[Budget, Scores, float], str]  # and for an attack that took so many seconds
 
     @property
     def datasets(self) -> tuple[str, ...]:
+        """Names of the data sets of this task."""
         return tuple(spec.name for spec in DATASETS.values() if spec.task == self.name)
 
     def criterion(self, logits: Tensor, y: Tensor) -> Tensor:
-        """The mean loss that training descends."""
+        """Returns the mean loss over the batch, which training descends."""
         return self.objective(logits, y).mean()
 
 
 def sgd(parameters: Iterable[Parameter], lr: float, weight_decay: float) -> Optimizer:
+    """SGD with momentum, as the survey trains classifiers."""
     return SGD(parameters, lr=lr, momentum=MOMENTUM, weight_decay=weight_decay)
 
 
 def one_cycle(optimizer: Optimizer, lr: float, steps: int) -> LRScheduler:
-    """Torch's one-cycle schedule: cosine, momentum cycled between 0.85 and 0.95."""
-    # Torch divides by zero when the rate rises for exactly one step: a hair longer, then.
+    """Torch's one-cycle schedule over `steps` updates: cosine, the momentum cycled between 0.85 and 0.95."""
+    # Torch divides by zero where the rate would rise for exactly one step; a slightly larger share avoids that.
     share = WARM_UP_SHARE + (1e-9 if WARM_UP_SHARE * steps == 1 else 0)
     return OneCycleLR(optimizer, max_lr=lr, total_steps=steps, pct_start=share)
 
 
 def adam(parameters: Iterable[Parameter], lr: float, weight_decay: float) -> Optimizer:
+    """Adam, as the survey trains segmentation networks."""
     return Adam(parameters, lr=lr, weight_decay=weight_decay)
 
 
 def constant(optimizer: Optimizer, lr: float, steps: int) -> LRScheduler:
+    """A constant learning rate."""
     return ConstantLR(optimizer, factor=1.0, total_iters=0)
 
 
 def label_scores(logits: Tensor, _: Tensor) -> Tensor:
-    """The logit of each label, by which AUROC ranks."""
+    """Returns the logits (B, labels), by which AUROC ranks the images."""
     return logits
 
 
 def predicted_class(logits: Tensor, _: Tensor) -> Tensor:
+    """Returns the predicted class of each image, (B,) int64."""
     return logits.argmax(dim=1)
 
 
-def _nothing(clean: Tensor, attacked: Tensor, y: Tensor) -> Scores:
+def _no_scores(clean: Tensor, attacked: Tensor, y: Tensor) -> Scores:
     return {}
 
 
@@ -110,11 +117,11 @@ def _classification_clean_line(s: Scores) -> str:
 
 def _classification_attack_line(budget: Budget, s: Scores, seconds: float) -> str:
     scores = f"acc: {s['accuracy']:.4f} recall: {s['recall']:.4f} prec: {s['precision']:.4f} f1: {s['f1']:.4f}"
-    return f"\t{_spelled(budget)} {scores} totalTIme:{seconds:.2f}s"
+    return f"\t{_budget_text(budget)} {scores} totalTIme:{seconds:.2f}s"
 
 
-def _spelled(budget: Budget) -> str:
-    """`eps:1-255 step:20 stepSize:05-255`, the reference's spelling."""
+def _budget_text(budget: Budget) -> str:
+    """Returns e.g. `eps:1-255 step:20 stepSize:05-255`, as the reference prints a budget."""
     eps, step_size = grey_token(budget.grey_eps), grey_token(budget.grey_step_size)
     return f"eps:{eps}-255 step:{budget.steps} stepSize:{step_size}-255"
 
@@ -124,11 +131,11 @@ def _multi_label_clean_line(s: Scores) -> str:
 
 
 def _multi_label_attack_line(budget: Budget, s: Scores, seconds: float) -> str:
-    return f"\t{_spelled(budget)} mean AUC: {s['auroc']:.4f} totalTIme:{seconds:.2f}s{_by_finding(s)}"
+    return f"\t{_budget_text(budget)} mean AUC: {s['auroc']:.4f} totalTIme:{seconds:.2f}s{_by_finding(s)}"
 
 
 def _by_finding(s: Scores) -> str:
-    """One further line a finding; an undefined one is said."""
+    """Returns a line for each finding, also for those whose AUROC is undefined."""
     lines = []
     for name, score in s.items():
         if name != "auroc":
@@ -141,7 +148,7 @@ def _segmentation_clean_line(s: Scores) -> str:
 
 
 def _segmentation_attack_line(budget: Budget, s: Scores, seconds: float) -> str:
-    return f"{_spelled(budget)} dice:{s['dice']:.4f} IoU:{s['iou']:.4f}"
+    return f"{_budget_text(budget)} dice:{s['dice']:.4f} IoU:{s['iou']:.4f}"
 
 
 _CLASSIFIERS = tuple(name for name, spec in MODELS.items() if spec.kind == "classification")
@@ -149,12 +156,12 @@ _CLASSIFIERS = tuple(name for name, spec in MODELS.items() if spec.kind == "clas
 SINGLE_LABEL = Task(
     name="single-label",
     models=_CLASSIFIERS,
-    methods=("nat", "pgdat", "trades", "mart", "hat"),
+    methods=METHOD_NAMES,
     attacks={
         "fgsm": cross_entropy,
         "pgd": cross_entropy,
         "cw": confident_margin,
-        # AutoAttack and its parts, and SimBA, have further losses of their own.
+        # AutoAttack, its parts and SimBA also ascend losses of their own.
         **dict.fromkeys(("aa", "apgd-ce", "apgd-t", "fab-t", "square", "simba"), cross_entropy),
     },
     default_attacks=("fgsm", "pgd", "cw"),
@@ -194,7 +201,7 @@ MULTI_LABEL = Task(
     objective=binary_cross_entropy,
     meter=lambda classes, positive: MultiLabelMeter(CHEST_FINDINGS),
     outcome=label_scores,
-    against_clean=_nothing,
+    against_clean=_no_scores,
     score_names=("auroc", *CHEST_FINDINGS),
     selection="auroc",
     order="shuffled",
@@ -221,7 +228,7 @@ SEGMENTATION = Task(
     objective=pixel_cross_entropy,
     meter=lambda classes, positive: SegmentationMeter(),
     outcome=mask_overlap,
-    against_clean=_nothing,
+    against_clean=_no_scores,
     score_names=("dice", "iou", "ce_loss"),
     selection="dice",
     order="shuffled",

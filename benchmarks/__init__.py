@@ -1,1 +1,1 @@
-"""What we claim about speed, one command each: `python -m benchmarks.steps --help`. Nothing in advmia imports this."""
+"""Benchmarks of speed and strength, one command each: `python -m benchmarks.steps --help`. advmia imports none."""

@@ -1,8 +1,8 @@
-"""Joins the parts of a set of benchmarks into one file: `python benchmarks/collect.py FOLDER OUT`.
+"""Joins the parts of a set of benchmarks into one JSON file: `python benchmarks/collect.py FOLDER OUT`.
 
-FOLDER holds, for each part, `NAME.status` (exit status and seconds) and what it wrote, `NAME.json`; a part that failed
-keeps what it had written until then, and the end of what it said. Parts that OUT has and FOLDER has not stay in it:
-each part's result says when and where it was measured. Needs no torch, so that it starts at once.
+For each part, FOLDER has `NAME.status` (exit status and seconds), `NAME.json` (the results) and `NAME.log` (the
+output). Of a part that failed, OUT gets the results until then and the end of the output. Parts that are only in OUT
+stay there: each result says when and where it was measured. This module does not import torch, so it starts at once.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-TAIL = 2000  # characters kept of what a failed part said
-TIMED_OUT = 124
+TAIL = 2000  # characters kept of the output of a part that failed
+TIMED_OUT = 124  # the exit status of `timeout`
 
 
 def main() -> None:
@@ -33,6 +33,7 @@ def main() -> None:
 
 
 def _part(path: Path) -> dict[str, Any]:
+    """Returns the record of the part with the status file `path`."""
     code, seconds = path.read_text(encoding="utf-8").split()
     status = {0: "ok", TIMED_OUT: "failed: time limit"}.get(int(code), f"failed: exit status {code}")
     part: dict[str, Any] = {"status": status, "seconds": int(seconds), "result": _json(path.with_suffix(".json"))}
@@ -42,16 +43,17 @@ def _part(path: Path) -> dict[str, Any]:
 
 
 def _parts_of(path: Path) -> dict[str, Any]:
+    """Returns the parts, by name, of an earlier output file; none if it is missing or damaged."""
     return (_json(path) or {}).get("parts", {})
 
 
 def _json(path: Path) -> dict[str, Any] | None:
-    """None for a file that is not there, or whose writer was ended while it wrote."""
+    """Reads a JSON file; returns None if it is missing or incomplete, because its writer was ended."""
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found
+    return content
 
 
 if __name__ == "__main__":

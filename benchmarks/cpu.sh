@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# The CPU figures. One file comes out: $1, or $OUT/cpu.json where OUT is set, or benchmarks/results/cpu.json.
-# PYTHON=... chooses the interpreter. Run it on a machine that does nothing else.
+# Measures all CPU figures. Writes one file: $1, or $OUT/cpu.json if OUT is set, or benchmarks/results/cpu.json.
+# PYTHON=... chooses the interpreter. Nothing else should run on the machine.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . benchmarks/parts.sh
 begin "${1:-${OUT:-benchmarks/results}/cpu.json}"
 
 CPU=(--device cpu)
-# The second call of a training step still takes memory from the system, the third hardly.
+# Two warm-up calls: the second call of a training step still takes memory from the system, the third hardly any.
 STEPS=("${CPU[@]}" --size 64 --bs 16 --warmup 2)
 part data 300 data "${CPU[@]}"
 part simba 300 evaluation "${CPU[@]}" --simba
@@ -20,7 +20,7 @@ part strength 3600 strength "${CPU[@]}" --precision fp32 bf16 --images 512
 TRAININGS=("${CPU[@]}" --train --images 256)
 for precision in fp32 bf16; do
   part "trainings-$precision" 4500 strength "${TRAININGS[@]}" --precision "$precision" --methods trades hat
-  # PGD-AT's seeds are furthest apart.
+  # More seeds for PGD-AT, because its seeds differ most.
   part "pgdat-$precision" 4500 strength "${TRAININGS[@]}" --precision "$precision" --methods pgdat --seeds 6
 done
 finish

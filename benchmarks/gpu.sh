@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The GPU figures on one CUDA device, in under nine minutes: the limits add up to 535 s. One file comes out: $1, or
-# $OUT/gpu.json where OUT is set, or benchmarks/results/gpu.json. PYTHON=... chooses the interpreter.
+# Measures all GPU figures on one CUDA device, in less than nine minutes: the time limits add up to 535 s. Writes one
+# file: $1, or $OUT/gpu.json if OUT is set, or benchmarks/results/gpu.json. PYTHON=... chooses the interpreter.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . benchmarks/parts.sh

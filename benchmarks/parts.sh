@@ -1,19 +1,19 @@
-# Sourced by gpu.sh and cpu.sh: runs benchmarks one by one, each under its own time limit, into one file.
-# A part that fails is recorded as failed and stops nothing. A part that the file has already is replaced as it is run
-# again; each says when and where it ran. ONLY="data simba" runs those parts alone.
+# Functions for gpu.sh and cpu.sh, which source this file. They run benchmarks one after the other, each with a time limit,
+# and collect the results in one JSON file. A part that fails is recorded as failed; the others still run. A part that is
+# in the file already is replaced. ONLY="data simba" runs only the parts named.
 
-begin() { # the file to write
+begin() { # FILE: the JSON file to write
   FILE=$1 FAILED=0 KNOWN=''
   PARTS=$(mktemp -d)
   trap 'rm -rf "$PARTS"' EXIT
   . scripts/python.sh
-  # With the peers where there are any.
+  # Prefer an environment that has the packages to compare with.
   if [ -z "${PYTHON:-}" ]; then
     pick_python requirements-test.txt || pick_python requirements.txt || PYTHON=python3
   fi
 }
 
-part() { # name, time limit in seconds, benchmark, its arguments
+part() { # NAME LIMIT BENCHMARK ARGUMENTS...: runs python -m benchmarks.BENCHMARK for at most LIMIT seconds
   local name=$1 limit=$2 benchmark=$3 start=$SECONDS code=0
   shift 3
   KNOWN+=" $name"
@@ -23,14 +23,14 @@ part() { # name, time limit in seconds, benchmark, its arguments
     tee "$PARTS/$name.log" || code=$?
   echo "$code $((SECONDS - start))" > "$PARTS/$name.status"
   if [ "$code" != 0 ]; then echo "$name failed (exit status $code)"; FAILED=$((FAILED + 1)); fi
-  "$PYTHON" benchmarks/collect.py "$PARTS" "$FILE" # after each: whoever ends this script keeps what there is
+  "$PYTHON" benchmarks/collect.py "$PARTS" "$FILE" # after each part, so that results are kept when this script is ended
 }
 
-finish() {
+finish() { # checks the names in ONLY; fails if a part failed
   local name
   for name in ${ONLY:-}; do
     if [[ " $KNOWN " != *" $name "* ]]; then
-      echo "ONLY: there is no part $name; there are$KNOWN" >&2
+      echo "ONLY: there is no part $name; the parts are:$KNOWN" >&2
       exit 2
     fi
   done

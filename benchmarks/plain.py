@@ -1,7 +1,8 @@
-"""The plain implementation that ours is measured against: the papers' equations as published code has them.
+"""The plain implementation that ours is compared with: the papers' equations, written as in published code.
 
-Pixels lie in memory channel by channel (NCHW), batch norm stays a layer of its own, and the attack runs through the
-training network itself. Where published codes differ, the faster one is taken, so that no ratio is flattered.
+Images are in PyTorch's default memory layout (NCHW), batch norms stay layers of their own, and attacks run through the
+network that is trained. If published implementations differ, the fastest one is used, so that no comparison flatters
+ours.
 """
 
 from __future__ import annotations
@@ -19,26 +20,30 @@ from torch.utils.data import Dataset
 
 from advmia.budgets import Budget
 
-Loss = Callable[[Tensor, Tensor], Tensor]  # (logits, y) to a scalar: the batch's mean
-# Images (B, C, H, W) and labels to the scalar loss of one training step; leaves the network in train mode.
+Loss = Callable[[Tensor, Tensor], Tensor]  # (logits, y) -> the mean over the batch, a scalar
+# (model, x (B, C, H, W), y) -> the scalar loss of one training step; leaves the network in train mode.
 StepLoss = Callable[[nn.Module, Tensor, Tensor], Tensor]
+Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]  # (model, x, y) -> x_adv
 
-HAT_STEP = 3.5
-GAMMA = 1.0
+HAT_STEP = 3.5  # the helper example is x + HAT_STEP * (x_adv - x)
+GAMMA = 1.0  # the weight of its loss
+Batches = Iterable[tuple[Tensor, Tensor]]  # of images and labels
 
 
 def uniform_start(x: Tensor, eps: float) -> Tensor:
+    """Returns x plus uniform noise in [-eps, eps], clamped to [0, 1]."""
     return (x + torch.empty_like(x).uniform_(-eps, eps)).clamp(0, 1)
 
 
 def normal_start(x: Tensor) -> Tensor:
+    """Returns x plus normal noise of standard deviation 0.001, not clamped, as TRADES' code does."""
     return x + 0.001 * torch.randn_like(x)
 
 
 def pgd(
     model: nn.Module, x: Tensor, y: Tensor, budget: Budget, loss: Loss = F.cross_entropy, start: Tensor | None = None
 ) -> Tensor:
-    """Madry et al. 2018. `backward()` fills the parameters' gradients too, which nobody reads."""
+    """PGD (Madry et al., ICLR 2018) by `backward()`, which computes the parameters' gradients too, without need."""
     model.eval()
     x_adv = uniform_start(x, budget.eps) if start is None else start
     for _ in range(budget.steps):
@@ -51,12 +56,12 @@ def pgd(
 
 
 def fgsm(model: nn.Module, x: Tensor, y: Tensor, budget: Budget) -> Tensor:
-    """Goodfellow et al. 2015; a pass for every eps."""
+    """FGSM (Goodfellow et al., ICLR 2015): one step of eps from x."""
     return pgd(model, x, y, Budget(budget.eps, 1, budget.eps), start=x)
 
 
 def cw(model: nn.Module, x: Tensor, y: Tensor, budget: Budget) -> Tensor:
-    """PGD up -max(z_y - max of the others + 50, 0)."""
+    """CW by PGD: ascends -max(z_y - max_{k != y} z_k + 50, 0) of the logits z."""
 
     def loss(logits: Tensor, y: Tensor) -> Tensor:
         truth = F.one_hot(y, logits.shape[1]).bool()
@@ -67,7 +72,7 @@ def cw(model: nn.Module, x: Tensor, y: Tensor, budget: Budget) -> Tensor:
 
 
 def ascend(model: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor], budget: Budget) -> Tensor:
-    """Sign steps from x plus a little noise; the gradient is asked for the input alone. `loss` takes x_adv."""
+    """Ascends `loss(x_adv)`, a scalar, by sign steps from `normal_start(x)`; takes gradients by the input only."""
     model.eval()
     x_adv = normal_start(x)
     for _ in range(budget.steps):
@@ -78,13 +83,17 @@ def ascend(model: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor], budget
 
 
 def _step(x_adv: Tensor, gradient: Tensor, x: Tensor, budget: Budget) -> Tensor:
+    """Returns x_adv after one sign step, projected to eps around x and to [0, 1]."""
     x_adv = x_adv.detach() + budget.step_size * gradient.sign()
     return torch.min(torch.max(x_adv, x - budget.eps), x + budget.eps).clamp(0, 1)
 
 
 def divergence_ascent(model: nn.Module, x: Tensor, budget: Budget, *, clean_each_step: bool) -> Tensor:
-    """The attack of TRADES and HAT. TRADES' own code passes the clean image at every step (`clean_each_step`), HAT's
-    once; the algorithm asks for one pass. Both keep its graph, which nobody reads."""
+    """Ascends the KL divergence from the clean prediction: the attack of TRADES and HAT.
+
+    One pass of the clean image is enough, and HAT's code makes one. TRADES' code makes one at every step
+    (`clean_each_step`). Both keep the graph of that pass without need.
+    """
     model.eval()
     p = None if clean_each_step else F.softmax(model(x), dim=1)
 
@@ -96,14 +105,14 @@ def divergence_ascent(model: nn.Module, x: Tensor, budget: Budget, *, clean_each
 
 
 def trades_loss(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, beta: float) -> Tensor:
-    """Zhang et al. 2019, equation 5."""
+    """TRADES' loss (Zhang et al., ICML 2019, equation 5), a scalar."""
     logits, logits_adv = model(x), model(x_adv)
     divergence = F.kl_div(F.log_softmax(logits_adv, dim=1), F.softmax(logits, dim=1), reduction="batchmean")
     return F.cross_entropy(logits, y) + beta * divergence
 
 
 def mart_loss(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, beta: float) -> Tensor:
-    """Wang et al. 2020, section 3."""
+    """MART's loss (Wang et al., ICLR 2020, section 3), a scalar."""
     logits, logits_adv = model(x), model(x_adv)
     p, p_adv = F.softmax(logits, dim=1), F.softmax(logits_adv, dim=1)
     ranked = p_adv.argsort(dim=1, descending=True)
@@ -115,7 +124,7 @@ def mart_loss(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, beta: float
 
 
 def hat_loss(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, beta: float, helper: nn.Module) -> Tensor:
-    """Rade and Moosavi-Dezfooli 2022, algorithm 1."""
+    """HAT's loss (Rade and Moosavi-Dezfooli, ICLR 2022, algorithm 1), a scalar."""
     helper.eval()
     with torch.no_grad():
         helper_y = helper(x_adv).argmax(dim=1)
@@ -126,7 +135,10 @@ def hat_loss(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, beta: float,
 def step_losses(
     budget: Budget, beta: float, helper: nn.Module, loss: Loss = F.cross_entropy, *, clean_each_step: bool = True
 ) -> dict[str, StepLoss]:
-    """By method: attack in eval mode, then the loss in train mode. `clean_each_step`: TRADES' attack as in its code."""
+    """Returns the training loss of each method, by name: attack in eval mode, then the loss in train mode.
+
+    `loss`: the loss of PGD-AT. `clean_each_step`: see `divergence_ascent`; for TRADES only.
+    """
 
     def pgdat(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         x_adv = pgd(model, x, y, budget, loss)
@@ -148,30 +160,32 @@ def step_losses(
 
 
 def training_step(model: nn.Module, optimizer: Optimizer, loss: StepLoss, x: Tensor, y: Tensor) -> None:
-    found = loss(model, x, y)
+    """Computes the loss of a batch and updates the network once."""
+    value = loss(model, x, y)
     optimizer.zero_grad()
-    found.backward()
+    value.backward()
     optimizer.step()
 
 
-def robust_right(model: nn.Module, x: Tensor, y: Tensor, attack: Callable[..., Tensor], batch_size: int) -> Tensor:
-    """Which images (N,) of x stay right under `attack(model, x, y)`: the plain evaluation loop."""
+def robust_images(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, batch_size: int) -> Tensor:
+    """Returns which images of x (N, C, H, W) are classified correctly under the attack: (N,) bool."""
     model.eval()
-    right = []
-    for part_x, part_y in zip(x.split(batch_size), y.split(batch_size), strict=True):
-        x_adv = attack(model, part_x, part_y)
+    correct = []
+    for batch_x, batch_y in zip(x.split(batch_size), y.split(batch_size), strict=True):
+        x_adv = attack(model, batch_x, batch_y)
         with torch.no_grad():
-            right.append(model(x_adv).argmax(dim=1) == part_y)
-    return torch.cat(right)
+            correct.append(model(x_adv).argmax(dim=1) == batch_y)
+    return torch.cat(correct)
 
 
 def simba_dct(
     model: nn.Module, x: Tensor, y: Tensor, eps: float, directions: int, order: Tensor | None = None
 ) -> Tensor:
-    """Guo et al. 2019, algorithm 1, as published for batches: each iteration passes the image as it is (which of them
-    are still right), one step back and one forth, each made by an inverse transform of all coefficients.
+    """SimBA-DCT (Guo et al., ICML 2019, algorithm 1), as published for batches.
 
-    `order`: the coefficients to try, (B, directions) int64; random by default.
+    Each iteration makes three passes: of the current images, to see which are still classified correctly, of the images
+    one step back, and of the images one step forth. Each of them is computed by an inverse transform of all
+    coefficients. `order`: the coefficients to try, (B, directions) int64; random by default.
     """
     model.eval()
     batch, numel = len(x), x[0].numel()
@@ -185,21 +199,21 @@ def simba_dct(
             remaining = (model(_moved(x, coefficients, bases)).argmax(dim=1) == y).nonzero()[:, 0]
             if not len(remaining):
                 break
-            part, part_y, now = x[remaining], y[remaining], coefficients[remaining]
-            step = torch.zeros_like(now).flatten(1)
-            step = step.scatter(1, order[remaining, direction][:, None], eps).view_as(now)
-            back = _true_probability(model, _moved(part, now - step, bases), part_y)
-            forth = _true_probability(model, _moved(part, now + step, bases), part_y)
+            some_x, some_y, current = x[remaining], y[remaining], coefficients[remaining]
+            step = torch.zeros_like(current).flatten(1)
+            step = step.scatter(1, order[remaining, direction][:, None], eps).view_as(current)
+            back = _true_probability(model, _moved(some_x, current - step, bases), some_y)
+            forth = _true_probability(model, _moved(some_x, current + step, bases), some_y)
             goes_back = back < last[remaining]
             goes_forth = ~goes_back & (forth < last[remaining])
             sign = (goes_forth.float() - goes_back.float()).view(-1, 1, 1, 1)
-            coefficients[remaining] = now + sign * step
+            coefficients[remaining] = current + sign * step
             last[remaining] = torch.where(goes_back, back, torch.where(goes_forth, forth, last[remaining]))
     return _moved(x, coefficients, bases)
 
 
 def _moved(x: Tensor, coefficients: Tensor, bases: list[Tensor]) -> Tensor:
-    """x plus the inverse transform of the coefficients, in [0, 1]."""
+    """Returns x plus the inverse transform of the coefficients, clamped to [0, 1]."""
     return (x + bases[0].T @ coefficients @ bases[1]).clamp(0, 1)
 
 
@@ -208,56 +222,52 @@ def _true_probability(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _cosines(side: int) -> Tensor:
-    """The orthonormal DCT-II, (side, side): row k is the k-th cosine."""
-    places = torch.arange(side) + 0.5
-    basis = torch.cos(math.pi / side * torch.arange(side)[:, None] * places) * math.sqrt(2 / side)
+    """Returns the matrix of the orthonormal DCT-II, (side, side); row k is the k-th cosine."""
+    centres = torch.arange(side) + 0.5
+    basis = torch.cos(math.pi / side * torch.arange(side)[:, None] * centres) * math.sqrt(2 / side)
     basis[0] /= math.sqrt(2)
     return basis
 
 
 class DecodedImages(Dataset[tuple[Tensor, int]]):
-    """Images that are decoded, resized and cropped whenever they are asked for; those to train on are turned too."""
+    """A data set that decodes, resizes and crops an image each time, and augments it if it is for training."""
 
     def __init__(self, paths: Sequence[Path], labels: Sequence[int], resize: int, size: int, rotation: float | None):
-        """`rotation`: at most so many degrees, and flips; None for neither."""
+        """`rotation`: the largest angle in degrees of the augmentation, which also flips; None for no augmentation."""
         self.paths, self.labels, self.resize, self.size, self.rotation = paths, labels, resize, size, rotation
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, place: int) -> tuple[Tensor, int]:
-        """((3, size, size) in [0, 1], label)."""
-        with Image.open(self.paths[place]) as file:
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """Returns pixels (3, size, size) in [0, 1] and the label."""
+        with Image.open(self.paths[index]) as file:
             image = file.convert("RGB").resize((self.resize, self.resize), Image.Resampling.BILINEAR)
         offset = round((self.resize - self.size) / 2)
         image = image.crop((offset, offset, offset + self.size, offset + self.size))
         if self.rotation is not None:
-            angle, across, down = torch.rand(3).tolist()
+            angle, horizontal, vertical = torch.rand(3).tolist()
             image = image.rotate((2 * angle - 1) * self.rotation)
-            if across < 0.5:
+            if horizontal < 0.5:
                 image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-            if down < 0.5:
+            if vertical < 0.5:
                 image = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
         pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(self.size, self.size, 3)
-        return pixels.permute(2, 0, 1).contiguous().float().div(255), self.labels[place]
-
-
-Batches = Iterable[tuple[Tensor, Tensor]]  # of images and labels
+        return pixels.permute(2, 0, 1).contiguous().float().div(255), self.labels[index]
 
 
 def train_epoch(model: nn.Module, optimizer: Optimizer, loss: StepLoss, batches: Batches, device: torch.device) -> None:
+    """Makes a training step on each batch."""
     for x, y in batches:
         training_step(model, optimizer, loss, x.to(device), y.to(device))
 
 
-def validate(
-    model: nn.Module, attack: Callable[..., Tensor], batches: Batches, device: torch.device
-) -> tuple[float, float]:
-    """The shares right, clean and under `attack(model, x, y)`."""
-    right, right_adv, images = 0, 0, 0
+def validate(model: nn.Module, attack: Attack, batches: Batches, device: torch.device) -> tuple[float, float]:
+    """Returns the clean and the robust accuracy, from 0 to 1."""
+    correct, robust, images = 0, 0, 0
     for x_cpu, y_cpu in batches:
         x, y = x_cpu.to(device), y_cpu.to(device)
-        right += int(robust_right(model, x, y, lambda _, x, y: x, len(x)).sum())
-        right_adv += int(robust_right(model, x, y, attack, len(x)).sum())
+        correct += int(robust_images(model, x, y, lambda model, x, y: x, len(x)).sum())
+        robust += int(robust_images(model, x, y, attack, len(x)).sum())
         images += len(x)
-    return right / images, right_adv / images
+    return correct / images, robust / images

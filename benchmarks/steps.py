@@ -1,11 +1,10 @@
-"""The PGD-10 attack and the adversarial training steps, ours against the plain code, torchattacks and foolbox.
+"""Times the PGD-10 attack and the adversarial training steps: ours, the plain code, torchattacks and foolbox.
 
     python -m benchmarks.steps --models res18 mv2 --size 64 --bs 16
 
-Weights and pixels are random. The peers and the plain code get the network as it is published
-(`subjects.as_published`); all run with the same weights, batch, budget and tf32 switch. With bf16, `plain` stays in
-float32 (tf32 on CUDA), and `plain, bf16` shows what a user gets by autocast alone. The peers run beside the first of
-the precisions only.
+Weights and pixels are random, and equal for all. The plain code and the two packages get the network as it is published
+(`subjects.as_published`); all use the same batch, budget and tf32 setting. In bf16, `plain` stays in fp32 (tf32 on
+CUDA), and `plain, bf16` is the plain code under autocast. torchattacks and foolbox run beside the first precision only.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from __future__ import annotations
 import argparse
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -29,16 +29,16 @@ from advmia.runtime.precision import Precision
 from advmia.runtime.rng import SampleRng
 from advmia.tasks import SEGMENTATION, SINGLE_LABEL, Task
 from advmia.training.methods import default_beta, training_copy
-from benchmarks import plain, subjects, timing
+from benchmarks import passes, plain, report, subjects, timing
 
-EPS = 8  # grey levels
+GREY_EPS = 8
 LR = 1e-3
 COMPILED = f"{timing.OURS}, compiled"
-Runs = dict[str, Callable[[], object]]
+METHODS = ("pgdat", "trades", "mart", "hat")
 
 
 class Subject:
-    """A network and a batch, with fresh copies of the network for whoever trains it."""
+    """A network, its helper and a batch; each implementation takes copies of the networks."""
 
     def __init__(self, model: str, size: int, batch_size: int, device: torch.device) -> None:
         self.name, self.device = model, device
@@ -55,13 +55,29 @@ class Subject:
         self.plain_x = self.x.contiguous()
 
     def ours(self) -> nn.Module:
+        """Returns a copy of the network for our code."""
         return copy.deepcopy(self.network)
 
     def plain(self) -> nn.Module:
+        """Returns a copy of the network as it is published."""
         return subjects.as_published(copy.deepcopy(self.network))
 
     def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Computes the loss that the task trains with, a scalar."""
         return self.task.criterion(logits, y)
+
+    def rng(self) -> SampleRng:
+        """Returns the random numbers of the batch, the same ones at every call."""
+        return SampleRng.of(0, "benchmark", samples=range(len(self.x)), device=self.device)
+
+
+@dataclass
+class Measured:
+    """What to time, by name, and the networks through which each one's passes are counted."""
+
+    runs: dict[str, Callable[[], object]] = field(default_factory=dict)
+    networks: dict[str, list[nn.Module]] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)  # packages that are not installed
 
 
 def main() -> None:
@@ -69,134 +85,163 @@ def main() -> None:
     device, results = torch.device(args.device), []
     for name in args.models:
         for size in args.size:
-            for asked in args.precision:
-                precision = Precision.choose(asked, device)
+            for requested in args.precision:
+                precision = Precision.choose(requested, device)
                 subject = Subject(name, size, args.bs, device)
-                methods = [each for each in args.methods if each in subject.task.methods]
+                methods = [method for method in args.methods if method in subject.task.methods]
                 for what in ["attack", *methods]:
-                    found = _measure(subject, what, precision, args, peers=asked == args.precision[0])
-                    results.append({"model": name, "size": size, "batch_size": args.bs, "what": what, **found})
-                    timing.write(args, "steps", {"results": results})  # as they come: a time limit may end it
+                    packages = requested == args.precision[0]
+                    measured = _measure(subject, what, precision, args, packages=packages)
+                    results.append({"model": name, "size": size, "batch_size": args.bs, "what": what, **measured})
+                    report.write(args, "steps", {"results": results})  # after each, in case a time limit ends the run
 
 
 def _measure(
-    subject: Subject, what: str, precision: Precision, args: argparse.Namespace, *, peers: bool
+    subject: Subject, what: str, precision: Precision, args: argparse.Namespace, *, packages: bool
 ) -> dict[str, Any]:
-    if what == "attack":
-        runs, networks, skipped = _attacks(subject, precision, peers=peers)
-    else:
-        runs, networks, skipped = _training_steps(subject, what, precision)
-    facts: dict[str, Any] = {"precision": precision.name, "skipped": skipped}
-    if args.compile and what == "attack":
-        runs[COMPILED], facts["compile_seconds"] = _compiled(subject, precision)
-    rows = timing.alternate(runs, subject.device, repeats=args.repeats, warmup=args.warmup)
-    passes = {}
-    if precision.name != "bf16":
-        for name in networks:
-            with timing.counting(*networks[name]) as counted:
-                runs[name]()
-            passes[name] = counted.per_image(len(subject.x))
-    title = (
-        f"{subject.name} {tuple(subject.x.shape)} {precision.name}: {'PGD-10' if what == 'attack' else what + ' step'}"
-    )
-    columns = (*timing.TIMING_COLUMNS, "forward", "by input", "by weights")
+    """Times the attack or one method's training step (`what`), counts passes and prints the table.
+
+    `packages`: whether to time torchattacks and foolbox too.
+    """
+    is_attack = what == "attack"
+    measured = _attacks(subject, precision, packages=packages) if is_attack else _steps(subject, what, precision)
+    facts: dict[str, Any] = {"precision": precision.name, "skipped": measured.missing}
+    if args.compile and is_attack:
+        measured.runs[COMPILED], facts["compile_seconds"] = _compiled(subject, precision)
+    rows = timing.alternate(measured.runs, subject.device, repeats=args.repeats, warmup=args.warmup)
+    counts = {}
+    if precision.name != "bf16":  # under autocast, passes cannot be counted
+        for name, networks in measured.networks.items():
+            with passes.count_passes(*networks) as counted:
+                measured.runs[name]()
+            counts[name] = counted.per_image(len(subject.x))
+    facts |= {"rows": rows, "passes_per_image": counts}
+    title = f"{subject.name} {tuple(subject.x.shape)} {precision.name}: {'PGD-10' if is_attack else what + ' step'}"
+    _show(title, facts)
+    return facts
+
+
+def _show(title: str, facts: dict[str, Any]) -> None:
     keys = ("forward", "backward", "by_parameters")
-    counts = {name: [passes[name][key] for key in keys] if name in passes else [None] * 3 for name in rows}
-    timing.show(title, columns, [[*timing.timing_row(name, row), *counts[name]] for name, row in rows.items()])
-    for name in skipped:
+    table = []
+    for name, row in facts["rows"].items():
+        counts = facts["passes_per_image"].get(name, {})
+        table.append([*report.timing_row(name, row), *(counts.get(key) for key in keys)])
+    report.show(title, (*report.TIMING_COLUMNS, "forward", "by input", "by weights"), table)
+    for name in facts["skipped"]:
         print(f"{name}: not installed, skipped")
     if "compile_seconds" in facts:
-        print(f"{COMPILED}: {facts['compile_seconds']:.1f} s more in its first call")
-    return facts | {"rows": rows, "passes_per_image": passes}
+        print(f"{COMPILED}: the first call takes {facts['compile_seconds']:.1f} s longer")
 
 
-Measured = tuple[Runs, dict[str, list[nn.Module]], list[str]]  # what to run, whose passes to count, who is missing
+# --- attacks ---------------------------------------------------------------------------------------------------------
 
 
-def _attacks(subject: Subject, precision: Precision, *, peers: bool) -> Measured:
-    """PGD-10 on networks whose weights do not change."""
-    budget, device = training_budget(EPS), subject.device
+def _attacks(subject: Subject, precision: Precision, *, packages: bool) -> Measured:
+    """Returns the implementations of PGD-10."""
+    budget, device = training_budget(GREY_EPS), subject.device
     model, other = subject.ours().eval(), subject.plain().eval()
     x, y = subject.plain_x, subject.y
-    runs: Runs = {"plain": lambda: plain.pgd(other, x, y, budget, subject.loss)}
+    measured = Measured({"plain": lambda: plain.pgd(other, x, y, budget, subject.loss)})
     if precision.name == "bf16":
-        runs["plain, bf16"] = in_precision(runs["plain"], precision, device)
-    runs[timing.OURS] = _our_attack(model, subject, precision)
-    skipped, torchattacks, foolbox = [], None, None
-    if peers and subject.task is not SEGMENTATION:  # both take one label an image
+        measured.runs["plain, bf16"] = _in_precision(measured.runs["plain"], precision, device)
+    measured.runs[timing.OURS] = _our_attack(model, subject, precision)
+    if packages and subject.task is not SEGMENTATION:  # both packages need one label for each image
         torchattacks, foolbox = _installed("torchattacks"), _installed("foolbox")
-        skipped = [name for name, there in (("torchattacks", torchattacks), ("foolbox", foolbox)) if there is None]
-    if torchattacks is not None:
-        theirs = torchattacks.PGD(other, eps=budget.eps, alpha=budget.step_size, steps=budget.steps)
-        runs["torchattacks"] = lambda: theirs(x, y)
-    if foolbox is not None:
-        ascent = foolbox.attacks.LinfPGD(abs_stepsize=budget.step_size, steps=budget.steps)
-        wrapped = foolbox.PyTorchModel(other, bounds=(0, 1), device=device)
-        runs["foolbox"] = lambda: ascent(wrapped, x, y, epsilons=budget.eps)
-    counted = [model, inference_copy(model, subject.x)]
-    return runs, {name: counted if name == timing.OURS else [other] for name in runs}, skipped
+        if torchattacks is not None:
+            attack = torchattacks.PGD(other, eps=budget.eps, alpha=budget.step_size, steps=budget.steps)
+            measured.runs["torchattacks"] = lambda: attack(x, y)
+        if foolbox is not None:
+            ascent = foolbox.attacks.LinfPGD(abs_stepsize=budget.step_size, steps=budget.steps)
+            wrapped = foolbox.PyTorchModel(other, bounds=(0, 1), device=device)
+            measured.runs["foolbox"] = lambda: ascent(wrapped, x, y, epsilons=budget.eps)
+        modules = {"torchattacks": torchattacks, "foolbox": foolbox}
+        measured.missing = [name for name, module in modules.items() if module is None]
+    our_networks = [model, inference_copy(model, subject.x)]
+    measured.networks = {name: our_networks if name == timing.OURS else [other] for name in measured.runs}
+    return measured
 
 
 def _our_attack(model: nn.Module, subject: Subject, precision: Precision) -> Callable[[], None]:
-    attack = pgd(training_budget(EPS), subject.task.objective)
+    """Returns a call of our PGD-10 on `model`."""
+    attack = pgd(training_budget(GREY_EPS), subject.task.objective)
 
     def run() -> None:
-        rng = SampleRng.of(0, "benchmark", samples=range(len(subject.x)), device=subject.device)
         with precision.autocast(subject.device):
-            attack(training_copy(model, subject.x), subject.x, subject.y, rng=rng)
+            attack(training_copy(model, subject.x), subject.x, subject.y, rng=subject.rng())
 
     return run
 
 
 def _compiled(subject: Subject, precision: Precision) -> tuple[Callable[[], None], float]:
-    """Our attack with `--compile`, and how many seconds more its first call takes."""
+    """Returns our attack with `torch.compile`, and how many seconds longer its first call takes than its second."""
     model = subject.ours().eval()
     compile_copies(model)
     run = _our_attack(model, subject, precision)
-    first, usual = (timing.seconds_of(run, subject.device) for _ in range(2))
-    return run, max(first - usual, 0.0)
+    first, second = (timing.seconds_of(run, subject.device) for _ in range(2))
+    return run, max(first - second, 0.0)
 
 
-def _training_steps(subject: Subject, what: str, precision: Precision) -> Measured:
-    """Attack, loss and update, as `advmia.training.train_one_epoch` makes them; each side trains its own copy."""
-    budget, device, task = training_budget(EPS), subject.device, subject.task
-    helper = copy.deepcopy(subject.helper)
-    method = subjects.method(what, task, EPS, subject.dataset, helper)
+def _installed(name: str) -> ModuleType | None:
+    """Imports a package; returns None if it is not installed."""
+    try:
+        return import_module(name)
+    except ImportError:
+        return None
+
+
+# --- training steps --------------------------------------------------------------------------------------------------
+
+
+def _steps(subject: Subject, method: str, precision: Precision) -> Measured:
+    """Returns the implementations of a training step: attack, loss and update. Each trains a copy of its own."""
+    measured = Measured()
+    _add_plain_step(measured, subject, method, "plain")
+    if method == "trades":
+        _add_plain_step(measured, subject, method, "plain, one clean pass", clean_each_step=False)
+    if precision.name == "bf16":
+        name = "plain, bf16"
+        _add_plain_step(measured, subject, method, name)
+        measured.runs[name] = _in_precision(measured.runs[name], precision, subject.device)
+    _add_our_step(measured, subject, method, precision)
+    return measured
+
+
+def _add_our_step(measured: Measured, subject: Subject, name: str, precision: Precision) -> None:
+    """Adds our training step, as `advmia.training.loop.train_one_epoch` makes it."""
+    task, device, helper = subject.task, subject.device, copy.deepcopy(subject.helper)
+    method = subjects.method(name, task, GREY_EPS, subject.dataset, helper)
     model = subject.ours().train()
     optimizer = task.optimizer(model.parameters(), LR, 1e-3)
 
-    def ours() -> None:
-        rng = SampleRng.of(0, "benchmark", samples=range(len(subject.x)), device=device)
+    def step() -> None:
         with precision.autocast(device):
-            loss = method(model, subject.x, subject.y, rng=rng)
-        float(loss.detach())  # the bar shows it
+            loss = method(model, subject.x, subject.y, rng=subject.rng())
+        float(loss.detach())  # the training loop reads it for the progress bar
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
 
-    runs: Runs = {}
-    networks: dict[str, list[nn.Module]] = {}
-    beta = default_beta(what, subject.dataset)
-
-    def add_plain(name: str, *, clean_each_step: bool = True) -> None:
-        other, other_helper = subject.plain(), subjects.as_published(copy.deepcopy(subject.helper))
-        other_optimizer = task.optimizer(other.parameters(), LR, 1e-3)
-        losses = plain.step_losses(budget, beta, other_helper, subject.loss, clean_each_step=clean_each_step)
-        x, y, networks[name] = subject.plain_x, subject.y, [other, other_helper]
-        runs[name] = lambda: plain.training_step(other, other_optimizer, losses[what], x, y)
-
-    add_plain("plain")
-    if what == "trades":
-        add_plain("plain, one clean pass", clean_each_step=False)
-    if precision.name == "bf16":
-        add_plain("plain, bf16")
-        runs["plain, bf16"] = in_precision(runs["plain, bf16"], precision, device)
     copies = [inference_copy(network, subject.x) for network in (model, helper)]
-    runs[timing.OURS], networks[timing.OURS] = ours, [model, *copies]
-    return runs, networks, []
+    measured.runs[timing.OURS], measured.networks[timing.OURS] = step, [model, *copies]
 
 
-def in_precision(run: Callable[[], object], precision: Precision, device: torch.device) -> Callable[[], object]:
+def _add_plain_step(
+    measured: Measured, subject: Subject, method: str, name: str, *, clean_each_step: bool = True
+) -> None:
+    """Adds the plain training step under `name`; see `plain.divergence_ascent` for `clean_each_step`."""
+    model, helper = subject.plain(), subjects.as_published(copy.deepcopy(subject.helper))
+    optimizer = subject.task.optimizer(model.parameters(), LR, 1e-3)
+    budget, beta = training_budget(GREY_EPS), default_beta(method, subject.dataset)
+    losses = plain.step_losses(budget, beta, helper, subject.loss, clean_each_step=clean_each_step)
+    x, y = subject.plain_x, subject.y
+    measured.runs[name] = lambda: plain.training_step(model, optimizer, losses[method], x, y)
+    measured.networks[name] = [model, helper]
+
+
+def _in_precision(run: Callable[[], object], precision: Precision, device: torch.device) -> Callable[[], object]:
+    """Returns `run` under autocast, if the precision needs it."""
+
     def cast() -> None:
         with precision.autocast(device):
             run()
@@ -204,31 +249,23 @@ def in_precision(run: Callable[[], object], precision: Precision, device: torch.
     return cast
 
 
-def _installed(name: str) -> ModuleType | None:
-    try:
-        return import_module(name)
-    except ImportError:
-        return None
-
-
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = report.new_parser(__doc__)
+    names = [*SINGLE_LABEL.models, *SEGMENTATION.models]
+    parser.add_argument("--models", nargs="+", default=["res18", "mv2"], choices=names, help="networks")
+    parser.add_argument("--size", nargs="+", type=int, default=[64], help="sides of the images in pixels")
+    parser.add_argument("--bs", type=int, default=16, help="batch size")
+    methods = list(METHODS)
+    parser.add_argument("--methods", nargs="*", default=methods, choices=methods, help="segmentation has only pgdat")
     parser.add_argument(
-        "--models", nargs="+", default=["res18", "mv2"], choices=[*SINGLE_LABEL.models, "unet", "segnet"]
-    )
-    parser.add_argument("--size", nargs="+", type=int, default=[64], help="side of the images in pixels")
-    parser.add_argument("--bs", type=int, default=16, help="images a batch")
-    methods = ["pgdat", "trades", "mart", "hat"]
-    parser.add_argument("--methods", nargs="*", default=methods, choices=methods, help="segmentation has pgdat alone")
-    parser.add_argument(
-        "--compile", action="store_true", help="the attack with --compile too, and how long it compiles"
+        "--compile", action="store_true", help="also time our attack with torch.compile, and how long compiling takes"
     )
     parser.add_argument("--repeats", type=int, default=5, help="timed rounds")
     parser.add_argument(
-        "--warmup", type=int, default=1, help="calls that are not timed: on a CPU before each timed one"
+        "--warmup", type=int, default=1, help="untimed calls: on a CPU before each timed one, on CUDA before the first"
     )
-    timing.precision_flag(parser)
-    return timing.common_flags(parser).parse_args()
+    report.add_precisions(parser)
+    return report.parse(parser)
 
 
 if __name__ == "__main__":

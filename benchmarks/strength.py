@@ -1,11 +1,13 @@
-"""Whether the fast attack is as strong as the plain one, and a training step in another precision as good.
+"""Checks that speed costs no strength: our attack against the plain one, and trainings in several precisions.
 
     python -m benchmarks.strength --precision fp32 bf16
     python -m benchmarks.strength --train --precision fp32 bf16
 
-The first trains a network briefly on phantoms and attacks it by PGD-20, plain and ours, from random starts of several
-seeds: how many images stay right, how far seeds are apart, and how far ours is from plain. The second trains a network
-for each method, precision and seed and compares robust accuracy. All is scored by the network itself.
+The first command trains a network briefly on phantoms, naturally or with PGD-AT, and attacks it with PGD-20, plain and
+ours, from the random starts of several seeds. It counts the images that are still classified correctly, and shows how
+much the seeds differ and how far our mean is above the plain one. The second command trains a network with each
+method, precision and seed, and compares their robust accuracies. Outcomes are those of the network itself, not of the
+faster copy that our attacks use.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import argparse
 import copy
 import statistics
 import tempfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,9 +31,10 @@ from advmia.evaluation.loop import EvaluationOptions, evaluate
 from advmia.losses import cross_entropy
 from advmia.runtime.precision import Precision
 from advmia.tasks import SINGLE_LABEL
-from benchmarks import plain, subjects, timing
+from benchmarks import plain, report, subjects
 
 DATASET = "melBin"
+ALLOWED_SHARE = 1 / 128  # of the images: how far our mean may be above the plain one
 
 
 def main() -> None:
@@ -44,113 +48,129 @@ def main() -> None:
 
 
 def _compare_attacks(args: argparse.Namespace, train: ImageData, test: ImageData) -> None:
-    device = torch.device(args.device)
+    """Attacks a network with plain PGD and, in each precision, with ours; prints and writes what remains correct."""
+    device, images = torch.device(args.device), len(test)
     Precision.choose("fp32", device)
     method = subjects.method("pgdat" if args.trainEps else "nat", SINGLE_LABEL, args.trainEps, DATASET)
-    model = subjects.trained(args.model, train, SINGLE_LABEL, method, device, epochs=args.trainEpochs, lr=args.lr)
+    model = subjects.ShortTraining(args.model, args.trainEpochs, args.lr).run(train, method, device)
     clean = evaluate(model, EvaluationLoader(test, args.bs, device), SINGLE_LABEL).outcomes
-    images, clean_right = len(test), int((clean == test.targets(test.indices)).sum())
-    what = f"{args.model}, {images} phantoms of {args.size} pixels, {clean_right} right clean"
-    print(f"{what}; PGD-20 at eps {args.eps:g}")
-    baseline = [_plain_right(model, test, args, seed) for seed in range(args.seeds)]
+    clean_right = int((clean == test.targets(test.indices)).sum())
+    network = f"{args.model}, {images} phantoms of {args.size} pixels, {clean_right} correctly classified if clean"
+    print(f"{network}; PGD-20 at eps {args.eps:g}")
+    baseline = [_plain_outcomes(model, test, args, seed) for seed in range(args.seeds)]
     results = {"plain": _agreement(baseline, baseline)}
-    for asked in args.precision:
-        precision = Precision.choose(asked, device)
-        found = [_our_right(model, test, args, seed, precision) for seed in range(args.seeds)]
-        results[f"ours, {precision.name}"] = _agreement(found, baseline)
-        timing.write(args, "strength", {"images": images, "clean_right": clean_right, "results": results})
-    columns = ("right under attack", *(f"seed {seed}" for seed in range(args.seeds)), "mean", "spread", "above plain")
+    for name in args.precision:
+        precision = Precision.choose(name, device)
+        outcomes = [_our_outcomes(model, test, args, seed, precision) for seed in range(args.seeds)]
+        results[f"ours, {precision.name}"] = _agreement(outcomes, baseline)
+        report.write(args, "strength", {"images": images, "clean_right": clean_right, "results": results})
+    columns = ("attack", *(f"seed {seed}" for seed in range(args.seeds)), "mean", "spread", "above plain")
     table = [[name, *row["right"], row["mean"], row["spread"], row["above_plain"]] for name, row in results.items()]
-    timing.show(f"images; the last: by the means, {images / 128:g} allowed", columns, table)
+    title = f"images classified correctly under attack; our mean may be {ALLOWED_SHARE * images:g} above the plain one"
+    report.show(title, columns, table)
 
 
-def _agreement(found: list[Tensor], baseline: list[Tensor]) -> dict[str, Any]:
-    """Images right by seed, their mean, how far the seeds are apart, and how far the mean is above the baseline's.
+def _agreement(outcomes: list[Tensor], baseline: list[Tensor]) -> dict[str, Any]:
+    """Compares an attack with the plain one; both are given by the correctly classified images (N,) bool of each seed.
 
-    A weaker attack leaves more right. By the means, since of several seeds the most and the least of two equal attacks
-    are as far apart as chance has them; of the images that turn with the seed, as many do between the two.
+    A weaker attack leaves more images correct. Means are compared, because the extremes of several seeds differ by
+    chance, even between equal attacks. `outcomes_differ` is the largest number of images with another outcome for the
+    same seed; between equal attacks it is as large as between two seeds of one attack.
     """
-    counts, expected = ([int(right.sum()) for right in each] for each in (found, baseline))
+    counts, expected = ([int(correct.sum()) for correct in seeds] for seeds in (outcomes, baseline))
     return {
         "right": counts,
         "mean": statistics.mean(counts),
         "spread": max(counts) - min(counts),
         "deviation": statistics.stdev(counts) if len(counts) > 1 else 0.0,
         "above_plain": statistics.mean(counts) - statistics.mean(expected),
-        "outcomes_differ": max(int((a != b).sum()) for a, b in zip(found, baseline, strict=True)),
+        "outcomes_differ": max(int((a != b).sum()) for a, b in zip(outcomes, baseline, strict=True)),
     }
 
 
-def _plain_right(model: nn.Module, data: ImageData, args: argparse.Namespace, seed: int) -> Tensor:
+def _plain_outcomes(model: nn.Module, data: ImageData, args: argparse.Namespace, seed: int) -> Tensor:
+    """Returns which images (N,) are classified correctly under plain PGD-20."""
     torch.manual_seed(seed)
     x, y = subjects.all_images(data, torch.device(args.device))
     attack = partial(plain.pgd, budget=pgd_budget(args.eps))
-    return plain.robust_right(subjects.as_published(copy.deepcopy(model)), x, y, attack, args.bs).cpu()
+    return plain.robust_images(subjects.as_published(copy.deepcopy(model)), x, y, attack, args.bs).cpu()
 
 
-def _our_right(model: nn.Module, data: ImageData, args: argparse.Namespace, seed: int, precision: Precision) -> Tensor:
+def _our_outcomes(
+    model: nn.Module, data: ImageData, args: argparse.Namespace, seed: int, precision: Precision
+) -> Tensor:
+    """Returns which images (N,) are classified correctly under our PGD-20."""
     attack = pgd(pgd_budget(args.eps), cross_entropy)
     loader = EvaluationLoader(data, args.bs, torch.device(args.device))
     options = EvaluationOptions((seed, "pgd", args.eps), precision=precision)
-    return evaluate(model, loader, SINGLE_LABEL, attack, options=options).outcomes == data.targets(data.indices)
+    evaluation = evaluate(model, loader, SINGLE_LABEL, attack, options=options)
+    return evaluation.outcomes == data.targets(data.indices)
 
 
 # --- trainings -------------------------------------------------------------------------------------------------------
 
 
 def _compare_trainings(args: argparse.Namespace, train: ImageData, test: ImageData) -> None:
-    device, results = torch.device(args.device), []
+    """Trains with each method, precision and seed; prints and writes clean and robust accuracies."""
+    device = torch.device(args.device)
+    results: list[dict[str, Any]] = []
     for name in args.methods:
         helpers: dict[int, nn.Module] = {}
-        for asked in args.precision:
+        for requested in args.precision:
             row: dict[str, Any] = {"method": name, "clean": [], "robust": []}
             results.append(row)
             for seed in range(args.seeds):
-                Precision.choose("fp32", device)  # of helpers
-                fit = partial(subjects.trained, args.model, train, SINGLE_LABEL, device=device, lr=args.lr, seed=seed)
+                training = subjects.ShortTraining(args.model, args.trainEpochs, args.lr, seed)
+                Precision.choose("fp32", device)  # helpers are trained in fp32
                 if name == "hat" and seed not in helpers:
-                    natural = subjects.method("nat", SINGLE_LABEL, 0, DATASET)
-                    helpers[seed] = fit(natural, epochs=args.trainEpochs)
+                    helpers[seed] = training.run(train, subjects.method("nat", SINGLE_LABEL, 0, DATASET), device)
                 method = subjects.method(name, SINGLE_LABEL, args.eps, DATASET, helpers.get(seed))
-                precision = Precision.choose(asked, device)
+                precision = Precision.choose(requested, device)
                 row["precision"] = precision.name
-                model = fit(method, epochs=args.trainEpochs, precision=precision)
-                for kind, score in _scores(model, test, args, device).items():
-                    row[kind].append(score)
-                timing.write(args, "strength --train", {"images": len(test), "results": results})
-    columns = ("accuracy, %", *(f"{kind} {seed}" for kind in ("clean", "robust") for seed in range(args.seeds)))
+                model = replace(training, precision=precision).run(train, method, device)
+                for kind, accuracy in _accuracies(model, test, args, device).items():
+                    row[kind].append(accuracy)
+                report.write(args, "strength --train", {"images": len(test), "results": results})
+    kinds = ("clean", "robust")
+    columns = ("accuracy, %", *(f"{kind} {seed}" for kind in kinds for seed in range(args.seeds)))
     table = [
-        [f"{row['method']}, {row['precision']}", *(100 * score for kind in ("clean", "robust") for score in row[kind])]
+        [f"{row['method']}, {row['precision']}", *(100 * accuracy for kind in kinds for accuracy in row[kind])]
         for row in results
     ]
-    timing.show(f"by seed; robust: PGD-20 at eps {args.eps:g}, {len(test)} images", columns, table)
+    report.show(f"by seed; robust: under PGD-20 at eps {args.eps:g}; {len(test)} images", columns, table)
 
 
-def _scores(model: nn.Module, data: ImageData, args: argparse.Namespace, device: torch.device) -> dict[str, float]:
+def _accuracies(model: nn.Module, data: ImageData, args: argparse.Namespace, device: torch.device) -> dict[str, float]:
+    """Returns the clean accuracy and the one under PGD-20, in fp32."""
     Precision.choose("fp32", device)
     loader = EvaluationLoader(data, args.bs, device)
-    attack = pgd(pgd_budget(args.eps), cross_entropy)
-    robust = evaluate(model, loader, SINGLE_LABEL, attack, options=EvaluationOptions((0, "pgd", args.eps), "robust"))
+    attack, options = pgd(pgd_budget(args.eps), cross_entropy), EvaluationOptions((0, "pgd", args.eps), "robust")
+    robust = evaluate(model, loader, SINGLE_LABEL, attack, options=options)
     clean = evaluate(model, loader, SINGLE_LABEL)
     return {"clean": float(clean.scores["accuracy"]), "robust": float(robust.scores["accuracy"])}
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="mv2", choices=SINGLE_LABEL.models)
-    parser.add_argument("--size", type=int, default=32)
-    parser.add_argument("--images", type=int, default=512, help="attacked")
-    parser.add_argument("--bs", type=int, default=32)
-    parser.add_argument("--eps", type=float, default=8.0, help="of the attack; with --train, of the training too")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--trainImages", type=int, default=384)
-    parser.add_argument("--trainEpochs", type=int, default=4)
-    parser.add_argument("--trainEps", type=float, default=2.0, help="of PGD-AT; 0 trains naturally")
-    parser.add_argument("--lr", type=float, default=0.01)
+    parser = report.new_parser(__doc__)
+    parser.add_argument("--model", default="mv2", choices=SINGLE_LABEL.models, help="network")
+    parser.add_argument("--size", type=int, default=32, help="side of the images in pixels")
+    parser.add_argument("--images", type=int, default=512, help="test images, which are attacked")
+    parser.add_argument("--bs", type=int, default=32, help="batch size of the evaluation")
+    parser.add_argument(
+        "--eps", type=float, default=8.0, help="eps of the attack in grey levels; with --train, of the training too"
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
+    parser.add_argument("--trainImages", type=int, default=384, help="training images")
+    parser.add_argument("--trainEpochs", type=int, default=4, help="epochs of each training")
+    parser.add_argument(
+        "--trainEps", type=float, default=2.0, help="eps of PGD-AT in grey levels without --train; 0 trains naturally"
+    )
+    parser.add_argument("--lr", type=float, default=0.01, help="highest learning rate")
     parser.add_argument("--train", action="store_true", help="compare trainings, not attacks")
-    parser.add_argument("--methods", nargs="+", default=["pgdat", "trades", "hat"], help="with --train")
-    timing.precision_flag(parser)
-    return timing.common_flags(parser).parse_args()
+    methods = ["pgdat", "trades", "hat"]
+    parser.add_argument("--methods", nargs="+", default=methods, help="methods to compare with --train")
+    report.add_precisions(parser)
+    return report.parse(parser)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What is measured on: phantoms through the product's own lists, cache and loaders, and networks trained on them."""
+"""The images and networks that are measured: phantoms, read by our own loaders, and networks trained on them."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +19,15 @@ from advmia.models.densenet import DenseNet121
 from advmia.models.unet import UNet
 from advmia.runtime.machine import on_device, seed_everything
 from advmia.runtime.precision import FP32, Precision
-from advmia.tasks import Task
-from advmia.training.loop import LossOf, Position, train_one_epoch
+from advmia.tasks import SINGLE_LABEL, Task
+from advmia.training.loop import Position, Training, train_one_epoch
 from advmia.training.methods import METHODS, Method, MethodSettings, default_beta
 
 
 def phantoms(folder: Path, dataset: str, size: int, train: int, test: int) -> tuple[ImageData, ImageData]:
-    """Training and test images of a data set at `size` pixels, drawn into `folder`; as many as asked for of each."""
+    """Draws phantoms of a data set into `folder`; returns `train` training and `test` test images of `size` pixels."""
     spec = DATASETS[dataset].at_size(size)
-    count = max(COUNTS[0], 4 * test, -(-4 * train // 3))  # a quarter tests
+    count = max(COUNTS[0], 4 * test, -(-4 * train // 3))  # a quarter of the phantoms are for testing
     make_phantoms(folder, [spec.folder], count=count, size=max(spec.resize, 32))
     train_list = read_samples(spec, folder, "train")
     test_list = read_samples(spec, folder, "test", classes=train_list.classes)
@@ -38,27 +38,36 @@ def phantoms(folder: Path, dataset: str, size: int, train: int, test: int) -> tu
 
 
 def repeated(data: ImageData, count: int) -> ImageData:
-    """As many rows as asked for, by taking the images over and over: time depends on their number, not on what they
-    show."""
+    """Returns `count` images: those of `data`, repeated. Times depend on their number, not on what they show."""
     return replace(data, indices=data.indices[np.arange(count) % len(data)])
 
 
 def training_loader(
     data: ImageData, task: Task, batch_size: int, device: torch.device, seed: int = 0
 ) -> TrainingLoader:
+    """Returns our loader of training batches, with the data set's augmentation and the task's order."""
     return TrainingLoader(data, batch_size, device, task.order, data.samples.spec.augmentation, seed)
 
 
+def all_images(data: ImageData, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Returns all images (N, 3, S, S) in PyTorch's default memory layout, and their labels."""
+    batch = next(iter(EvaluationLoader(data, len(data), device)))
+    return batch.x.contiguous(), batch.y
+
+
 def network(name: str, spec: DatasetSpec, classes: int, device: torch.device, seed: int = 0) -> nn.Module:
-    """Random weights, laid out as for training."""
+    """Returns a network with random weights, in the memory layout that our training uses."""
     seed_everything(seed)
     return on_device(build_model(name, classes, mean=spec.mean, std=spec.std), device)
 
 
 @torch.no_grad()
 def settled(model: nn.Module, x: Tensor) -> nn.Module:
-    """The network with batch norms that know images x (B, C, H, W). A fresh network's let its activations and gradients
-    shrink from layer to layer to numbers so small that a CPU is slow with them, which no trained network's are."""
+    """Sets the running statistics of the batch norms to those of images x (B, C, H, W); returns the same model.
+
+    With the statistics of a new network, activations and gradients shrink from layer to layer until they are denormal
+    numbers, which are slow on a CPU. Trained networks have no such numbers.
+    """
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     momentums = [norm.momentum for norm in norms]
     for norm in norms:
@@ -70,8 +79,11 @@ def settled(model: nn.Module, x: Tensor) -> nn.Module:
 
 
 def as_published(model: nn.Module) -> nn.Module:
-    """The network as published code has it: plain memory layout, and ReLUs that write to new memory but for the two
-    networks (U-Net, DenseNet) that are published with ReLU in place. Changes the one given."""
+    """Changes a network to what published code runs; returns the same model.
+
+    It gets PyTorch's default memory layout. Its ReLUs do not work in place, but for U-Net and DenseNet, whose published
+    ReLUs do.
+    """
     if not isinstance(model, UNet | DenseNet121):
         for module in model.modules():
             if isinstance(module, nn.ReLU):
@@ -79,44 +91,38 @@ def as_published(model: nn.Module) -> nn.Module:
     return model.to(memory_format=torch.contiguous_format)
 
 
-def method(name: str, task: Task, eps: float, dataset: str, helper: nn.Module | None = None) -> Method:
+def method(name: str, task: Task, grey_eps: float, dataset: str, helper: nn.Module | None = None) -> Method:
+    """Returns a training method with the commands' default settings."""
     settings = MethodSettings(
         objective=task.objective,
-        budget=training_budget(eps),
+        budget=training_budget(grey_eps),
         beta=default_beta(name, dataset),
         gamma=1.0,
-        step=3.5,
+        hat_step=3.5,
         helper=helper,
     )
     return METHODS[name](settings)
 
 
-def trained(
-    name: str,
-    data: ImageData,
-    task: Task,
-    how: Method,
-    device: torch.device,
-    *,
-    epochs: int,
-    lr: float,
-    seed: int = 0,
-    precision: Precision = FP32,
-) -> nn.Module:
-    """A network after a brief training with the product's loop, in eval mode."""
-    samples = data.samples
-    model = network(name, samples.spec, samples.classes, device, seed)
-    loader = training_loader(data, task, 16, device, seed)
-    optimizer = task.optimizer(model.parameters(), lr, 1e-3)
-    schedule = task.schedule(optimizer, lr, epochs * len(loader))
-    loss = LossOf(model, how)
-    for number in range(1, epochs + 1):
-        train_one_epoch(loss, loader, optimizer, schedule, Position(number), epochs=epochs, precision=precision)
-    model.zero_grad(set_to_none=True)
-    return model.eval()
+@dataclass(frozen=True)
+class ShortTraining:
+    """A short training of a classifier by our loop, in batches of 16."""
 
+    model: str
+    epochs: int
+    lr: float = 0.01
+    seed: int = 0
+    precision: Precision = FP32
 
-def all_images(data: ImageData, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Every image (N, 3, S, S) in plain memory layout, and its label."""
-    batch = next(iter(EvaluationLoader(data, len(data), device)))
-    return batch.x.contiguous(), batch.y
+    def run(self, data: ImageData, method: Method, device: torch.device) -> nn.Module:
+        """Trains a new network on `data`; returns it in eval mode."""
+        samples, task = data.samples, SINGLE_LABEL
+        model = network(self.model, samples.spec, samples.classes, device, self.seed)
+        loader = training_loader(data, task, 16, device, self.seed)
+        optimizer = task.optimizer(model.parameters(), self.lr, 1e-3)
+        schedule = task.schedule(optimizer, self.lr, self.epochs * len(loader))
+        training = Training(model, method, loader, optimizer, schedule, self.epochs, self.precision)
+        for number in range(1, self.epochs + 1):
+            train_one_epoch(training, Position(number))
+        model.zero_grad(set_to_none=True)
+        return model.eval()

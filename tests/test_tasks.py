@@ -1,4 +1,4 @@
-"""Whatever a task offers can be built, and scores what it says."""
+"""Tests that everything a task offers can be built, and that its scores are the columns of its results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from advmia.budgets import Budget
 from advmia.data.specs import DATASETS
 from advmia.models import MODELS, build_model
 from advmia.runtime.rng import SampleRng
-from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL, Task
+from advmia.tasks import METHOD_NAMES, MULTI_LABEL, SEGMENTATION, SINGLE_LABEL, Task
 from advmia.training.methods import METHODS, MethodSettings, default_beta
 
 ONE_STEP = Budget.grey(8, steps=1, grey_step_size=2)
@@ -38,32 +38,40 @@ def example(task: Task, dataset: str) -> tuple[torch.Tensor, torch.Tensor, int]:
 
 
 def test_every_data_set_has_a_task() -> None:
-    """Fails when a data set is declared that no script offers, or is offered twice."""
+    """Fails if a data set is declared that no script offers, or that two scripts offer."""
     offered = [name for task in TASKS.values() for name in task.datasets]
     assert sorted(offered) == sorted(DATASETS)
 
 
 def test_every_model_has_a_task() -> None:
+    """Fails if a network is declared that no script offers."""
     assert {name for task in TASKS.values() for name in task.models} == set(MODELS)
 
 
+def test_methods_are_declared_once() -> None:
+    """Fails if a method is declared but cannot be built, or the tables' order is not that of the declaration."""
+    assert tuple(METHODS) == METHOD_NAMES == SINGLE_LABEL.methods
+    for task in TASKS.values():
+        assert [name for name in METHOD_NAMES if name in task.methods] == list(task.methods)
+
+
 def test_every_allowed_combination(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each data set x model x method gives a loss whose gradient reaches the weights; each attack an image."""
+    """Fails if a method's loss has no gradient by some weight, or an attack leaves its budget, for any combination."""
     # Otherwise AutoAttack's Square makes 50 queries for each step.
     monkeypatch.setattr("advmia.attacks.auto_attack.QUERIES_PER_STEP", 2)
-    # Data sets that ask for the same network need it built once.
-    alike = {(DATASETS[name].classes, DATASETS[name].mean): name for name in task.datasets}
-    for dataset in alike.values():
+    # One data set of those that need the same network.
+    different = {(DATASETS[name].classes, DATASETS[name].mean): name for name in task.datasets}
+    for dataset in different.values():
         x, y, classes = example(task, dataset)
         for name in task.models:
             model = build_model(name, classes, mean=DATASETS[dataset].mean, std=DATASETS[dataset].std)
             for method in task.methods:
                 check_method(task, method, dataset, model, x, y)
-            # Some attacks leave alone what is wrong to begin with.
+            # Some attacks do not change an image that is misclassified to begin with.
             y = predicted(model, x) if task is SINGLE_LABEL else y
             for attack, objective in task.attacks.items():
-                made = ATTACKS[attack].build(ONE_STEP, objective)
-                x_adv = made(model, x, y, rng=SampleRng.of(0, samples=range(2)))
+                built = ATTACKS[attack].build(ONE_STEP, objective)
+                x_adv = built(model, x, y, rng=SampleRng.of(0, samples=range(2)))
                 check_image(attack, model, x, y, x_adv)
 
 
@@ -73,8 +81,8 @@ def predicted(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 def check_image(attack: str, model: nn.Module, x: torch.Tensor, y: torch.Tensor, x_adv: torch.Tensor) -> None:
-    """Attacked, and within the budget; only SimBA may go further, and one step of SimBA may lead nowhere."""
-    if attack == "fab-t":  # x itself where it finds nothing
+    """Fails if x_adv equals x or leaves the budget. SimBA's eps is no bound, and one step of it may change nothing."""
+    if attack == "fab-t":  # x_adv is x where it finds no adversarial example
         assert torch.equal((x_adv != x).flatten(1).any(dim=1), predicted(model, x_adv) != y)
     elif attack != "simba":
         assert (x_adv != x).flatten(1).any(dim=1).all(), attack
@@ -90,7 +98,7 @@ def check_method(task: Task, name: str, dataset: str, model: nn.Module, x: torch
 
 
 def test_scores_are_the_columns(task: Task) -> None:
-    """Fails when a result file would lack a column, or a selection name a score that no meter gives."""
+    """Fails if a result file would lack a column, or if no meter computes the score of the best epoch."""
     x, y, classes = example(task, task.datasets[0])
     logits = build_model(task.models[0], classes)(x).detach()
     meter = task.meter(classes, 1)

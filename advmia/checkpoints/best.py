@@ -1,10 +1,9 @@
-"""Weights on disk: a bare state_dict, as the reference writes it, and beside it a record of how it came about."""
+"""The best epoch of a training on disk: the checkpoint, and beside it a record of how it came about."""
 
 from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,40 +11,48 @@ from torch import nn
 
 from advmia.checkpoints.paths import record_path
 from advmia.checkpoints.settings import TrainingSettings
-from advmia.checkpoints.weights import StateDict, _weights_of, save_weights
+from advmia.checkpoints.weights import StateDict, copy_weights, save_weights
 from advmia.runtime import distributed
 from advmia.runtime.files import read_json_object, write_json
 
 
 def read_record(checkpoint: Path) -> dict[str, Any] | None:
-    """What is recorded of a checkpoint; None where nothing readable is (the reference's own weights have none)."""
+    """Returns the record of a checkpoint; None where there is none that can be read.
+
+    Keys: "settings" (`TrainingSettings.to_json`), "epochs" (one `advmia.training.loop.Epoch` each), "best_epoch",
+    "finished", "selection" and "versions". The reference's own checkpoints have no record.
+    """
     return read_json_object(record_path(checkpoint))
 
 
 class BestCheckpoint:
-    """Keeps a network's weights at the best epoch so far, and after every epoch the record."""
+    """Keeps the weights of the best epoch so far in the checkpoint, and all epochs in the record beside it.
+
+    Only the main process writes. Attributes: `epoch`, the number of the best epoch (0 before the first), and `score`,
+    its score.
+    """
 
     def __init__(self, path: Path, settings: TrainingSettings, facts: dict[str, Any], model: nn.Module) -> None:
-        """`facts`: what else the record says, beside the settings, the epochs and the best of them."""
+        """`path`: the checkpoint. `facts`: what the record states beside the settings and the epochs."""
         self._path, self._model = path, model
         self._epochs: list[dict[str, Any]] = []
-        self._record = {"settings": asdict(settings), **facts}
-        self.epoch = 0  # the best; 0 before the first
+        self._record = {"settings": settings.to_json(), **facts}
+        self.epoch = 0
         self.score = -math.inf
         self._weights: StateDict | None = None  # of the best epoch
 
     def offer(self, epoch: dict[str, Any], score: float) -> bool:
-        """Records an epoch; keeps the weights when its score is the highest so far. Says whether it was."""
+        """Records an epoch, and saves the weights if its score is the highest so far; returns whether it is."""
         self._epochs.append(epoch)
         is_best = score > self.score
         if is_best:
-            self.epoch, self.score, self._weights = epoch["number"], score, _weights_of(self._model)
+            self.epoch, self.score, self._weights = epoch["number"], score, copy_weights(self._model)
             self._save_weights()
-        self._write(finished=False)
+        self._write_record(finished=False)
         return is_best
 
     def state_dict(self) -> dict[str, Any]:
-        """All that `load_state_dict` goes on from. The epochs are JSON, which has room for any kind of number."""
+        """Returns what `load_state_dict` continues from. The epochs are JSON, which can hold any of their numbers."""
         return {
             "epochs": json.dumps(self._epochs),
             "epoch": self.epoch,
@@ -54,26 +61,30 @@ class BestCheckpoint:
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from an earlier run's epochs, and writes its files again: they may have got ahead of its state."""
+        """Continues from an earlier run's epochs. Writes its files again, which may be of a later epoch than the state.
+
+        That is the case when the run was killed after it had saved an epoch's files and before it saved its state.
+        """
         self._epochs = json.loads(state_dict["epochs"])
         self.epoch, self.score, self._weights = (state_dict[name] for name in ("epoch", "score", "weights"))
         if self._weights is not None:
             self._save_weights()
-            self._write(finished=False)
+            self._write_record(finished=False)
 
     @property
     def epochs(self) -> list[dict[str, Any]]:
-        """What `offer` was given, from the first epoch on."""
+        """The epochs that `offer` has recorded, from the first on."""
         return list(self._epochs)
 
     def finish(self) -> None:
-        self._write(finished=True)
+        """Marks the training as finished in the record."""
+        self._write_record(finished=True)
 
     def _save_weights(self) -> None:
         if distributed.is_main() and self._weights is not None:
             save_weights(self._path, self._weights)
 
-    def _write(self, *, finished: bool) -> None:
+    def _write_record(self, *, finished: bool) -> None:
         record = {**self._record, "finished": finished, "best_epoch": self.epoch, "epochs": self._epochs}
         if distributed.is_main():
             write_json(record_path(self._path), record, indent=2)

@@ -1,20 +1,28 @@
-"""Weights on disk: a bare state_dict, as the reference writes it, and beside it a record of how it came about."""
+"""The files of a training: the checkpoint, and what lies beside it.
+
+A checkpoint's name is full of dots, so the endings are appended to it, not put in place of a suffix.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 
-def state_path(checkpoint: Path) -> Path:
-    """`<checkpoint>.state`; the name is full of dots, so it is appended, not replaced."""
-    return checkpoint.with_name(checkpoint.name + ".state")
-
-
 def record_path(checkpoint: Path) -> Path:
-    """`<checkpoint>.json`; the name is full of dots, so it is appended, not replaced."""
+    """Returns `<checkpoint>.json`: how the checkpoint came about."""
     return checkpoint.with_name(checkpoint.name + ".json")
 
 
 def picture_path(checkpoint: Path) -> Path:
-    """`<checkpoint>.png`; the name is full of dots, so it is appended, not replaced."""
+    """Returns `<checkpoint>.png`: the training curves."""
     return checkpoint.with_name(checkpoint.name + ".png")
+
+
+def state_path(checkpoint: Path) -> Path:
+    """Returns `<checkpoint>.state`: what a training continues from. Removed when the training has finished."""
+    return checkpoint.with_name(checkpoint.name + ".state")
+
+
+def all_paths(checkpoint: Path) -> tuple[Path, ...]:
+    """Returns the paths of all files of a training, whether they exist or not."""
+    return checkpoint, record_path(checkpoint), picture_path(checkpoint), state_path(checkpoint)

@@ -1,56 +1,79 @@
-"""Weights on disk: a bare state_dict, as the reference writes it, and beside it a record of how it came about."""
+"""The settings that a training depends on, and the checkpoint names that the reference makes of them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from advmia.budgets import grey_token
+from advmia.budgets import Budget, grey_token, pgd_budget
 from advmia.models import MODELS
+
+# Fields whose key in records and state files is another than their name.
+_JSON_KEYS = {
+    "grey_eps": "eps",
+    "grey_step_size": "step_size",
+    "helper_sha256": "helper",
+    "world_size": "processes",
+}
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """All that shapes a trained network; a checkpoint of other settings is another network."""
+    """All that a trained network depends on: a checkpoint of other settings is another network."""
 
     dataset: str
     model: str
     method: str
     classes: int
-    eps: float  # grey levels, as step_size; 0 for natural training
-    steps: int
-    step_size: float
-    beta: float
-    gamma: float  # hat; 0 for the others, as hat_step
-    hat_step: float
-    helper: str | None  # SHA-256 of hat's helper's weights
+    grey_eps: float  # 0 for natural training, as are steps and grey_step_size
+    steps: int  # of the attack in training
+    grey_step_size: float
+    beta: float  # weight of the robustness term; 0 for methods without one
+    gamma: float  # HAT's; 0 for the other methods, as hat_step
+    hat_step: float  # HAT's h
+    helper_sha256: str | None  # of the file with the weights of HAT's helper
     epochs: int
-    batch_size: int
+    batch_size: int  # of all processes together
     lr: float
     weight_decay: float
     init: str
     seed: int
-    size: int  # pixels
+    size: int  # pixels a side
     precision: str
-    val_fraction: float | None
-    processes: int  # each batch norm saw its process' share of a batch
-    train_data: dict[str, object]
+    val_fraction: float | None  # share of the training list that is held out for validation; None: the test list
+    world_size: int  # processes: each batch norm sees its rank's share of a batch only
+    train_data: dict[str, object]  # `advmia.data.loading.ImageData.facts`
     test_data: dict[str, object]
+
+    @property
+    def budget(self) -> Budget:
+        """The budget of the attack in training."""
+        return Budget.grey(self.grey_eps, self.steps, self.grey_step_size)
+
+    @property
+    def validation_budget(self) -> Budget | None:
+        """The budget of the PGD-20 that validates each epoch; None for natural training."""
+        return pgd_budget(self.grey_eps) if self.grey_eps else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the settings as records and state files hold them."""
+        return {_JSON_KEYS.get(name, name): value for name, value in asdict(self).items()}
 
 
 def classification_name(settings: TrainingSettings) -> str:
-    """The reference's file name, e.g. `ResNet_melBin_nat_class2_maxLR0.01_weightDecay0.001`."""
+    """Returns the reference's file name, e.g. `ResNet_melBin_nat_class2_maxLR0.01_weightDecay0.001`."""
     head = f"{MODELS[settings.model].class_name}_{settings.dataset}_{settings.method}"
     tail = f"maxLR{settings.lr}_weightDecay{settings.weight_decay}"
     if settings.method == "nat":
         return f"{head}_class{settings.classes}_{tail}"
-    attack = f"ADV{grey_token(settings.eps)}-255_{settings.steps}_{grey_token(settings.step_size)}-255"
+    attack = f"ADV{grey_token(settings.grey_eps)}-255_{settings.steps}_{grey_token(settings.grey_step_size)}-255"
     return f"{head}_beta{settings.beta:g}_class{settings.classes}_{attack}_{tail}"
 
 
 def segmentation_name(settings: TrainingSettings) -> str:
-    """The reference's file name, e.g. `UNet_mel_PGDAT_CrossEntropyLoss_Adam_eps8-255_step10_stepSize2-255`."""
+    """Returns the reference's file name, e.g. `UNet_mel_PGDAT_CrossEntropyLoss_Adam_eps8-255_step10_stepSize2-255`."""
     name = f"{MODELS[settings.model].class_name}_{settings.dataset}_{settings.method.upper()}_CrossEntropyLoss_Adam"
     if settings.method == "nat":
         return name
-    eps, step_size = grey_token(settings.eps), grey_token(settings.step_size)
+    eps, step_size = grey_token(settings.grey_eps), grey_token(settings.grey_step_size)
     return f"{name}_eps{eps}-255_step{settings.steps}_stepSize{step_size}-255"

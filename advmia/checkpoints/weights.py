@@ -1,4 +1,4 @@
-"""Weights on disk: a bare state_dict, as the reference writes it, and beside it a record of how it came about."""
+"""Weights on disk: a bare state_dict of tensors, as the reference writes it."""
 
 from __future__ import annotations
 
@@ -20,56 +20,54 @@ StateDict = dict[str, Tensor]
 
 
 def save_weights(path: Path, weights: StateDict) -> None:
-    """The bare state_dict, whole or not at all."""
-    # By its path, torch would write the temporary name into the file: equal weights are equal files. And of a disk that
-    # fills up it tells in words of its own.
+    """Writes a bare state_dict, atomically. Equal weights give equal files. Raises `UserError` if the disk is full."""
+    # Given a path, torch.save would store the temporary file's name in the file, and report a full disk in its own way.
     content = io.BytesIO()
     torch.save(weights, content)
     with atomic_write(path) as temporary:
         temporary.write_bytes(content.getbuffer())
 
 
-def _weights_of(model: nn.Module) -> StateDict:
-    """A copy in plain layout on the CPU."""
+def copy_weights(model: nn.Module) -> StateDict:
+    """Returns a copy of the model's state_dict on the CPU, in plain (contiguous) memory layout."""
     plain = torch.contiguous_format
     return {name: tensor.detach().cpu().clone(memory_format=plain) for name, tensor in model.state_dict().items()}
 
 
 def load_weights(path: Path) -> tuple[StateDict, str]:
-    """Reads a bare state_dict of tensors and executes nothing; the second is the file's SHA-256.
+    """Reads a bare state_dict of tensors; returns it with the SHA-256 of the file. Executes nothing from the file.
 
-    Both from one reading, since a training may be replacing the file. Raises `UserError` for any other or a damaged
-    file.
+    Both come from one reading, since a training may replace the file at any time. Raises `UserError` for a damaged file
+    and for any other file.
     """
     try:
         content = path.read_bytes()
         weights = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        damaged = _damaged_part(content)
+        damaged_part = _damaged_part(content)
     except FileNotFoundError:
         raise UserError(f"no checkpoint at {path}: train one, or check the path") from None
     except IsADirectoryError:
         raise UserError(f"{path} is a folder: expected a checkpoint file") from None
-    except Exception as error:  # whatever unpickling raises
+    except Exception as error:  # unpickling may raise anything
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"{path} is no checkpoint: expected a state_dict of tensors saved by torch.save ({reason[:120]})"
         ) from error
-    if damaged:
-        raise UserError(f"{path} is damaged: the checksum of {damaged} does not fit; fetch it again, or train anew")
-    if not isinstance(weights, dict) or not weights or not all(isinstance(value, Tensor) for value in weights.values()):
-        held = (
-            f"a dict of {', '.join(map(str, list(weights)[:3]))}"
-            if isinstance(weights, dict)
-            else type(weights).__name__
+    if damaged_part:
+        raise UserError(
+            f"{path} is damaged: the checksum of {damaged_part} does not match; download it again, or train it again"
         )
-        raise UserError(f"{path} holds {held}: expected a bare state_dict of tensors")
-    return weights, hashlib.sha256(content).hexdigest()
+    if isinstance(weights, dict) and weights and all(isinstance(value, Tensor) for value in weights.values()):
+        return weights, hashlib.sha256(content).hexdigest()
+    keys = ", ".join(map(str, list(weights)[:3])) if isinstance(weights, dict) else ""
+    content_type = f"a dict of {keys}" if isinstance(weights, dict) else type(weights).__name__
+    raise UserError(f"{path} holds {content_type}: expected a bare state_dict of tensors")
 
 
 def _damaged_part(content: bytes) -> str | None:
-    """What of a checkpoint does not fit its checksum: torch reads a damaged file without a word.
+    """Returns the name of the first part that does not match its checksum, which torch.load does not verify.
 
-    Torch's older format, which is no zip archive, has no checksums.
+    None for a file in torch's older format, which is no zip archive and has no checksums.
     """
     if not content.startswith(b"PK\x03\x04"):
         return None
@@ -78,36 +76,40 @@ def _damaged_part(content: bytes) -> str | None:
 
 
 class LoadedModel(NamedTuple):
-    """A network from a checkpoint."""
+    """A network with the weights of a checkpoint."""
 
     model: nn.Module
     classes: int
-    digest: str  # SHA-256 of the file
+    sha256: str  # of the checkpoint file
 
 
 def load_model(name: str, path: Path, spec: DatasetSpec, *, classes: int | None = None) -> LoadedModel:
-    """The network `name` with the weights at `path`, for images of `spec`.
+    """Builds the network `name` with the weights at `path`; it normalises its input as `spec` states.
 
-    `classes`: what the data needs. Raises `UserError` when the weights are another model's or of other classes.
+    `classes`: the number of classes of the data; None accepts any. Raises `UserError` if the file is no checkpoint, if
+    its weights are of another network or of another number of classes, or if a weight is not finite.
     """
-    weights, digest = load_weights(path)
-    held = identify(weights)
-    if held != name:
+    weights, sha256 = load_weights(path)
+    actual_name = identify(weights)
+    if actual_name != name:
         raise UserError(
-            f"{path} holds weights of {held or 'no known model'}, not of {name}: name the model they belong to"
+            f"{path} holds weights of {actual_name or 'an unknown model'}, not of {name}: name the model of the weights"
         )
-    found = classes_of_weights(name, weights)
-    if classes is not None and found != classes:
-        raise UserError(f"{path} tells {found} classes apart, but {spec.name} has {classes}: use weights trained on it")
-    model = build_model(name, found, mean=spec.mean, std=spec.std)
+    actual_classes = classes_of_weights(name, weights)
+    if classes is not None and actual_classes != classes:
+        raise UserError(
+            f"{path} has {actual_classes} classes, but {spec.name} has {classes}: use weights trained on {spec.name}"
+        )
+    model = build_model(name, actual_classes, mean=spec.mean, std=spec.std)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise UserError(f"{path} does not fit {name}: {reason}") from error
-    odd = [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]
-    if odd:
+    not_finite = [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]
+    if not_finite:
         raise UserError(
-            f"{path} holds numbers that are not finite ({odd[0]}, {len(odd)} tensors in all): train it anew"
+            f"{path} holds numbers that are not finite ({not_finite[0]}; {len(not_finite)} tensors in all):"
+            " train it again"
         )
-    return LoadedModel(model, found, digest)
+    return LoadedModel(model, actual_classes, sha256)

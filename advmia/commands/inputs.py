@@ -1,38 +1,81 @@
-"""The story of training and of testing, told once for every task. Only here and in `cli` are command lines known."""
+"""What the commands read before they work: the device, the data set, its lists and their images."""
 
 from __future__ import annotations
 
 import argparse
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from advmia.data.loading import EvaluationLoader, ImageData, load_data
-from advmia.data.readers import (
-    SampleList,
-    count_mismatched_masks,
-    count_shared,
-    read_samples,
-)
+from advmia.data.readers import SampleList, count_mismatched_masks, count_shared, read_samples
 from advmia.data.specs import DATASETS, DatasetSpec
 from advmia.errors import UserError
 from advmia.models import MODELS
 from advmia.runtime import devices, distributed, machine
 from advmia.runtime.files import write_lock
+from advmia.runtime.precision import Precision
 from advmia.runtime.terminal import say
 
 
-def choose_device(args: argparse.Namespace) -> torch.device:
-    """This process' device, and memory as suits it."""
-    device = devices.pick_device(args.gpu)
-    if device.type == "cpu":
-        machine.keep_freed_memory()
-    return device
+@dataclass(frozen=True)
+class Inputs:
+    """What the flags of a command name: this rank's device, the precision, and the data set at its image size."""
+
+    args: argparse.Namespace
+    device: torch.device
+    precision: Precision
+    spec: DatasetSpec
+
+    @classmethod
+    def of(cls, args: argparse.Namespace, *models: str) -> Inputs:
+        """Chooses them for networks of the names `models`. Raises `UserError` for what this machine cannot do."""
+        device = devices.pick_device(args.gpu)
+        if device.type == "cpu":
+            machine.keep_freed_memory()
+        return cls(args, device, Precision.choose(args.precision, device), choose_spec(args, *models))
+
+    def read_lists(self) -> tuple[SampleList, SampleList]:
+        """Reads the training and the test list, and warns of images that are in both."""
+        train_list = read_samples(self.spec, self.args.dataRoot, "train")
+        test_list = read_samples(self.spec, self.args.dataRoot, "test", classes=train_list.classes)
+        shared = count_shared(train_list, test_list)
+        if shared:
+            say(
+                f"warning: {shared} images are in both {train_list.path} and {test_list.path.name}: scores will be too"
+                " high"
+            )
+        return train_list, test_list
+
+    def load_images(self, samples: SampleList) -> ImageData:
+        """Loads the images of a list (the first --limit), into the GPU's memory if they fit, and reports odd masks."""
+        samples = samples.first(self.args.limit)
+        mismatched = count_mismatched_masks(samples)
+        if mismatched:
+            say(
+                f"{samples.path}: {mismatched} masks have another size than their image;"
+                " both are resized to the same square"
+            )
+        with distributed.local_main_first():  # fills the cache, from which the other ranks then read
+            data = load_data(self.args.dataRoot, samples, workers=self.args.workers)
+        if data.empty_masks == len(data):
+            raise UserError(
+                f"{samples.path}: all {len(data)} masks are empty: foreground must be grey 128 or more of 255"
+            )
+        if data.empty_masks:
+            say(f"{samples.path}: {data.empty_masks} masks are all background")
+        return data.preload(self.device)
+
+    def evaluation_loader(self, data: ImageData) -> EvaluationLoader:
+        """Returns a loader of this rank's shard; --bs is the batch size of all ranks together."""
+        shard = data.shard(distributed.rank(), distributed.world_size())
+        return EvaluationLoader(shard, -(-self.args.bs // distributed.world_size()), self.device)
 
 
 def choose_spec(args: argparse.Namespace, *models: str) -> DatasetSpec:
-    """The data set at the size asked for, which the models must be able to take."""
+    """Returns the data set at --imgSize pixels. Raises `UserError` if a network cannot take images so small."""
     spec = DATASETS[args.dataset]
     if args.imgSize is not None:
         spec = spec.at_size(args.imgSize)
@@ -44,46 +87,15 @@ def choose_spec(args: argparse.Namespace, *models: str) -> DatasetSpec:
     return spec
 
 
-def read_lists(args: argparse.Namespace, spec: DatasetSpec) -> tuple[SampleList, SampleList]:
-    """The training and the test list, both checked before either is decoded."""
-    train_list = read_samples(spec, args.dataRoot, "train")
-    test_list = read_samples(spec, args.dataRoot, "test", classes=train_list.classes)
-    shared = count_shared(train_list, test_list)
-    if shared:
-        say(f"warning: {shared} images are in both {train_list.path} and {test_list.path.name}: scores will flatter")
-    return train_list, test_list
-
-
-def load_images(args: argparse.Namespace, samples: SampleList, device: torch.device) -> ImageData:
-    """The pixels of the rows asked for, in the device's memory if they fit; what is odd about them is said."""
-    samples = samples.first(args.limit)
-    odd = count_mismatched_masks(samples)
-    if odd:
-        say(f"{samples.path}: {odd} masks have another size than their image; both are resized to the same square")
-    with distributed.local_main_first():  # they find in the cache what it has decoded
-        data = load_data(args.dataRoot, samples, workers=args.workers)
-    if data.empty_masks == len(data):
-        raise UserError(f"{samples.path}: all {len(data)} masks are empty: foreground must be grey 128 or more of 255")
-    if data.empty_masks:
-        say(f"{samples.path}: {data.empty_masks} masks are all background")
-    return data.preload(device)
+def check_scorable(data: ImageData) -> None:
+    """Reports the findings whose AUROC is undefined on these images; raises `UserError` if that is all of them."""
+    undefined, path = data.undefined_findings, data.samples.path
+    if undefined and len(undefined) == len(data.samples.spec.findings):
+        raise UserError(f"{path}: no finding has both a positive and a negative among the {len(data)} rows: use more")
+    if undefined:
+        say(f"{path}: {', '.join(undefined)} have one class only in {len(data)} rows: left out of the mean AUROC")
 
 
 def lock_outputs(path: Path) -> AbstractContextManager[None]:
-    """Of the processes of one run the first writes; no other run does meanwhile."""
+    """Takes the write lock in rank 0; no-op elsewhere."""
     return write_lock(path) if distributed.is_main() else nullcontext()
-
-
-def evaluation_loader(args: argparse.Namespace, data: ImageData, device: torch.device) -> EvaluationLoader:
-    """This process' share of the list; `--bs` is the batch of all processes together."""
-    share = data.shard(distributed.rank(), distributed.world_size())
-    return EvaluationLoader(share, -(-args.bs // distributed.world_size()), device)
-
-
-def check_scorable(data: ImageData) -> None:
-    """Says for which findings a list has no AUROC; none for any of them is no list to score on."""
-    undefined, where = data.undefined_findings, data.samples.path
-    if undefined and len(undefined) == len(data.samples.spec.findings):
-        raise UserError(f"{where}: no finding has both a positive and a negative among the {len(data)} rows: use more")
-    if undefined:
-        say(f"{where}: {', '.join(undefined)} have one class only in {len(data)} rows: left out of the mean AUROC")

@@ -1,162 +1,179 @@
-"""The story of training and of testing, told once for every task. Only here and in `cli` are command lines known."""
+"""The command of the test scripts, the same for every task.
+
+`test` reads the list and the networks, opens the result files, and computes the rows that they lack: first the clean
+one, then each attack at each eps. At the end it checks whether the scores are reliable. A test that was stopped or
+killed continues with the same command: finished rows are kept in the result files, and the images that are done of the
+row under way in a file of their own (`advmia.results.partial`).
+"""
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from advmia.attacks import ATTACKS
 from advmia.attacks.common import EvaluationAttack
 from advmia.attacks.inference import compile_copies, fitting_batch
 from advmia.budgets import Budget
 from advmia.checkpoints.best import read_record
-from advmia.checkpoints.weights import load_model
-from advmia.commands.inputs import (
-    check_scorable,
-    choose_device,
-    choose_spec,
-    evaluation_loader,
-    load_images,
-    lock_outputs,
-)
-from advmia.data.loading import ImageData
-from advmia.data.readers import (
-    count_listed_classes,
-    read_samples,
-)
+from advmia.checkpoints.weights import LoadedModel, load_model
+from advmia.commands.inputs import Inputs, check_scorable, choose_spec, lock_outputs
+from advmia.data.loading import EvaluationLoader, ImageData
+from advmia.data.readers import count_listed_classes, read_samples
 from advmia.data.specs import DatasetSpec
 from advmia.evaluation import reliability
 from advmia.evaluation.loop import EvaluationOptions, evaluate, result_row
 from advmia.evaluation.tally import Evaluation
-from advmia.results.rows import CLEAN
+from advmia.results.rows import CLEAN, ResultRow
 from advmia.results.write import ResultFile, result_stem
 from advmia.runtime import distributed, machine
-from advmia.runtime.precision import Precision
 from advmia.runtime.signals import Stopped
 from advmia.runtime.terminal import say
 from advmia.tasks import Task
 
-_UNATTACKED = Budget(0, 0, 0)
+_NO_ATTACK = Budget(0, 0, 0)
 
 
 def test(task: Task, args: argparse.Namespace) -> None:
     """Attacks one network at every eps; prints the reference's lines and writes a CSV and a JSON file of results."""
-    device = choose_device(args)
-    precision = Precision.choose(args.precision, device)
-    source_model = args.surrogateModel or args.targetModel
-    source_weight = args.surrogateWeight or args.targetWeight
-    spec = choose_spec(args, args.targetModel, source_model)
-    needed = count_listed_classes(spec, args.dataRoot)
-    target = source = load_model(args.targetModel, args.targetWeight, spec, classes=needed)
-    if (source_model, source_weight) != (args.targetModel, args.targetWeight):
-        source = load_model(source_model, source_weight, spec, classes=target.classes)
-    data = load_images(args, read_samples(spec, args.dataRoot, "test", classes=target.classes), device)
+    source_model, _ = _source(args)
+    inputs = Inputs.of(args, args.targetModel, source_model)
+    target, source = _load_networks(inputs)
+    samples = read_samples(inputs.spec, args.dataRoot, "test", classes=target.classes)
+    data = inputs.load_images(samples)
     check_scorable(data)
-    with lock_outputs(result_stem(args.resultDir, spec.name, args.targetWeight, source_weight)):
-        digests = {"target_sha256": target.digest, "source_sha256": source.digest}
-        results = _open_results(args, task, spec, data, source_model, source_weight, digests, precision, device)
-        attacked = None if source is target else machine.on_device(source.model, device)
-        scored = machine.on_device(target.model, device)
+    with lock_outputs(_stem(args, inputs.spec)):
+        results = _open_results(task, inputs, data, target.sha256, source.sha256)
+        source_network = None if source is target else machine.on_device(source.model, inputs.device)
+        target_network = machine.on_device(target.model, inputs.device)
         try:
-            _test(task, args, scored, attacked, target.classes, data, results, precision, device)
+            loader = _loader(inputs, data, source_network or target_network)
+            _Run(task, inputs, loader, data, results, target_network, source_network, target.classes).compute_rows()
         except Stopped as stop:
-            stop.advice = "the same command goes on"
+            stop.advice = "the same command continues"
             raise
 
 
-def _test(
-    task: Task,
-    args: argparse.Namespace,
-    target: nn.Module,
-    source: nn.Module | None,
-    classes: int,
-    data: ImageData,
-    results: ResultFile,
-    precision: Precision,
-    device: torch.device,
-) -> None:
-    """The rows that are missing, each as soon as it is there; then what is to be said of all."""
-    loader = evaluation_loader(args, data, device)
-    if args.autoBatch:
-        for first in islice(loader, 1):  # a process may have no share of a short list
-            loader = replace(loader, batch_size=fitting_batch(source or target, first.x, len(loader.data)))
-    if args.compile:
-        compile_copies(source or target)
-    print(f"{results.facts['dataset']}: {len(data)} images", flush=True)
+@dataclass(frozen=True)
+class _Run:
+    """A test with everything read: the list, the networks and the result files."""
 
-    def evaluated(name: str, budget: Budget, attack: EvaluationAttack | None) -> Evaluation:
+    task: Task
+    inputs: Inputs
+    loader: EvaluationLoader  # this rank's shard of the list
+    data: ImageData  # the whole list
+    results: ResultFile
+    target: nn.Module
+    source: nn.Module | None  # None: the target itself
+    classes: int
+
+    def compute_rows(self) -> None:
+        """Computes the missing rows, printing each as it finishes; then the reliability checks."""
+        print(f"{self.results.facts['dataset']}: {len(self.data)} images", flush=True)
+        if self.results.find(CLEAN, 0) is None:
+            clean = self.evaluate(CLEAN, _NO_ATTACK, None)
+            self.results.add(result_row(CLEAN, _NO_ATTACK, (), clean.scores, clean))
+        print(self.task.clean_line(self.results.row(CLEAN, 0).scores), flush=True)
+        for name in self.inputs.args.attacks:
+            print(name)
+            for grey_eps in dict.fromkeys(self.inputs.args.epsilons):
+                budget = ATTACKS[name].budget(grey_eps)
+                if self.results.find(name, budget.grey_eps) is None:
+                    self.results.add(self.attack(name, budget))
+                self.print_row(self.results.row(name, budget.grey_eps), budget)
+        if distributed.is_main():
+            whole = replace(self.loader, data=self.data)
+            for check in reliability.conclude(self.results, whole, self.task, self.target, self.source):
+                print(check.line, flush=True)
+            say(f"results in {self.results.csv_path} and {self.results.json_path.name}")
+
+    def attack(self, name: str, budget: Budget) -> ResultRow:
+        """Returns the result row of one attack at one eps."""
+        attack = ATTACKS[name].build(budget, self.task.attacks[name])
+        evaluation = self.evaluate(name, budget, attack)
+        clean_outcomes = torch.tensor(self.results.row(CLEAN, 0).outcomes)
+        scores = evaluation.scores | self.task.against_clean(clean_outcomes, evaluation.outcomes, self.labels)
+        return result_row(name, budget, attack.losses(self.classes), scores, evaluation)
+
+    def evaluate(self, name: str, budget: Budget, attack: EvaluationAttack | None) -> Evaluation:
+        """Evaluates the target, clean for no attack. Saves partial progress, and continues from it."""
         title = "clean" if name == CLEAN else f"{name} eps {budget.grey_eps:g}"
-        scope = (args.seed, name, budget.grey_eps)
-        options = EvaluationOptions(scope, title, precision, results.partial_evaluation(name, budget))
-        return evaluate(target, loader, task, attack, source=source, options=options)
+        scope = (self.inputs.args.seed, name, budget.grey_eps)
+        partial = self.results.partial_evaluation(name, budget)
+        options = EvaluationOptions(scope, title, self.inputs.precision, partial)
+        return evaluate(self.target, self.loader, self.task, attack, source=self.source, options=options)
 
-    def attack_at(name: str, budget: Budget) -> None:
-        attack = ATTACKS[name].build(budget, task.attacks[name])
-        evaluation = evaluated(name, budget, attack)
-        scores = evaluation.scores | task.against_clean(unattacked, evaluation.outcomes, truth)
-        results.add(result_row(name, budget, attack.losses(classes), scores, evaluation))
+    def print_row(self, row: ResultRow, budget: Budget) -> None:
+        print(self.task.attack_line(budget, row.scores, row.seconds), flush=True)
+        if row.queries is not None:
+            print(f"\t\tmean queries: {row.queries:.1f} mean L2: {row.l2:.4f} mean Linf: {row.grey_linf:.2f}/255")
 
-    if results.find(CLEAN, 0) is None:
-        clean = evaluated(CLEAN, _UNATTACKED, None)
-        results.add(result_row(CLEAN, _UNATTACKED, (), clean.scores, clean))
-    known = results.row(CLEAN, 0)
-    unattacked, truth = torch.tensor(known.outcomes), data.samples.labels[torch.from_numpy(data.indices)]
-    print(task.clean_line(known.scores), flush=True)
-    for name in args.attacks:
-        print(name)
-        budgets = [ATTACKS[name].budget(eps) for eps in dict.fromkeys(args.epsilons)]
-        for budget in budgets:
-            if results.find(name, budget.grey_eps) is None:
-                attack_at(name, budget)
-            done = results.row(name, budget.grey_eps)
-            print(task.attack_line(budget, done.scores, done.seconds), flush=True)
-            if done.queries is not None:
-                print(
-                    f"\t\tmean queries: {done.queries:.1f} mean L2: {done.l2:.4f} mean Linf: {done.grey_linf:.2f}/255"
-                )
-    if distributed.is_main():
-        whole = replace(loader, data=data)
-        for check in reliability.conclude(results, whole, task, target, source):
-            print(check.line, flush=True)
-        say(f"results in {results.csv_path} and {results.json_path.name}")
+    @property
+    def labels(self) -> Tensor:
+        """The label or labels of each image; empty for masks."""
+        return self.data.samples.labels[torch.from_numpy(self.data.indices)]
 
 
 def result_path(task: Task, args: argparse.Namespace) -> Path:
-    """The record that `test` will write. Reads nothing."""
-    spec = choose_spec(args, args.targetModel, args.surrogateModel or args.targetModel)
-    source = args.surrogateWeight or args.targetWeight
-    stem = result_stem(args.resultDir, spec.name, args.targetWeight, source)
-    return stem.with_name(stem.name + ".json")
+    """Returns the path of the JSON file that `test` will write. Reads no files."""
+    stem = _stem(args, choose_spec(args, args.targetModel, _source(args)[0]))
+    return ResultFile(stem, facts={}, score_names=task.score_names, run={}, record={}).json_path
 
 
-def _open_results(
-    args: argparse.Namespace,
-    task: Task,
-    spec: DatasetSpec,
-    data: ImageData,
-    source_model: str,
-    source_weight: Path,
-    digests: dict[str, str],
-    precision: Precision,
-    device: torch.device,
-) -> ResultFile:
-    """The run's result files, with the rows that an earlier, equal run has already finished."""
-    samples = data.samples
+def _source(args: argparse.Namespace) -> tuple[str, Path]:
+    """Returns the source's model and checkpoint; what the flags do not name is the target's."""
+    return args.surrogateModel or args.targetModel, args.surrogateWeight or args.targetWeight
+
+
+def _stem(args: argparse.Namespace, spec: DatasetSpec) -> Path:
+    return result_stem(args.resultDir, spec.name, args.targetWeight, _source(args)[1])
+
+
+def _load_networks(inputs: Inputs) -> tuple[LoadedModel, LoadedModel]:
+    """Loads the target and the source, which are one object in a white-box test."""
+    args, spec = inputs.args, inputs.spec
+    classes = count_listed_classes(spec, args.dataRoot)
+    target = load_model(args.targetModel, args.targetWeight, spec, classes=classes)
+    source_model, source_weight = _source(args)
+    if (source_model, source_weight) == (args.targetModel, args.targetWeight):
+        return target, target
+    return target, load_model(source_model, source_weight, spec, classes=target.classes)
+
+
+def _loader(inputs: Inputs, data: ImageData, attacked: nn.Module) -> EvaluationLoader:
+    """Returns a loader of this rank's shard, whose batches are as large as fit the GPU with --autoBatch.
+
+    With --compile, attacks on the network `attacked` then run on a compiled copy.
+    """
+    loader = inputs.evaluation_loader(data)
+    if inputs.args.autoBatch:
+        for first in islice(loader, 1):  # a rank's shard of a short list may be empty
+            loader = replace(loader, batch_size=fitting_batch(attacked, first.x, len(loader.data)))
+    if inputs.args.compile:
+        compile_copies(attacked)
+    return loader
+
+
+def _open_results(task: Task, inputs: Inputs, data: ImageData, target_sha256: str, source_sha256: str) -> ResultFile:
+    """Returns the result files of this run, with the rows that an earlier, equal run has finished (collective)."""
+    args, samples = inputs.args, data.samples
+    source_model, source_weight = _source(args)
     run: dict[str, Any] = {
         "seed": args.seed,
-        "size": spec.size,
-        "precision": precision.name,
+        "size": inputs.spec.size,
+        "precision": inputs.precision.name,
         "data": data.facts,
-        **digests,
+        "target_sha256": target_sha256,
+        "source_sha256": source_sha256,
     }
     record = {
-        "versions": machine.versions(device),
+        "versions": machine.versions(inputs.device),
         "target_training": (read_record(args.targetWeight) or {}).get("settings"),
         "samples": {
             "index": list(range(len(samples))),
@@ -171,8 +188,7 @@ def _open_results(
         "source_model": source_model,
         "source_weight": str(source_weight),
     }
-    stem = result_stem(args.resultDir, spec.name, args.targetWeight, source_weight)
-    results = ResultFile(stem, facts, task.score_names, run, record)
+    results = ResultFile(_stem(args, inputs.spec), facts, task.score_names, run, record)
     for path in results.resume() if distributed.is_main() else []:
         say(f"results of another run were there: kept as {path}")
     results.rows = distributed.broadcast(results.rows)

@@ -1,4 +1,4 @@
-"""The story of training and of testing, told once for every task. Only here and in `cli` are command lines known."""
+"""The command of gradVisual.py: Grad-CAM maps of a network, on clean and on adversarial images."""
 
 from __future__ import annotations
 
@@ -7,29 +7,24 @@ import argparse
 from advmia.attacks import ATTACKS
 from advmia.attacks.inference import compile_copies
 from advmia.checkpoints.weights import load_model
-from advmia.commands.inputs import choose_device, choose_spec, load_images
+from advmia.commands.inputs import Inputs
 from advmia.data.loading import EvaluationLoader
-from advmia.data.readers import (
-    count_listed_classes,
-    read_samples,
-)
+from advmia.data.readers import count_listed_classes, read_samples
 from advmia.gradcam.draw import MapFolder, MappedNetwork, View, draw_maps
 from advmia.models import MODELS
 from advmia.runtime import machine
 from advmia.runtime.files import write_lock
-from advmia.runtime.precision import Precision
 from advmia.tasks import Task
 
 
 def visualise(task: Task, args: argparse.Namespace) -> None:
-    """Grad-CAM of each image's true class, clean and under attack: JPEGs, a contact sheet and a CSV in `--saveDir`."""
-    device = choose_device(args)
-    precision = Precision.choose(args.precision, device)
-    spec = choose_spec(args, args.model)
+    """Draws Grad-CAM of each image's true class, clean and attacked: JPEGs, a contact sheet and a CSV in --saveDir."""
+    inputs = Inputs.of(args, args.model)
+    spec, precision = inputs.spec, inputs.precision
     loaded = load_model(args.model, args.weight, spec, classes=count_listed_classes(spec, args.dataRoot))
-    data = load_images(args, read_samples(spec, args.dataRoot, "test", classes=loaded.classes), device)
+    data = inputs.load_images(read_samples(spec, args.dataRoot, "test", classes=loaded.classes))
     run = {
-        "weight_sha256": loaded.digest,
+        "weight_sha256": loaded.sha256,
         "data": data.facts,
         "precision": precision.name,
         **{name: getattr(args, name) for name in ("imgSize", "seed", "attacks", "epsilons", "overlayOn")},
@@ -46,10 +41,10 @@ def visualise(task: Task, args: argparse.Namespace) -> None:
                 views.append(View(name, grey_eps, attack, (args.seed, name, grey_eps)))
         layer = MODELS[args.model].cam_layer
         assert layer is not None, f"{args.model} names no layer for Grad-CAM"
-        model = machine.on_device(loaded.model, device)
+        model = machine.on_device(loaded.model, inputs.device)
         if args.compile:
             compile_copies(model)
-        loader = EvaluationLoader(data, args.bs, device)
+        loader = EvaluationLoader(data, args.bs, inputs.device)
         network = MappedNetwork(model, layer, precision)
         maps = draw_maps(network, loader, views, folder, on_clean=args.overlayOn == "clean")
     pictures = f"{len(maps)} maps of {len(data)} images, the contact sheet gradVisual.png and gradVisual.csv"

@@ -1,4 +1,11 @@
-"""The training loop, for every task and method."""
+"""The training loop, for every task and method.
+
+`fit` trains epoch by epoch. A `Position` says how far the training has got; together with the network, the optimizer,
+the schedule and the random generators it is all that the rest of a training depends on. `fit` has this state saved
+after every epoch and, if asked to, within an epoch. It also makes sure that no signal stops the process within an
+update, or between keeping an epoch and saving the state: a stopped or killed training continues from its last saved
+state to the same weights (see `advmia.checkpoints.resume`).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -26,10 +34,12 @@ from advmia.runtime.rng import SampleRng
 from advmia.runtime.signals import defer_signals
 from advmia.training.methods import Method
 
+_ADVICE = "try a lower --lr or a larger --bs; what was saved before is kept"
+
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch did."""
+    """What one epoch of training gave."""
 
     number: int  # from 1
     loss: float  # mean over the epoch's samples
@@ -41,14 +51,15 @@ class Epoch:
 
 @dataclass
 class Position:
-    """How far a training has got: after every step that is done, and no other, it can be saved and taken up there."""
+    """How far a training has got. It changes only at the end of an update, so that it can be saved after any."""
 
-    epoch: int = 1  # under way
-    steps: int = 0  # of it that are done
-    loss: float = 0.0  # summed over their images
-    seconds: float = 0.0  # that they took
+    epoch: int = 1  # the epoch under way
+    steps: int = 0  # updates finished in this epoch
+    loss: float = 0.0  # sum over the images of these updates
+    seconds: float = 0.0  # that these updates took
 
     def next_epoch(self) -> None:
+        """Moves to the start of the next epoch."""
         self.epoch, self.steps, self.loss, self.seconds = self.epoch + 1, 0, 0.0, 0.0
 
     def state_dict(self) -> dict[str, Any]:
@@ -59,127 +70,127 @@ class Position:
 
 
 class LossOf(nn.Module):
-    """The method's mean loss of a network, as the module that `shared` wraps: (x, y, rng) -> scalar."""
+    """The mean loss of a method on a network, as a module (x, y, rng) -> scalar: DDP wraps modules only."""
 
     def __init__(self, model: nn.Module, method: Method) -> None:
         super().__init__()
         self.model = model
-        self._method = (method,)  # in a tuple, for it may hold a helper, which is no part of what is trained
+        self._method = method  # no module, so that DDP sees the parameters of `model` only, not those of HAT's helper
 
     def forward(self, x: Tensor, y: Tensor, rng: SampleRng) -> Tensor:
-        return self._method[0](self.model, x, y, rng=rng)
+        return self._method(self.model, x, y, rng=rng)
 
 
-def shared(loss: LossOf, device: torch.device) -> nn.Module:
-    """The same, its gradients averaged over the processes of this run, where there are several.
+def data_parallel(loss: LossOf, device: torch.device) -> nn.Module:
+    """Wraps the loss in DDP when there are several processes (collective): gradients are averaged over the ranks.
 
-    Each batch norm sees its process' share of the batch, and at the start of a step all take over the first process'
-    running statistics, as the reference's DataParallel does.
+    Each batch norm sees its rank's share of the batch. At the start of a step all ranks take over rank 0's running
+    statistics, as the reference's DataParallel does.
     """
     if distributed.world_size() == 1:
         return loss
     return DistributedDataParallel(loss, device_ids=[device] if device.type == "cuda" else None)
 
 
+@dataclass(frozen=True)
+class Training:
+    """A network and all that its updates need."""
+
+    model: nn.Module
+    method: Method
+    loader: TrainingLoader
+    optimizer: Optimizer
+    schedule: LRScheduler  # stepped after every update
+    epochs: int  # in all
+    precision: Precision = FP32
+
+    @cached_property
+    def loss(self) -> nn.Module:
+        """The method's loss as a module, in DDP when there are several processes (its first use is collective)."""
+        return data_parallel(LossOf(self.model, self.method), self.loader.device)
+
+
+class Saver:
+    """Saves the state of a training: at once, or when `interval` seconds have passed since it was last saved."""
+
+    def __init__(self, save: Callable[[], None] = lambda: None, interval: float = math.inf) -> None:
+        self._save, self._interval = save, interval
+        self._saved = time.monotonic()
+
+    def save(self) -> None:
+        self._save()
+        self._saved = time.monotonic()
+
+    def save_if_due(self, model: nn.Module) -> None:
+        """Saves when it is time, unless a weight is no longer finite: the last good state is kept then."""
+        if time.monotonic() - self._saved >= self._interval and _is_finite(model):
+            self.save()
+
+
 def fit(
-    model: nn.Module,
-    method: Method,
-    loader: TrainingLoader,
-    optimizer: Optimizer,
-    schedule: LRScheduler,
-    *,
-    epochs: int,
+    training: Training,
     validate: Callable[[], tuple[Scores, Scores | None]],
-    precision: Precision = FP32,
-    note: Callable[[], str] = str,
+    *,
     position: Position | None = None,
-    save: Callable[[], None] = lambda: None,
-    save_every: float = math.inf,
+    saver: Saver | None = None,
+    note: Callable[[], str] = str,
 ) -> Iterator[Epoch]:
-    """Trains epoch by epoch, validating after each: (clean, robust) scores. The caller keeps what it wants to keep.
+    """Trains epoch by epoch and yields each one with its validation scores. The caller keeps what it wants to keep.
 
-    `note`: what the bar shows beside the loss. `position`: where to begin; it moves on as the training does. `save` is
-    called after each epoch that the caller has kept, and within an epoch each `save_every` seconds.
+    `validate` returns the (clean, robust) scores of the network, and is called after each epoch. `position`: where to
+    begin; it advances with the training. `saver` saves after each epoch that the caller has kept, and within an epoch
+    when it is due. `note`: text that the progress bar shows beside the loss.
+
+    Raises `UserError` when a loss or an output of the network is not finite.
     """
-    position = position or Position()
-    loss = shared(LossOf(model, method), loader.device)
-    saved = time.monotonic()
-
-    def save_now() -> None:
-        nonlocal saved
-        save()
-        saved = time.monotonic()
-
-    def save_if_due() -> None:
-        # A step may have spoilt the weights, which its loss does not tell: the last good state stays.
-        if time.monotonic() - saved >= save_every and _is_finite(model):
-            save_now()
-
-    # Asked to stop, the other processes go on to the end of the first one's step, which it then saves.
+    position, saver = position or Position(), saver or Saver()
+    model, schedule = training.model, training.schedule
+    # After a signal, the other ranks go on to the end of the main process' step, which it then saves.
     with nullcontext() if distributed.is_main() else defer_signals():
-        while position.epoch <= epochs:
-            mean = train_one_epoch(
-                loss,
-                loader,
-                optimizer,
-                schedule,
-                position,
-                epochs=epochs,
-                precision=precision,
-                note=note,
-                after_step=save_if_due,
-            )
-            distributed.broadcast_buffers(model)  # each process validates on a share of the list: all the same network
+        while position.epoch <= training.epochs:
+            mean = train_one_epoch(training, position, note=note, after_step=partial(saver.save_if_due, model))
+            distributed.broadcast_buffers(model)  # each rank validates a share of the list, on the same network
             try:
                 clean, robust = validate()
             except UserError as error:
-                advice = "try a lower --lr or a larger --bs; what was saved before is kept"
-                raise UserError(f"after epoch {position.epoch}, {error}: {advice}") from error
-            with defer_signals():  # an epoch is kept and left behind, or neither
+                raise UserError(f"after epoch {position.epoch}, {error}: {_ADVICE}") from error
+            with defer_signals():  # no signal between keeping the epoch and saving the state after it
                 yield Epoch(position.epoch, mean, float(schedule.get_last_lr()[0]), position.seconds, clean, robust)
                 position.next_epoch()
-                save_now()
-
-
-def _is_finite(model: nn.Module) -> bool:
-    return all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values())
+                saver.save()
 
 
 def train_one_epoch(
-    loss: nn.Module,
-    loader: TrainingLoader,
-    optimizer: Optimizer,
-    schedule: LRScheduler,
+    training: Training,
     position: Position,
     *,
-    epochs: int,
-    precision: Precision = FP32,
     note: Callable[[], str] = str,
     after_step: Callable[[], None] = lambda: None,
 ) -> float:
-    """What is left of the epoch at `position`; returns the mean loss. Raises `UserError` when a loss is not finite.
+    """Trains from `position` to the end of its epoch; returns the mean loss over the whole epoch.
 
-    `loss`: `LossOf` the network, which may be `shared`. `note`: what the bar shows beside the loss.
+    `note`: text that the progress bar shows beside the loss. `after_step` is called after each update, while signals
+    are deferred. Raises `UserError` when a loss is not finite.
     """
-    loss.train()
-    images, done = len(loader.data), position.steps * loader.batch_size
+    training.loss.train()
+    loader, images = training.loader, len(training.loader.data)
 
-    def loss_and_note(seen: int) -> str:
-        return f"loss {position.loss / seen:.4f}{note()}"
+    def loss_and_note(images_so_far: int) -> str:
+        return f"loss {position.loss / images_so_far:.4f}{note()}"
 
     batches = ProgressBar(
         loader.epoch(position.epoch, skip=position.steps),
         images,
-        f"epoch {position.epoch}/{epochs}",
+        f"epoch {position.epoch}/{training.epochs}",
         loss_and_note,
-        initial=done,
+        initial=position.steps * loader.batch_size,
         size=lambda batch: batch.global_size,
     )
     start = time.perf_counter()
     for batch in batches:
-        with defer_signals():  # a step is done, or it is not
-            position.loss += _step(loss, batch, loader, optimizer, position, precision) * batch.global_size
-            schedule.step()
+        with defer_signals():  # no signal within an update
+            position.loss += _update(training, batch, position) * batch.global_size
+            training.schedule.step()
             position.steps += 1
             now = time.perf_counter()
             position.seconds, start = position.seconds + now - start, now
@@ -187,34 +198,33 @@ def train_one_epoch(
     return position.loss / images
 
 
-def _step(
-    loss: nn.Module,
-    batch: Batch,
-    loader: TrainingLoader,
-    optimizer: Optimizer,
-    position: Position,
-    precision: Precision,
-) -> float:
-    """One update; returns the mean loss over the batch, of which this process may have a share."""
+def _update(training: Training, batch: Batch, position: Position) -> float:
+    """Updates the network once; returns the mean loss over the batch, of which this rank may have a share only."""
+    loader, optimizer = training.loader, training.optimizer
     rng = SampleRng.of(loader.seed, "train", position.epoch, samples=batch.index.tolist(), device=loader.device)
-    with precision.autocast(loader.device):
-        own = loss(batch.x, batch.y, rng) * batch.weight
-    value, is_asked = _agreed(float(own.detach()))
-    if not math.isfinite(value):
-        raise UserError(
-            f"the loss became {value} in epoch {position.epoch}, step {position.steps + 1} of {len(loader)}: try a"
-            " lower --lr or a larger --bs; what was saved before is kept"
-        )
+    with training.precision.autocast(loader.device):
+        loss = training.loss(batch.x, batch.y, rng) * batch.weight
+    mean, stop_requested = _reduce(float(loss.detach()))
+    if not math.isfinite(mean):
+        step = f"epoch {position.epoch}, step {position.steps + 1} of {len(loader)}"
+        raise UserError(f"the loss became {mean} in {step}: {_ADVICE}")
     optimizer.zero_grad(set_to_none=True)
-    own.backward()
+    loss.backward()
     optimizer.step()
-    if is_asked:
+    if stop_requested:
         signals.request_stop(signal.SIGTERM)
-    return value
+    return mean
 
 
-def _agreed(loss: float) -> tuple[float, bool]:
-    """The whole batch's mean loss, and whether any process was asked to stop: then all do, after this very step."""
-    mine = torch.tensor([loss / distributed.world_size(), float(signals.pending_signal())], dtype=torch.float64)
-    mean, asked = distributed.all_reduce(mine).tolist()
-    return mean, asked > 0
+def _reduce(loss: float) -> tuple[float, bool]:
+    """Returns the mean loss over the ranks, and whether any rank has a pending signal: then all stop after this step.
+
+    Collective.
+    """
+    values = torch.tensor([loss / distributed.world_size(), float(signals.pending_signal())], dtype=torch.float64)
+    mean, pending = distributed.all_reduce(values).tolist()
+    return mean, pending > 0
+
+
+def _is_finite(model: nn.Module) -> bool:
+    return all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values())

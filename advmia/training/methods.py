@@ -1,7 +1,8 @@
-"""Training methods: `method(model, x, y, rng=rng) -> loss`.
+"""The training methods. A method, called as `method(model, x, y, rng=rng)`, returns the loss that training descends.
 
-Adversarial examples are made on the model's frozen copy in eval mode; the loss is taken with the model as it is handed
-over (train mode in training), so that its gradient updates the parameters."""
+Adversarial examples are made on a frozen copy of the model in eval mode. The loss is computed with the model in the
+mode in which it is passed (train mode in training), and its gradient updates the parameters.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +24,17 @@ from advmia.runtime.rng import SampleRng
 
 
 class Method(Protocol):
-    """Images x (B, C, H, W) in [0, 1] and labels y to a scalar loss that carries the parameters' gradient."""
+    """Maps images x (B, C, H, W) in [0, 1] and targets y (B, ...) to a scalar loss with a gradient by the parameters.
+
+    `rng`: one random stream for each image, from which the attack's start is drawn.
+    """
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor: ...
 
 
 @dataclass(frozen=True)
 class Natural:
-    """The task's loss on clean images."""
+    """Natural training: the mean of the task's loss on clean images."""
 
     objective: Objective
 
@@ -40,7 +44,7 @@ class Natural:
 
 @dataclass(frozen=True)
 class PGDAT:
-    """The task's loss on PGD examples (Madry et al. 2018, equation 2.1)."""
+    """PGD adversarial training: the mean of the task's loss on PGD examples (Madry et al. 2018, equation 2.1)."""
 
     objective: Objective
     budget: Budget
@@ -52,7 +56,10 @@ class PGDAT:
 
 @dataclass(frozen=True)
 class TRADES:
-    """CE(f(x), y) + beta * KL(f(x) || f(x')), x' ascending the KL (Zhang et al. 2019, equation 5)."""
+    """CE(f(x), y) + beta * KL(f(x) || f(x')), where x' maximises the KL (Zhang et al. 2019, equation 5).
+
+    Both terms are means over the batch, and both sides of the KL carry the parameters' gradient.
+    """
 
     budget: Budget
     beta: float
@@ -65,7 +72,11 @@ class TRADES:
 
 @dataclass(frozen=True)
 class MART:
-    """Boosted CE on x' plus beta times KL weighted by the clean error (Wang et al. 2020, section 3)."""
+    """BCE(f(x'), y) + beta * KL(f(x) || f(x')) * (1 - p_y(x)), where x' maximises the CE (Wang et al. 2020, section 3).
+
+    BCE is their boosted cross-entropy, CE(f(x'), y) - log(1 - max_{k != y} p_k(x')). The small constants are those of
+    their published code.
+    """
 
     budget: Budget
     beta: float
@@ -77,7 +88,7 @@ class MART:
         truth = F.one_hot(y, p_adv.shape[1]).bool()
         strongest_wrong = p_adv.masked_fill(truth, -1.0).amax(dim=1)
         boosted = cross_entropy(logits_adv, y) - torch.log(1.0001 - strongest_wrong + 1e-12)
-        # log_target: the gradient by a p that underflows to 0 would be NaN
+        # log_target, because without it the gradient is NaN where a probability underflows to 0
         divergence = F.kl_div(torch.log(p_adv + 1e-12), log_p, reduction="none", log_target=True).sum(dim=1)
         weight = 1.0000001 - log_p[truth].exp()
         return boosted.mean() + self.beta * (divergence * weight).mean()
@@ -85,16 +96,16 @@ class MART:
 
 @dataclass(frozen=True)
 class HAT:
-    """TRADES plus gamma times CE at x + h (x' - x), labelled by a frozen, naturally trained helper at x'.
+    """TRADES plus gamma * CE(f(x + h (x' - x)), y_helper) (Rade and Moosavi-Dezfooli 2022, algorithm 1).
 
-    Rade and Moosavi-Dezfooli 2022, algorithm 1.
+    y_helper is the class that a frozen, naturally trained helper network predicts at x'.
     """
 
     budget: Budget
     beta: float
     helper: nn.Module
     gamma: float = 1.0
-    step: float = 3.5  # h
+    hat_step: float = 3.5  # h
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
         x_adv = divergence_ascent(model, x, self.budget, rng)
@@ -102,7 +113,7 @@ class HAT:
         with torch.no_grad(), frozen_eval(labeller):
             helper_y = labeller(x_adv).argmax(dim=1)
         logits, logits_adv = model(x), model(x_adv)
-        logits_helper = model(x + self.step * (x_adv - x))
+        logits_helper = model(x + self.hat_step * (x_adv - x))
         return (
             cross_entropy(logits, y).mean()
             + self.beta * kl_divergence(logits_adv, logits).mean()
@@ -111,46 +122,49 @@ class HAT:
 
 
 def training_copy(model: nn.Module, x: Tensor) -> Blocks:
-    """What the attacks of training methods run on: the model's frozen copy. `x`: images (B, C, H, W)."""
+    """Returns the frozen copy of the model on which the attack of a training method runs, for images x (B, C, H, W)."""
     return Blocks(inference_copy(model, x), filled=False)
 
 
 def divergence_ascent(model: nn.Module, x: Tensor, budget: Budget, rng: SampleRng) -> Tensor:
-    """The adversarial example of TRADES and HAT: sign steps up KL(f(x) || f(x')) from near x.
+    """Returns the adversarial examples x' of TRADES and HAT, shape of x: sign steps up KL(f(x) || f(x')) from near x.
 
-    Never in bf16: so near to x the KL and its gradient are smaller than its rounding.
+    Runs in float32 also under bf16: so near to x, the KL and its gradient are smaller than bf16's rounding.
     """
-    attacked = training_copy(model, x)
+    frozen = training_copy(model, x)
     with no_autocast(x.device):
-        with torch.no_grad(), frozen_eval(attacked):
-            clean_logits = attacked(x)
-        return _ascend_from_normal(attacked, x, clean_logits, kl_divergence, budget, rng)
+        with torch.no_grad(), frozen_eval(frozen):
+            clean_logits = frozen(x)
+        return _ascend_from_normal(frozen, x, clean_logits, kl_divergence, budget, rng)
 
 
 def _ascend_from_normal(
-    attacked: nn.Module, x: Tensor, y: Tensor, objective: Objective, budget: Budget, rng: SampleRng
+    frozen: nn.Module, x: Tensor, y: Tensor, objective: Objective, budget: Budget, rng: SampleRng
 ) -> Tensor:
-    with frozen_eval(attacked):
-        return ascend(attacked, x, y, objective, budget, normal_start(x, budget.eps, rng))
+    """Returns x' after sign steps up the objective from x plus normal noise."""
+    with frozen_eval(frozen):
+        return ascend(frozen, x, y, objective, budget, normal_start(x, budget.eps, rng))
 
 
 @dataclass(frozen=True)
 class MethodSettings:
-    """All that a method may be built with; each takes what it needs."""
+    """What a method may be built from; each method takes what it needs."""
 
-    objective: Objective  # the task's loss, per sample
-    budget: Budget
-    beta: float
-    gamma: float
-    step: float
-    helper: nn.Module | None
+    objective: Objective  # the task's loss of each sample
+    budget: Budget  # of the attack in training
+    beta: float  # weight of the KL: TRADES, MART, HAT
+    gamma: float  # weight of the helper's term: HAT
+    hat_step: float  # h: HAT
+    helper: nn.Module | None  # HAT
 
 
 def _build_hat(settings: MethodSettings) -> HAT:
-    assert settings.helper is not None, "the command line asks for a helper before any work"
-    return HAT(settings.budget, settings.beta, settings.helper, settings.gamma, settings.step)
+    if settings.helper is None:
+        raise ValueError("hat needs a helper: a naturally trained network")
+    return HAT(settings.budget, settings.beta, settings.helper, settings.gamma, settings.hat_step)
 
 
+# By name, in the order of `advmia.tasks.METHOD_NAMES`.
 METHODS: dict[str, Callable[[MethodSettings], Method]] = {
     "nat": lambda settings: Natural(settings.objective),
     "pgdat": lambda settings: PGDAT(settings.objective, settings.budget),
@@ -159,7 +173,7 @@ METHODS: dict[str, Callable[[MethodSettings], Method]] = {
     "hat": _build_hat,
 }
 
-# beta by method and data set; "" stands for every data set not named (REFERENCE section 4).
+# The survey's beta by method and data set; "" stands for every other data set. 6 is the value of the methods' papers.
 _BETAS: dict[str, dict[str, float]] = {
     "trades": {"mesidorBin": 12, "": 6},
     "mart": {"": 6},
@@ -168,6 +182,6 @@ _BETAS: dict[str, dict[str, float]] = {
 
 
 def default_beta(method: str, dataset: str) -> float:
-    """The survey's weight of the robustness term; 0 for methods without one."""
+    """Returns the survey's weight of the robustness term; 0 for methods without one."""
     betas = _BETAS.get(method, {"": 0.0})
     return float(betas.get(dataset, betas[""]))

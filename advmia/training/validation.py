@@ -1,11 +1,11 @@
-"""The story of training and of testing, told once for every task. Only here and in `cli` are command lines known."""
+"""The scores of a network after each epoch of its training, and the lines that report them."""
 
 from __future__ import annotations
 
 from torch import nn
 
 from advmia.attacks import ATTACKS
-from advmia.budgets import Budget, pgd_budget
+from advmia.attacks.common import Attack
 from advmia.checkpoints.settings import TrainingSettings
 from advmia.data.loading import EvaluationLoader
 from advmia.evaluation.loop import EvaluationOptions, evaluate
@@ -16,39 +16,38 @@ from advmia.training.loop import Epoch
 
 
 class Validation:
-    """Scores a network in training: clean, and under PGD-20 at the training eps where there is one."""
+    """Scores a network in training: on clean images and, in adversarial training, under PGD-20 at the training's eps.
+
+    `score_name`: the score by which the best epoch is chosen, e.g. "accuracy under PGD-20".
+    """
 
     def __init__(self, task: Task, model: nn.Module, loader: EvaluationLoader, settings: TrainingSettings) -> None:
         self._task, self._model, self._loader = task, model, loader
-        self._scope = (settings.seed, "validation", settings.eps)
-        self._budget, self._precision = pgd_budget(settings.eps), Precision(settings.precision)
-        self.attack_name = f" under PGD-{self._budget.steps}" if settings.eps else ""
+        self._scope, self._precision = (settings.seed, "validation", settings.grey_eps), Precision(settings.precision)
+        budget = settings.validation_budget
+        self._attack = ATTACKS["pgd"].build(budget, task.attacks["pgd"]) if budget else None
+        self.score_name = f"{task.selection} under PGD-{budget.steps}" if budget else task.selection
         self._note = ""
 
     def __call__(self) -> tuple[Scores, Scores | None]:
-        clean = self._evaluate(None)
-        robust = self._evaluate(self._budget) if self._budget.eps else None
+        """Returns the (clean, robust) scores; robust is None for natural training."""
+        clean = self._evaluate(None, "validation")
+        robust = self._evaluate(self._attack, "validation under attack") if self._attack is not None else None
         kind, scores = ("robust", robust) if robust else ("clean", clean)
         self._note = f", {kind} {self._task.selection} {scores[self._task.selection]:.4f}"
         return clean, robust
 
     def note(self) -> str:
-        """What the training bar says of the last validation; nothing before the first."""
+        """Returns the last validation's score for the training's progress bar; nothing before the first validation."""
         return self._note
 
-    def _evaluate(self, budget: Budget | None) -> Scores:
-        attack = None if budget is None else ATTACKS["pgd"].build(budget, self._task.attacks["pgd"])
-        title = "validation" if budget is None else "validation under attack"
-        return evaluate(
-            self._model,
-            self._loader,
-            self._task,
-            attack,
-            options=EvaluationOptions(self._scope, title, self._precision),
-        ).scores
+    def _evaluate(self, attack: Attack | None, title: str) -> Scores:
+        options = EvaluationOptions(self._scope, title, self._precision)
+        return evaluate(self._model, self._loader, self._task, attack, options=options).scores
 
 
 def epoch_line(task: Task, epoch: Epoch, epochs: int, is_best: bool) -> str:
+    """Returns the line that reports an epoch: `epoch 3/100 loss 0.5123 clean accuracy 0.8100 ... 61.2 s`."""
     name = task.selection
     robust = f" robust {name} {epoch.robust[name]:.4f}" if epoch.robust else ""
     return (

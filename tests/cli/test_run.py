@@ -91,7 +91,7 @@ WRONG_CHECKPOINTS = [
     ("res18", "", "is a folder"),
     ("res18", "mv2-2", "holds weights of mv2, not of res18"),
     ("mv2", "res18-2", "holds weights of res18, not of mv2"),
-    ("res18", "res18-3", "tells 3 classes apart, but melBin has 2"),
+    ("res18", "res18-3", "has 3 classes, but melBin has 2"),
     ("mv2", "wrapped", "expected a bare state_dict"),
     ("mv2", "list", "holds list: expected a bare state_dict"),
     ("mv2", "object", "is no checkpoint"),

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from advmia.checkpoints.weights import load_weights
-from advmia.commands import testing
+from advmia.commands.inputs import Inputs
 from advmia.data.phantoms import make_phantoms
 from advmia.data.specs import DATASETS
 from advmia.models import build_model
@@ -218,7 +218,7 @@ def test_results_are_taken_up_and_never_mixed(place: Path, attack: Command, tmp_
 
 def test_weights_that_are_replaced_meanwhile(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails when rows of one network are recorded as another's, whose training has just saved a better epoch."""
-    weight, load = tmp_path / NATURAL, testing.load_images
+    weight, load = tmp_path / NATURAL, Inputs.load_images
     shutil.copy(place / "clsCkpt" / NATURAL, weight)
     expected = sha256(weight.read_bytes()).hexdigest()
 
@@ -226,7 +226,7 @@ def test_weights_that_are_replaced_meanwhile(place: Path, tmp_path: Path, monkey
         shutil.copy(place / "clsCkpt" / ROBUST, weight)
         return load(*args)
 
-    monkeypatch.setattr(testing, "load_images", replace_and_load)
+    monkeypatch.setattr(Inputs, "load_images", replace_and_load)
     monkeypatch.chdir(place)
     words = ["testCls.py", "--dataset", "melBin", "--targetModel", "mv2", "--targetWeight", weight]
     few = ["--gpu", "cpu", "--imgSize", 16, "--limit", 4, "--attacks", "fgsm", "--epsilons", 8]

@@ -131,12 +131,12 @@ def test_a_signal_saves_the_state(number: int, status: int, world: Path, tmp_pat
     _, stderr = running.communicate(timeout=60)
     assert running.returncode == status, stderr
     last_line = stderr.strip().splitlines()[-1]
-    assert "stopped; " in last_line and "--resume goes on" in last_line and "Traceback" not in stderr
+    assert "stopped; " in last_line and "--resume continues" in last_line and "Traceback" not in stderr
     (state,) = (tmp_path / "stopped").glob("*.state")
     assert str(state) in last_line
     if number == signal.SIGTERM:
         resumed = start([*words, "--resume"], world)
-        assert "going on at epoch " in read_until(resumed, "going on", resumed.stderr)
+        assert "resuming at epoch " in read_until(resumed, "resuming", resumed.stderr)
         resumed.kill()
         resumed.communicate()
 
@@ -167,13 +167,13 @@ def test_without_resume_old_files_are_renamed(
     (state,) = (tmp_path / "out").glob("*.state")
     before = state.read_bytes()
     assert train("nat", "out") == 0
-    assert "--resume goes on with" in capsys.readouterr().err
+    assert "--resume would continue" in capsys.readouterr().err
     assert state.with_name(f"{state.name}.earlier-1").read_bytes() == before and not state.exists()
 
 
 def test_resume_from_nothing(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     """Fails if --resume is refused where there is nothing to resume: sweeps always give it."""
     assert train("nat", "new", "--resume") == 0
-    assert "beginning anew" in capsys.readouterr().err
+    assert "starting a new training" in capsys.readouterr().err
     assert train("nat", "new", "--resume") == 0
     assert "trained already" in capsys.readouterr().out

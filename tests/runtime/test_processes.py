@@ -25,7 +25,7 @@ from advmia.data.specs import Augmentation
 from advmia.errors import UserError
 from advmia.runtime.devices import pick_devices
 from advmia.tasks import SINGLE_LABEL
-from advmia.training.loop import LossOf, Position, shared, train_one_epoch
+from advmia.training.loop import Position, Training, train_one_epoch
 from advmia.training.methods import METHODS, MethodSettings
 from tests.support.kills import evaluation_outcome, training_outcome
 from tests.support.networks import CPU, image_data
@@ -92,10 +92,10 @@ def updated(method: str, batch: int, share: tuple[int, int] = (0, 1)) -> dict[st
     """
     model, helper = plain(0), plain(1).eval()
     loader = TrainingLoader(image_data(batch), batch, CPU, "shuffled", Augmentation(), 0, *share)
-    settings = MethodSettings(SINGLE_LABEL.objective, training_budget(8), beta=4.0, gamma=1.0, step=3.5, helper=helper)
+    settings = MethodSettings(SINGLE_LABEL.objective, training_budget(8), 4.0, gamma=1.0, hat_step=3.5, helper=helper)
     optimizer = SGD(model.parameters(), lr=0.1)
-    loss = shared(LossOf(model, METHODS[method](settings)), CPU)
-    train_one_epoch(loss, loader, optimizer, ConstantLR(optimizer, 1.0), Position(), epochs=1)
+    training = Training(model, METHODS[method](settings), loader, optimizer, ConstantLR(optimizer, 1.0), epochs=1)
+    train_one_epoch(training, Position())
     return {name: value.detach() for name, value in model.state_dict().items()}
 
 
@@ -295,7 +295,7 @@ def test_the_end_of_their_parent(number: signal.Signals, running: Callable[..., 
     _, stderr = parent.communicate(timeout=60)
     if number != signal.SIGKILL:
         assert parent.returncode == 128 + number
-        assert stderr.strip().splitlines()[-1].endswith("--resume goes on") and "Traceback" not in stderr
+        assert stderr.strip().splitlines()[-1].endswith("--resume continues") and "Traceback" not in stderr
     deadline = time.monotonic() + 30
     while any(map(is_alive, ranks)):
         assert time.monotonic() < deadline, "children outlive their parent"
@@ -303,7 +303,7 @@ def test_the_end_of_their_parent(number: signal.Signals, running: Callable[..., 
     if number == signal.SIGKILL:  # the next test resumes after SIGTERM
         resumed = running("--epoch", 40, "--resume")
         resumed.send_signal(signal.SIGTERM)
-        assert "going on at epoch" in resumed.communicate(timeout=60)[1]
+        assert "resuming at epoch" in resumed.communicate(timeout=60)[1]
 
 
 @pytest.mark.slow
@@ -316,7 +316,7 @@ def test_a_stopped_training_resumes_in_two_processes(
     parent.communicate(timeout=60)
     words = [*TRAININGS["pgdat"], "--epoch", 4, *TWO, "--saveDir"]
     process = python(*words, tmp_path / "run", "--resume")
-    assert process.returncode == 0 and "going on at epoch" in process.stderr
+    assert process.returncode == 0 and "resuming at epoch" in process.stderr
     assert python(*words, tmp_path / "undisturbed").returncode == 0
     assert training_outcome(tmp_path / "run") == training_outcome(tmp_path / "undisturbed")
 

@@ -102,7 +102,7 @@ def kill_repeatedly(experiment: Experiment, folder: Path, kills: int, seed: int)
             process.kill()
             counts["kills"] += 1
         text = first_line + process.communicate()[0]
-        counts["resumed restarts"] += "going on at" in text or "are not repeated" in text
+        counts["resumed restarts"] += "resuming at" in text or "are not repeated" in text
         if process.returncode == 0:
             assert experiment.outcome(out) == expected
             counts["ends"] += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -244,6 +245,10 @@ def whole_batches(blocks: list[Tensor]) -> list[Tensor]:
     return [torch.cat(blocks[start : start + count]) for start in range(0, len(blocks), count)]
 
 
+def _with_name(name: str, text: str) -> str:
+    return f"{name}: {text}"
+
+
 class Stage:
     """A network in training, a method applied to it once, and what the network was given."""
 
@@ -274,7 +279,7 @@ class Stage:
         scale = max(float(gradient.abs().max()) for gradient in gradients.values() if gradient is not None)
         for name, value in self.model.named_parameters():
             torch.testing.assert_close(
-                value.grad, gradients[name], rtol=1e-3, atol=1e-4 * scale, msg=lambda text, name=name: f"{name}: {text}"
+                value.grad, gradients[name], rtol=1e-3, atol=1e-4 * scale, msg=partial(_with_name, name)
             )
 
 
@@ -397,9 +402,9 @@ def test_hat_leaves_its_helper_alone() -> None:
 
 
 def test_hat_defaults() -> None:
-    """h and gamma of REFERENCE, section 4."""
+    """Fails if h or gamma differs from the survey's."""
     method = HAT(BUDGET, 6.0, helper())
-    assert (method.step, method.gamma) == (3.5, 1.0)
+    assert (method.hat_step, method.gamma) == (3.5, 1.0)
 
 
 @methods
@@ -520,19 +525,19 @@ def test_deep_network(name: str) -> None:
 def test_methods_are_built_from_the_settings() -> None:
     """Fails when a setting reaches the wrong field: all are numbers."""
     model_helper = helper()
-    settings = MethodSettings(cross_entropy, BUDGET, beta=2.0, gamma=3.0, step=4.0, helper=model_helper)
+    settings = MethodSettings(cross_entropy, BUDGET, beta=2.0, gamma=3.0, hat_step=4.0, helper=model_helper)
     assert {name: build(settings) for name, build in METHODS.items()} == {
         "nat": Natural(objective=cross_entropy),
         "pgdat": PGDAT(objective=cross_entropy, budget=BUDGET),
         "trades": TRADES(budget=BUDGET, beta=2.0),
         "mart": MART(budget=BUDGET, beta=2.0),
-        "hat": HAT(budget=BUDGET, beta=2.0, helper=model_helper, gamma=3.0, step=4.0),
+        "hat": HAT(budget=BUDGET, beta=2.0, helper=model_helper, gamma=3.0, hat_step=4.0),
     }
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_default_beta(dataset: str) -> None:
-    """The table of REFERENCE, section 4."""
+    """Fails if a beta differs from the survey's."""
     trades = 12 if dataset == "mesidorBin" else 6
     hat = {"mesidorBin": 12, "mesidorMulti": 3}.get(dataset, 6)
     expected = {"nat": 0, "pgdat": 0, "trades": trades, "mart": 6, "hat": hat}
@@ -541,7 +546,7 @@ def test_default_beta(dataset: str) -> None:
 
 @pytest.mark.parametrize(("eps", "step_size"), [(0, 0.5), (1, 0.5), (2, 0.5), (4, 1), (8, 2)])
 def test_training_budget(eps: int, step_size: float) -> None:
-    """The training attack of REFERENCE, section 4."""
+    """Fails if the attack in training differs from the survey's: 10 steps, of a size that depends on eps."""
     assert training_budget(eps) == Budget(eps / 255, 10, step_size / 255)
 
 

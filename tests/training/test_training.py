@@ -20,7 +20,7 @@ from advmia.errors import UserError
 from advmia.losses import cross_entropy
 from advmia.runtime.rng import SampleRng
 from advmia.tasks import SINGLE_LABEL, one_cycle, sgd
-from advmia.training.loop import Epoch, LossOf, Position, fit, train_one_epoch
+from advmia.training.loop import Epoch, Position, Training, fit, train_one_epoch
 from advmia.training.methods import HAT, MART, METHODS, PGDAT, TRADES, Method, Natural
 from tests.support.networks import CPU, SmallNet, image_data, record_calls, same_tensors, training_loader
 
@@ -56,10 +56,8 @@ def new_optimizer(model: nn.Module, steps: int, lr: float = 0.05) -> tuple[Optim
 
 def train(model: nn.Module, method: Method, loader: TrainingLoader, *, epochs: int = 1) -> list[float]:
     optimizer, schedule = new_optimizer(model, max(epochs * (len(loader.data) // loader.batch_size + 1), 5))
-    return [
-        train_one_epoch(LossOf(model, method), loader, optimizer, schedule, Position(number), epochs=epochs)
-        for number in range(1, epochs + 1)
-    ]
+    training = Training(model, method, loader, optimizer, schedule, epochs)
+    return [train_one_epoch(training, Position(number)) for number in range(1, epochs + 1)]
 
 
 # --- the schedule ----------------------------------------------------------------------------------------------------
@@ -109,8 +107,9 @@ def test_schedule_is_long_enough(count: int, batch_size: int) -> None:
     loader = training_loader(image_data(count), batch_size)
     model = new_model()
     optimizer, schedule = new_optimizer(model, epochs * (count // batch_size + 1))
+    training = Training(model, Stub(), loader, optimizer, schedule, epochs)
     for number in range(1, epochs + 1):
-        train_one_epoch(LossOf(model, Stub()), loader, optimizer, schedule, Position(number), epochs=epochs)
+        train_one_epoch(training, Position(number))
     assert schedule.last_epoch == epochs * math.ceil(count / batch_size)
 
 
@@ -128,7 +127,7 @@ def test_an_epoch_is_the_plain_loop(method: Method) -> None:
     model, plain = new_model(), new_model()
     optimizer, schedule = new_optimizer(model, 6)
     torch.manual_seed(1)  # dropout
-    loss = train_one_epoch(LossOf(model, method), loader, optimizer, schedule, Position(), epochs=2)
+    loss = train_one_epoch(Training(model, method, loader, optimizer, schedule, epochs=2), Position())
 
     optimizer, schedule = new_optimizer(plain, 6)
     torch.manual_seed(1)
@@ -187,8 +186,8 @@ def test_training_that_diverges_is_told_so() -> None:
     schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
     with pytest.raises(UserError, match=r"nan|inf"):
         for number in (1, 2, 3):
-            loss = LossOf(model, Natural(cross_entropy))
-            train_one_epoch(loss, loader, optimizer, schedule, Position(number), epochs=3)
+            training = Training(model, Natural(cross_entropy), loader, optimizer, schedule, epochs=3)
+            train_one_epoch(training, Position(number))
 
 
 def test_training_learns() -> None:
@@ -254,7 +253,7 @@ def fitted(
 ) -> Iterator[Epoch]:
     loader = training_loader(image_data(10), 4)
     optimizer, schedule = new_optimizer(model, epochs * 3)
-    return fit(model, method, loader, optimizer, schedule, epochs=epochs, validate=validate)
+    return fit(Training(model, method, loader, optimizer, schedule, epochs), validate)
 
 
 def test_fit_validates_after_every_epoch() -> None:

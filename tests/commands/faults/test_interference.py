@@ -69,7 +69,7 @@ def test_a_signal(number: int, status: int, folder: Path) -> None:
     running.send_signal(number)
     _, stderr = running.communicate(timeout=60)
     assert running.returncode == status and "Traceback" not in stderr, stderr
-    assert stderr.splitlines()[-1] == "testCls.py: stopped; the same command goes on"
+    assert stderr.splitlines()[-1] == "testCls.py: stopped; the same command continues"
 
 
 def test_an_image_vanishes_during_a_run(folder: Path, monkeypatch: pytest.MonkeyPatch, run_here: RunHere) -> None:

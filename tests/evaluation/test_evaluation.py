@@ -311,7 +311,7 @@ def test_outputs_that_are_not_finite_are_no_scores(value: float, attacked: bool)
     """Fails when NaN logits are scored: argmax calls them class 0, and no attack changes that."""
     model = trained()
     with torch.no_grad():
-        model.linear.bias[1] = value
+        model.get_parameter("linear.bias")[1] = value
     before = Snapshot.of(copy.deepcopy(model))
     attack = fgsm(Budget(8 / 255, 1, 8 / 255), cross_entropy) if attacked else None
     with pytest.raises(UserError, match=r"fgsm eps 8: .*not all finite") as caught:

@@ -1,3 +1,3 @@
-"""Adversarial attacks on, and adversarial training and robust evaluation of, medical image networks."""
+"""Adversarial attacks, adversarial training and robust evaluation for medical image analysis."""
 
 __version__ = "0.1.0"

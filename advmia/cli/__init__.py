@@ -1,0 +1,1 @@
+"""The command line: flags, help texts, error lines and exit statuses."""

@@ -6,7 +6,8 @@ that its checkpoints load here and ours load there.
 
 To add a network, write its module in this folder: a class with the constructor `(classes, normalize)` that applies
 `normalize` to its input first. Then add its `ModelSpec` to `MODELS`. The tasks that train networks of its kind, the
-`--model` flags, the checkpoints and the tests of all networks take it from there.
+`--model` flags, the checkpoints and the tests of all networks take it from there. Its parameter names must not be those
+of another network, because `identify` tells networks apart by them.
 """
 
 from __future__ import annotations

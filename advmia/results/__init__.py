@@ -1,0 +1,1 @@
+"""Result files, and the tables and plots that are made from them."""

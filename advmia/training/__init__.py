@@ -1,0 +1,1 @@
+"""The training methods, the training loop, and the validation after each epoch."""

@@ -1,4 +1,4 @@
-"""The picture beside a checkpoint: how its training went, epoch by epoch."""
+"""The picture beside a checkpoint: the training loss and the validation scores of each epoch."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from advmia.runtime.files import atomic_write
 from advmia.runtime.terminal import say
 from advmia.training.loop import Epoch
 
-REDRAW_SECONDS = 10.0  # at least, between two drawings; and never more than a twentieth of the time goes into them
+REDRAW_SECONDS = 10.0  # least time between two drawings; it is longer where drawing would take over 5 % of the time
 DPI = 120
 
 
 class TrainingCurves:
-    """Loss and selection score over the epochs: redrawn now and then, and when the block that it guards ends.
+    """Draws loss and selection score over the epochs: from time to time, and at the end of its `with` block.
 
-    A picture that cannot be drawn is said, once, and stops nothing.
+    If drawing fails, it reports that once and the training goes on without a picture. Only the main process draws.
     """
 
     def __init__(
         self, checkpoint: Path, selection: str, score_name: str, earlier: Sequence[Epoch] = (), best: int = 0
     ) -> None:
-        """`selection`: the score of each epoch that is drawn; `score_name`: what the best epoch is chosen by.
+        """`selection`: the score that is drawn. `score_name`: the score that chooses the best epoch, for the legend.
 
-        `earlier`: epochs before a training was stopped and taken up again, and the number of the best of them.
+        `earlier`: the epochs of a resumed training before it was stopped. `best`: the number of the best of them.
         """
         self._path, self._title = picture_path(checkpoint), checkpoint.name
         self._selection, self._score_name = selection, score_name
         self._epochs, self._best = list(earlier), best
-        self._next = time.monotonic() + REDRAW_SECONDS  # a short training is drawn at its end alone
+        self._next_drawing = time.monotonic() + REDRAW_SECONDS  # a short training is drawn only at its end
         self._works = True
 
     def __enter__(self) -> TrainingCurves:
@@ -43,14 +43,14 @@ class TrainingCurves:
         self._draw()
 
     def add(self, epoch: Epoch, best: int) -> None:
-        """`best`: the number of the best epoch so far."""
+        """Adds an epoch. `best`: the number of the best epoch so far."""
         self._epochs.append(epoch)
         self._best = best
         start = time.monotonic()
-        if start >= self._next:
+        if start >= self._next_drawing:
             self._draw()
             end = time.monotonic()
-            self._next = end + max(REDRAW_SECONDS, 20 * (end - start))
+            self._next_drawing = end + max(REDRAW_SECONDS, 20 * (end - start))
 
     def _draw(self) -> None:
         if not self._epochs or not self._works or not distributed.is_main():
@@ -58,22 +58,22 @@ class TrainingCurves:
         try:
             with atomic_write(self._path) as temporary:
                 draw_curves(self._epochs, self._best, self._selection, self._score_name, self._title, temporary)
-        except Exception as error:  # whatever it is, it must not cost a training
+        except Exception as error:  # no fault of a picture may end a training
             self._works = False
             say(f"no training curves at {self._path}: {' '.join(str(error).split())[:200]}")
 
 
 def draw_curves(epochs: list[Epoch], best: int, selection: str, score_name: str, title: str, path: Path) -> None:
-    """A PNG: above the mean training loss, below the clean and (where there is one) robust score; a line at the best.
+    """Writes a PNG to `path`: the training loss above, the clean and robust scores below, and a line at the best epoch.
 
-    `score_name`: what the best epoch was chosen by, for the legend.
+    `selection`: the score that is drawn. `score_name`: the score by which the best epoch was chosen, for the legend.
     """
-    from matplotlib.figure import Figure  # here, because it takes a second to import; no pyplot, so no window
+    from matplotlib.figure import Figure  # imported here, because it takes a second; without pyplot, so without windows
     from matplotlib.ticker import MaxNLocator
 
     numbers = [epoch.number for epoch in epochs]
     robust = [(epoch.number, epoch.robust[selection]) for epoch in epochs if epoch.robust]
-    dots = len(epochs) <= 30  # more would run into each other
+    dots = len(epochs) <= 30  # more dots would overlap
     figure = Figure(figsize=(7.2, 6.0), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
     above.plot(numbers, [epoch.loss for epoch in epochs], "o-" if dots else "-", color="#333333", markersize=4)

@@ -35,7 +35,7 @@ METHODS = ("nat", "pgdat 8", "trades 8", "mart 8", "hat 8")
 SURVEY = ("natural", "pgdat", "trades", "mart", "hat", "multilabel", "segmentation", "evaluate")  # in this order
 NOT_RUN_HERE = {
     "git": "fetches this repository",
-    "scripts/test.sh": "is what runs this test",
+    "scripts/test.sh": "runs this test",
     "scripts/demo.sh": "has a test of its own",
     "scripts/sweep_eps.sh": "is listed below, and run by test_sweeps.py",
     "scripts/reproduce.sh": "likewise",
@@ -51,7 +51,7 @@ def readme_commands() -> list[list[str]]:
 
 
 def make_downloads(folder: Path) -> None:
-    """What a user would have downloaded, under the names that the README uses."""
+    """Makes what a user would have downloaded, under the names that the README uses."""
     make_mesidor(folder / "messidor", {f"2005102{n}_0000_0100_PP": n % 4 for n in range(10)})
     make_isic(folder / "isic2017")
     labels = ["No Finding", "Hernia", "Mass|Edema"]
@@ -67,8 +67,9 @@ def make_downloads(folder: Path) -> None:
     np.savez(folder / "isic2018_256.npz", **arrays)
 
 
+@pytest.mark.slow
 def test_every_readme_command(tmp_path: Path, warm_interpreter: Path) -> None:
-    """Fails when the README names a flag, file or checkpoint that does not exist."""
+    """Fails if the README names a flag, file or checkpoint that does not exist."""
     (tmp_path / "downloads").mkdir()
     make_downloads(tmp_path / "downloads")
     commands = readme_commands()
@@ -87,7 +88,7 @@ def test_every_readme_command(tmp_path: Path, warm_interpreter: Path) -> None:
 
 
 def test_the_survey_is_whole() -> None:
-    """Fails when a script of the survey is missing from the README, or one stands before what it needs."""
+    """Fails if a script of the survey is missing from the README, or comes before a script whose networks it needs."""
     shown = [words[0] for words in readme_commands() if words[0].startswith("scripts/survey/")]
     assert shown == [f"scripts/survey/{name}.sh" for name in SURVEY]
     there = {path.stem for path in (ROOT / "scripts" / "survey").glob("*.sh")} - {"settings"}
@@ -95,7 +96,7 @@ def test_the_survey_is_whole() -> None:
 
 
 def test_sweeps_are_listed() -> None:
-    """Fails when the README's sweeps have a flag that no command takes."""
+    """Fails if the README's sweeps have a flag that no command takes."""
     sweeps = [words for words in readme_commands() if words[0] in ("scripts/sweep_eps.sh", "scripts/reproduce.sh")]
     assert len(sweeps) == 2
     for words in sweeps:
@@ -105,19 +106,16 @@ def test_sweeps_are_listed() -> None:
         assert done.returncode == 0 and "-m advmia tables" in done.stdout, done.stderr
 
 
-@pytest.mark.parametrize(
-    ("script", "methods", "again"), [("demo", ("nat", "pgdat 8"), True), ("methods", METHODS, False)]
-)
-def test_script(script: str, methods: tuple[str, ...], again: bool, tmp_path: Path, warm_interpreter: Path) -> None:
-    """The scripts that train and compare, tiny: all networks trained and attacked, table and curves made."""
+@pytest.mark.slow
+@pytest.mark.parametrize(("script", "methods"), [("demo", ("nat", "pgdat 8")), ("methods", METHODS)])
+def test_script(script: str, methods: tuple[str, ...], tmp_path: Path, warm_interpreter: Path) -> None:
+    """Fails if demo.sh or methods.sh does not train and attack all its networks, or makes no table or curves."""
     command = [str(ROOT / "scripts" / f"{script}.sh"), "--limit", "8", "--imgSize", "16", "--gpu", "cpu"]
     small = {"EPOCHS": "1", "OMP_NUM_THREADS": "1"}
     environment = os.environ | small | {"PYTHON": str(warm_interpreter), script.upper(): str(tmp_path / "out")}
-    for _ in range(1 + again):
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
-        assert done.returncode == 0, done.stderr
-        assert all(re.search(rf"^\| {method} +\| 8 ", done.stdout, re.M) for method in methods)
-    assert not again or ("trained already" in done.stdout and "holds these maps already" in done.stdout)
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert process.returncode == 0, process.stderr
+    assert all(re.search(rf"^\| {method} +\| 8 ", process.stdout, re.M) for method in methods)
     assert (tmp_path / "out" / "melBin[phantom]__mv2.png").exists()
 
 
@@ -131,7 +129,7 @@ def test_help(script: str, tmp_path: Path, warm_interpreter: Path) -> None:
 
 @pytest.mark.parametrize("tool", ["prepare", "phantoms", "tables", "where"])
 def test_help_of_tools(tool: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    """Fails when a tool's help has no example, or one that its parser refuses, or shows defaults nobody could type."""
+    """Fails if a tool's help has no example or one that its parser refuses, or shows defaults that are no text."""
     assert run_main(monkeypatch, ["advmia", tool, "--help"]) == 0
     shown = capsys.readouterr().out
     (example,) = re.findall(rf"^example: .*(advmia {tool}.*)$", shown, re.M)

@@ -1,4 +1,4 @@
-"""Running the entry scripts: as real processes, or (for the many bad inputs) their `main` in this one."""
+"""Runs the entry scripts: as real processes, or their `main` in this process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 def run_process(
     *words: object, cwd: Path, python: Path | str = sys.executable, timeout: float = 600
 ) -> subprocess.CompletedProcess[str]:
-    """`python <words>` with the checkout on the path, in the folder `cwd`; one thread."""
+    """Runs `python WORDS`, a script or a module, in the folder `cwd` on one thread."""
     program = str(words[0])
     script = [str(ROOT / program)] if program.endswith(".py") else ["-m", program]
     return subprocess.run(
@@ -34,14 +34,14 @@ def run_process(
 
 
 def run_well(*words: object, cwd: Path, python: Path | str = sys.executable) -> str:
-    """`run_process` that must exit with 0; returns standard output."""
-    done = run_process(*words, cwd=cwd, python=python)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    """Runs a process that must exit with 0; returns its standard output."""
+    process = run_process(*words, cwd=cwd, python=python)
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
 def run_main(monkeypatch: pytest.MonkeyPatch, words: Sequence[object]) -> int:
-    """The script's `main` in this process; returns the exit status."""
+    """Runs a script's `main` in this process; returns the exit status."""
     name = str(words[0])
     module = importlib.import_module("advmia.__main__" if name == "advmia" else name.removesuffix(".py"))
     monkeypatch.setattr(sys, "argv", list(map(str, words)))
@@ -52,7 +52,7 @@ def run_main(monkeypatch: pytest.MonkeyPatch, words: Sequence[object]) -> int:
 
 
 def start(words: Sequence[object], folder: Path) -> subprocess.Popen[str]:
-    """The script, with its arguments, under way in a folder: a real process, that signals reach."""
+    """Starts a script in a folder, as a real process that signals reach."""
     return subprocess.Popen(
         [sys.executable, str(ROOT / str(words[0])), *map(str, words[1:])],
         cwd=folder,
@@ -64,7 +64,7 @@ def start(words: Sequence[object], folder: Path) -> subprocess.Popen[str]:
 
 
 def read_until(running: subprocess.Popen[str], text: str, stream: IO[str] | None = None) -> str:
-    """The first line with the text in it, on standard output or another stream."""
+    """Reads standard output, or another stream, up to the first line that has the text in it; returns that line."""
     lines = stream or running.stdout
     assert lines is not None
     deadline = time.monotonic() + 120

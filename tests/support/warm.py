@@ -1,13 +1,14 @@
-"""An interpreter that has imported torch already, for scripts that start many short processes.
+"""An interpreter that has imported torch already, for tests that start many short processes.
 
-`python warm.py SOCKET` serves: it forks a real process for each command, which runs as if started anew. The program
-that `warm_python` makes stands in for `python`: it hands its arguments, folder, environment, standard streams and limit
-of file size over, and exits as the command does. Each command saves the seconds that importing torch takes.
+`python warm.py SOCKET` is the server: it forks a real process for each command. The program that `warm_python` makes is
+the client, which stands in for `python`: it sends its arguments, folder, environment, standard streams and limit of
+file size to the server, and exits with the command's status. Each command saves the seconds that importing torch takes.
 """
 
 from __future__ import annotations
 
 import array
+import ctypes
 import json
 import os
 import resource
@@ -24,7 +25,7 @@ from pathlib import Path
 
 CLIENT = """#!{python} -IS
 import array, json, os, resource, socket, sys
-if sys.argv[1] == "-":  # a program on standard input, which is not handed over
+if sys.argv[1] == "-":  # a program on standard input, which the server cannot read
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 link = socket.socket(socket.AF_UNIX)
 link.connect({address!r})
@@ -37,15 +38,18 @@ sys.exit(int(link.recv(16) or b"70"))
 """
 
 
+PR_SET_PDEATHSIG = 1  # of prctl(2)
+
+
 @contextmanager
 def warm_python(folder: Path) -> Iterator[Path]:
-    """Serves while the block runs; yields the program to use as `python`."""
+    """Runs a server while the block runs; yields the program to use as `python`."""
     address, client = folder / "socket", folder / "python"
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(Path(__file__).resolve().parent.parent.parent),
     }
-    server = subprocess.Popen([sys.executable, __file__, str(address)], env=environment)
+    server = subprocess.Popen([sys.executable, __file__, str(address), str(os.getpid())], env=environment)
     try:
         deadline = time.monotonic() + 120
         while not address.exists():
@@ -59,36 +63,50 @@ def warm_python(folder: Path) -> Iterator[Path]:
         server.wait()
 
 
-def serve(address: str) -> None:
+def end_with_parent(parent: int) -> None:
+    """Lets the kernel kill this process as soon as its parent, which has this id, ends in whatever way."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended before
+            os._exit(1)
+
+
+def serve(address: str, parent: int) -> None:
+    """Runs the commands of all clients that connect to the socket at `address`, each in a process of its own."""
+    end_with_parent(parent)
     import matplotlib.pyplot  # noqa: F401
     import torch._dynamo  # noqa: F401 - as an optimizer does before its first step
 
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who serve
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no one waits for the forked processes
     sys.executable = str(Path(address).with_name("python"))  # for commands that start others
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address + ".new")
     listener.listen()
-    Path(address + ".new").rename(address)  # only now are clients heard
+    Path(address + ".new").rename(address)  # only now do clients find it
     while True:
-        link, _ = listener.accept()
+        connection, _ = listener.accept()
+        server = os.getpid()
         if os.fork() == 0:
-            answer(link)
-        link.close()
+            end_with_parent(server)
+            answer(connection)
+        connection.close()
 
 
-def answer(link: socket.socket) -> None:
-    """Runs one command in a process of its own and sends its exit status."""
+def answer(connection: socket.socket) -> None:
+    """Runs one command in a further process and sends its exit status; ends this process."""
     size = array.array("i").itemsize
-    _, rights, _, _ = link.recvmsg(1, socket.CMSG_LEN(3 * size))
-    words, folder, environment, limit = json.loads(b"".join(iter(lambda: link.recv(65536), b"")))
+    _, rights, _, _ = connection.recvmsg(1, socket.CMSG_LEN(3 * size))
+    words, folder, environment, limit = json.loads(b"".join(iter(lambda: connection.recv(65536), b"")))
     streams = array.array("i", rights[0][2][: 3 * size])
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    this = os.getpid()
     child = os.fork()
     if child == 0:
+        end_with_parent(this)
         for target, source in enumerate(streams):
             os.dup2(source, target)
         for target, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
-            stream = open(target, mode, buffering=1, closefd=False)  # noqa: SIM115 - what it is now
+            stream = open(target, mode, buffering=1, closefd=False)  # noqa: SIM115 - stays open
             setattr(sys, name, stream)
             setattr(sys, f"__{name}__", stream)
         os.chdir(folder)
@@ -99,12 +117,12 @@ def answer(link: socket.socket) -> None:
         sys.stderr.flush()
         os._exit(status)
     _, status = os.waitpid(child, 0)
-    link.sendall(str(os.waitstatus_to_exitcode(status)).encode())
+    connection.sendall(str(os.waitstatus_to_exitcode(status)).encode())
     os._exit(0)
 
 
 def run(words: list[str]) -> int:
-    """The exit status of `python WORDS`, a script or `-m MODULE`; what it raises is told as the interpreter would."""
+    """Runs `python WORDS`, a script or `-m MODULE`; returns its exit status. Prints the traceback of an exception."""
     try:
         if words[0] == "-m":
             sys.argv = words[1:]
@@ -121,4 +139,4 @@ def run(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve(sys.argv[1], int(sys.argv[2]))

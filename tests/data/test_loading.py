@@ -407,28 +407,31 @@ def test_resident_pixels_give_the_same_batches(name: str) -> None:
 
 
 def test_a_cpu_keeps_no_copy() -> None:
+    """Fails if pixels are held twice in a CPU's memory."""
     assert some_data([0, 1]).preload(CPU).preloaded is None
 
 
 def test_one_batch_is_read_ahead() -> None:
     """Fails when batches change their order, one is lost, reading waits for its use, or more than one is held."""
-    made: list[int] = []
+    produced: list[int] = []
 
     def items() -> Iterator[int]:
         for item in range(4):
-            made.append(item)
+            produced.append(item)
             yield item
 
     ahead = _prefetched(items())
     assert next(ahead) == 0
     deadline = time.monotonic() + 10
-    while len(made) < 2 and time.monotonic() < deadline:
+    while len(produced) < 2 and time.monotonic() < deadline:
         time.sleep(0.001)
-    assert made == [0, 1]
+    assert produced == [0, 1]
     assert list(ahead) == [1, 2, 3]
 
 
 def test_an_error_while_reading_ahead_is_raised() -> None:
+    """Fails if an error in the reading thread is lost."""
+
     def items() -> Iterator[int]:
         yield 0
         raise KeyError("the disk")
@@ -449,6 +452,6 @@ def test_where_a_gpu_finds_its_pixels(share: float, monkeypatch: pytest.MonkeyPa
     placed = data.preload(device)
     assert (placed.preloaded is not None) == (share == 1.0)
     expected = [*EvaluationLoader(data, 4, CPU), *training(data).epoch(1)]
-    found = [*EvaluationLoader(placed, 4, device), *replace(training(placed), device=device).epoch(1)]
-    for one, other in zip(expected, found, strict=True):
-        assert torch.equal(one.x, other.x.cpu()) and torch.equal(one.y, other.y.cpu())
+    on_gpu = [*EvaluationLoader(placed, 4, device), *replace(training(placed), device=device).epoch(1)]
+    for ours, theirs in zip(on_gpu, expected, strict=True):
+        assert torch.equal(ours.x.cpu(), theirs.x) and torch.equal(ours.y.cpu(), theirs.y)

@@ -38,6 +38,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("spec", DATASETS.values(), ids=list(DATASETS))
 def test_lists_are_complete_and_marked(root: Path, spec: DatasetSpec) -> None:
+    """Fails if a listed file is missing, a list is not marked, or an image is in both splits."""
     seen: set[str] = set()
     splits: tuple[tuple[Split, int], ...] = (("train", COUNT - COUNT // 4), ("test", COUNT // 4))
     for split, expected in splits:
@@ -65,6 +66,7 @@ def test_lists_are_complete_and_marked(root: Path, spec: DatasetSpec) -> None:
     ],
 )
 def test_files_have_the_real_formats(root: Path, folder: str, images: str, kind: str, mode: str, pattern: str) -> None:
+    """Fails if names, formats, modes or sizes differ from the real data sets'."""
     paths = sorted((root / folder / images).iterdir())
     assert len(paths) == COUNT
     for path in paths:
@@ -78,6 +80,7 @@ def test_files_have_the_real_formats(root: Path, folder: str, images: str, kind:
 
 
 def test_masks_follow_what_is_seen(root: Path) -> None:
+    """Fails if masks do not lie on the lesions and lungs."""
     for folder, image_folder in (("mel2017", "img"), ("covidSeg", "image")):
         for name, mask_name in rows(root / folder / "testSeg.csv"):
             grey = np.asarray(Image.open(root / folder / image_folder / name).convert("L"), dtype=float)
@@ -86,6 +89,7 @@ def test_masks_follow_what_is_seen(root: Path) -> None:
 
 
 def test_fundus_border_is_exactly_zero(root: Path) -> None:
+    """Fails if noise or weave reach the black border of a fundus."""
     ticks = (np.arange(SIZE) + 0.5) * 2 / SIZE - 1
     outside = np.hypot(*np.meshgrid(ticks, ticks)) > 0.98
     for path in (root / "mesidor" / "img").iterdir():
@@ -96,6 +100,7 @@ def test_fundus_border_is_exactly_zero(root: Path) -> None:
 @pytest.mark.parametrize(("folder", "classes"), [("mesidor", 4), ("mel2017", 3)])
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_binary_lists_agree_with_the_classes(root: Path, folder: str, classes: int, split: str) -> None:
+    """Fails if a binary label contradicts the class, or a class is missing."""
     multi, binary = dict(rows(root / folder / f"{split}.csv")), dict(rows(root / folder / f"{split}bin.csv"))
     assert set(multi.values()) == {str(label) for label in range(classes)}
     assert binary == {name: str(int(label != "0")) for name, label in multi.items()}
@@ -103,6 +108,7 @@ def test_binary_lists_agree_with_the_classes(root: Path, folder: str, classes: i
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_findings_occur_and_no_finding_is_class_1(root: Path, split: str) -> None:
+    """Fails if a finding is missing in a split, or the binary list is inverted."""
     header, *listed = rows(root / "xray" / f"{split}MultiLabel_1w.csv")
     assert tuple(header) == CHEST_FINDINGS
     assert all(re.fullmatch("b[01]{14}", bits) for _, bits in listed)
@@ -114,6 +120,7 @@ def test_findings_occur_and_no_finding_is_class_1(root: Path, split: str) -> Non
 
 
 def test_every_covid_class_is_in_both_splits(root: Path) -> None:
+    """Fails if one of the four classes is missing in a split."""
     for split in ("train", "test"):
         listed = rows(root / "covidSeg" / f"{split}Seg.csv")
         assert {image.rsplit("-", 1)[0] for image, _ in listed} == {
@@ -126,6 +133,7 @@ def test_every_covid_class_is_in_both_splits(root: Path) -> None:
 
 
 def test_same_seed_same_bytes_and_other_seed_other_images(root: Path, tmp_path: Path) -> None:
+    """Fails if phantoms depend on anything but the arguments, or not on the seed."""
     make_phantoms(tmp_path / "again", count=COUNT, size=SIZE)
     make_phantoms(tmp_path / "other", count=COUNT, size=SIZE, seed=1)
     first, again, other = contents(root), contents(tmp_path / "again"), contents(tmp_path / "other")
@@ -135,6 +143,7 @@ def test_same_seed_same_bytes_and_other_seed_other_images(root: Path, tmp_path: 
 
 
 def test_running_again_changes_nothing_and_says_so(root: Path) -> None:
+    """Fails if a second run writes a file, or does not say that all is there."""
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     report = make_phantoms(root, count=COUNT, size=SIZE)
     assert before == {path: path.stat().st_mtime_ns for path in root.rglob("*")}
@@ -143,6 +152,7 @@ def test_running_again_changes_nothing_and_says_so(root: Path) -> None:
 
 
 def test_a_killed_run_is_taken_up(root: Path, tmp_path: Path) -> None:
+    """Fails if an incomplete folder is not completed, to the same bytes."""
     make_phantoms(tmp_path, ["covidSeg"], count=COUNT, size=SIZE)
     (tmp_path / "covidSeg" / "testSeg.csv").unlink()
     (tmp_path / "covidSeg" / "image" / "Normal-3.png").write_bytes(b"half")
@@ -151,6 +161,7 @@ def test_a_killed_run_is_taken_up(root: Path, tmp_path: Path) -> None:
 
 
 def test_marker_records_the_arguments(root: Path) -> None:
+    """Fails if a marker does not say what phantoms were made with."""
     markers = read_markers(root / "mel2017")
     assert len(markers) == 6
     facts = markers["testSeg.csv"]
@@ -159,6 +170,7 @@ def test_marker_records_the_arguments(root: Path) -> None:
 
 @pytest.mark.parametrize("changed", [{"seed": 1}, {"count": 40}, {"size": 64}])
 def test_other_arguments_are_refused(root: Path, changed: dict[str, int]) -> None:
+    """Fails if phantoms made with other arguments are mixed with, or replaced by, new ones."""
     before = contents(root / "xray")
     arguments: dict[str, Any] = {"count": COUNT, "size": SIZE} | changed
     with pytest.raises(UserError, match=r"xray holds phantoms made with .*choose another --dataRoot"):
@@ -167,6 +179,7 @@ def test_other_arguments_are_refused(root: Path, changed: dict[str, int]) -> Non
 
 
 def test_real_data_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    """Fails if phantoms get into a folder that may hold real data."""
     unmarked, standin, images = tmp_path / "xray", tmp_path / "mel2017", tmp_path / "mesidor"
     for folder in (unmarked, standin, images / "img"):
         folder.mkdir(parents=True)
@@ -183,6 +196,7 @@ def test_real_data_is_refused_before_anything_is_written(tmp_path: Path) -> None
 
 
 def test_a_marker_without_lists_still_protects(tmp_path: Path) -> None:
+    """Fails if a folder whose lists are gone is taken for an empty one."""
     write_marker(tmp_path / "xray", ["trainbin.csv"], {"label": ""})
     with pytest.raises(UserError, match="not marked as phantom"):
         make_phantoms(tmp_path, ["xray"], count=COUNT, size=SIZE)
@@ -201,18 +215,21 @@ def test_a_marker_without_lists_still_protects(tmp_path: Path) -> None:
     ],
 )
 def test_bad_arguments(tmp_path: Path, folders: list[str], arguments: dict[str, int], message: str) -> None:
+    """Fails if arguments out of range are accepted, or the message does not say the range."""
     with pytest.raises(UserError, match=message):
         make_phantoms(tmp_path, folders, **arguments)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_file_in_the_way(tmp_path: Path) -> None:
+    """Fails if a file in the folder's place ends in a traceback."""
     (tmp_path / "xray").write_text("")
     with pytest.raises(UserError, match="is a file"):
         make_phantoms(tmp_path, ["xray"], count=COUNT, size=SIZE)
 
 
 def test_smallest_count_shows_all_classes(tmp_path: Path) -> None:
+    """Fails if the least count lacks a class in the test lists."""
     make_phantoms(tmp_path, count=24, size=32)
     assert {label for _, label in rows(tmp_path / "mesidor" / "test.csv")} == {"0", "1", "2", "3"}
     assert {label for _, label in rows(tmp_path / "mel2017" / "test.csv")} == {"0", "1", "2"}
@@ -221,5 +238,6 @@ def test_smallest_count_shows_all_classes(tmp_path: Path) -> None:
 
 
 def test_folders_and_weave() -> None:
+    """Fails if a data set has no phantoms, or the weave is too strong for an attack of eps 8."""
     assert {spec.folder for spec in DATASETS.values()} == set(FOLDERS)
     assert WEAVE_LEVELS < 8  # the largest attack must be able to wipe it out

@@ -1,4 +1,4 @@
-"""From list to samples: what is read, and what each kind of bad input is message."""
+"""Reading lists: what becomes of good rows, and the message for each kind of bad input."""
 
 from __future__ import annotations
 

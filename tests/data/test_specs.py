@@ -1,4 +1,4 @@
-"""The data sets as declared, against the published facts (REFERENCE section 2, DATASETS.md)."""
+"""The data sets as declared, against the published facts of the survey."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_spellings_are_unambiguous() -> None:
     ],
 )
 def test_spellings_in_circulation(alias: str, name: str) -> None:
-    """Fails if a spelling that published commands use is no longer known (REFERENCE section 1)."""
+    """Fails if a spelling that published commands use is no longer known."""
     assert alias in DATASETS[name].aliases
 
 

@@ -67,7 +67,7 @@ def test_images_are_torchvisions(mode: str, resize: int, size: int, tmp_path: Pa
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 300), (256, 256), (224, 224), (299, 299)], ids=str)
 def test_any_shape(size: tuple[int, int], tmp_path: Path) -> None:
-    """Fails if the aspect ratio is kept, or if an image of the wanted size takes another path."""
+    """Fails if the aspect ratio is kept, or if an image of the right size takes another path."""
     path = save(some_image("RGB", *size), tmp_path / "image.png")
     check_official(path, 256, 224)
     check_official(path, 299, 299)
@@ -88,7 +88,7 @@ def test_real_images(official: Path) -> None:
 
 
 def test_segmentation_images_are_within_one_grey_level(official: Path) -> None:
-    """Fails if resizing uint8 strays further from the reference's float resize than we say (REFERENCE section 7)."""
+    """Fails if resizing uint8 differs by more than one grey level from the published code, which resizes floats."""
     worst = 0.0
     for path in sorted((official / "isic2017").glob("*_Data/*.jpg"))[::12]:
         with Image.open(path) as image:

@@ -1,4 +1,4 @@
-"""Tiny downloads in the official layouts, made for tests."""
+"""Makes tiny downloads in the official layouts, and reads what `prepare` makes of them."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def write_xls(path: Path, rows: list[list[str | float]]) -> None:
     data = struct.pack("<HHHH", 0x0009, 4, 2, 0x0010)  # BOF, a sheet
     for y, row in enumerate(rows):
         for x, cell in enumerate(row):
-            place = struct.pack("<HH3x", y, x)
+            position = struct.pack("<HH3x", y, x)
             if isinstance(cell, str):
-                body = place + struct.pack("<B", len(cell)) + cell.encode("latin-1")
+                body = position + struct.pack("<B", len(cell)) + cell.encode("latin-1")
                 data += struct.pack("<HH", 0x0004, len(body)) + body  # LABEL
             else:
-                body = place + struct.pack("<d", cell)
+                body = position + struct.pack("<d", cell)
                 data += struct.pack("<HH", 0x0003, len(body)) + body  # NUMBER
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data + struct.pack("<HH", 0x000A, 0))  # EOF
@@ -107,22 +107,25 @@ def make_npz(path: Path, labels: dict[str, list[list[int]]], size: int = 28, col
 
 
 def read_list(path: Path) -> list[tuple[str, str]]:
+    """Reads the rows of a list that have two columns."""
     with path.open(newline="") as file:
         return [(row[0], row[1]) for row in csv.reader(file) if len(row) == 2]
 
 
 def snapshot(root: Path) -> dict[str, tuple[int, bytes]]:
+    """Returns the modification time and the bytes of every file below `root`."""
     return {str(p.relative_to(root)): (p.stat().st_mtime_ns, p.read_bytes()) for p in root.rglob("*") if p.is_file()}
 
 
 def line_with(lines: list[str], *parts: str) -> str:
-    """The one report line that has all parts."""
-    found = [line for line in lines if all(part in line for part in parts)]
-    assert len(found) == 1, (parts, lines)
-    return found[0]
+    """Returns the only report line that has all parts."""
+    matching = [line for line in lines if all(part in line for part in parts)]
+    assert len(matching) == 1, (parts, lines)
+    return matching[0]
 
 
 def write_lists(folder: Path, **lists: str) -> None:
+    """Writes published lists: texts by file name, without .csv."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in lists.items():
         (folder / f"{name}.csv").write_text(text)

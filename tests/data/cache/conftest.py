@@ -27,7 +27,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the images decoded, in no order."""
+    """Names of the images that were decoded, in any order."""
     names: list[str] = []
 
     def load(path: Path, resize: int, size: int) -> np.ndarray:

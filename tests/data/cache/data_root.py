@@ -35,12 +35,12 @@ def image_path(root: Path, number: int) -> Path:
 
 
 def direct(root: Path) -> np.ndarray:
-    """What the cache must hold."""
+    """Returns the pixels that the cache must hold."""
     return np.stack([load_image(image_path(root, number), SPEC.resize, SPEC.size) for number in range(COUNT)])
 
 
 def cache_files(root: Path) -> dict[str, Path]:
-    """The cache's files by suffix; one array's."""
+    """Returns the three files of the only array in the cache, by suffix."""
     paths = {path.suffix: path for path in (root / CACHE_FOLDER).iterdir()}
     assert set(paths) == {".npy", ".json", ".lock"} and len(list((root / CACHE_FOLDER).iterdir())) == 3
     return paths

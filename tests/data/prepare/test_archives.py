@@ -26,6 +26,7 @@ def one_bit(column: int) -> list[int]:
 
 class TestArchives:
     def test_retinamnist(self, tmp_path: Path) -> None:
+        """Fails if grades, pixels or the stand-in's label differ, or the validation part is not in training."""
         labels = {"train": [[0], [4]], "val": [[1]], "test": [[3], [2]]}
         arrays = make_npz(tmp_path / "retinamnist_64.npz", labels, 64)
         lines = prepare_dataset("medmnist", tmp_path / "retinamnist_64.npz", tmp_path / "data")
@@ -44,6 +45,7 @@ class TestArchives:
         line_with(lines, "stand-in: these are RetinaMNIST images of 64 pixels")
 
     def test_dermamnist(self, tmp_path: Path) -> None:
+        """Fails if other classes than 0, 1 and 4 count as malignant."""
         labels = {"train": [[n] for n in range(7)], "val": [[4]], "test": [[5]]}
         make_npz(tmp_path / "dermamnist.npz", labels)
         prepare_dataset("medmnist", tmp_path / "dermamnist.npz", tmp_path / "data")
@@ -53,6 +55,7 @@ class TestArchives:
         assert not (folder / "trainSeg.csv").exists()
 
     def test_pneumoniamnist_is_inverted(self, tmp_path: Path) -> None:
+        """Fails if the archive's label is taken as it is: in the layout 1 is normal."""
         make_npz(tmp_path / "pneumoniamnist.npz", {"train": [[0], [1]], "val": [[1]], "test": [[0]]}, colour=False)
         prepare_dataset("medmnist", tmp_path / "pneumoniamnist.npz", tmp_path / "data")
         folder = tmp_path / "data" / "xray"
@@ -62,18 +65,19 @@ class TestArchives:
         assert Image.open(folder / "img" / "pneumoniamnist_28_val_00000.png").mode == "L"
 
     def test_chestmnist_findings_by_name(self, tmp_path: Path) -> None:
+        """Fails if the archive's columns are taken in their own order, which is not ChestX-ray14's."""
         labels = {"train": [one_bit(n) for n in range(14)], "val": [[0] * 14], "test": [[1] * 14]}
         make_npz(tmp_path / "chestmnist.npz", labels, colour=False)
         prepare_dataset("medmnist", tmp_path / "chestmnist.npz", tmp_path / "data")
         folder = tmp_path / "data" / "xray"
         rows = (folder / "trainMultiLabel_1w.csv").read_text().splitlines()
-        found = []
+        order = []
         for row in rows[1:15]:
             bits = row.split(",b")[1]
             assert bits.count("1") == 1
-            found.append(CHEST_FINDINGS[bits.index("1")].lower().replace("pleural_thickening", "pleural"))
+            order.append(CHEST_FINDINGS[bits.index("1")].lower().replace("pleural_thickening", "pleural"))
         assert rows[0].split(",") == list(CHEST_FINDINGS)
-        assert tuple(found) == CHESTMNIST_ORDER
+        assert tuple(order) == CHESTMNIST_ORDER
         assert [label for _, label in read_list(folder / "trainbin.csv")] == ["0"] * 14 + ["1"]  # 1 = no finding
         assert data_label(folder, "testMultiLabel_1w.csv") == "ChestMNIST 28"
 
@@ -85,6 +89,7 @@ class TestArchives:
         ],
     )
     def test_medsegbench(self, tmp_path: Path, name: str, colour: bool, folder: str, images: str, label: str) -> None:
+        """Fails if masks are not 0 and 255, belong to other images, or an array more in the archive matters."""
         rng = np.random.default_rng(1)
         arrays = {}
         for part, rows in (("train", 3), ("val", 1), ("test", 2)):
@@ -108,6 +113,7 @@ class TestArchives:
         assert data_label(layout, "testSeg.csv") == label
 
     def test_another_size_does_not_mix(self, tmp_path: Path) -> None:
+        """Fails if images of two sizes of an archive get into one folder."""
         labels = {"train": [[0], [1]], "val": [[1]], "test": [[0]]}
         make_npz(tmp_path / "retinamnist.npz", labels)
         make_npz(tmp_path / "retinamnist_64.npz", labels, 64)
@@ -119,12 +125,13 @@ class TestArchives:
 
 
 def test_an_archive_damaged_in_the_middle_leaves_no_lists(tmp_path: Path) -> None:
+    """Fails if damage that only the checksum shows ends in a traceback, or lists are written nonetheless."""
     path = tmp_path / "retinamnist.npz"
     arrays = make_npz(path, {"train": [[0]] * 40, "val": [[1]], "test": [[0]]})
     np.savez(path, **arrays)  # not compressed: the damage is found by the checksum only
     data = bytearray(path.read_bytes())
-    place = data.index(arrays["train_images"][39].tobytes())
-    data[place] ^= 255
+    offset = data.index(arrays["train_images"][39].tobytes())
+    data[offset] ^= 255
     path.write_bytes(data)
     with pytest.raises(UserError, match=r"array train_images, item \d+: damaged .*CRC"):
         prepare_dataset("medmnist", path, tmp_path / "data")

@@ -210,6 +210,7 @@ def test_bad_input(
     options: dict[str, object],
     message: str,
 ) -> None:
+    """Fails if a fault gives no message, one of several lines or without its place, or lists are written."""
     source = build(tmp_path)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as caught:

@@ -14,6 +14,7 @@ from tests.support.downloads import CHEST_COLUMNS, line_with, make_chest, read_l
 
 class TestChestXray14:
     def test_real_sample_official_split(self, official: Path, tmp_path: Path) -> None:
+        """Fails if lists differ from the NIH's own, labels are wrong, or patients in both lists are not reported."""
         source = official / "chestxray14"
         lines = prepare_dataset("chestxray14", source, tmp_path, split="official")
         folder = tmp_path / "xray"
@@ -29,13 +30,14 @@ class TestChestXray14:
             assert sorted(row.split(",")[0] for row in rows) == sorted(listed)
             for row in rows:
                 name, bits = row.split(",")
-                found = [f for f, bit in zip(CHEST_FINDINGS, bits[1:], strict=True) if bit == "1"]
-                assert bits[0] == "b" and sorted(found) == sorted(set(findings[name]) - {"No Finding"})
+                positive = [f for f, bit in zip(CHEST_FINDINGS, bits[1:], strict=True) if bit == "1"]
+                assert bits[0] == "b" and sorted(positive) == sorted(set(findings[name]) - {"No Finding"})
         line_with(lines, "leakage: 15 of 71 patients of testbin.csv are in trainbin.csv")  # so in this sample
         line_with(lines, "testbin.csv: 200 rows; 0: 101, 1: 99")
         line_with(lines, "copied 800 files")
 
     def test_real_sample_published_and_patient_split(self, official: Path, tmp_path: Path) -> None:
+        """Fails if a fifth of the images is not test, or a patient is on both sides of the patient split."""
         source = official / "chestxray14"
 
         def patients(side: str, split: str) -> set[str]:
@@ -56,6 +58,7 @@ class TestChestXray14:
         assert line_with(lines, "leakage: 0 of", "testbin.csv").endswith("too")
 
     def test_multi_label_lists_have_the_published_size(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Fails if multi-label lists are not cut, or have images of the other side."""
         monkeypatch.setattr("advmia.data.prepare.chestxray14.MULTI_LABEL_TRAIN", 5)
         monkeypatch.setattr("advmia.data.prepare.chestxray14.MULTI_LABEL_TEST", 2)
         rows = [(f"{n:08d}_000.png", "No Finding", n) for n in range(20)]
@@ -64,10 +67,11 @@ class TestChestXray14:
             kind: {name for name, _ in read_list(tmp_path / "data" / "xray" / f"{kind}.csv")}
             for kind in ("trainbin", "testbin", "trainMultiLabel_1w", "testMultiLabel_1w")
         }
-        assert [len(each) for each in names.values()] == [16, 4, 5, 2]
+        assert [len(listed) for listed in names.values()] == [16, 4, 5, 2]
         assert names["trainMultiLabel_1w"] < names["trainbin"] and names["testMultiLabel_1w"] < names["testbin"]
 
     def test_newer_labels_win_and_gaps_are_told(self, tmp_path: Path) -> None:
+        """Fails if the older label file is read, or images without a label (or the reverse) are not reported."""
         rows = [(f"{n:08d}_000.png", "No Finding", n) for n in range(6)]
         source = make_chest(tmp_path / "source", rows)
         (source / "Data_Entry_2017_v2020.csv").write_text(

@@ -15,6 +15,7 @@ from tests.support.downloads import COVID_NAMES, line_with, make_covid, make_isi
 
 class TestNothingIsReplaced:
     def test_second_run_changes_nothing(self, tmp_path: Path) -> None:
+        """Fails if a second run writes a file again."""
         source = make_isic(tmp_path / "source")
         prepare_dataset("isic2017", source, tmp_path / "data")
         before = snapshot(tmp_path / "data")
@@ -23,6 +24,7 @@ class TestNothingIsReplaced:
         assert lines[-1] == "everything is in place (9 files): nothing was written"
 
     def test_archives_and_conversions_too(self, tmp_path: Path) -> None:
+        """Fails if a second run writes converted images again."""
         make_npz(tmp_path / "retinamnist.npz", {"train": [[0], [1]], "val": [[1]], "test": [[0]]})
         source = make_covid(tmp_path / "source", list(COVID_NAMES))
         runs = (("medmnist", tmp_path / "retinamnist.npz"), ("covid19radiography", source))
@@ -49,6 +51,7 @@ class TestNothingIsReplaced:
         assert snapshot(tmp_path / "data") == before
 
     def test_a_converted_file_that_differs(self, tmp_path: Path) -> None:
+        """Fails if a mask with other pixels, or no image at all, is overwritten or accepted."""
         source = make_covid(tmp_path / "source", list(COVID_NAMES))
         prepare_dataset("covid19radiography", source, tmp_path / "data")
         mask = tmp_path / "data/covidSeg/target/COVID-1.png"
@@ -61,6 +64,7 @@ class TestNothingIsReplaced:
                 prepare_dataset("covid19radiography", source, tmp_path / "data")
 
     def test_the_same_rows_for_other_images(self, tmp_path: Path) -> None:
+        """Fails if a list of equal rows is taken though its marker names other images."""
         source = make_isic(tmp_path / "source")
         prepare_dataset("isic2017", source, tmp_path / "data")
         marker = tmp_path / "data/mel2017/advmia-data.json"
@@ -73,6 +77,7 @@ class TestNothingIsReplaced:
             prepare_dataset("isic2017", source, tmp_path / "data")
 
     def test_a_killed_run_continues(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Fails if a killed run leaves lists, or the next run does not finish it."""
         source = make_isic(tmp_path / "source")
         whole = tmp_path / "whole"
         prepare_dataset("isic2017", source, whole)
@@ -93,6 +98,7 @@ class TestNothingIsReplaced:
         assert contents[0] == contents[1]
 
     def test_hand_placed_lists_with_other_line_ends_stay(self, tmp_path: Path) -> None:
+        """Fails if a list that differs in line ends only is refused or rewritten."""
         source = make_isic(tmp_path / "source")
         prepare_dataset("isic2017", source, tmp_path / "data")
         path = tmp_path / "data/mel2017/train.csv"
@@ -104,6 +110,7 @@ class TestNothingIsReplaced:
 
 class TestLinks:
     def test_links_are_absolute_and_run_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Fails if links break from another folder, or a second run refuses its own links."""
         make_isic(tmp_path / "source")
         monkeypatch.chdir(tmp_path)
         lines = prepare_dataset("isic2017", Path("source"), Path("data"), link=True)
@@ -115,12 +122,14 @@ class TestLinks:
         assert "everything is in place" in prepare_dataset("isic2017", Path("source"), Path("data"))[-1]
 
     def test_links_to_a_download_that_moved_are_renewed(self, tmp_path: Path) -> None:
+        """Fails if a broken link is taken for a file that exists."""
         prepare_dataset("isic2017", make_isic(tmp_path / "source"), tmp_path / "data", link=True)
         moved = (tmp_path / "source").rename(tmp_path / "moved")
         assert line_with(prepare_dataset("isic2017", moved, tmp_path / "data", link=True), "linked 9 files")
         assert (tmp_path / "data/mel2017/img/ISIC_0000001.jpg").resolve().is_relative_to(moved)
 
     def test_what_is_converted_is_written(self, tmp_path: Path) -> None:
+        """Fails if a converted mask is a link to the download's file."""
         source = make_covid(tmp_path / "source", list(COVID_NAMES))
         lines = prepare_dataset("covid19radiography", source, tmp_path / "data", link=True)
         folder = tmp_path / "data" / "covidSeg"

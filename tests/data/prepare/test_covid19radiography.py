@@ -13,6 +13,7 @@ from tests.support.downloads import COVID_NAMES, line_with, make_covid, read_lis
 
 class TestCovid:
     def test_selection_masks_and_names(self, tmp_path: Path) -> None:
+        """Fails if other images are selected, or masks are not resized, binary and of one channel."""
         source = make_covid(tmp_path / "source", list(COVID_NAMES))
         lines = prepare_dataset("covid19radiography", source, tmp_path / "data")
         folder = tmp_path / "data" / "covidSeg"
@@ -34,6 +35,7 @@ class TestCovid:
         assert total == {"COVID": 2, "Normal": 1, "Viral Pneumonia": 1, "Lung_Opacity": 1}
 
     def test_images_without_mask_are_told(self, tmp_path: Path) -> None:
+        """Fails if an image without a mask is listed, or left out without a word."""
         source = make_covid(tmp_path / "source", list(COVID_NAMES))
         next(source.rglob("masks/COVID-1.png")).unlink()
         lines = prepare_dataset("covid19radiography", source, tmp_path / "data")

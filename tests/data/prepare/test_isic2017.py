@@ -12,6 +12,7 @@ from tests.support.downloads import line_with, make_isic, read_list
 
 class TestIsic2017:
     def test_real_sample(self, official: Path, tmp_path: Path) -> None:
+        """Fails if a list, an image or a mask differs from the official download."""
         source = official / "isic2017"
         lines = prepare_dataset("isic2017", source, tmp_path)
         folder = tmp_path / "mel2017"
@@ -41,6 +42,7 @@ class TestIsic2017:
         assert data_label(folder, "train.csv") == ""
 
     def test_published_order_and_oddities(self, tmp_path: Path) -> None:
+        """Fails if the test list is in another order, or a name's letter case gets into the layout."""
         lines = prepare_dataset("isic2017", make_isic(tmp_path / "source"), tmp_path / "data")
         folder = tmp_path / "data" / "mel2017"
         assert read_list(folder / "train.csv") == [("ISIC_0000001.jpg", "0"), ("ISIC_0000002.jpg", "1")]
@@ -62,6 +64,7 @@ class TestIsic2017:
         line_with(lines, "skipped 1", "without a mask", "ISIC_0000003.jpg")
 
     def test_official_split_leaves_validation_out(self, tmp_path: Path) -> None:
+        """Fails if the official split has images of the validation part."""
         lines = prepare_dataset("isic2017", make_isic(tmp_path / "source"), tmp_path / "data", split="official")
         folder = tmp_path / "data" / "mel2017"
         assert [name for name, _ in read_list(folder / "test.csv")] == ["ISIC_0000004.jpg", "ISIC_0000003.jpg"]

@@ -55,12 +55,14 @@ def test_the_download_inside_hidden_and_nested_folders(tmp_path: Path) -> None:
 
 
 def test_the_data_root_is_not_part_of_the_download(tmp_path: Path) -> None:
+    """Fails if prepared images could be read as part of the download."""
     make_isic(tmp_path)
     with pytest.raises(UserError, match="lies inside --source"):
         prepare_dataset("isic2017", tmp_path, tmp_path / "data")
 
 
 def test_the_scripts_can_read_what_was_prepared(official: Path, tmp_path: Path) -> None:
+    """Fails if a reader refuses a prepared list, or one of the eight data sets has none."""
     prepare_dataset("isic2017", official / "isic2017", tmp_path)
     prepare_dataset("chestxray14", official / "chestxray14", tmp_path, link=True)
     prepare_dataset("covid19radiography", make_covid(tmp_path / "source", list(COVID_NAMES)), tmp_path)
@@ -83,4 +85,5 @@ def test_the_scripts_can_read_what_was_prepared(official: Path, tmp_path: Path) 
 
 
 def test_every_data_set_of_the_survey_has_a_download() -> None:
+    """Fails if a data set names a download that `prepare` does not know."""
     assert {spec.download for spec in DATASETS.values()} == set(DOWNLOADS) - {"medmnist", "medsegbench"}

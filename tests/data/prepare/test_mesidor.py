@@ -15,6 +15,7 @@ from tests.support.downloads import GRADES, line_with, make_mesidor, read_list
 
 class TestMesidor:
     def test_both_pairs_of_lists(self, tmp_path: Path) -> None:
+        """Fails if the binary lists split otherwise than the grades, or macOS's files count as images."""
         source = make_mesidor(tmp_path / "source", GRADES)
         (source / "Base11" / "._20060410_58736_0200_PP.tif").write_bytes(b"what macOS leaves")
         lines = prepare_dataset("mesidor", source, tmp_path / "data")
@@ -32,11 +33,13 @@ class TestMesidor:
         assert not [line for line in lines if line.startswith("skipped")]
 
     def test_errata_are_reported(self, tmp_path: Path) -> None:
+        """Fails if first and corrected grades are not told apart."""
         odd = {"20051020_63045_0100_PP": 0.0, "20051020_64007_0100_PP": 1.0, "20051020_63936_0100_PP": 1.0}
         lines = prepare_dataset("mesidor", make_mesidor(tmp_path / "source", GRADES | odd), tmp_path / "data")
         line_with(lines, "errata: of 3 images", "corrected grade for 2 and the first for 1")
 
     def test_duplicate_pairs(self, tmp_path: Path) -> None:
+        """Fails if the patient split cuts a known pair of duplicates, or a cut is not reported."""
         pairs = {image: 1.0 for pair in DUPLICATES for image in pair}
         assert len(pairs) == 26
         source = make_mesidor(tmp_path / "source", pairs)
@@ -53,6 +56,7 @@ class TestMesidor:
         line_with(lines, "leakage: 0 of 3 duplicate pairs of test.csv")
 
     def test_classes_without_training_images(self, tmp_path: Path) -> None:
+        """Fails if classes without training images are not reported."""
         grades = {f"2006041{n}_58736_0200_PP": 3.0 for n in range(5)}
         lines = prepare_dataset("mesidor", make_mesidor(tmp_path / "source", grades), tmp_path / "data")
         line_with(lines, "warning: train.csv has no image of class 0, 1, 2")

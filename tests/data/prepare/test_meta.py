@@ -42,6 +42,7 @@ class TestMeta:
         assert facts["list"].startswith("published list, sha256 ") and facts["counts"] == {"2": 2}
 
     def test_multi_label_list_and_patients(self, tmp_path: Path) -> None:
+        """Fails if equal labels count as disagreement, or patients in both lists are not reported."""
         rows = [
             ("00000001_000.png", "Mass", 1),
             ("00000001_001.png", "No Finding", 1),
@@ -64,6 +65,7 @@ class TestMeta:
         assert not (tmp_path / "data/xray/trainbin.csv").exists()
 
     def test_errata_are_no_disagreement(self, tmp_path: Path) -> None:
+        """Fails if a published erratum counts as disagreement, or the list's label is not kept."""
         source = make_mesidor(tmp_path / "source", {"20051020_63045_0100_PP": 0.0, "20051020_64007_0100_PP": 3.0})
         text = "20051020_63045_0100_PP.tif,3\n20051020_64007_0100_PP.tif,2\n"
         write_lists(tmp_path / "mesidor-lists", train=text)  # the folder itself names the data set
@@ -73,17 +75,20 @@ class TestMeta:
         line_with(lines, "train.csv: 1 rows disagree", "20051020_64007_0100_PP.tif: 2 in the list, 3")
 
     def test_lists_of_another_data_set_are_not_taken(self, tmp_path: Path) -> None:
+        """Fails if lists in another data set's folder are taken."""
         write_lists(tmp_path / "meta" / "mesidor", train="ISIC_0000001.jpg,0\n", test="ISIC_0000002.jpg,1\n")
         with pytest.raises(UserError, match="got 0 such lists"):
             prepare_dataset("isic2017", make_isic(tmp_path / "source"), tmp_path / "data", meta=tmp_path / "meta")
 
     def test_the_folder_of_the_exact_name_is_preferred(self, tmp_path: Path) -> None:
+        """Fails if a folder that only contains the name is preferred."""
         write_lists(tmp_path / "meta" / "a-mesidor", train="20060410_58736_0200_PP.tif,0\n")
         write_lists(tmp_path / "meta" / "mesidor", train="20060411_58736_0200_PP.tif,1\n")
         prepare_dataset("mesidor", make_mesidor(tmp_path / "source", GRADES), tmp_path / "data", meta=tmp_path / "meta")
         assert read_list(tmp_path / "data/mesidor/train.csv") == [("20060411_58736_0200_PP.tif", "1")]
 
     def test_two_candidates(self, tmp_path: Path) -> None:
+        """Fails if one of two differing lists is taken silently, or two equal ones are refused."""
         source = make_mesidor(tmp_path / "source", GRADES)
         write_lists(tmp_path / "meta" / "a" / "mesidor", train="20060410_58736_0200_PP.tif,0\n")
         write_lists(tmp_path / "meta" / "b" / "mesidor", train="20060410_58736_0200_PP.tif,0\n")
@@ -110,6 +115,7 @@ META_ERRORS = [
 
 @pytest.mark.parametrize(("name", "text", "message"), META_ERRORS)
 def test_bad_published_lists(tmp_path: Path, name: str, text: str, message: str) -> None:
+    """Fails if a bad published list is accepted, or the message lacks the row."""
     write_lists(tmp_path / "meta", **{name: text})
     with pytest.raises(UserError, match=message):
         prepare_dataset("isic2017", make_isic(tmp_path / "source"), tmp_path / "data", meta=tmp_path / "meta")
@@ -123,6 +129,7 @@ def test_bad_published_lists(tmp_path: Path, name: str, text: str, message: str)
     ],
 )
 def test_bad_multi_label_lists(tmp_path: Path, text: str, message: str) -> None:
+    """Fails if a published list with another header or number of bits is accepted."""
     write_lists(tmp_path / "meta", trainMultiLabel_1w=text)
     source = make_chest(tmp_path / "source", [("00000000_000.png", "No Finding", 0)])
     with pytest.raises(UserError, match=message):

@@ -24,6 +24,7 @@ from advmia.data.specs import DATASETS
 from advmia.models import build_model
 from tests.support.running import run_main, run_process, run_well
 
+pytestmark = pytest.mark.slow
 NATURAL = "MobileNetV2_melBin_nat_class2_maxLR0.01_weightDecay0.001"
 ROBUST = "MobileNetV2_melBin_pgdat_beta0_class2_ADV8-255_10_2-255_maxLR0.01_weightDecay0.001"
 COLUMNS = (

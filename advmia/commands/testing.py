@@ -146,17 +146,17 @@ def _load_networks(inputs: Inputs) -> tuple[LoadedModel, LoadedModel]:
     return target, load_model(source_model, source_weight, spec, classes=target.classes)
 
 
-def _loader(inputs: Inputs, data: ImageData, attacked: nn.Module) -> EvaluationLoader:
+def _loader(inputs: Inputs, data: ImageData, source: nn.Module) -> EvaluationLoader:
     """Returns a loader of this rank's shard, whose batches are as large as fit the GPU with --autoBatch.
 
-    With --compile, attacks on the network `attacked` then run on a compiled copy.
+    With --compile, attacks then run on a compiled copy of the source.
     """
     loader = inputs.evaluation_loader(data)
     if inputs.args.autoBatch:
         for first in islice(loader, 1):  # a rank's shard of a short list may be empty
-            loader = replace(loader, batch_size=fitting_batch(attacked, first.x, len(loader.data)))
+            loader = replace(loader, batch_size=fitting_batch(source, first.x, len(loader.data)))
     if inputs.args.compile:
-        compile_copies(attacked)
+        compile_copies(source)
     return loader
 
 

@@ -1,4 +1,4 @@
-"""Evaluation of a network on a list of images: clean, attacked white-box, or attacked through a source network."""
+"""Evaluates a network on a list of images: clean, or attacked white-box or through another network (the source)."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def evaluate(
     source: nn.Module | None = None,
     options: EvaluationOptions = EvaluationOptions(),
 ) -> Evaluation:
-    """Scores `model` on the loader's images, attacked where `attack` is given.
+    """Scores `model` (the target) on the loader's images: clean, or attacked if `attack` is given.
 
     Adversarial images are made on `source` (a transfer attack) or, by default, on `model` itself (white-box). The
     random draws of an image depend only on `options.scope` and on the image's place in its list, so neither the batch
@@ -58,7 +58,7 @@ def evaluate(
     Under bf16, early-stopping attacks still run in fp32, because rounding would make them stop too early.
 
     With several ranks, each evaluates its share of the list, and all return the scores and outcomes of the whole list
-    (collective). Raises `UserError` when an output of the network is not a finite number.
+    (collective). Raises `UserError` if an output of the network is not a finite number.
     """
     return _Pass(model, loader, task, attack, model if source is None else source, options).run()
 
@@ -87,10 +87,10 @@ class _Pass:
         resumed = len(self.tally)
         waves = self.loader.waves(WAVE_BATCHES if self.early_stopping else 1, WAVE_BYTES, skip=resumed)
         self.progress = ProgressBar(waves, len(data), self.options.title, self.status, initial=resumed)
-        scored = Blocks(self.target, self.loader.batch_size)
+        target = Blocks(self.target, self.loader.batch_size)
         try:
             for batch in self.progress:
-                batch_tally = self.evaluate_batch(batch, scored)
+                batch_tally = self.evaluate_batch(batch, target)
                 with defer_signals():  # a signal must not come between merging and saving
                     self.tally.merge(batch_tally)
                     if partial:
@@ -101,19 +101,19 @@ class _Pass:
             raise
         return merge_ranks(self.tally, self.task, data).evaluation()
 
-    def evaluate_batch(self, batch: Batch, scored: nn.Module) -> Tally:
-        """Attacks one batch and scores it. `scored`: the target, run in blocks."""
+    def evaluate_batch(self, batch: Batch, target: nn.Module) -> Tally:
+        """Attacks one batch on the source and scores it on the target, which is given as a network of blocks."""
         device, precision = self.loader.device, self.options.precision
         tally, x = Tally(self.task, self.loader.data), batch.x
-        attacked = scored if self.attack is None else self.attacked_network(x)
+        source = target if self.attack is None else self.source_copy(x)
         start = _now(device)
         if self.attack is not None:
             rng = SampleRng.of(*self.options.scope, samples=batch.index.tolist(), device=device)
             with precision.autocast(device, early_stopping=self.early_stopping):
-                x = self.attack(attacked, x, batch.y, rng=rng)
+                x = self.attack(source, x, batch.y, rng=rng)
             tally.add_time(_now(device) - start, notes_of(self.attack))
         with precision.scoring(early_stopping=self.early_stopping), torch.no_grad(), frozen_eval(self.target):
-            logits = scored(x).float()
+            logits = target(x).float()
         if self.attack is None:
             tally.add_time(_now(device) - start, {})
         if not logits.isfinite().all():  # argmax would count NaN as class 0
@@ -123,7 +123,8 @@ class _Pass:
         tally.add_scores(x, logits, batch)
         return tally
 
-    def attacked_network(self, x: Tensor) -> Blocks:
+    def source_copy(self, x: Tensor) -> Blocks:
+        """Returns the copy of the source that the attack runs on; it counts the passes."""
         return Blocks(inference_copy(self.source, x), self.loader.batch_size, self.count_passes)
 
     def status(self, images: int) -> str:

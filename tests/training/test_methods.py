@@ -128,7 +128,7 @@ def test_pgdat(classes: int) -> None:
     x, y = stage.x, stage.y
     start = (x + EPS * (2 * noise - 1)).clamp(0, 1)
     x_adv = plain_ascent(stage.original, x, start, lambda logits: plain_ce(logits, y).sum(), EPS, STEPS, STEP)
-    assert rng.asked == ["uniform"] and len(stage.in_eval) == STEPS
+    assert rng.draws == ["uniform"] and len(stage.in_eval) == STEPS
     assert share_equal(stage.in_train[0], x_adv) > 0.995
     stage.assert_loss_is(plain_ce(stage.logits()[0], y).sum() / IMAGES)
 
@@ -151,7 +151,7 @@ def assert_trades_example(stage: Stage, rng: StubRng) -> None:
         clean = copy.deepcopy(stage.original).eval().double()(x.double())
     start = (x + 0.001 * rng.noise).clamp(0, 1)
     x_adv = plain_ascent(stage.original, x, start, lambda logits: plain_kl(clean, logits).sum(), EPS, STEPS, STEP)
-    assert rng.asked == ["normal"]
+    assert rng.draws == ["normal"]
     assert len(stage.in_eval) == 1 + STEPS
     torch.testing.assert_close(stage.in_eval[1], start, rtol=0, atol=1e-6)
     assert torch.equal(stage.in_train[0], x)
@@ -168,7 +168,7 @@ def test_mart(classes: int, beta: float) -> None:
     x, y = stage.x, stage.y
     start = (x + 0.001 * rng.noise).clamp(0, 1)
     x_adv = plain_ascent(stage.original, x, start, lambda logits: plain_ce(logits, y).sum(), EPS, STEPS, STEP)
-    assert rng.asked == ["normal"] and len(stage.in_eval) == STEPS
+    assert rng.draws == ["normal"] and len(stage.in_eval) == STEPS
     assert torch.equal(stage.in_train[0], x)
     assert share_equal(stage.in_train[1], x_adv) > 0.995
     logits, logits_adv = stage.logits()

@@ -1,4 +1,4 @@
-"""Grey levels become pixel values here alone; the survey's step sizes (REFERENCE sections 4 and 5)."""
+"""Budgets in grey levels and in pixel values, and the survey's step sizes."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ import pytest
 from advmia.budgets import Budget, fgsm_budget, grey_step_size_for, grey_token, pgd_budget, training_budget
 from advmia.errors import UserError
 
-PUBLISHED = [(1, 0.5), (2, 0.5), (4, 1), (8, 2)]  # eps, step size; grey levels
+PUBLISHED = [(1, 0.5), (2, 0.5), (4, 1), (8, 2)]  # eps and step size in grey levels
 
 
-@pytest.mark.parametrize(("eps", "step_size"), PUBLISHED)
-def test_published_budgets(eps: float, step_size: float) -> None:
-    """Fails for another step size, number of steps, or divisor than the survey's."""
-    assert grey_step_size_for(eps) == step_size
-    assert training_budget(eps) == Budget(eps / 255, 10, step_size / 255)
-    assert pgd_budget(eps) == Budget(eps / 255, 20, step_size / 255)
-    assert fgsm_budget(eps) == Budget(eps / 255, 1, eps / 255)
+@pytest.mark.parametrize(("grey_eps", "step_size"), PUBLISHED)
+def test_published_budgets(grey_eps: float, step_size: float) -> None:
+    """Fails if a step size, a number of steps or the divisor differs from the survey's."""
+    eps = grey_eps / 255
+    assert grey_step_size_for(grey_eps) == step_size
+    assert training_budget(grey_eps) == Budget(eps, 10, step_size / 255)
+    assert pgd_budget(grey_eps) == Budget(eps, 20, step_size / 255)
+    assert fgsm_budget(grey_eps) == Budget(eps, 1, eps)
 
 
 @pytest.mark.parametrize(("eps", "step_size"), [(0, 0.5), (0.5, 0.5), (3, 0.75), (16, 4), (255, 63.75)])
 def test_step_size_of_other_budgets(eps: float, step_size: float) -> None:
-    """Fails if an eps that the survey does not have gets no step size, or one of another rule."""
+    """Fails if an eps that is not the survey's gets a step size other than max(0.5, eps / 4)."""
     assert grey_step_size_for(eps) == step_size
 
 
 @pytest.mark.parametrize("eps", [0, 0.5, 1, 2, 4, 8, 12.75, 255])
 def test_grey_levels_come_back(eps: float) -> None:
-    """Fails if rounding shows: results are found again by their grey eps."""
+    """Fails if rounding changes grey_eps, by which earlier results are looked up."""
     budget = Budget.grey(eps, 20, eps / 4)
     assert budget.grey_eps == eps
     assert budget.grey_step_size == round(eps / 4, 6)
@@ -46,20 +47,20 @@ def test_grey_levels_come_back(eps: float) -> None:
     ],
 )
 def test_bad_budgets(eps: float, steps: int, step_size: float, says: str) -> None:
-    """Fails if a budget that no attack can keep is built."""
+    """Fails if a budget that makes no sense is accepted."""
     with pytest.raises(UserError, match=says):
         Budget(eps, steps, step_size)
 
 
 def test_grey_levels_beyond_white() -> None:
-    """Fails if the check comes before the division."""
+    """Fails if eps is checked before it is divided by 255."""
     with pytest.raises(UserError, match="is outside"):
         Budget.grey(256, 20, 1)
     assert Budget.grey(255, 20, 1).eps == 1
 
 
 def test_a_budget_cannot_be_changed() -> None:
-    """Fails if an attack could alter the budget that the record states."""
+    """Fails if an attack could change the budget that is recorded."""
     with pytest.raises(dataclasses.FrozenInstanceError):
         Budget.grey(8, 20, 2).eps = 0.5  # type: ignore[misc]
 
@@ -68,5 +69,5 @@ def test_a_budget_cannot_be_changed() -> None:
     ("grey", "token"), [(0, "0"), (0.5, "05"), (1, "1"), (1.0, "1"), (2, "2"), (2.5, "2.5"), (8, "8"), (0.25, "025")]
 )
 def test_grey_token(grey: float, token: str) -> None:
-    """Fails if checkpoints and output lines no longer carry the reference's spelling (0.5 is `05`)."""
+    """Fails if file names and output lines do not have the reference's spelling (0.5 is `05`)."""
     assert grey_token(grey) == token

@@ -195,7 +195,7 @@ def _add_common(parser: argparse.ArgumentParser, *, bs: int) -> None:
     parser.add_argument(
         "--compile",
         action="store_true",
-        help="run the attacked network through torch.compile, which takes a while at the start: for long runs",
+        help="compile the copy of the network that attacks run on (torch.compile); slow to start, for long runs",
     )
     parser.add_argument("--dataRoot", type=Path, default=Path("data"), help="folder of the data sets")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""The picture beside a checkpoint: how its training went, epoch by epoch."""
+"""Draws the training curves: the picture beside a checkpoint that shows loss and scores of every epoch."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ from advmia.runtime.files import atomic_write
 from advmia.runtime.terminal import say
 from advmia.training.loop import Epoch
 
-REDRAW_SECONDS = 10.0  # at least, between two drawings; and never more than a twentieth of the time goes into them
+REDRAW_SECONDS = 10.0  # the shortest time between two drawings
+REDRAW_FACTOR = 20  # and this many times what the last drawing took, so that drawing needs at most 5 % of the time
 DPI = 120
 
 
 class TrainingCurves:
-    """Loss and selection score over the epochs: redrawn now and then, and when the block that it guards ends.
+    """Keeps the picture of a training up to date: a context manager that redraws it now and then, and at its end.
 
-    A picture that cannot be drawn is said, once, and stops nothing.
+    If the picture cannot be drawn, it prints a message once, and the training continues.
     """
 
     def __init__(
         self, checkpoint: Path, selection: str, score_name: str, earlier: Sequence[Epoch] = (), best: int = 0
     ) -> None:
-        """`selection`: the score of each epoch that is drawn; `score_name`: what the best epoch is chosen by.
+        """`selection`: the score to draw. `score_name`: the score by which the best epoch is chosen, for the legend.
 
-        `earlier`: epochs before a training was stopped and taken up again, and the number of the best of them.
+        `earlier`: the epochs before a training was resumed. `best`: the number of the best of them; 0 for none.
         """
         self._path, self._title = picture_path(checkpoint), checkpoint.name
         self._selection, self._score_name = selection, score_name
         self._epochs, self._best = list(earlier), best
-        self._next = time.monotonic() + REDRAW_SECONDS  # a short training is drawn at its end alone
-        self._works = True
+        self._next = time.monotonic() + REDRAW_SECONDS  # a shorter training is drawn only once, at its end
+        self._has_failed = False
 
     def __enter__(self) -> TrainingCurves:
         return self
@@ -43,37 +44,37 @@ class TrainingCurves:
         self._draw()
 
     def add(self, epoch: Epoch, best: int) -> None:
-        """`best`: the number of the best epoch so far."""
+        """Adds an epoch, and redraws the picture if it is time. `best`: the number of the best epoch so far."""
         self._epochs.append(epoch)
         self._best = best
         start = time.monotonic()
         if start >= self._next:
             self._draw()
             end = time.monotonic()
-            self._next = end + max(REDRAW_SECONDS, 20 * (end - start))
+            self._next = end + max(REDRAW_SECONDS, REDRAW_FACTOR * (end - start))
 
     def _draw(self) -> None:
-        if not self._epochs or not self._works or not distributed.is_main():
+        if not self._epochs or self._has_failed or not distributed.is_main():
             return
         try:
             with atomic_write(self._path) as temporary:
                 draw_curves(self._epochs, self._best, self._selection, self._score_name, self._title, temporary)
-        except Exception as error:  # whatever it is, it must not cost a training
-            self._works = False
+        except Exception as error:  # a picture is never worth losing a training
+            self._has_failed = True
             say(f"no training curves at {self._path}: {' '.join(str(error).split())[:200]}")
 
 
 def draw_curves(epochs: list[Epoch], best: int, selection: str, score_name: str, title: str, path: Path) -> None:
-    """A PNG: above the mean training loss, below the clean and (where there is one) robust score; a line at the best.
+    """Writes a PNG: the mean training loss, and below it the clean and, if there is one, the robust score.
 
-    `score_name`: what the best epoch was chosen by, for the legend.
+    A vertical line marks the epoch `best`. `selection` and `score_name`: see `TrainingCurves`.
     """
-    from matplotlib.figure import Figure  # here, because it takes a second to import; no pyplot, so no window
+    from matplotlib.figure import Figure  # a late import: it takes a second. Without pyplot, no window is opened
     from matplotlib.ticker import MaxNLocator
 
     numbers = [epoch.number for epoch in epochs]
     robust = [(epoch.number, epoch.robust[selection]) for epoch in epochs if epoch.robust]
-    dots = len(epochs) <= 30  # more would run into each other
+    dots = len(epochs) <= 30  # more dots would overlap
     figure = Figure(figsize=(7.2, 6.0), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
     above.plot(numbers, [epoch.loss for epoch in epochs], "o-" if dots else "-", color="#333333", markersize=4)
@@ -84,7 +85,7 @@ def draw_curves(epochs: list[Epoch], best: int, selection: str, score_name: str,
         label = "robust" + score_name.removeprefix(selection)  # "robust under PGD-20"
         below.plot(*zip(*robust, strict=True), "s--" if dots else "--", color="#d55e00", markersize=4, label=label)
     for axes in (above, below):
-        if best:  # 0 while no epoch has a score
+        if best:  # 0 if no epoch has a score
             axes.axvline(best, color="#009e73", linestyle=":", linewidth=2, label=f"best {score_name}: epoch {best}")
         axes.grid(alpha=0.3)
     above.set_ylabel("mean training loss")

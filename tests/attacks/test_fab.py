@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from advmia.attacks.fab import to_plane
+from advmia.attacks.fab import step_to_boundary, to_plane
 from tests.support.networks import gaussian
 
 
@@ -72,3 +72,17 @@ def test_to_plane_without_a_way() -> None:
     value = torch.tensor([1.0, 0.0, 1.0])
     point[2] = (normal[2] < 0).float()  # along the step, the box ends here
     assert torch.equal(to_plane(point, normal, value), torch.zeros_like(point))
+
+
+def test_a_step_of_fab_does_not_depend_on_the_batch() -> None:
+    """Fails in float32, where threads share the sum of a single image, so that it is rounded differently."""
+    threads, generator = torch.get_num_threads(), torch.Generator().manual_seed(0)
+    x, now, gradient = (torch.rand(4, 3, 224, 224, generator=generator) for _ in range(3))
+    lead, gradient = torch.full((4,), 0.5), gradient - 0.5
+    try:
+        torch.set_num_threads(2)
+        together = step_to_boundary(now, x, gradient, lead)
+        alone = [step_to_boundary(now[i : i + 1], x[i : i + 1], gradient[i : i + 1], lead[i : i + 1]) for i in range(4)]
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(together, torch.cat(alone))

@@ -37,8 +37,8 @@ def logits_of(model: nn.Module, x: Tensor) -> Tensor:
 def settled(name: str, *, normalized: bool = False) -> nn.Module:
     """A network whose batch norms are far from the identity."""
     torch.manual_seed(0)
-    statistics = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD} if normalized else {}
-    model = build_model(name, 3, **statistics)
+    statistics = (IMAGENET_MEAN, IMAGENET_STD) if normalized else (None, None)
+    model = build_model(name, 3, mean=statistics[0], std=statistics[1])
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.3)

@@ -1,11 +1,10 @@
-"""FGSM, PGD and TRADES' ascent against torchattacks and foolbox; and where the peers are wrong, that ours is not.
-
-The peers are for tests only (requirements-test.txt).
-"""
+"""FGSM, PGD and TRADES' ascent against torchattacks and foolbox, and faults of these that ours must not have."""
 
 from __future__ import annotations
 
 import copy
+import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -36,20 +35,18 @@ foolbox = pytest.importorskip("foolbox")
 IMAGES = 16
 
 classes = pytest.mark.parametrize("classes", [2, 3, 4])
-grey_eps = pytest.mark.parametrize("eps", [1, 4, 8])
-layouts = pytest.mark.parametrize(
-    "layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels-last"]
-)
+GREY_EPS = (1, 4, 8)
+LAYOUTS = (torch.contiguous_format, torch.channels_last)
 
 
-def foolbox_example(attack: object, model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
-    """What a foolbox attack makes, misled or not."""
+def foolbox_example(attack: Any, model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
+    """Returns a foolbox attack's images, whether they mislead the network or not."""
     raw, _, _ = attack(foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu"), x, y, epsilons=eps)
     return raw
 
 
-def assert_some_are_misled(model: nn.Module, x_adv: Tensor, x: Tensor, y: Tensor) -> None:
-    """Two attacks that do nothing agree as well."""
+def assert_loss_rises(model: nn.Module, x_adv: Tensor, x: Tensor, y: Tensor) -> None:
+    """Checks that the attack has an effect: two attacks that do nothing agree as well."""
     assert not torch.equal(x_adv, x)
     with torch.no_grad():
         assert cross_entropy(model(x_adv), y).mean() > cross_entropy(model(x), y).mean()
@@ -59,42 +56,37 @@ def assert_some_are_misled(model: nn.Module, x_adv: Tensor, x: Tensor, y: Tensor
 
 
 @classes
-@grey_eps
-@layouts
-def test_fgsm_is_that_of_the_peers(classes: int, eps: int, layout: torch.memory_format) -> None:
+def test_fgsm_is_that_of_the_peers(classes: int) -> None:
     """Fails if a gradient, its sign, the step or a clamp differs in one bit."""
     model = trained(classes)
-    x, y = pixels(IMAGES, classes=classes, memory_format=layout)
-    budget = Budget.grey(eps, 1, eps)
-    x_adv = fgsm(budget, cross_entropy)(model, x, y, rng=streams(IMAGES))
-    assert_some_are_misled(model, x_adv, x, y)
-    assert torch.equal(x_adv, torchattacks.FGSM(model, eps=budget.eps)(x, y))
-    assert torch.equal(x_adv, foolbox_example(foolbox.attacks.LinfFastGradientAttack(), model, x, y, budget.eps))
+    for layout, grey_eps in itertools.product(LAYOUTS, GREY_EPS):
+        x, y = pixels(IMAGES, classes=classes, memory_format=layout)
+        budget = Budget.grey(grey_eps, 1, grey_eps)
+        x_adv = fgsm(budget, cross_entropy)(model, x, y, rng=streams(IMAGES))
+        assert_loss_rises(model, x_adv, x, y)
+        assert torch.equal(x_adv, torchattacks.FGSM(model, eps=budget.eps)(x, y))
+        assert torch.equal(x_adv, foolbox_example(foolbox.attacks.LinfFastGradientAttack(), model, x, y, budget.eps))
 
 
 @classes
-@grey_eps
-@layouts
-@pytest.mark.parametrize("steps", [1, 10])
-def test_pgd_without_random_start_is_that_of_the_peers(
-    classes: int, eps: int, layout: torch.memory_format, steps: int
-) -> None:
-    """As above, over several steps: fails too when the projection is about another point than x."""
+def test_pgd_without_random_start_is_that_of_the_peers(classes: int) -> None:
+    """Fails if one of several steps differs in one bit, or the projection is not around x."""
     model = trained(classes)
-    x, y = pixels(IMAGES, classes=classes, memory_format=layout)
-    budget = Budget.grey(eps, steps, max(0.5, eps / 4))
-    x_adv = pgd(budget, cross_entropy, random_start=False)(model, x, y, rng=streams(IMAGES))
-    assert_some_are_misled(model, x_adv, x, y)
-    settings = {"steps": steps, "random_start": False}
-    theirs = torchattacks.PGD(model, eps=budget.eps, alpha=budget.step_size, **settings)(x, y)
-    assert torch.equal(x_adv, theirs)
-    attack = foolbox.attacks.LinfProjectedGradientDescentAttack(abs_stepsize=budget.step_size, **settings)
-    assert torch.equal(x_adv, foolbox_example(attack, model, x, y, budget.eps))
+    for layout, grey_eps, steps in itertools.product(LAYOUTS, GREY_EPS, (1, 10)):
+        x, y = pixels(IMAGES, classes=classes, memory_format=layout)
+        budget = Budget.grey(grey_eps, steps, max(0.5, grey_eps / 4))
+        x_adv = pgd(budget, cross_entropy, random_start=False)(model, x, y, rng=streams(IMAGES))
+        assert_loss_rises(model, x_adv, x, y)
+        settings = {"steps": steps, "random_start": False}
+        x_theirs = torchattacks.PGD(model, eps=budget.eps, alpha=budget.step_size, **settings)(x, y)
+        assert torch.equal(x_adv, x_theirs)
+        attack = foolbox.attacks.LinfProjectedGradientDescentAttack(abs_stepsize=budget.step_size, **settings)
+        assert torch.equal(x_adv, foolbox_example(attack, model, x, y, budget.eps))
 
 
 @pytest.mark.parametrize("name", ["res18-normalized", "mv2"])
 def test_deep_networks(name: str) -> None:
-    """Fails if freezing the parameters changes which arithmetic is done."""
+    """Fails if freezing the parameters changes the arithmetic by more than rounding."""
     model = network(name).eval()
     x, y = pixels(4)
     budget = Budget.grey(8, 3, 2)
@@ -104,51 +96,51 @@ def test_deep_networks(name: str) -> None:
 
 
 @classes
-@grey_eps
-def test_pgd_from_the_same_random_start(classes: int, eps: int) -> None:
-    """Fails if the random start has another range than +-eps, or is not clamped to the pixels' range.
+def test_pgd_from_the_same_random_start(classes: int) -> None:
+    """Fails if the random start has another range than +-eps, or is not clamped to [0, 1].
 
-    With one noise the two starts differ by a rounding error, which may turn the sign of a vanishing gradient.
+    With the same noise the two starts differ by rounding errors, which may change the sign of a vanishing gradient.
     """
     model = trained(classes)
     x, y = pixels(IMAGES, classes=classes)
-    budget = Budget.grey(eps, 10, max(0.5, eps / 4))
-    torch.manual_seed(5)
-    noise = torch.empty_like(x).uniform_(-budget.eps, budget.eps)
-    rng = StubRng((noise + budget.eps) / (2 * budget.eps))
-    x_adv = pgd(budget, cross_entropy)(model, x, y, rng=rng)
-    torch.manual_seed(5)
-    theirs = torchattacks.PGD(model, eps=budget.eps, alpha=budget.step_size, steps=10, random_start=True)(x, y)
-    assert rng.asked == ["uniform"]
-    assert share_equal(x_adv, theirs) > 0.998
+    for grey_eps in GREY_EPS:
+        budget = Budget.grey(grey_eps, 10, max(0.5, grey_eps / 4))
+        torch.manual_seed(5)
+        noise = torch.empty_like(x).uniform_(-budget.eps, budget.eps)
+        rng = StubRng((noise + budget.eps) / (2 * budget.eps))
+        x_adv = pgd(budget, cross_entropy)(model, x, y, rng=rng)
+        torch.manual_seed(5)
+        theirs = torchattacks.PGD(model, eps=budget.eps, alpha=budget.step_size, steps=10, random_start=True)(x, y)
+        assert rng.asked == ["uniform"]
+        assert share_equal(x_adv, theirs) > 0.998
 
-    start = pgd(Budget(budget.eps, 0, 0.0), cross_entropy)(model, x, y, rng=rng)
-    torch.manual_seed(5)
-    their_start = torchattacks.PGD(model, eps=budget.eps, steps=0, random_start=True)(x, y)
-    torch.testing.assert_close(start, their_start, rtol=0, atol=1e-6)
+        start = pgd(Budget(budget.eps, 0, 0.0), cross_entropy)(model, x, y, rng=rng)
+        torch.manual_seed(5)
+        their_start = torchattacks.PGD(model, eps=budget.eps, steps=0, random_start=True)(x, y)
+        torch.testing.assert_close(start, their_start, rtol=0, atol=1e-6)
 
 
 @classes
-@grey_eps
-def test_the_ascent_of_trades_and_hat(classes: int, eps: int) -> None:
-    """Fails if the divergence is the wrong way round, or the start's noise is not 0.001 times normal."""
+def test_the_ascent_of_trades_and_hat(classes: int) -> None:
+    """Fails if the two arguments of the divergence are swapped, or the start's noise is not 0.001 times normal."""
     model = trained(classes)
     x, y = pixels(IMAGES, classes=classes)
-    budget = Budget.grey(eps, 10, max(0.5, eps / 4))
-    torch.manual_seed(5)
-    rng = StubRng(torch.randn_like(x))
-    x_adv = divergence_ascent(model, x, budget, rng)
-    torch.manual_seed(5)
-    theirs = torchattacks.TPGD(model, eps=budget.eps, alpha=budget.step_size, steps=10)(x, y)
-    assert rng.asked == ["normal"]
-    assert share_equal(x_adv, theirs) > 0.99
+    for grey_eps in GREY_EPS:
+        budget = Budget.grey(grey_eps, 10, max(0.5, grey_eps / 4))
+        torch.manual_seed(5)
+        rng = StubRng(torch.randn_like(x))
+        x_adv = divergence_ascent(model, x, budget, rng)
+        torch.manual_seed(5)
+        theirs = torchattacks.TPGD(model, eps=budget.eps, alpha=budget.step_size, steps=10)(x, y)
+        assert rng.asked == ["normal"]
+        assert share_equal(x_adv, theirs) > 0.99
 
 
 # --- faults of the peers that ours must not share --------------------------------------------------------------------
 
 
 def test_batch_norm_held_in_eval() -> None:
-    """torchattacks puts the whole network back into train mode: a batch norm that was held in eval then trains."""
+    """Fails if a batch norm in eval mode is put into train mode with the rest of the network, as by torchattacks."""
     model = unsettle(network("small"))
     before = Snapshot.of(model)
     x, y = pixels(4)
@@ -163,7 +155,7 @@ def test_batch_norm_held_in_eval() -> None:
 
 
 def test_failure_in_the_middle() -> None:
-    """torchattacks leaves the network in eval mode when the attack fails: the training that caught it goes on so."""
+    """Fails if the network stays in eval mode after an attack that raises, as with torchattacks."""
 
     def fail(logits: Tensor) -> Tensor:
         raise RuntimeError("out of memory")
@@ -182,7 +174,7 @@ def test_failure_in_the_middle() -> None:
 
 
 def test_eps_in_grey_levels() -> None:
-    """torchattacks takes eps = 8 for pixels in [0, 1] and returns an image of nothing but noise."""
+    """Fails if eps 8 is accepted for pixels in [0, 1]: torchattacks then returns nothing but noise."""
     model = trained()
     x, y = pixels(4)
     assert (torchattacks.FGSM(model, eps=8)(x, y) - x).abs().max() > 0.5
@@ -191,7 +183,7 @@ def test_eps_in_grey_levels() -> None:
 
 
 def test_the_same_images_in_other_batches() -> None:
-    """torchattacks' noise is the batch's: one seed, and other examples when the same images come in other batches."""
+    """Fails if the order of the images changes their noise, as with torchattacks, which draws it for the batch."""
     model = trained()
     x, y = pixels(8)
     attack = torchattacks.PGD(model, eps=8 / 255, alpha=1 / 255, steps=2)

@@ -1,6 +1,6 @@
 """CW and AutoAttack's parts against torchattacks, pyautoattack and foolbox: at least as strong at the same budget.
 
-Random numbers differ between libraries, so that it is success that is compared, on 128 images of which some survive.
+Random numbers differ between libraries, so the success is compared, on 128 images of which some withstand each attack.
 FGSM, PGD and TRADES' ascent, which can be compared to the bit, are in test_peers.py.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -29,24 +30,26 @@ autopgd_base = pytest.importorskip("pyautoattack.autopgd_base")
 fab_pt = pytest.importorskip("pyautoattack.fab_pt")
 peer_square = pytest.importorskip("pyautoattack.square")
 
+pytestmark = pytest.mark.slow
+
 IMAGES = 128
-SLACK = 1  # images: another random start, or rounding, may decide on one
-SCALE = 1e4  # of logits; softmax then gives 1 for the largest, and its cross-entropy no gradient
+SLACK = 1  # images: random starts or rounding may decide on one of them
+SCALE = 1e4  # of logits: the softmax is then 1 for the largest, and the cross-entropy has no gradient
 STEPS = {"apgd-ce": 50, "apgd-t": 50, "fab-t": 50, "square": 1000, "aa": 20, "cw": 30}  # Square's are queries
 PARTS = ("apgd-ce", "apgd-t", "fab-t", "square")
 
 
 @dataclass(frozen=True)
 class Victim:
-    """A small network, and an eps in grey levels at which attacks leave it some images, but not all."""
+    """A small network, and an eps in grey levels at which some images withstand attacks, but not all."""
 
     classes: int
     hardened: float = 0
-    grey: int = 6
+    grey_eps: int = 6
 
     @property
     def eps(self) -> float:
-        return self.grey / 255
+        return self.grey_eps / 255
 
     def model(self) -> nn.Module:
         return trained(self.classes, hardened=self.hardened)
@@ -55,7 +58,7 @@ class Victim:
         return pixels(IMAGES, classes=self.classes)
 
     def left(self, x_adv: Tensor) -> int:
-        """How many images are still classified rightly: on the network itself, whatever was attacked."""
+        """Returns how many images the network itself still classifies correctly, whatever network was attacked."""
         return int(right(self.model(), x_adv, self.data()[1]).sum())
 
     def __str__(self) -> str:
@@ -70,16 +73,16 @@ natural = pytest.mark.parametrize("victim", NATURAL, ids=str)
 
 @cache
 def ours(victim: Victim, name: str, scale: float = 1) -> int:
-    """Images left by our attack on the logits times `scale`."""
+    """Returns how many images withstand our attack on the logits times `scale`."""
     x, y = victim.data()
     model = Wrapped(victim.model(), lambda logits: scale * logits).eval()
     objective = confident_margin if name == "cw" else cross_entropy
-    budget = cw_budget(victim.grey) if name == "cw" else Budget(victim.eps, STEPS[name], 0)
+    budget = cw_budget(victim.grey_eps) if name == "cw" else Budget(victim.eps, STEPS[name], 0)
     return victim.left(ATTACKS[name].build(budget, objective)(model, x, y, rng=streams(IMAGES)))
 
 
-def peer_part(name: str, model: nn.Module, eps: float, steps: int, classes: int) -> object:
-    """One attack of pyautoattack; with as many targets as there are wrong classes, not nine."""
+def peer_part(name: str, model: nn.Module, eps: float, steps: int, classes: int) -> Any:
+    """Returns one attack of pyautoattack, with as many targets as there are wrong classes in place of nine."""
     common = {"norm": "Linf", "eps": eps, "seed": 0, "device": "cpu"}
     if name == "apgd-ce":
         return autopgd_base.APGDAttack(model, n_iter=steps, **common)
@@ -91,7 +94,7 @@ def peer_part(name: str, model: nn.Module, eps: float, steps: int, classes: int)
 
 
 def peer_suite(victim: Victim, parts: tuple[str, ...]) -> Tensor:
-    """What pyautoattack's AutoAttack makes with our numbers of steps and queries."""
+    """Returns the adversarial images of pyautoattack's AutoAttack with our numbers of steps and queries."""
     model = victim.model()
     suite = pyautoattack.AutoAttack(model, version="custom", attacks=list(parts), eps=victim.eps, norm="Linf", seed=0)
     names = {"apgd-ce": "apgd", "apgd-t": "apgd_targeted", "fab-t": "fab", "square": "square"}
@@ -103,7 +106,7 @@ def peer_suite(victim: Victim, parts: tuple[str, ...]) -> Tensor:
 
 @cache
 def theirs(victim: Victim, name: str, scale: float = 1) -> int:
-    """Images left by pyautoattack's attack of that name; its AutoAttack is without APGD-T where that cannot run."""
+    """Returns how many images withstand pyautoattack's attack; its AutoAttack has APGD-T from 4 classes on only."""
     x, y = victim.data()
     if name == "aa":
         return victim.left(peer_suite(victim, tuple(p for p in PARTS if p != "apgd-t" or victim.classes >= 4)))
@@ -112,7 +115,7 @@ def theirs(victim: Victim, name: str, scale: float = 1) -> int:
 
 
 def assert_some_survive(victim: Victim, *left: int) -> None:
-    """Where all survive, or none, every attack is as strong as every other."""
+    """Checks that some images withstand the attack, but not all: otherwise the comparison shows nothing."""
     clean = victim.left(victim.data()[0])
     assert all(0.02 * clean < count < 0.95 * clean for count in left)
 
@@ -123,9 +126,9 @@ def assert_some_survive(victim: Victim, *left: int) -> None:
 @victims
 @pytest.mark.parametrize("name", ["apgd-ce", "fab-t", "square", "aa"])
 def test_at_least_as_strong_as_the_peer(victim: Victim, name: str) -> None:
-    """Fails if an attack finds fewer than the published code: a wrong projection, too few queries, a part left out.
+    """Fails if an attack misleads on fewer images than the published code, e.g. by a wrong projection or few queries.
 
-    It is blind to how APGD sizes its steps, as these networks are smooth: the climb of its loss shows that, below.
+    It does not show how APGD chooses its step sizes, because these networks are smooth; the next test but one does.
     """
     assert STEPS["square"] == 50 * STEPS["aa"]  # so our AutoAttack has as many queries as the peer's
     assert_some_survive(victim, ours(victim, name), theirs(victim, name))
@@ -134,16 +137,16 @@ def test_at_least_as_strong_as_the_peer(victim: Victim, name: str) -> None:
 
 @pytest.mark.parametrize("victim", [v for v in NATURAL + HARDENED if v.classes >= 4], ids=str)
 def test_targeted_apgd_is_at_least_as_strong_as_the_peer(victim: Victim) -> None:
-    """As above for APGD-T, of which the peer's needs four classes."""
+    """Fails if APGD-T misleads on fewer images than the peer's, which needs four classes."""
     assert_some_survive(victim, ours(victim, "apgd-t"), theirs(victim, "apgd-t"))
     assert ours(victim, "apgd-t") <= theirs(victim, "apgd-t") + SLACK
 
 
 @pytest.mark.parametrize("victim", [Victim(4), Victim(4, hardened=6)], ids=str)
 def test_apgd_climbs_as_high_as_the_peer(victim: Victim) -> None:
-    """Fails if steps are never halved: the loss then ends 0.005 to 0.01 lower.
+    """Fails if step sizes are never halved: the loss then ends 0.005 to 0.01 lower.
 
-    Two seeds of the peer differ by 0.0006 at most. Momentum, and where a halved step sets out, make no difference here.
+    Two seeds of the peer differ by 0.0006 at most. Momentum and the return to the best point make no difference here.
     """
     model = victim.model()
     x, y = victim.data()
@@ -151,25 +154,25 @@ def test_apgd_climbs_as_high_as_the_peer(victim: Victim) -> None:
     x_adv = apgd(Budget(victim.eps, 50, 0), cross_entropy)(model, x, y, rng=streams(len(x)))
     x_theirs = peer_part("apgd-ce", model, victim.eps, 50, victim.classes).perturb(x, y, best_loss=True)
     with torch.no_grad():
-        own, theirs, clean = (cross_entropy(model(each), y).mean() for each in (x_adv, x_theirs, x))
+        own, theirs, clean = (cross_entropy(model(images), y).mean() for images in (x_adv, x_theirs, x))
     assert theirs > clean + 0.5
     assert own > theirs - 0.002
 
 
 @pytest.mark.parametrize("victim", HARDENED, ids=str)
 def test_the_hardened_network_is_the_robust_one(victim: Victim) -> None:
-    """Fails if adversarial training does nothing: then no robust network is among those above."""
+    """Fails if the adversarially trained networks are not more robust than the others."""
     for count in (ours, theirs):
         assert count(victim, "aa") > count(Victim(victim.classes), "aa") + 8
 
 
 @pytest.mark.parametrize("classes", [2, 3])
 def test_fab_comes_as_near_as_the_peers(classes: int) -> None:
-    """Fails if the walk stops at the boundary, image by image, by 2 % of the distance.
+    """Fails if the nearest misclassified point of an image is over 2 % further from x than the peer's.
 
-    It did where over the boundary meant clearly over it: steps that come ever nearer to it are ever less far over it,
-    so that those images were left at the first step's distance, up to 20 % further than the peer's. Its eps is out of
-    reach here, so that it walks on to the end, and its points are those the network was shown.
+    That is so if a point must be clearly over the boundary to be moved back towards x: as steps come nearer to it, they
+    end less far over it, and some images stay up to 20 % further away. Our eps is so small that the search goes on to
+    the end; its points are the inputs of the network.
     """
     model = trained(classes)
     x, y = pixels(IMAGES, classes=classes)
@@ -179,8 +182,8 @@ def test_fab_comes_as_near_as_the_peers(classes: int) -> None:
     points = torch.stack([call.x for call in calls[2::2]])  # after the first look: a gradient, a point, ...
     assert len(points) == 50 * (classes - 1) and points.shape[1:] == x.shape
     distances = (points - x).abs().flatten(2).amax(dim=2)
-    is_fooled = torch.stack([~right(model, each, y) for each in points])
-    nearest = torch.where(is_fooled, distances, torch.inf).amin(dim=0)
+    misled = torch.stack([~right(model, point, y) for point in points])
+    nearest = torch.where(misled, distances, torch.inf).amin(dim=0)
 
     x_adv = peer_part("fab-t", model, 1.0, 50, classes).perturb(x, y)
     assert not right(model, x_adv, y).any()
@@ -243,9 +246,9 @@ def test_few_queries_of_square_without_rescaling(victim: Victim) -> None:
 
 
 def shown_beside_stripes(calls: list[Tensor]) -> Tensor:
-    """Where (H, W) any query differs from the stripes that come first, for a network whose margin never falls."""
+    """Returns where (H, W) any query differs from the first stripes, for a network whose margin never falls."""
     stripes, *squares = calls
-    return torch.stack([(each != stripes).any(dim=1) for each in squares]).flatten(0, 1).any(dim=0)
+    return torch.stack([(images != stripes).any(dim=1) for images in squares]).flatten(0, 1).any(dim=0)
 
 
 def test_squares_reach_the_last_row_and_column() -> None:
@@ -268,17 +271,17 @@ def test_squares_reach_the_last_row_and_column() -> None:
         calls.clear()
         peer()
         shown = [call.x for call in calls]
-        first = next(index for index, each in enumerate(shown) if not torch.equal(each, x))
-        reached = shown_beside_stripes([each for each in shown[first:] if not torch.equal(each, shown[0])])
+        first = next(index for index, images in enumerate(shown) if not torch.equal(images, x))
+        reached = shown_beside_stripes([images for images in shown[first:] if not torch.equal(images, shown[0])])
         assert reached[:-1, :-1].all()
         assert not reached[-1].any() and not reached[:, -1].any()
 
 
 def test_square_fools_a_network_that_looks_at_the_last_row_and_column() -> None:
-    """Fails as the test above, seen from outside: the peers have the first stripes there, and nothing after them."""
+    """Fails as the test above: after their first stripes, the peers never change the last row and column."""
     weight = torch.zeros(16, 16)
     weight[-1], weight[:, -1] = 1, 1
-    threshold = 0.5 - 0.8 * 0.1  # four fifths of what eps 0.1 allows: random stripes do not get there
+    threshold = 0.5 - 0.8 * 0.1  # four fifths of what eps 0.1 allows: random stripes do not reach that
 
     def logits(flat: Tensor) -> Tensor:
         mean = (flat.view(-1, 3, 16, 16) * weight).sum(dim=(1, 2, 3)) / (3 * weight.sum())
@@ -295,16 +298,16 @@ def test_square_fools_a_network_that_looks_at_the_last_row_and_column() -> None:
 # --- CW --------------------------------------------------------------------------------------------------------------
 
 
-class FoolboxCW(foolbox.attacks.LinfProjectedGradientDescentAttack):
+class FoolboxCW(foolbox.attacks.LinfProjectedGradientDescentAttack):  # type: ignore[name-defined]
     """foolbox's PGD up the function f of foolbox's own CW attack, with the survey's confidence."""
 
-    def get_loss_fn(self, model: object, labels: object) -> object:
+    def get_loss_fn(self, model: Any, labels: Any) -> Any:
         best_other = foolbox.attacks.carlini_wagner.best_other_classes
 
-        def loss(inputs: object) -> object:
+        def loss(inputs: Any) -> Any:
             logits = model(inputs)
-            rows = range(len(logits))
-            lead = logits[rows, labels] - logits[rows, best_other(logits, labels)]
+            images = range(len(logits))
+            lead = logits[images, labels] - logits[images, best_other(logits, labels)]
             return -(lead + 50).maximum(0).sum()
 
         return loss
@@ -315,7 +318,7 @@ def test_cw_is_pgd_up_the_function_of_foolboxs_cw(victim: Victim) -> None:
     """Fails for another function, confidence, step or start; compared with foolbox, as torchattacks' CW is wrong."""
     model = victim.model()
     x, y = victim.data()
-    budget = cw_budget(victim.grey)
+    budget = cw_budget(victim.grey_eps)
     torch.manual_seed(5)
     rng = StubRng(torch.rand(x.shape))
     x_adv = cw(budget, confident_margin)(model, x, y, rng=rng)
@@ -367,9 +370,9 @@ def test_cw_and_black_pixels() -> None:
 
 
 def test_cross_entropy_finds_nothing_where_logits_are_large() -> None:
-    """The peer's APGD-CE reports every image as robust, without a warning; nor does ours, or PGD, find any.
+    """Fails if APGD-CE or PGD, the peer's or ours, succeeds on large logits; then the attacks' description is wrong.
 
-    Fails if cross-entropy learns to see through it: then say so where the attacks are described.
+    The peer's APGD-CE reports every image as robust, without a warning.
     """
     victim = Victim(3)
     clean = victim.left(victim.data()[0])
@@ -377,13 +380,13 @@ def test_cross_entropy_finds_nothing_where_logits_are_large() -> None:
     assert theirs(victim, "apgd-ce", SCALE) == ours(victim, "apgd-ce", SCALE) == clean
     x, y = victim.data()
     model = Wrapped(victim.model(), lambda logits: SCALE * logits).eval()
-    x_adv = ATTACKS["pgd"].build(pgd_budget(victim.grey), cross_entropy)(model, x, y, rng=streams(IMAGES))
+    x_adv = ATTACKS["pgd"].build(pgd_budget(victim.grey_eps), cross_entropy)(model, x, y, rng=streams(IMAGES))
     assert victim.left(x_adv) == clean
 
 
 @natural
 @pytest.mark.parametrize("name", ["apgd-t", "fab-t", "square", "cw"])
 def test_the_scale_of_the_logits_hides_nothing(victim: Victim, name: str) -> None:
-    """Fails if one of those that must see what cross-entropy does not takes the logits' size for confidence."""
+    """Fails if an attack that should succeed whatever the scale of the logits depends on it."""
     assert_some_survive(victim, ours(victim, name), ours(victim, name, SCALE))
     assert ours(victim, name, SCALE) <= ours(victim, name) + SLACK

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, and none is written over that should be kept."""
+"""Atomic writes, the write lock, JSON without NaN, and names for earlier files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_replaces_the_file_and_leaves_nothing_else(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, UserError])
 def test_a_block_that_raises_leaves_the_old_file(error: type[BaseException], tmp_path: Path) -> None:
-    """Fails if the block writes to the file itself, if the error is swallowed or turned into another."""
+    """Fails if the block writes to the file itself, or its error is dropped or replaced by another."""
     path = tmp_path / "file.txt"
     path.write_text("old")
     with pytest.raises(error), atomic_write(path) as temporary:
@@ -42,7 +42,7 @@ def test_a_block_that_raises_leaves_the_old_file(error: type[BaseException], tmp
 
 
 def test_the_bytes_are_on_disk_before_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails if the rename comes before fsync: a power cut could then leave an empty file under the right name."""
+    """Fails if the file is renamed before fsync: a power cut could leave an empty file under its name."""
     path = tmp_path / "file.txt"
     path.write_text("old")
     seen = []
@@ -52,7 +52,7 @@ def test_the_bytes_are_on_disk_before_the_name(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
-    """Fails if anything under the real name changes before the block has ended."""
+    """Fails if the file changes before the block has ended."""
     path = tmp_path / "file.txt"
     path.write_text("old")
 
@@ -89,7 +89,7 @@ def _a_folder(folder: Path) -> Path:
     ],
 )
 def test_unwritable_places(place: object, tmp_path: Path) -> None:
-    """Fails if the system's error comes through bare, e.g. from clearing up, or the message lacks place and remedy."""
+    """Fails if the system's error is not turned into a `UserError` that names the path and what to do."""
     path = place(tmp_path)  # type: ignore[operator]
     with pytest.raises(UserError) as caught:
         write_text(path, "text")
@@ -99,7 +99,7 @@ def test_unwritable_places(place: object, tmp_path: Path) -> None:
 
 
 def test_full_disk(tmp_path: Path) -> None:
-    """Fails if a full disk is no `UserError`, does not say so, or costs the old file."""
+    """Fails if a full disk raises no `UserError` that says so, or the old file is lost."""
     path = tmp_path / "file.txt"
     path.write_text("old")
     with pytest.raises(UserError, match=r"No space left on device.*free space"), atomic_write(path) as temporary:
@@ -110,7 +110,7 @@ def test_full_disk(tmp_path: Path) -> None:
 
 
 def test_json_has_no_nan(tmp_path: Path) -> None:
-    """Fails if an undefined score is written as NaN, which is no JSON, at any depth, or anything else is changed."""
+    """Fails if NaN, which JSON does not have, is written at any depth, or other values change."""
     path = tmp_path / "scores.json"
     write_json(path, {"auc": [0.5, float("nan")], "of": {"mean": float("nan"), "n": 3, "pair": (1, "ä")}, "none": None})
     text = path.read_text(encoding="utf-8")
@@ -121,8 +121,8 @@ def test_json_has_no_nan(tmp_path: Path) -> None:
     assert path.read_text(encoding="utf-8") == text
 
 
-def test_set_aside_never_writes_over(tmp_path: Path) -> None:
-    """Fails if an earlier file that was set aside is lost, or if two files of one run get different numbers."""
+def test_earlier_files_are_never_replaced(tmp_path: Path) -> None:
+    """Fails if a file that was renamed before is lost, or two files of one run get different numbers."""
     weights, record = tmp_path / "weights", tmp_path / "weights.json"
     for content in ("first", "second", "third"):
         weights.write_text(content)
@@ -141,8 +141,8 @@ def test_set_aside_never_writes_over(tmp_path: Path) -> None:
     }
 
 
-def test_set_aside_takes_the_number_that_is_free_for_all(tmp_path: Path) -> None:
-    """Fails if only the first file's number is looked at: the other file's earlier version would be lost."""
+def test_the_number_is_free_for_all_files(tmp_path: Path) -> None:
+    """Fails if the number is free for the first file only: the second would replace an earlier version."""
     first, second = tmp_path / "a", tmp_path / "b"
     (tmp_path / "b.earlier-1").write_text("kept")
     first.write_text("a")
@@ -151,7 +151,7 @@ def test_set_aside_takes_the_number_that_is_free_for_all(tmp_path: Path) -> None
     assert (tmp_path / "b.earlier-1").read_text() == "kept"
 
 
-def test_set_aside_of_nothing(tmp_path: Path) -> None:
+def test_renaming_missing_files(tmp_path: Path) -> None:
     """Fails if missing files are an error."""
     assert rename_existing(tmp_path / "a", tmp_path / "b") == []
 
@@ -160,7 +160,7 @@ def test_set_aside_of_nothing(tmp_path: Path) -> None:
 
 
 def test_a_second_writer_is_refused(tmp_path: Path) -> None:
-    """Fails if two runs may write one file; the lock is gone afterwards, and leaves nothing in the folder."""
+    """Fails if two runs may write one file, the lock outlasts its block, or a file is left in the folder."""
     path = tmp_path / "new" / "weights"
     with write_lock(path):
         with pytest.raises(UserError, match=r"another run is writing .*weights now"), write_lock(path):
@@ -173,7 +173,7 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_writer_that_is_killed(tmp_path: Path) -> None:
-    """Fails if a lock outlives its holder, when half a file is left for good, or when another's file is removed."""
+    """Fails if a lock outlives its holder, a half-written file is not removed, or another run's file is."""
     path = tmp_path / "weights"
     code = "import os, sys; from pathlib import Path; from advmia.runtime.files import atomic_write, write_lock\n"
     code += "path = Path(sys.argv[1])\n"
@@ -183,15 +183,15 @@ def test_a_writer_that_is_killed(tmp_path: Path) -> None:
     (half,) = tmp_path.glob(".weights.state.*.tmp")
     assert killed.returncode == -9 and path.with_name(".weights.lock").exists()
     other = tmp_path / ".weights2.state.7.tmp"
-    living = tmp_path / f".weights.earlier-1.json.{os.getpid()}.tmp"  # that `weights.earlier-1` is being written to
-    for each in (other, living):
-        each.touch()
+    living = tmp_path / f".weights.earlier-1.json.{os.getpid()}.tmp"  # another run writes this one
+    for path_of_other in (other, living):
+        path_of_other.touch()
     with write_lock(path):
         assert not half.exists() and other.exists() and living.exists()
 
 
 def test_the_longest_name(tmp_path: Path) -> None:
-    """Fails if a name that the system takes has none left for its temporary file."""
+    """Fails if the temporary name of a file with a long name is too long for the file system."""
     path = tmp_path / ("n" * 255)
-    write_text(path, "whole")
-    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+    write_text(path, "text")
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]

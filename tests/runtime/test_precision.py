@@ -1,4 +1,4 @@
-"""What runs in bf16, what must not, and that precision is a part of a run's record."""
+"""Which passes run in bf16 and which in float32, and that a run's record includes its precision."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from advmia.attacks import ATTACKS
+from advmia.attacks.auto_attack import AutoAttack
 from advmia.attacks.inference import inference_copy
 from advmia.budgets import Budget, training_budget
 from advmia.data.loading import EvaluationLoader
@@ -26,7 +27,7 @@ BF16 = Precision("bf16")
 
 
 class Rounding(nn.Module):
-    """A network that notes the type of its logits in every pass, (type, whether pixels ask for a gradient)."""
+    """A network that records, for each pass, the dtype of its logits and whether the images require a gradient."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,14 +42,14 @@ class Rounding(nn.Module):
 
 @pytest.fixture(autouse=True)
 def attacks_run_on_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A copy would keep notes of its own."""
-    for place in ("training.methods", "evaluation.loop"):
-        monkeypatch.setattr(f"advmia.{place}.inference_copy", lambda model, x: model)
+    """Makes attacks run on the network itself, because a copy would keep a record of its own."""
+    for module in ("training.methods", "evaluation.loop"):
+        monkeypatch.setattr(f"advmia.{module}.inference_copy", lambda model, x: model)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_kl_ascent_is_never_rounded(method: str) -> None:
-    """Fails if TRADES and HAT ascend in bf16 (near x their gradients drown in it), or when the rest does not."""
+    """Fails if TRADES or HAT ascends the KL in bf16, which loses its small gradients, or the rest does not."""
     model, (x, y) = Rounding(), pixels(4)
     settings = MethodSettings(cross_entropy, training_budget(8), 6.0, 1.0, 3.5, network("small"))
     with BF16.autocast(CPU):
@@ -62,25 +63,25 @@ def test_the_kl_ascent_is_never_rounded(method: str) -> None:
 
 
 @pytest.mark.parametrize("attack", SINGLE_LABEL.attacks)
-def test_what_counts_as_fooled_is_confirmed(attack: str) -> None:
-    """Fails if scores are taken in bf16, or when an attack that stops at the first success looks through it."""
+def test_success_is_confirmed_in_float32(attack: str) -> None:
+    """Fails if scores are computed in bf16, or an early-stopping attack runs in bf16."""
     model = Rounding()
     loader = EvaluationLoader(image_data(4), 4, CPU)
-    made = ATTACKS[attack].build(Budget(8 / 255, 2, 4 / 255), SINGLE_LABEL.attacks[attack])
-    if attack == "aa":
-        made.attacks.pop("square")  # a hundred queries
-    evaluate(model, loader, SINGLE_LABEL, made, options=EvaluationOptions(precision=BF16))
+    built = ATTACKS[attack].build(Budget(8 / 255, 2, 4 / 255), SINGLE_LABEL.attacks[attack])
+    if isinstance(built, AutoAttack):
+        built.attacks.pop("square")  # it would take a hundred queries
+    evaluate(model, loader, SINGLE_LABEL, built, options=EvaluationOptions(precision=BF16))
     *attacking, scoring = (dtype for dtype, _ in model.passes)
     assert set(attacking) == {torch.bfloat16 if attack in ("fgsm", "pgd", "cw") else torch.float32}
     assert scoring == torch.float32
 
 
 def test_bf16_attacks_are_as_strong() -> None:
-    """Fails if bf16's attack is another or a far weaker one."""
+    """Fails if PGD is much weaker in bf16."""
     model, loader = trained(), EvaluationLoader(image_data(64), 64, CPU)
-    made = ATTACKS["pgd"].build(ATTACKS["pgd"].budget(4), cross_entropy)
+    built = ATTACKS["pgd"].build(ATTACKS["pgd"].budget(4), cross_entropy)
     exact, rounded = (
-        evaluate(model, loader, SINGLE_LABEL, made, options=options).scores["accuracy"]
+        evaluate(model, loader, SINGLE_LABEL, built, options=options).scores["accuracy"]
         for options in (EvaluationOptions((0,), precision=FP32), EvaluationOptions((0,), precision=BF16))
     )
     assert 0.05 < exact < 0.95  # or there would be nothing to compare
@@ -88,7 +89,7 @@ def test_bf16_attacks_are_as_strong() -> None:
 
 
 def test_defaults_and_what_a_machine_lacks() -> None:
-    """fp32 on a CPU, tf32 on CUDA; fails when published runs' tf32 would depend on torch's own default."""
+    """Fails if the default is not fp32 on a CPU and tf32 on CUDA, or depends on torch's own default."""
     assert Precision.choose(None, CPU) == FP32
     assert not torch.backends.cuda.matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32
     assert Precision.choose(None, torch.device("cuda")).name == "tf32"
@@ -97,13 +98,15 @@ def test_defaults_and_what_a_machine_lacks() -> None:
         Precision.choose("tf32", CPU)
 
 
-def test_whether_to_fold_is_decided_unrounded() -> None:
-    """Fails if a copy is compared with its network in bf16 or tf32, where they differ by chance: a training that goes
-    on would fold what it did not fold at first."""
+def test_whether_to_fold_is_decided_in_float32() -> None:
+    """Fails if a copy is compared with its network in bf16 or tf32, whose rounding errors may decide whether to fold.
+
+    A resumed training could then decide differently than before.
+    """
     model, x = build_model("mv2", 2), torch.rand(2, 3, 16, 16)
     compared: list[tuple[torch.dtype, bool]] = []
     model.register_forward_hook(
-        lambda *found: compared.append((found[-1].dtype, torch.backends.cudnn.allow_tf32)) or None
+        lambda *call: compared.append((call[-1].dtype, torch.backends.cudnn.allow_tf32)) or None
     )
     Precision.allow_tf32(True)
     with BF16.autocast(CPU):
@@ -114,22 +117,24 @@ def test_whether_to_fold_is_decided_unrounded() -> None:
 
 
 @pytest.mark.parametrize(("attack", "exact"), [("pgd", False), ("square", False), ("fab-t", True), ("simba", True)])
-def test_attacks_that_tf32_would_blind(attack: str, exact: bool) -> None:
-    """Fails if SimBA's steps, or the boundary that FAB closes in on, are lost in tf32's rounding; and when what an
-    attack that stops early has made is scored in tf32. Others keep tf32, which is faster."""
+def test_attacks_that_run_without_tf32(attack: str, exact: bool) -> None:
+    """Fails if SimBA or FAB runs in tf32, which loses their small steps, or attacks that are faster in it do not.
+
+    Fails too if images of an early-stopping attack are scored in tf32.
+    """
     model, seen = network("small"), []
     model.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
     loader = EvaluationLoader(image_data(4), 4, CPU)
-    made = ATTACKS[attack].build(Budget(8 / 255, 2, 8 / 255), SINGLE_LABEL.attacks[attack])
+    built = ATTACKS[attack].build(Budget(8 / 255, 2, 8 / 255), SINGLE_LABEL.attacks[attack])
     Precision.allow_tf32(True)
-    evaluate(model, loader, SINGLE_LABEL, made, options=EvaluationOptions(precision=Precision("tf32")))
+    evaluate(model, loader, SINGLE_LABEL, built, options=EvaluationOptions(precision=Precision("tf32")))
     Precision.allow_tf32(False)
     *attacking, scoring = seen
     assert set(attacking) == {not exact} and scoring == (attack == "pgd")
 
 
 def test_scoring_switches_tf32_off_and_on_again() -> None:
-    """Fails if bf16's scores on CUDA are those of tf32, or when the ascent of TRADES loses its tf32 for good."""
+    """Fails if networks are scored in tf32 under bf16, or tf32 stays off after scoring."""
     switches = torch.backends.cudnn
     Precision.allow_tf32(True)
     with BF16.scoring():
@@ -159,10 +164,11 @@ def test_on_a_gpu(precision: str) -> None:
     assert (found - exact).abs().max() <= allowed * exact.abs().max()
 
 
+@pytest.mark.slow
 def test_precision_makes_another_run(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fails if a checkpoint or results of one precision are taken for those of another."""
+    """Fails if a checkpoint or results of one precision are taken for those of another one."""
 
     def run(*words: object) -> str:
         capsys.readouterr()

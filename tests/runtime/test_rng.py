@@ -1,4 +1,4 @@
-"""A sample's noise belongs to the sample: not to its batch, its place in it, or the other samples."""
+"""A sample's noise depends on the sample only, not on its batch or its position there."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def noise(draw: str, samples: list[int], *scope: object, like: Tensor | None = N
 
 @pytest.mark.parametrize("draw", DRAWS)
 def test_noise_does_not_depend_on_the_batch(draw: str) -> None:
-    """Fails if samples share one generator, or are numbered by their place in the batch."""
+    """Fails if samples share a generator, or their seeds come from the position in the batch."""
     together = noise(draw, list(range(8)), 0, "pgd", 8.0)
     alone = torch.cat([noise(draw, [sample], 0, "pgd", 8.0) for sample in range(8)])
     turned = noise(draw, [7, 2, 5], 0, "pgd", 8.0)
@@ -29,7 +29,7 @@ def test_noise_does_not_depend_on_the_batch(draw: str) -> None:
 
 @pytest.mark.parametrize("draw", DRAWS)
 def test_a_stream_goes_on(draw: str) -> None:
-    """Fails if each call starts the streams anew, or if what one sample drew moves another's stream."""
+    """Fails if each call starts the streams anew, or one sample's draws change another's stream."""
     pair, single = SampleRng.of(0, samples=[3, 4]), SampleRng.of(0, samples=[4])
     like = torch.zeros(2, *SHAPE)
     first, second = getattr(pair, draw)(like), getattr(pair, draw)(like)
@@ -39,8 +39,8 @@ def test_a_stream_goes_on(draw: str) -> None:
 
 
 @pytest.mark.parametrize("draw", DRAWS)
-def test_some_streams_go_on_where_the_batch_has_got_to(draw: str) -> None:
-    """Fails if `take` starts the streams anew, mixes up their places, or leaves the batch's behind."""
+def test_streams_that_are_taken_continue(draw: str) -> None:
+    """Fails if `take` starts the streams anew, confuses their order, or copies them."""
     like = torch.zeros(4, *SHAPE)
     batch, expected = SampleRng.of(0, samples=range(4)), SampleRng.of(0, samples=range(4))
     getattr(batch, draw)(like), getattr(expected, draw)(like)
@@ -61,20 +61,20 @@ def test_some_streams_go_on_where_the_batch_has_got_to(draw: str) -> None:
         pytest.param((0, "pgd"), (0, "pgd", 8.0), id="length"),
     ],
 )
-def test_another_purpose_is_another_noise(draw: str, scope: tuple, other: tuple) -> None:
+def test_another_scope_gives_other_noise(draw: str, scope: tuple, other: tuple) -> None:
     """Fails if a part of the scope is left out of the seed."""
     assert not torch.equal(noise(draw, [0], *scope), noise(draw, [0], *other))
 
 
 def test_samples_differ() -> None:
     """Fails if the sample's number is left out of the seed."""
-    rows = noise("uniform", list(range(50)), 0).flatten(1)
-    assert len(torch.unique(rows, dim=0)) == 50
+    samples = noise("uniform", list(range(50)), 0).flatten(1)
+    assert len(torch.unique(samples, dim=0)) == 50
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_distributions(dtype: torch.dtype) -> None:
-    """Fails for another range or spread, or a dtype other than the one asked for."""
+    """Fails for another range, spread or dtype."""
     like = torch.zeros(20, 1000, dtype=dtype)
     uniform = SampleRng.of(0, samples=range(20)).uniform(like)
     assert uniform.dtype == dtype and 0 <= uniform.min() < 0.001 and 0.999 < uniform.max() < 1
@@ -85,7 +85,7 @@ def test_distributions(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("draw", DRAWS)
 def test_memory_layout_does_not_matter(draw: str) -> None:
-    """Fails if noise is drawn in memory order: images come channels-last from the loader, contiguous from elsewhere."""
+    """Fails if noise is drawn in memory order: the loader's images are channels-last, others may be contiguous."""
     plain = torch.zeros(2, *SHAPE)
     channels_last = plain.to(memory_format=torch.channels_last)
     permuted = torch.zeros(2, 5, 4, 3).permute(0, 3, 1, 2)
@@ -98,7 +98,7 @@ def test_memory_layout_does_not_matter(draw: str) -> None:
 @pytest.mark.parametrize("draw", DRAWS)
 @pytest.mark.parametrize("batch", [1, 3])
 def test_another_number_of_samples_is_an_error(draw: str, batch: int) -> None:
-    """Fails if a batch of another size is filled in part, or from the wrong streams."""
+    """Fails if a batch of another size is filled in part or from the wrong streams, without an error."""
     with pytest.raises(ValueError, match=f"2 random streams for a batch of {batch}"):
         noise(draw, [0, 1], 0, like=torch.zeros(batch, *SHAPE))
 
@@ -114,12 +114,12 @@ def test_the_global_generator_is_left_alone() -> None:
 
 
 def test_seeds_are_the_same_in_every_process() -> None:
-    """Fails if a seed comes from `hash`, which Python salts anew in each process, or if published numbers move."""
+    """Fails if a seed comes from `hash`, which differs between processes, or published numbers would change."""
     assert seed_from(0, "pgd", 8.0, 17) == 6_631_190_342_905_627_167
 
 
 def test_seeds_fit_and_differ() -> None:
-    """Fails if seeds leave the range that torch takes, or collide within a large list."""
+    """Fails if seeds leave the range that torch accepts, or two of a large list are equal."""
     seeds = {seed_from(0, "pgd", sample) for sample in range(100_000)}
     assert len(seeds) == 100_000 and min(seeds) >= 0 and max(seeds) < 2**63
     assert generator_for("a").initial_seed() == seed_from("a")
@@ -128,7 +128,7 @@ def test_seeds_fit_and_differ() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("draw", DRAWS)
 def test_noise_on_a_gpu_does_not_depend_on_the_batch(draw: str) -> None:
-    """Fails if samples share a generator on the GPU, or if the noise is not where the images are."""
+    """Fails if samples share a generator on the GPU, or the noise is on another device than the images."""
     like = torch.zeros(4, *SHAPE, device="cuda")
     together = getattr(SampleRng.of(0, samples=range(4), device="cuda"), draw)(like)
     alone = getattr(SampleRng.of(0, samples=[2], device="cuda"), draw)(like[:1])

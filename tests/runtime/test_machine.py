@@ -1,4 +1,4 @@
-"""What the process asks of its machine."""
+"""The settings of the memory allocator."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 
 from tests.support.running import ROOT
 
-# Frees and takes again three blocks, one of them larger than any threshold of glibc's, and counts the pages handed out.
-# Behind them lies more than the 2 GiB that the system gets back where a threshold is an int's largest number.
+# Frees and allocates three blocks again, one of them larger than any threshold of glibc, and counts page faults. Above
+# them lie 3 GiB: a trim threshold of the largest int would return what exceeds 2 GiB.
 PROGRAM = """
 import resource, sys
 import torch
@@ -33,24 +33,25 @@ print(faults() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="another C library than glibc")
 def test_freed_memory_is_kept() -> None:
-    """Fails if large tensors are fetched from the system anew each time: 20,000 pages of 4 KiB a round."""
+    """Fails if large tensors get new memory from the system each time: 20,000 pages of 4 KiB in each round."""
 
     def faults(how: str) -> int:
         words = [sys.executable, "-c", PROGRAM, how]
         return int(subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
 
     most = faults("default") / 4
-    assert any(faults("kept") < most for _ in range(3))  # the system's random choice of addresses may cost a block
+    assert any(faults("kept") < most for _ in range(3))  # random addresses may cost a block
 
 
 def test_another_c_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails if a C library that is not glibc is told numbers that mean something else to it, or ends the run."""
+    """Fails if glibc's settings are passed to another C library, or its absence raises."""
     from advmia.runtime import machine
 
     class Other:
-        mallopt = staticmethod(lambda *_: pytest.fail("told"))
+        mallopt = staticmethod(lambda *_: pytest.fail("mallopt was called"))
 
     monkeypatch.setattr(ctypes, "CDLL", lambda _: Other())
     machine.keep_freed_memory()

@@ -1,7 +1,8 @@
-"""What each attack costs an image that nothing fools, in passes through the network: as its module's docstring says."""
+"""The number of passes that each attack takes for an image that withstands it, as its module's docstring says."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -9,22 +10,23 @@ import torch
 from torch import Tensor, nn
 
 from advmia.attacks import ATTACKS
+from advmia.attacks.common import notes_of
 from advmia.budgets import Budget
 from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL, Task
 from tests.support.networks import SmallNet, SmallSegmenter, pixels, streams, targets
 
 IMAGES, EPS = 3, 8 / 255
 
-Cost = Callable[[int, int], int]  # of N steps (queries, directions) and K classes
+Cost = Callable[[int, int], int]  # takes the number N of steps (queries, directions) and the number K of classes
 
 
 def runs(k: int) -> int:
-    """Of APGD-T: each target with each loss; one loss for two classes."""
+    """Returns APGD-T's number of runs: each target with each loss; for two classes there is one loss."""
     return 1 if k == 2 else 2 * min(9, k - 1)
 
 
 def ways(k: int) -> int:
-    """Of FAB-T: the targets."""
+    """Returns FAB-T's number of targets."""
     return min(9, k - 1)
 
 
@@ -42,7 +44,7 @@ COSTS: dict[str, tuple[Cost, Cost]] = {
         lambda n, k: n + runs(k) * n + ways(k) * n,
     ),
 }
-# Of the other tasks: no image is left out for being wrong.
+# Of the other tasks, whose attacks leave no image out.
 OTHERS: dict[str, tuple[Cost, Cost]] = {
     "pgd": COSTS["pgd"],
     "pgd-margin": COSTS["pgd"],
@@ -52,7 +54,7 @@ OTHERS: dict[str, tuple[Cost, Cost]] = {
 
 
 class Counting(nn.Module):
-    """Counts the images that pass forward, and those whose gradient comes back."""
+    """Counts the images in forward passes, and in backward passes."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -70,7 +72,7 @@ class Counting(nn.Module):
 
 
 class Sure(nn.Module):
-    """A small network that says class 0 by a wide margin, whatever it sees; its gradients are the network's."""
+    """A small network that predicts class 0 by a wide margin for all images; its gradients are not 0."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -84,51 +86,50 @@ class Sure(nn.Module):
 def counted(model: nn.Module, y: Tensor, attack: str, steps: int, task: Task) -> Counting:
     counting = Counting(model.eval())
     x, _ = pixels(IMAGES, size=8)
-    made = ATTACKS[attack].build(Budget(EPS, steps, EPS / 4), task.attacks[attack])
-    made(counting, x, y, rng=streams(IMAGES))
+    built = ATTACKS[attack].build(Budget(EPS, steps, EPS / 4), task.attacks[attack])
+    built(counting, x, y, rng=streams(IMAGES))
     return counting
 
 
-@pytest.mark.parametrize("steps", [1, 4])
-@pytest.mark.parametrize("classes", [2, 3, 4, 12])
 @pytest.mark.parametrize("attack", COSTS)
-def test_passes_of_single_label_attacks(attack: str, classes: int, steps: int) -> None:
-    """Fails if a pass is wasted, say a forward pass whose logits were known, or a backward pass after the last step.
+def test_passes_of_single_label_attacks(attack: str) -> None:
+    """Fails if a pass is wasted: a forward pass whose logits are known, or a backward pass after the last step.
 
-    Nothing fools the network, so that no image leaves early; its gradients are not 0.
+    All images withstand the attacks, so that none leaves early.
     """
-    found = counted(Sure(classes), torch.zeros(IMAGES, dtype=torch.int64), attack, steps, SINGLE_LABEL)
-    forwards, backwards = (IMAGES * cost(steps, classes) for cost in COSTS[attack])
-    assert (found.forwards, found.backwards) == (forwards, backwards)
+    for steps, classes in itertools.product((1, 2) if attack == "aa" else (1, 4), (2, 3, 4, 12)):
+        counts = counted(Sure(classes), torch.zeros(IMAGES, dtype=torch.int64), attack, steps, SINGLE_LABEL)
+        forwards, backwards = (IMAGES * cost(steps, classes) for cost in COSTS[attack])
+        assert (counts.forwards, counts.backwards) == (forwards, backwards), (steps, classes)
 
 
-@pytest.mark.parametrize("steps", [1, 6])
 @pytest.mark.parametrize(
     ("task", "attack"), [(task, name) for task in (MULTI_LABEL, SEGMENTATION) for name in task.attacks],
     ids=lambda value: value if isinstance(value, str) else value.name,
 )  # fmt: skip
-def test_passes_of_the_other_tasks(task: Task, attack: str, steps: int) -> None:
-    """As above, for attacks without a criterion to stop at."""
-    model = SmallSegmenter(2) if task is SEGMENTATION else SmallNet(2)
-    found = counted(model, targets(task, IMAGES, 8, 2), attack, steps, task)
-    forwards, backwards = (IMAGES * cost(steps, 2) for cost in OTHERS[attack])
-    assert (found.forwards, found.backwards) == (forwards, backwards)
+def test_passes_of_the_other_tasks(task: Task, attack: str) -> None:
+    """Fails if a pass is wasted by an attack without early stopping."""
+    for steps in (1, 6):
+        model = SmallSegmenter(2) if task is SEGMENTATION else SmallNet(2)
+        counts = counted(model, targets(task, IMAGES, 8, 2), attack, steps, task)
+        forwards, backwards = (IMAGES * cost(steps, 2) for cost in OTHERS[attack])
+        assert (counts.forwards, counts.backwards) == (forwards, backwards), steps
 
 
 def test_every_attack_has_its_cost() -> None:
-    """Fails if an attack is offered whose cost is not measured."""
+    """Fails if the cost of an attack is not tested."""
     assert {*COSTS, "simba"} == set(SINGLE_LABEL.attacks)
     assert set(OTHERS) == {*MULTI_LABEL.attacks, *SEGMENTATION.attacks}
 
 
 @pytest.mark.parametrize("classes", [2, 4])
 @pytest.mark.parametrize(
-    ("way", "each"), [pytest.param(0, 2, id="no step helps"), pytest.param(1, 1, id="the first step helps")]
+    ("fall", "passes"), [pytest.param(0, 2, id="no step helps"), pytest.param(1, 1, id="the first step helps")]
 )
-def test_passes_of_simba(classes: int, way: float, each: int) -> None:
-    """Fails if the second step of a direction is tried though the first has helped.
+def test_passes_of_simba(classes: int, fall: float, passes: int) -> None:
+    """Fails if a direction is tried forwards although it has helped backwards.
 
-    The network's lead falls with each call, or stays, whatever the image: by `way`, far from being fooled.
+    The network's margin falls by `fall` with each call, whatever the image, and stays far from 0.
     """
     calls = 0
 
@@ -137,31 +138,32 @@ def test_passes_of_simba(classes: int, way: float, each: int) -> None:
             nonlocal calls
             calls += 1
             logits = torch.zeros(len(x), classes)
-            logits[:, 0] = 40 - way * calls
+            logits[:, 0] = 40 - fall * calls
             return logits
 
     directions, y = 6, torch.zeros(IMAGES, dtype=torch.int64)
-    found = counted(Tiring(), y, "simba", directions, SINGLE_LABEL)
-    assert (found.forwards, found.backwards) == (IMAGES * (1 + each * directions), 0)
+    counts = counted(Tiring(), y, "simba", directions, SINGLE_LABEL)
+    assert (counts.forwards, counts.backwards) == (IMAGES * (1 + passes * directions), 0)
 
 
 @pytest.mark.parametrize("attack", ["square", "simba", "aa"])
 def test_queries_are_those_made(attack: str) -> None:
-    """Fails if `notes` count other than the forward passes but for the first look; some images leave early.
+    """Fails if `notes["queries"]` is not the number of forward passes without the first; some images leave early.
 
-    AutoAttack's are Square's alone: at a tiny eps all 50 of them.
+    AutoAttack counts Square's queries only: all 50 at an eps as small as here.
     """
     model = Counting(SmallNet(3).eval())
     x, _ = pixels(12, size=8)
     with torch.no_grad():
         y = model.model(x).argmax(dim=1)
-    y[:3] = (y[:3] + 1) % 3  # wrong to begin with
+    y[:3] = (y[:3] + 1) % 3  # misclassified before the attack
     steps, eps = (40, 1.0) if attack == "simba" else (40, EPS) if attack == "square" else (1, 1e-6)
-    made = ATTACKS[attack].build(Budget(eps, steps, eps), SINGLE_LABEL.attacks[attack])
-    made(model, x, y, rng=streams(12))
-    queries = made.notes["queries"]
+    built = ATTACKS[attack].build(Budget(eps, steps, eps), SINGLE_LABEL.attacks[attack])
+    built(model, x, y, rng=streams(12))
+    notes = notes_of(built)
+    queries = notes["queries"]
     assert (queries[:3] == 0).all() and (queries[3:] > 0).all()
     if attack == "aa":
-        assert (queries[3:] == 50).all() and (made.notes["fooled_by"] == -1).all()
+        assert (queries[3:] == 50).all() and (notes["fooled_by"] == -1).all()
     else:
         assert model.forwards == 12 + queries.sum()

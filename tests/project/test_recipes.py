@@ -1,0 +1,154 @@
+"""The recipes of CONTRIBUTING.md: their code, added to a copy of the package, trains and tests."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from advmia.tasks import METHOD_NAMES
+from tests.architecture import LAYERS
+from tests.support.running import ROOT
+
+TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+RECIPES = ("an attack", "a network", "a training method", "a data set")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of code, and where its first line says that it belongs."""
+
+    path: str
+    place: str  # "" for a new file, or "in NAME", "in FIELD of NAME" (a literal), "before CLASS" or "replaces NAME"
+    code: str
+
+
+def blocks() -> list[Block]:
+    """Returns the Python blocks of CONTRIBUTING.md, in their order."""
+    code_blocks = []
+    for text in re.findall(r"^```python\n(.*?)^```$", TEXT, re.M | re.S):
+        head, code = text.split("\n", 1)
+        match = re.fullmatch(r"# (new file )?(\S+?\.py)(?:, (.+))?", head)
+        assert match and bool(match[1]) != bool(match[3]), f"a block does not say where it belongs: {head}"
+        code_blocks.append(Block(match[2], match[3] or "", code))
+    return code_blocks
+
+
+def insert(source: str, block: Block) -> str:
+    """Returns the source with the block's imports after the first import, and its other lines at their place."""
+    lines = block.code.splitlines(keepends=True)
+    imports = "".join(line for line in lines if line.startswith(("from ", "import ")))
+    body = "".join(line for line in lines if not line.startswith(("from ", "import "))).strip("\n") + "\n"
+    how, *words = block.place.split()
+    name, indent = words[-1], "    " if "of" in words else ""
+    # From the line that opens NAME, or FIELD within it, up to the line that closes it.
+    opening = rf"^{name}\b.*[({{\[]\n" + (rf"(?:.*\n)*?    {words[0]}=[({{\[]\n" if indent else "")
+    patterns = {
+        "before": rf"^(?=(?:@\w+.*\n)?class {name}\b)",
+        "in": rf"{opening}(?:.*\n)*?(?=^{indent}[)}}\]])",
+        "replaces": rf"^{name} = .*\n",
+    }
+    match = re.search(patterns[how], source, re.M)
+    assert match, f"{block.path} has no place {block.place!r}"
+    start = match.start() if how == "replaces" else match.end()
+    source = source[:start] + body + ("\n\n" if how == "before" else "") + source[match.end() :]
+    return source.replace("annotations\n", f"annotations\n\n{imports}", 1)
+
+
+@pytest.fixture(scope="module")
+def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the package and of the scripts with all recipes followed."""
+    folder = tmp_path_factory.mktemp("extended")
+    shutil.copytree(ROOT / "advmia", folder / "advmia", ignore=shutil.ignore_patterns("__pycache__"))
+    for path in (*ROOT.glob("train*.py"), *ROOT.glob("test*.py"), ROOT / "pyproject.toml"):
+        shutil.copy(path, folder)
+    for block in blocks():
+        path = folder / block.path
+        assert path.exists() == bool(block.place), block.path
+        path.write_text(
+            insert(path.read_text(encoding="utf-8"), block) if block.place else block.code, encoding="utf-8"
+        )
+    return folder
+
+
+def test_every_recipe_has_code() -> None:
+    """Fails if CONTRIBUTING.md lacks a recipe, or one of them has no code that the other tests follow."""
+    sections = dict(re.findall(r"^### Add (.+)\n((?:(?!^##).*\n)*)", TEXT, re.M))
+    assert tuple(sections) == RECIPES
+    assert all("```python\n" in section for section in sections.values())
+
+
+def test_recipes_pass_the_linter(extended: Path) -> None:
+    """Fails if the code of a recipe does not fit its place, or breaks a rule of the linter."""
+    command = [sys.executable, "-m", "ruff", "check", "--no-cache", "--extend-ignore", "I001", "."]
+    process = subprocess.run(command, cwd=extended, capture_output=True, text=True, timeout=60, check=False)
+    assert process.returncode == 0, process.stdout
+
+
+def test_the_new_method_is_one_more() -> None:
+    """Fails if the order of methods in CONTRIBUTING.md is not that of the package, with the new method at the end."""
+    (block,) = [block for block in blocks() if block.place == "replaces METHOD_NAMES"]
+    assert tuple(re.findall(r'"(\w+)"', block.code)) == (*METHOD_NAMES, "fgsmat")
+
+
+def test_every_wing_is_explained() -> None:
+    """Fails if a wing or a module at the top of the package is missing from the table, or stands above a higher one."""
+    table = TEXT[TEXT.index("| wing or module |") : TEXT.index("A module imports only")]
+    names = [re.findall(r"`(\w+)`", line.split("|")[1]) for line in table.splitlines()[2:] if line]
+    layers = [[wing for wing in wings if wing not in ("version", "scripts")] for wings, _ in LAYERS]
+    assert names == [layer for layer in layers if layer]
+
+
+def make_ultrasound(root: Path) -> None:
+    """Writes the files of the data set's recipe: 8 images for training and 4 for testing, of two classes."""
+    (root / "ultrasound" / "img").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 8), ("test", 4)):
+        with (root / "ultrasound" / f"{split}.csv").open("w", newline="") as stream:
+            for number in range(count):
+                name = f"{split}{number}.png"
+                Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(root / "ultrasound/img" / name)
+                csv.writer(stream).writerow([name, number % 2])
+
+
+PROGRAM = """
+import sys
+import testCls, trainCls
+for words in ({train!r}, {test!r}):
+    sys.argv = words
+    assert (trainCls if words[0] == "trainCls.py" else testCls).main() == 0
+"""
+
+
+@pytest.mark.slow
+def test_recipes_train_and_test(extended: Path, tmp_path: Path) -> None:
+    """Fails if the new method cannot train the new network on the new data set, or the new attack cannot attack it."""
+    make_ultrasound(tmp_path / "data")
+    common = ["--dataset", "ultrasoundBin", "--imgSize", "16", "--bs", "4", "--gpu", "cpu", "--workers", "1"]
+    weights = "clsCkpt/SmallCNN_ultrasoundBin_fgsmat_beta0_class2_ADV8-255_10_2-255_maxLR0.01_weightDecay0.001"
+    train = ["trainCls.py", *common, "--method", "fgsmat", "--model", "smallcnn", "--eps", "8", "--epoch", "1"]
+    test = ["testCls.py", *common, "--targetModel", "smallcnn", "--targetWeight", weights, "--epsilons", "8"]
+    test += ["--attacks", "bim", "fgsm"]
+    process = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(train=train, test=test)],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(extended), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    assert (tmp_path / weights).exists()
+    (path,) = (tmp_path / "results").glob("*.json")
+    assert [row["attack"] for row in json.loads(path.read_text())["rows"]] == ["none", "bim", "fgsm"]

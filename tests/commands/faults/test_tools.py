@@ -59,7 +59,7 @@ CASES = [
             ("text", "not a readable NumPy array", "download it again"),
             ("empty", "not a readable NumPy array", "download it again"),
             ("object", "test_labels", "got dtype object", "download the archive again"),
-            ("label", "test_labels, row 0", "labels of 0 to 4, got [5]"),
+            ("label", "test_labels, item 0", "labels of 0 to 4, got [5]"),
             ("member", "expected an array val_images", "as downloaded"),
             ("floats", "train_images: expected uint8 images", "got float32"),
             ("outside", "expected an array train_images, got ../train_images", "as downloaded"),

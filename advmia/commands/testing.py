@@ -123,7 +123,7 @@ class _Run:
 def result_path(task: Task, args: argparse.Namespace) -> Path:
     """Returns the path of the JSON file that `test` will write. Reads no files."""
     stem = _stem(args, choose_spec(args, args.targetModel, _source(args)[0]))
-    return ResultFile(stem, facts={}, score_names=task.score_names, run={}, record={}).json_path
+    return ResultFile(stem, facts={}, score_names=task.score_names, run={}, details={}).json_path
 
 
 def _source(args: argparse.Namespace) -> tuple[str, Path]:

@@ -285,7 +285,7 @@ def test_odd_masks_are_handled_and_said(
     make_phantoms(tmp_path / "data", ["mel2017"], count=24, size=32)
     folder = tmp_path / "data" / "mel2017"
     train_list, test_list = ((folder / f"{name}Seg.csv").read_text().splitlines() for name in ("train", "test"))
-    masks = [folder / DATASETS["mel"].mask_folder / line.split(",")[1] for line in (*train_list, *test_list)]
+    masks = [folder / str(DATASETS["mel"].mask_folder) / line.split(",")[1] for line in (*train_list, *test_list)]
     with Image.open(masks[0]) as whole:
         resized = whole.resize((20, 48))
     resized.save(masks[0])

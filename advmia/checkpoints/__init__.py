@@ -1,1 +1,1 @@
-"""The files of a training: the weights of the best epoch, the record and the state to resume from."""
+"""Trained networks on disk: settings, weights, the record of the best epoch, and the state to resume from."""

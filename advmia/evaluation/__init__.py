@@ -1,1 +1,1 @@
-"""Scores a network on a list, clean or under an attack, and checks whether the scores can be trusted."""
+"""Evaluation: scores a network, clean and under attack, and checks whether the scores can be believed."""

@@ -1,4 +1,4 @@
-"""Evaluates a network on a list of images: clean, or attacked white-box or through another network (the source)."""
+"""Evaluation of a network on a list of images: clean, attacked white-box, or attacked through a source network."""
 
 from __future__ import annotations
 
@@ -49,16 +49,16 @@ def evaluate(
     source: nn.Module | None = None,
     options: EvaluationOptions = EvaluationOptions(),
 ) -> Evaluation:
-    """Scores `model` (the target) on the loader's images: clean, or attacked if `attack` is given.
+    """Scores `model` on the loader's images, attacked where `attack` is given.
 
     Adversarial images are made on `source` (a transfer attack) or, by default, on `model` itself (white-box). The
-    random draws of an image depend only on `options.scope` and on the image's place in its list, so neither the batch
+    random draws of an image depend only on `options.scope` and on the image's index in its list, so neither the batch
     size nor the order changes an outcome.
 
     Under bf16, early-stopping attacks still run in fp32, because rounding would make them stop too early.
 
     With several ranks, each evaluates its share of the list, and all return the scores and outcomes of the whole list
-    (collective). Raises `UserError` if an output of the network is not a finite number.
+    (collective). Raises `UserError` when an output of the network is not a finite number.
     """
     return _Pass(model, loader, task, attack, model if source is None else source, options).run()
 
@@ -80,6 +80,7 @@ class _Pass:
         self.network_passes = 0  # images that the attack has passed through the network
 
     def run(self) -> Evaluation:
+        """Evaluates the images that are not in the partial progress, and merges those of all ranks."""
         partial, data = self.options.partial, self.loader.data
         state = partial.load() if partial else None
         if state is not None:
@@ -102,10 +103,10 @@ class _Pass:
         return merge_ranks(self.tally, self.task, data).evaluation()
 
     def evaluate_batch(self, batch: Batch, target: nn.Module) -> Tally:
-        """Attacks one batch on the source and scores it on the target, which is given as a network of blocks."""
+        """Attacks one batch and scores it. `target`: the target network, run in blocks."""
         device, precision = self.loader.device, self.options.precision
         tally, x = Tally(self.task, self.loader.data), batch.x
-        source = target if self.attack is None else self.source_copy(x)
+        source = target if self.attack is None else self.source_in_blocks(x)
         start = _now(device)
         if self.attack is not None:
             rng = SampleRng.of(*self.options.scope, samples=batch.index.tolist(), device=device)
@@ -123,17 +124,18 @@ class _Pass:
         tally.add_scores(x, logits, batch)
         return tally
 
-    def source_copy(self, x: Tensor) -> Blocks:
-        """Returns the copy of the source that the attack runs on; it counts the passes."""
+    def source_in_blocks(self, x: Tensor) -> Blocks:
+        """Returns the source network as attacks see it, for images x (B, C, H, W)."""
         return Blocks(inference_copy(self.source, x), self.loader.batch_size, self.count_passes)
 
     def status(self, images: int) -> str:
-        """Text of the progress bar after so many images: the score so far, and an early-stopping attack's passes."""
+        """Returns the progress bar's text: the score so far and, of early-stopping attacks, the network passes."""
         selection = self.task.selection
         score = [f"{selection} {self.tally.meter.compute()[selection]:.4f}"] if images else []
         return ", ".join([*score, f"{self.network_passes} passes"] if self.early_stopping else score)
 
     def count_passes(self, images: int) -> None:
+        """Counts the images of one network pass, and refreshes the bar: a batch may take hours."""
         self.network_passes += images
         self.progress.refresh()
 
@@ -146,7 +148,7 @@ def _now(device: torch.device) -> float:
 
 
 def result_row(attack: str, budget: Budget, losses: Sequence[str], scores: Scores, evaluation: Evaluation) -> ResultRow:
-    """Returns the result row of one evaluation; distances in L-infinity become grey levels, as eps and step size."""
+    """Returns the result row of one evaluation. Eps, step size and L-infinity distances are in grey levels there."""
     linf = evaluation.linf * GREY_LEVELS
     notes = {"l2": evaluation.l2, "linf": linf, **evaluation.notes}
     return ResultRow(

@@ -29,7 +29,7 @@ def conclude(
     transfer = results.run["source_sha256"] != results.run["target_sha256"]
     others = _results_beside(results, task.selection)
     checks = report(table, probe, score=task.selection, transfer=transfer, others=others)
-    results.record["probe"], results.record["reliability"] = asdict(probe), [vars(check) for check in checks]
+    results.details["probe"], results.details["reliability"] = asdict(probe), [vars(check) for check in checks]
     results.save()
     return checks
 

@@ -14,11 +14,13 @@ from advmia.results.render import Cell, Table, rounded
 
 
 def cost_table(records: Sequence[RunRecord]) -> Table:
-    """Returns the seconds an epoch of each network, one data set's and one model's.
+    """Returns the table of seconds an epoch, with a row for each network.
 
-    Networks whose training record cannot be found have empty cells, and a note says which these are.
+    `records`: results of one data set and one model. Networks whose training record cannot be found have empty cells,
+    and a note lists them.
     """
-    first_records = {record.target: record for record in reversed(records)}  # of several, the first stays
+    # The first record of each network. A network that has several stands where its last one does.
+    first_records = {record.target: record for record in reversed(records)}
     networks = list(first_records.values())[::-1]
     names = network_names(networks)
     rows, without_record = [], []

@@ -1,4 +1,4 @@
-"""Names for runs and networks: what tells those of one method apart."""
+"""Texts that tell runs of one method apart, and names for networks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from advmia.results.read import SHARED_SETTINGS, RunRecord, setting_text
 
-# Training settings that only some methods have, or that have another usual value for each method.
+# Training settings that some methods lack, or whose usual value depends on the method.
 _METHOD_SETTINGS = ("steps", "step_size", "beta", "gamma", "hat_step", "helper")
 
 

@@ -24,7 +24,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _MARKERS = "osD^vP*X<"
 _LINES = ("-", "--", "-.", ":")
 _PANELS_ACROSS = 3  # at most
-# Curves of one panel are drawn side by side: the distance of two, and at most of the outermost, in points of print.
+# Curves of one panel are shifted sideways: the distance of neighbours, and the largest distance, in points of print.
 _STEP, _SPREAD = 2.5, 8.0
 _POINTS_PER_INCH = 72
 _TICKS = 16  # an axis has room for the labels of so many
@@ -134,11 +134,11 @@ def _draw_panel(panel: Axes, curves: Sequence[Curve], attack: str) -> None:
     from matplotlib.transforms import ScaledTranslation
 
     shown = [(number, curve) for number, curve in enumerate(curves) if curve.points.get(attack)]
-    for rank, (number, curve) in enumerate(shown):
+    for position, (number, curve) in enumerate(shown):
         points = curve.points[attack]
         # Curves are shifted in points of print, not in grey levels, so that bars at one eps do not hide each other.
         step = min(_STEP, _SPREAD / len(shown)) / _POINTS_PER_INCH
-        shift = ScaledTranslation((rank - (len(shown) - 1) / 2) * step, 0, panel.figure.dpi_scale_trans)
+        shift = ScaledTranslation((position - (len(shown) - 1) / 2) * step, 0, panel.figure.dpi_scale_trans)
         panel.errorbar(
             [point.grey_eps for point in points],
             [point.score for point in points],

@@ -15,9 +15,8 @@ from advmia.results.rows import ROW_KEYS, ResultRow
 from advmia.results.scores import SELECTIONS, task_of
 from advmia.runtime.files import read_json_object
 from advmia.runtime.terminal import say
-from advmia.tasks import SINGLE_LABEL, Task
+from advmia.tasks import METHOD_NAMES, Task
 
-METHODS = SINGLE_LABEL.methods  # all of them, in the order of the tables
 # The settings of a training that every method has.
 SHARED_SETTINGS = ("epochs", "batch_size", "lr", "weight_decay", "init", "seed", "size", "precision", "val_fraction")
 _FACTS = ("dataset", "target_model", "target_weight", "source_model", "source_weight")
@@ -107,8 +106,8 @@ class RunRecord:
         """The key by which tables are sorted: data set, model, method, training eps, then all that may differ."""
         training = self.training or {}
         method = training.get("method")
-        method_rank = METHODS.index(method) if method in METHODS else len(METHODS)
-        network = (self.dataset, self.model, method_rank, training.get("eps", 0.0), self.method)
+        method_number = METHOD_NAMES.index(method) if method in METHOD_NAMES else len(METHOD_NAMES)
+        network = (self.dataset, self.model, method_number, training.get("eps", 0.0), self.method)
         settings = [setting_text(training.get(name)) for name in SHARED_SETTINGS]
         return (*network, settings, -self.images, str(self.conditions), str(self.file))
 

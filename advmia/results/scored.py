@@ -31,8 +31,8 @@ class Column:
 
     def order(self) -> tuple[Any, ...]:
         """The key by which the columns of a table are sorted."""
-        rank = _ATTACKS.index(self.attack) if self.attack in _ATTACKS else len(_ATTACKS)
-        return rank, self.attack, self.grey_eps, self.steps, self.grey_step_size
+        number = _ATTACKS.index(self.attack) if self.attack in _ATTACKS else len(_ATTACKS)
+        return number, self.attack, self.grey_eps, self.steps, self.grey_step_size
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,7 @@ def transfer_tables(runs: Sequence[ScoredRun]) -> list[Table]:
         transferred = {column for run in comparable if run.record.is_transfer for column in run.values}
         for column, head in column_heads(comparable).items():
             if column in transferred and column.attack != CLEAN:
-                title = f"transfer of {head}, source (rows) to target (columns)"
-                tables.append(_matrix(comparable, column, names, (title, conditions)))
+                tables.append(_matrix(comparable, column, head, names, conditions))
     return tables
 
 
@@ -41,10 +40,11 @@ def _conditions(record: RunRecord) -> str:
     return f" (seed {seed}, size {size}, list {digest[:8]}, pixels {pixels})"
 
 
-def _matrix(runs: Sequence[ScoredRun], column: Column, names: dict[str, str], title: tuple[str, str]) -> Table:
+def _matrix(runs: Sequence[ScoredRun], column: Column, head: str, names: dict[str, str], conditions: str) -> Table:
     """Returns the table of one attack at one eps; its last row has the targets' clean scores.
 
-    `names`: of the networks, by the SHA-256 of their weights, in the order of the table. `title`: its begin and end.
+    `head`: the text for `column`. `names`: the networks' names by the SHA-256 of their weights, in the order of the
+    table. `conditions`: what tells the title from those of other tables.
     """
     attacked = [run for run in runs if column in run.values]
     tested = {run.record.target for run in attacked}
@@ -58,9 +58,11 @@ def _matrix(runs: Sequence[ScoredRun], column: Column, names: dict[str, str], ti
     lines.append(("none: clean", [_clean_value(runs, target, score_name) for target in targets]))
     score = score_of(score_name, [values for _, values in lines])
     rows = tuple(tuple(map(Cell, (name, *(cell_text(value, score) for value in values)))) for name, values in lines)
-    begin, end = title
-    text = f"{record.dataset}: {begin}; {score.heading} of the target on {record.images} images{end}"
-    return Table(text, ("source", *(names[target] for target in targets)), rows)
+    title = (
+        f"{record.dataset}: transfer of {head}, source (rows) to target (columns); {score.heading} of the target on"
+        f" {record.images} images{conditions}"
+    )
+    return Table(title, ("source", *(names[target] for target in targets)), rows)
 
 
 def _by_source(runs: Sequence[ScoredRun], names: dict[str, str]) -> list[tuple[str, dict[str, ScoredRun]]]:
@@ -73,7 +75,7 @@ def _by_source(runs: Sequence[ScoredRun], names: dict[str, str]) -> list[tuple[s
         source, target = run.record.source, run.record.target
         number = next(number for number in count() if target not in by_row.get((source, number), {}))
         by_row.setdefault((source, number), {})[target] = run
-    order = {sha256: rank for rank, sha256 in enumerate(names)}
+    order = {sha256: position for position, sha256 in enumerate(names)}
     rows = []
     for source, number in sorted(by_row, key=lambda key: (order.get(key[0], len(order)), key)):
         by_target = by_row[source, number]

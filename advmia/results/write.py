@@ -27,7 +27,7 @@ class ResultFile:
     facts: dict[str, Any]  # the first columns of the CSV file: data set, target and source
     score_names: Sequence[str]
     run: dict[str, Any]  # all that the outcomes depend on: a file never mixes rows of two runs
-    record: dict[str, Any]  # further facts for the JSON file: versions, samples
+    details: dict[str, Any]  # further facts for the JSON file: versions, samples, checks
     rows: list[ResultRow] = field(default_factory=list)
 
     @property
@@ -82,7 +82,7 @@ class ResultFile:
         header = [*self.facts, "attack", "eps", "steps", "step_size", "n", *self.score_names, "seconds", *_LAST_COLUMNS]
         write_text(self.csv_path, csv_text([header, *map(self._csv_line, self.rows)]))
         rows = [row.to_json() for row in self.rows]
-        write_json(self.json_path, {**self.facts, "run": self.run, **self.record, "rows": rows})
+        write_json(self.json_path, {**self.facts, "run": self.run, **self.details, "rows": rows})
 
     def _csv_line(self, row: ResultRow) -> list[object]:
         budget = [row.attack, f"{row.grey_eps:g}", row.steps, f"{row.grey_step_size:g}"]

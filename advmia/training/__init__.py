@@ -1,1 +1,1 @@
-"""The training methods, the training loop, and the validation after each epoch."""
+"""Training: the methods, the loop, the validation after each epoch, and the picture of its curves."""

@@ -54,7 +54,7 @@ def test_fgsm_takes_one_step_of_eps_from_x() -> None:
     calls = record_calls(model)
     x_adv = fgsm(Budget(EPS, steps=20, step_size=EPS / 8), cross_entropy)(model, x, y, rng=rng)
     direction = (model.weight[1 - y] - model.weight[y]).view_as(x).sign()
-    assert rng.asked == []
+    assert rng.draws == []
     assert len(calls) == 1 and torch.equal(calls[0].x, x)
     torch.testing.assert_close(x_adv, (x + EPS * direction).clamp(0, 1), rtol=0, atol=SLACK)
 

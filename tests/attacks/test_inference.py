@@ -1,4 +1,4 @@
-"""The copy that attacks run on: the same function, always of the present weights, and the network untouched."""
+"""The copy that attacks run on: it computes the network's function, follows its weights and leaves it unchanged."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def logits_of(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def settled(name: str, *, normalized: bool = False) -> nn.Module:
-    """A network whose batch norms are far from the identity."""
+    """Returns a network whose batch norms are far from the identity."""
     torch.manual_seed(0)
     statistics = (IMAGENET_MEAN, IMAGENET_STD) if normalized else (None, None)
     model = build_model(name, 3, mean=statistics[0], std=statistics[1])
@@ -53,28 +53,28 @@ def settled(name: str, *, normalized: bool = False) -> nn.Module:
 def test_same_function(name: str, normalized: bool) -> None:
     """Fails if a batch norm is folded wrongly, into the wrong convolution, or twice."""
     model = settled(name, normalized=normalized)
-    expected, found = logits_of(model, batch()), inference_copy(model, batch())(batch())
-    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+    expected, actual = logits_of(model, batch()), inference_copy(model, batch())(batch())
+    assert (actual - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
 @pytest.mark.parametrize(("name", "left"), [("res18", 0), ("mv2", 0), ("unet", 0), ("segnet", 0), ("chexnet", 62)])
 def test_batch_norms_are_gone(name: str, left: int) -> None:
-    """chexnet's batch norms stand before convolutions, except the stem's and one in each of its 58 dense layers."""
+    """Fails if a batch norm is not folded. Most of chexnet's come before a convolution, so that 62 remain."""
     copy = inference_copy(settled(name), batch())
     assert sum(isinstance(module, nn.BatchNorm2d) for module in copy.modules()) == left
 
 
 @pytest.mark.parametrize("name", ["res18", "mv2"])
 def test_same_gradient(name: str) -> None:
-    """What an attack uses: the sign of the input gradient, but for values that rounding decides."""
+    """Fails if the input gradient differs by more than rounding, of which attacks use the sign."""
     model, x, y = settled(name).eval(), batch(4), torch.tensor([0, 1, 2, 0])
     expected = input_gradient(model, x, y, cross_entropy)
-    found = input_gradient(inference_copy(model, x), x, y, cross_entropy)
-    assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+    actual = input_gradient(inference_copy(model, x), x, y, cross_entropy)
+    assert (actual - expected).abs().max() <= 1e-4 * expected.abs().max()
 
 
 def test_frozen_and_apart() -> None:
-    """The copy shares no tensor with the network, asks for no gradient, and making it changes nothing."""
+    """Fails if the copy shares a tensor with the network, requires a gradient, or making it changes the network."""
     model = unsettle(network("small"))
     before = Snapshot.of(model)
     copy = inference_copy(model, batch())
@@ -87,7 +87,7 @@ def test_frozen_and_apart() -> None:
 
 @pytest.mark.parametrize("change", ["step", "statistics", "load"])
 def test_follows_the_weights(change: str) -> None:
-    """Fails if a training step would be attacked on the weights of an earlier one."""
+    """Fails if the copy has weights or statistics from before a training step or a loading."""
     model = settled("mv2")
     inference_copy(model, batch())
     if change == "step":
@@ -100,17 +100,18 @@ def test_follows_the_weights(change: str) -> None:
     else:
         torch.manual_seed(1)
         model.load_state_dict(build_model("mv2", 3).state_dict())
-    expected, found = logits_of(model, batch()), inference_copy(model, batch())(batch())
-    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+    expected, actual = logits_of(model, batch()), inference_copy(model, batch())(batch())
+    assert (actual - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
 def test_made_once() -> None:
+    """Fails if every call makes a new copy."""
     model = settled("mv2")
     assert inference_copy(model, batch()) is inference_copy(model, batch())
 
 
 def test_released_with_the_network() -> None:
-    """Fails if the copies' table keeps networks in memory."""
+    """Fails if a copy stays in memory after its network."""
     model = settled("mv2")
     copy = weakref.ref(inference_copy(model, batch()))
     del model
@@ -119,7 +120,7 @@ def test_released_with_the_network() -> None:
 
 
 class Misleading(nn.Module):
-    """Its batch norm is registered behind a convolution that does not feed it."""
+    """Its batch norm is registered after a convolution but runs before it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -132,7 +133,7 @@ class Misleading(nn.Module):
 
 
 class Rectified(nn.Module):
-    """A ReLU stands between its convolution and its batch norm, which as in any new network does nothing yet."""
+    """A ReLU runs between its convolution and its batch norm, which does nothing yet, as in any new network."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -145,17 +146,17 @@ class Rectified(nn.Module):
 
 @pytest.mark.parametrize("kind", [Misleading, Rectified])
 def test_a_network_that_cannot_be_folded(kind: type[nn.Module]) -> None:
-    """Fails also when the two are only compared while the network is new, and agree by chance."""
+    """Fails if a batch norm is folded that does not follow the convolution; a new network's outputs do not show it."""
     model = kind()
     inference_copy(model, batch())
     model.train()(batch())
-    found = inference_copy(model, batch())(batch())
-    torch.testing.assert_close(found, logits_of(model, batch()), rtol=0, atol=0)
+    actual = inference_copy(model, batch())(batch())
+    torch.testing.assert_close(actual, logits_of(model, batch()), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", ["pgdat", "trades", "mart", "hat"])
 def test_methods_attack_the_copy(name: str) -> None:
-    """The attack's passes run on the copy, the update's on the network."""
+    """Fails if a method's attack runs on the network, or its update on the copy."""
     model, x = network("small"), batch(4)
     attacked = record_calls(inference_copy(model, x))
     passes = record_calls(model)
@@ -167,7 +168,7 @@ def test_methods_attack_the_copy(name: str) -> None:
 
 @pytest.mark.parametrize("transfer", [False, True])
 def test_evaluation_attacks_the_copy_and_scores_the_network(transfer: bool) -> None:
-    """Fails if what counts as fooled is the copy's opinion."""
+    """Fails if the attack runs on the network itself, or the copy is scored."""
     model, source = network("small"), network("small")
     x = image_data(4).images
     attacked = record_calls(inference_copy(source if transfer else model, to_pixels(torch.from_numpy(x))))
@@ -187,8 +188,10 @@ def test_evaluation_attacks_the_copy_and_scores_the_network(transfer: bool) -> N
 
 
 def test_compiled_copy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same function and gradient; fails when smaller batches are compiled anew, larger ones are not (a run that
-    goes on may meet a short one first), or new weights are not followed."""
+    """Fails if function or gradient differ, new weights are not followed, or the wrong batches are compiled.
+
+    Smaller batches than before must not be compiled, larger ones must: a resumed run may begin with a short batch.
+    """
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # needs no compiler
     model, x, y = settled("mv2").eval(), batch(4), torch.tensor([0, 1, 2, 0])
     compile_copies(model)
@@ -197,8 +200,8 @@ def test_compiled_copy(monkeypatch: pytest.MonkeyPatch) -> None:
         assert isinstance(copy, Compiled)
         for count in (4, 3):
             expected = input_gradient(copy.network, x[:count], y[:count], cross_entropy)
-            found = input_gradient(copy, x[:count], y[:count], cross_entropy)
-            torch.testing.assert_close(found, expected)
+            actual = input_gradient(copy, x[:count], y[:count], cross_entropy)
+            torch.testing.assert_close(actual, expected)
         with torch.no_grad():
             next(model.parameters()).mul_(1.5)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2  # with a gradient; without, in the first check
@@ -207,7 +210,7 @@ def test_compiled_copy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_where_compiling_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    """Fails if a machine without a compiler cannot run, or is not told why it is slow."""
+    """Fails if a run ends for want of a compiler, or there is no warning."""
 
     def broken(network: nn.Module, **_: object) -> object:
         def fail(x: Tensor) -> Tensor:
@@ -218,22 +221,23 @@ def test_where_compiling_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     monkeypatch.setattr(torch, "compile", broken)
     model, x = settled("mv2"), batch()
     compile_copies(model)
-    found = inference_copy(model, x)(x)
-    assert (found - logits_of(model, x)).abs().max() <= 1e-5 * found.abs().max()
-    said = "--compile: torch.compile does not work here (no C++ compiler found); continuing without it"
-    assert capsys.readouterr().err.splitlines() == [said]
+    actual = inference_copy(model, x)(x)
+    assert (actual - logits_of(model, x)).abs().max() <= 1e-5 * actual.abs().max()
+    warning = "--compile: torch.compile does not work here (no C++ compiler found); continuing without it"
+    assert capsys.readouterr().err.splitlines() == [warning]
 
 
 # --- the largest batch -----------------------------------------------------------------------------------------------
 
 
 def test_a_cpu_keeps_its_batch() -> None:
+    """Fails if the batch size changes on a CPU."""
     assert fitting_batch(network("small"), batch(3), 100) == 3
 
 
 @pytest.mark.gpu
 def test_the_batch_that_fits_a_gpu() -> None:
-    """Fails if the batch that is called fitting does not fit, is smaller than asked for, or larger than the list."""
+    """Fails if the batch size does not fit the GPU's memory, is below the given one, or above the limit."""
     device = torch.device("cuda")
     model = settled("mv2").to(device).eval()
     x = batch(4).to(device)

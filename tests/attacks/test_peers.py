@@ -111,7 +111,7 @@ def test_pgd_from_the_same_random_start(classes: int) -> None:
         x_adv = pgd(budget, cross_entropy)(model, x, y, rng=rng)
         torch.manual_seed(5)
         theirs = torchattacks.PGD(model, eps=budget.eps, alpha=budget.step_size, steps=10, random_start=True)(x, y)
-        assert rng.asked == ["uniform"]
+        assert rng.draws == ["uniform"]
         assert share_equal(x_adv, theirs) > 0.998
 
         start = pgd(Budget(budget.eps, 0, 0.0), cross_entropy)(model, x, y, rng=rng)
@@ -132,7 +132,7 @@ def test_the_ascent_of_trades_and_hat(classes: int) -> None:
         x_adv = divergence_ascent(model, x, budget, rng)
         torch.manual_seed(5)
         theirs = torchattacks.TPGD(model, eps=budget.eps, alpha=budget.step_size, steps=10)(x, y)
-        assert rng.asked == ["normal"]
+        assert rng.draws == ["normal"]
         assert share_equal(x_adv, theirs) > 0.99
 
 

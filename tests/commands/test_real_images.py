@@ -49,7 +49,7 @@ def check_results(stem: str, rows: list[tuple[str, str]], scores: tuple[str, ...
 
 
 # Each data set and each model once: which model goes with which data set makes no difference to the code.
-@pytest.mark.parametrize(("dataset", "model"), zip(CLASSES, MODELS, strict=True))
+@pytest.mark.parametrize(("dataset", "model"), list(zip(CLASSES, MODELS, strict=True)))
 def test_every_data_set_and_model(
     dataset: str, model: str, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,7 +72,9 @@ def train_until_save(train: Train, monkeypatch: pytest.MonkeyPatch) -> Callable[
 
 
 # TRADES, MART and PGD-AT have no state but what these have: an optimizer, random streams, a task's best score.
-@pytest.mark.parametrize("name", ["nat", "hat", "findings", pytest.param("masks", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["nat", *(pytest.param(name, marks=pytest.mark.slow) for name in ("hat", "findings", "masks"))]
+)
 def test_killed_after_an_epoch(
     name: str,
     train: Train,
@@ -86,6 +88,7 @@ def test_killed_after_an_epoch(
     assert training_outcome(tmp_path / "killed") == undisturbed(name)
 
 
+@pytest.mark.slow
 def test_killed_within_epochs(
     train: Train, train_until_save: Callable[..., None], undisturbed: Callable[[str], Outcome], tmp_path: Path
 ) -> None:
@@ -99,6 +102,7 @@ def test_killed_within_epochs(
     assert training_outcome(tmp_path / "killed") == undisturbed("pgdat")
 
 
+@pytest.mark.slow
 def test_initial_weights_are_fetched_once(
     train: Train,
     train_until_save: Callable[..., None],

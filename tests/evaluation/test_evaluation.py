@@ -1,4 +1,4 @@
-"""One pass over a list: who makes the examples, who is scored, what is timed, and what is left as it was."""
+"""`evaluate`: which network is attacked, which is scored, what is timed, and that networks are left unchanged."""
 
 from __future__ import annotations
 
@@ -37,8 +37,10 @@ from tests.support.networks import (
 
 @pytest.fixture(autouse=True)
 def attacks_run_on_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """These tests follow single passes; that attacks run on a faithful copy instead is tested in test_inference, and
-    that batches are run in blocks of equal size in test_equal_outcomes."""
+    """Lets attacks run on the network itself and in one block: these tests record its passes.
+
+    test_inference.py tests the copy that attacks run on, and test_equal_outcomes.py the blocks of equal size.
+    """
     monkeypatch.setattr("advmia.evaluation.loop.inference_copy", lambda model, x: model)
     monkeypatch.setattr("advmia.evaluation.loop.Blocks", lambda model, *_: model)
 
@@ -52,8 +54,8 @@ def loader(batch_size: int = 16, count: int = IMAGES, classes: int = 3) -> Evalu
     return EvaluationLoader(image_data(count, classes=classes), batch_size, CPU)
 
 
-class Keeping:
-    """An attack that remembers on what it was made."""
+class Recording:
+    """An attack that records its inputs, and adds `shift` to every pixel."""
 
     def __init__(self, shift: float = 0.0) -> None:
         self.models: list[nn.Module] = []
@@ -70,37 +72,37 @@ class Keeping:
         return x + self.shift
 
 
-# --- who is attacked, who is scored ----------------------------------------------------------------------------------
+# --- the attacked and the scored network -----------------------------------------------------------------------------
 
 
 def test_clean_pass() -> None:
-    """Fails when images and labels lose their order, or the last short batch is dropped."""
+    """Fails if images and labels lose their order, or the last small batch is dropped."""
     model, data = trained(), loader()
     x, y = pixels(IMAGES)
-    found = evaluate(model, data, SINGLE_LABEL)
+    evaluation = evaluate(model, data, SINGLE_LABEL)
     with torch.no_grad():
         predicted = model(x).argmax(dim=1)
-    assert torch.equal(found.outcomes, predicted)
-    assert found.scores["accuracy"] == pytest.approx(float((predicted == y).double().mean()))
-    assert len(found) == IMAGES
-    assert {*found.scores, "attack_success_rate"} == set(SINGLE_LABEL.score_names)
-    assert found.seconds >= 0
+    assert torch.equal(evaluation.outcomes, predicted)
+    assert evaluation.scores["accuracy"] == pytest.approx(float((predicted == y).double().mean()))
+    assert len(evaluation) == IMAGES
+    assert {*evaluation.scores, "attack_success_rate"} == set(SINGLE_LABEL.score_names)
+    assert evaluation.seconds >= 0
 
 
 def test_white_box_by_default() -> None:
-    """Fails when the target itself is not what examples are made on, or the clean images are scored."""
+    """Fails if adversarial images are not made on the target, or the clean images are scored."""
     model, (x, y) = trained(), pixels(IMAGES)
-    attack = Keeping(shift=-0.1)
-    found = evaluate(model, loader(), SINGLE_LABEL, attack)
-    assert all(attacked is model for attacked in attack.models)
+    attack = Recording(shift=-0.1)
+    evaluation = evaluate(model, loader(), SINGLE_LABEL, attack)
+    assert all(network is model for network in attack.models)
     assert torch.equal(torch.cat(attack.x), x) and torch.equal(torch.cat(attack.y), y)
     with torch.no_grad():
-        assert torch.equal(found.outcomes, model(x - 0.1).argmax(dim=1))
-    assert found.scores != evaluate(model, loader(), SINGLE_LABEL).scores
+        assert torch.equal(evaluation.outcomes, model(x - 0.1).argmax(dim=1))
+    assert evaluation.scores != evaluate(model, loader(), SINGLE_LABEL).scores
 
 
 def test_examples_are_made_on_the_source_and_scored_on_the_target() -> None:
-    """Fails when the two change places, or the source is forgotten: to the logits of each image."""
+    """Fails if source and target are swapped, or the source is not used: compares the logits of each image."""
     target, source = trained(seed=0), trained(seed=1)
     x, y = pixels(IMAGES)
     attack = fgsm(Budget(8 / 255, 1, 8 / 255), cross_entropy)
@@ -111,14 +113,14 @@ def test_examples_are_made_on_the_source_and_scored_on_the_target() -> None:
         with torch.no_grad():
             return scored(x_adv)
 
-    found = evaluate(target, loader(), task, attack, source=source).outcomes
-    torch.testing.assert_close(found, by_hand(target, source), rtol=1e-4, atol=1e-4)
+    evaluation = evaluate(target, loader(), task, attack, source=source).outcomes
+    torch.testing.assert_close(evaluation, by_hand(target, source), rtol=1e-4, atol=1e-4)
     for scored, attacked in ((target, target), (source, source), (source, target)):
-        assert (found - by_hand(scored, attacked)).abs().max() > 0.1
+        assert (evaluation - by_hand(scored, attacked)).abs().max() > 0.1
 
 
 def test_an_opposite_source() -> None:
-    """What misleads a linear network makes its negative the surer: transfer and white-box differ by everything."""
+    """Fails if the source is not used: what fools a linear network makes its negative more certain."""
     target, source = LinearNet(2, 16), LinearNet(2, 16)
     with torch.no_grad():
         target.weight.mul_(0.01)
@@ -131,8 +133,8 @@ def test_an_opposite_source() -> None:
     assert accuracies == [0.0, 1.0]
 
 
-def test_target_and_source_get_what_is_theirs() -> None:
-    """Fails when the target is queried by the attack, or the source scored: counts of forward passes."""
+def test_passes_of_target_and_source() -> None:
+    """Fails if the attack runs on the target, or the source is scored: counts the forward passes."""
     target, source = trained(seed=0), trained(seed=1)
     target_calls, source_calls = record_calls(target), record_calls(source)
     evaluate(target, loader(), SINGLE_LABEL, PGD, source=source)
@@ -140,40 +142,42 @@ def test_target_and_source_get_what_is_theirs() -> None:
     assert len(source_calls) == 3 * BUDGET.steps
 
 
-# --- numbers that hold -----------------------------------------------------------------------------------------------
+# --- what the scores depend on ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
 @pytest.mark.parametrize("attacked", [False, True], ids=["clean", "pgd"])
 @pytest.mark.parametrize("transfer", [False, True], ids=["white-box", "transfer"])
 def test_scores_do_not_depend_on_the_batch_size(batch_size: int, attacked: bool, transfer: bool) -> None:
-    """Fails when scores of batches are averaged, or randomness is the batch's."""
+    """Fails if the scores of batches are averaged, or randomness belongs to the batch."""
     model, source = trained(), trained(seed=1) if transfer else None
     attack = PGD if attacked else None
     options = EvaluationOptions((0, "pgd", 8.0))
     expected = evaluate(model, loader(16), SINGLE_LABEL, attack, source=source, options=options)
-    found = evaluate(model, loader(batch_size), SINGLE_LABEL, attack, source=source, options=options)
-    assert found.scores == expected.scores
-    assert torch.equal(found.outcomes, expected.outcomes)
+    evaluation = evaluate(model, loader(batch_size), SINGLE_LABEL, attack, source=source, options=options)
+    assert evaluation.scores == expected.scores
+    assert torch.equal(evaluation.outcomes, expected.outcomes)
     assert 0 < expected.scores["accuracy"] < 1
 
 
-def test_noise_is_the_lists_rows_not_the_loaders_places() -> None:
-    """Fails when a part of the list is attacked with other noise than the same images in the whole list."""
+def test_noise_belongs_to_the_index_in_the_list() -> None:
+    """Fails if a part of the list is attacked with other noise than the same images in the whole list."""
     data = image_data(12)
-    whole, part = Keeping(), Keeping()
-    evaluate(trained(), EvaluationLoader(data, 5, CPU), SINGLE_LABEL, whole, options=EvaluationOptions((0,)))
+    whole_list, part = Recording(), Recording()
+    evaluate(trained(), EvaluationLoader(data, 5, CPU), SINGLE_LABEL, whole_list, options=EvaluationOptions((0,)))
     some = replace(data, indices=np.array([3, 7, 8]))
-    found = evaluate(trained(), EvaluationLoader(some, 2, CPU), SINGLE_LABEL, part, options=EvaluationOptions((0,)))
-    assert torch.equal(torch.cat(part.noise), torch.cat(whole.noise)[[3, 7, 8]])
-    assert len(found) == 3
+    evaluation = evaluate(
+        trained(), EvaluationLoader(some, 2, CPU), SINGLE_LABEL, part, options=EvaluationOptions((0,))
+    )
+    assert torch.equal(torch.cat(part.noise), torch.cat(whole_list.noise)[[3, 7, 8]])
+    assert len(evaluation) == 3
 
 
 def test_scope_names_the_noise() -> None:
-    """Fails when all attacks of a run start at the same points, or a repeated run at others."""
+    """Fails if all attacks of a run start at the same points, or a repeated run starts at others."""
 
     def noise(*scope: object) -> Tensor:
-        attack = Keeping()
+        attack = Recording()
         evaluate(trained(), loader(count=6), SINGLE_LABEL, attack, options=EvaluationOptions(scope))
         return torch.cat(attack.noise)
 
@@ -185,20 +189,20 @@ def test_scope_names_the_noise() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_outputs(dtype: torch.dtype) -> None:
-    """Fails when meters or outcomes meet half precision."""
+    """Fails if meters or outcomes cannot take outputs in half precision."""
     model = trained()
     half = Wrapped(model, lambda logits: logits.to(dtype))
     expected = evaluate(model, loader(), SINGLE_LABEL).outcomes
-    found = evaluate(half, loader(), SINGLE_LABEL).outcomes
-    assert (found != expected).sum() <= 2
+    evaluation = evaluate(half, loader(), SINGLE_LABEL).outcomes
+    assert (evaluation != expected).sum() <= 2
 
 
-# --- nothing is left behind ------------------------------------------------------------------------------------------
+# --- networks are left unchanged -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("attacked", [False, True], ids=["clean", "pgd"])
 def test_networks_are_as_before(attacked: bool) -> None:
-    """Fails when validation leaves the network in eval mode, moves its batch statistics, or gathers gradients."""
+    """Fails if the network is left in eval mode, or its running statistics or gradients change."""
     model, source = unsettle(network("small")), unsettle(network("small-normalized"))
     before = Snapshot.of(model), Snapshot.of(source)
     evaluate(model, loader(), SINGLE_LABEL, PGD if attacked else None, source=source)
@@ -208,7 +212,7 @@ def test_networks_are_as_before(attacked: bool) -> None:
 
 
 def test_networks_are_as_before_when_the_pass_fails() -> None:
-    """Fails without try/finally around the scoring."""
+    """Fails if an error while scoring leaves the network in eval mode."""
 
     def fail(logits: Tensor) -> Tensor:
         raise RuntimeError("out of memory")
@@ -221,28 +225,28 @@ def test_networks_are_as_before_when_the_pass_fails() -> None:
 
 
 def test_network_in_training_is_scored_in_eval_mode() -> None:
-    """Fails when validation scores with dropout and the batch's own statistics."""
+    """Fails if a network in training is scored with dropout or the batch's statistics."""
     model = trained()
     expected = evaluate(model, loader(), SINGLE_LABEL).outcomes
     calls = record_calls(model.train())
     model.dropout.p = 0.9
-    found = evaluate(model, loader(), SINGLE_LABEL)
-    assert torch.equal(found.outcomes, expected)
+    evaluation = evaluate(model, loader(), SINGLE_LABEL)
+    assert torch.equal(evaluation.outcomes, expected)
     assert all(call.training == frozenset() for call in calls)
 
 
 def test_outcomes_carry_no_graph() -> None:
-    """Fails when scoring keeps the graph of every batch in memory."""
-    found = evaluate(trained(), loader(), replace(SINGLE_LABEL, outcome=lambda logits, y: logits))
-    assert not found.outcomes.requires_grad
-    assert found.outcomes.shape == (IMAGES, 3)
+    """Fails if scoring keeps the graph of every batch in memory."""
+    evaluation = evaluate(trained(), loader(), replace(SINGLE_LABEL, outcome=lambda logits, y: logits))
+    assert not evaluation.outcomes.requires_grad
+    assert evaluation.outcomes.shape == (IMAGES, 3)
 
 
 # --- time ------------------------------------------------------------------------------------------------------------
 
 
 class Clock:
-    """A clock that goes on only when it is told to."""
+    """A clock that advances only when `pass_` is called."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -253,7 +257,7 @@ class Clock:
 
 @pytest.mark.parametrize(("attacked", "expected"), [(False, 3 * 1.0), (True, 3 * 100.0)], ids=["clean", "attack"])
 def test_time_is_the_attacks_alone(attacked: bool, expected: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails when loading or scoring counts as the attack's time; a clean pass's time is the network's."""
+    """Fails if loading or scoring counts as the attack's time. The time of a clean pass is the network's."""
     clock = Clock()
     monkeypatch.setattr(loop, "_now", lambda device: clock.seconds)
 
@@ -272,8 +276,8 @@ def test_time_is_the_attacks_alone(attacked: bool, expected: float, monkeypatch:
                 yield batch
 
     model = Wrapped(trained(), score)
-    found = evaluate(model, SlowLoader(loader().data, 16, CPU), SINGLE_LABEL, attack if attacked else None)
-    assert found.seconds == pytest.approx(expected)
+    evaluation = evaluate(model, SlowLoader(loader().data, 16, CPU), SINGLE_LABEL, attack if attacked else None)
+    assert evaluation.seconds == pytest.approx(expected)
 
 
 # --- several batches -------------------------------------------------------------------------------
@@ -282,8 +286,8 @@ def test_time_is_the_attacks_alone(attacked: bool, expected: float, monkeypatch:
 @pytest.mark.parametrize(
     ("limit", "value"), [("WAVE_BYTES", 2 * 16 * 3 * 16 * 16 * 4 + 1), ("WAVE_BATCHES", 2)], ids=["bytes", "batches"]
 )
-def test_images_that_leave_are_replaced(limit: str, value: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails when an attack that drops images is given a single batch, or more than fits in a wave; others get one."""
+def test_waves_of_early_stopping_attacks(limit: str, value: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if early-stopping attacks get one batch or more than a wave, or other attacks more than one batch."""
     monkeypatch.setattr(loop, limit, value)  # two batches, or two and a byte
     sizes: list[int] = []
 
@@ -307,11 +311,11 @@ def test_images_that_leave_are_replaced(limit: str, value: int, monkeypatch: pyt
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf], ids=str)
 @pytest.mark.parametrize("attacked", [False, True], ids=["clean", "fgsm"])
-def test_outputs_that_are_not_finite_are_no_scores(value: float, attacked: bool) -> None:
-    """Fails when NaN logits are scored: argmax calls them class 0, and no attack changes that."""
+def test_outputs_that_are_not_finite_are_refused(value: float, attacked: bool) -> None:
+    """Fails if NaN logits are scored: argmax would count them as class 0."""
     model = trained()
     with torch.no_grad():
-        model.linear.bias[1] = value
+        model.get_parameter("linear.bias")[1] = value
     before = Snapshot.of(copy.deepcopy(model))
     attack = fgsm(Budget(8 / 255, 1, 8 / 255), cross_entropy) if attacked else None
     with pytest.raises(UserError, match=r"fgsm eps 8: .*not all finite") as caught:
@@ -326,14 +330,14 @@ def test_outputs_that_are_not_finite_are_no_scores(value: float, attacked: bool)
 @pytest.mark.gpu
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
 def test_outcomes_on_a_gpu_do_not_depend_on_the_batch_size(batch_size: int) -> None:
-    """Streams of the device; fails when they are the batch's. Rounding may turn one image in forty."""
+    """Fails if random streams belong to the batch. Rounding may change the outcome of one image in forty."""
     device = torch.device("cuda:0")
     model = trained().to(device)
     data = image_data(IMAGES)
-    found = [
+    evaluations = [
         evaluate(model, EvaluationLoader(data, size, device), SINGLE_LABEL, PGD, options=EvaluationOptions((0,)))
         for size in (16, batch_size)
     ]
-    assert (found[0].outcomes != found[1].outcomes).sum() <= 1
-    assert found[0].outcomes.device == CPU
-    assert found[0].seconds > 0
+    assert (evaluations[0].outcomes != evaluations[1].outcomes).sum() <= 1
+    assert evaluations[0].outcomes.device == CPU
+    assert evaluations[0].seconds > 0

@@ -1,4 +1,4 @@
-"""Transfer through the three test scripts: where the surrogate comes from, and that it is the one attacked."""
+"""Transfer attacks by the three test scripts: what the source is by default, and that it is what is attacked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from advmia.data.phantoms import make_phantoms
 from advmia.models import build_model
 from tests.support.running import run_main
 
-pytestmark = pytest.mark.usefixtures("few_steps")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_steps")]
 PGD = ["--attacks", "pgd", "--epsilons", "8"]
 
 
@@ -24,7 +24,7 @@ class Script:
     dataset: str
     models: tuple[str, str]  # the target's network and another
     classes: int
-    images: int = 24  # as few as the scores allow
+    images: int = 24  # the fewest for which all scores are defined
 
     @property
     def words(self) -> list[str]:
@@ -41,7 +41,7 @@ SCRIPTS = [
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Phantoms in ./data, and for each script two sets of weights of its first network and one of its other."""
+    """Phantoms in ./data and, for each script, two checkpoints of its first network and one of its other."""
     folder = tmp_path_factory.mktemp("transfer")
     make_phantoms(folder / "data", ["mel2017", "xray"], count=24, size=32)
     for script in SCRIPTS:
@@ -52,8 +52,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def attacked(script: Script, place: Path, monkeypatch: pytest.MonkeyPatch, *surrogate: str) -> dict[str, Any] | int:
-    """The record that the script leaves, or its exit status where it refuses."""
+def result_of(script: Script, place: Path, monkeypatch: pytest.MonkeyPatch, *surrogate: str) -> dict[str, Any] | int:
+    """Returns the JSON result of the script, or its exit status if it fails."""
     monkeypatch.chdir(place)
     out = place / "results" / "-".join([script.dataset, *surrogate])
     target = ["--targetModel", script.models[0], "--targetWeight", f"{script.dataset}-one"]
@@ -69,10 +69,10 @@ def attacked(script: Script, place: Path, monkeypatch: pytest.MonkeyPatch, *surr
 def test_surrogate_defaults_to_the_target(
     script: Script, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """Weights alone, the network alone, both or neither; fails when one is dropped or takes the other's place."""
+    """Fails if the source is not what the flags state: its weights, its network, both or neither."""
 
     def run(*surrogate: str) -> dict[str, Any]:
-        record = attacked(script, place, monkeypatch, *surrogate)
+        record = result_of(script, place, monkeypatch, *surrogate)
         assert isinstance(record, dict)
         return record
 
@@ -87,14 +87,14 @@ def test_surrogate_defaults_to_the_target(
     assert source(white_box) == source(model_alone) == (first, f"{script.dataset}-one")
     assert source(weights_alone) == (first, f"{script.dataset}-two")
     assert source(both) == (other, f"{script.dataset}-other")
-    # The target's clean outcomes are the same each time; what each source finds is its own.
+    # The clean outcomes of the target are the same each time; those under attack depend on the source.
     outcomes = [[row["outcomes"] for row in record["rows"]] for record in (white_box, model_alone, weights_alone, both)]
     assert outcomes[0] == outcomes[1]
     assert outcomes[0][0] == outcomes[2][0] == outcomes[3][0]
-    if script.name != "testCls.py":  # logits and overlaps; classes predicted by untrained networks may well agree
-        assert len({str(found[1]) for found in outcomes[1:]}) == 3
+    if script.name != "testCls.py":  # logits and overlaps; the classes that untrained networks predict may be equal
+        assert len({str(rows[1]) for rows in outcomes[1:]}) == 3
 
-    # The other network alone cannot take the target's weights: said in a line.
-    assert attacked(script, place, monkeypatch, "--surrogateModel", other) == 2
+    # The other network cannot take the target's weights, which the error line says.
+    assert result_of(script, place, monkeypatch, "--surrogateModel", other) == 2
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert f"{script.dataset}-one" in message and other in message

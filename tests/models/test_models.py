@@ -19,6 +19,13 @@ from torch import Tensor, nn
 from advmia.errors import UserError
 from advmia.models import MODELS, Normalize, build_model, classes_of_weights, find_model, identify
 
+PUBLISHED = {  # the networks of the published code, with the class names that its checkpoint files begin with
+    "res18": "ResNet",
+    "mv2": "MobileNetV2",
+    "chexnet": "DenseNet121",
+    "unet": "UNet",
+    "segnet": "SegNet",
+}
 CLASSIFIERS = [name for name, spec in MODELS.items() if spec.kind == "classification"]
 SEGMENTERS = [name for name, spec in MODELS.items() if spec.kind == "segmentation"]
 WEIGHTS_FILE = "densenet121-a639ec97.pth"
@@ -101,10 +108,10 @@ def test_state_dict_names_and_shapes(reference_shapes: dict[str, dict[str, list[
         classes = expected[MODELS[name].head][0]
         shapes = {entry: list(value.shape) for entry, value in meta_model(name, classes).state_dict().items()}
         assert shapes == expected, name
-    assert list(reference_shapes) == list(MODELS)
+    assert list(reference_shapes) == list(PUBLISHED)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_logits(name: str, reference_logits: dict[str, dict]) -> None:
     """Fails if a network computes something else than the reference's with the same weights."""
     record = reference_logits[name]
@@ -123,13 +130,7 @@ def test_logits(name: str, reference_logits: dict[str, dict]) -> None:
 
 def test_class_names_of_checkpoint_files() -> None:
     """Fails if checkpoint file names change, or a spec is registered under another name than its own."""
-    assert {name: spec.class_name for name, spec in MODELS.items()} == {
-        "res18": "ResNet",
-        "mv2": "MobileNetV2",
-        "chexnet": "DenseNet121",
-        "unet": "UNet",
-        "segnet": "SegNet",
-    }
+    assert PUBLISHED.items() <= {name: spec.class_name for name, spec in MODELS.items()}.items()
     assert all(name == spec.name for name, spec in MODELS.items())
 
 
@@ -252,7 +253,7 @@ def test_cam_layer_is_the_map_that_the_classifier_averages(name: str) -> None:
 
 def test_segmentation_networks_have_no_cam_layer() -> None:
     """Fails if Grad-CAM is offered for a network without one class for each image."""
-    assert [MODELS[name].cam_layer for name in SEGMENTERS] == [None, None]
+    assert all(MODELS[name].cam_layer is None for name in SEGMENTERS)
 
 
 # --- initial weights -------------------------------------------------------------------------------------------------

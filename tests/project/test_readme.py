@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import pytest
 
 from advmia.cli.tools import tools_parser
 from tests.support.downloads import make_chest, make_covid, make_isic, make_mesidor, make_npz
-from tests.support.running import ROOT, run_main, run_process
+from tests.support.running import ROOT, run_main
 
 TEST = ["--imgSize", "16", "--gpu", "cpu", "--dataRoot", "phantoms"]
 TRAIN = [*TEST, "--epoch", "1", "--bs", "8"]
@@ -40,7 +39,7 @@ NOT_RUN_HERE = {
     "scripts/sweep_eps.sh": "is listed below, and run by test_sweeps.py",
     "scripts/reproduce.sh": "likewise",
     **{f"scripts/survey/{name}.sh": "is run by test_survey_scripts.py" for name in SURVEY},
-    "torchrun": "is run by test_processes.py",
+    "torchrun": "is run by test_distributed.py",
     "sbatch": "likewise, with a stand-in for Slurm",
 }
 
@@ -95,13 +94,14 @@ def test_the_survey_is_whole() -> None:
     assert there == set(SURVEY)
 
 
-def test_sweeps_are_listed() -> None:
+@pytest.mark.slow
+def test_sweeps_are_listed(warm_interpreter: Path) -> None:
     """Fails if the README's sweeps have a flag that no command takes."""
     sweeps = [words for words in readme_commands() if words[0] in ("scripts/sweep_eps.sh", "scripts/reproduce.sh")]
     assert len(sweeps) == 2
     for words in sweeps:
         command = [*words, "--dryRun", "--dataRoot", "nowhere"]
-        environment = os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+        environment = os.environ | {"PYTHON": str(warm_interpreter), "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0 and "-m advmia tables" in done.stdout, done.stderr
 
@@ -119,12 +119,19 @@ def test_script(script: str, methods: tuple[str, ...], tmp_path: Path, warm_inte
     assert (tmp_path / "out" / "melBin[phantom]__mv2.png").exists()
 
 
-@pytest.mark.parametrize(
-    "script", ["trainCls", "trainChex", "trainSeg", "testCls", "testChex", "testSeg", "gradVisual"]
-)
-def test_help(script: str, tmp_path: Path, warm_interpreter: Path) -> None:
-    done = run_process(f"{script}.py", "--help", cwd=tmp_path, python=warm_interpreter)
-    assert done.returncode == 0 and f"example: python {script}.py" in done.stdout
+def test_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Fails if the help of a script has no example of its use."""
+    for script in (
+        "trainCls.py",
+        "trainChex.py",
+        "trainSeg.py",
+        "testCls.py",
+        "testChex.py",
+        "testSeg.py",
+        "gradVisual.py",
+    ):
+        assert run_main(monkeypatch, [script, "--help"]) == 0
+        assert f"example: python {script}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("tool", ["prepare", "phantoms", "tables", "where"])

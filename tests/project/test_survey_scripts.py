@@ -126,6 +126,7 @@ echo >> '{log}'
 """
 
 
+@pytest.mark.slow
 def test_the_whole_survey_is_listed(phantoms: Path, tmp_path: Path) -> None:
     """Fails if a training of the survey is missing or has another beta or step size than the survey's, if a command has
     a flag that the script refuses, or if evaluate.sh does not test each network once: under attack itself and, of the

@@ -1,4 +1,4 @@
-"""scripts/sweep_eps.sh and scripts/reproduce.sh as real processes: listed, run, killed, failing, started again."""
+"""scripts/sweep_eps.sh and scripts/reproduce.sh as real processes: what they list and run, and how they resume."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,21 @@ import pytest
 from advmia.data.phantoms import make_phantoms
 from tests.support.running import ROOT
 
+pytestmark = pytest.mark.slow
 TAIL = "maxLR0.01_weightDecay0.001"
 NATURAL = f"MobileNetV2_melBin_nat_class2_{TAIL}"
 HAT = f"MobileNetV2_melBin_hat_beta6_class2_ADV8-255_10_2-255_{TAIL}"
 TINY = ["--imgSize", 16, "--limit", 8, "--epoch", 2, "--bs", 8, "--gpu", "cpu", "--workers", 1, "--attacks", "fgsm"]
 HAT_SWEEP = ["--dataset", "melBin", "--model", "mv2", "--methods", "hat", "nat", "--eps", 8, "--epsilons", 8]
-ENVIRONMENT = os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_python(warm_interpreter: Path) -> Iterator[None]:
+    """Lets the scripts use the warm interpreter, but for those that are killed: a kill does not reach its processes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ENVIRONMENT, "PYTHON", str(warm_interpreter))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -45,24 +55,24 @@ def sweep(*words: object, script: str = "sweep_eps.sh", **environment: str) -> s
 
 
 def sweep_well(*words: object, **environment: str) -> str:
-    done = sweep(*words, **environment)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    process = sweep(*words, **environment)
+    assert process.returncode == 0, process.stdout + process.stderr
+    return process.stdout
 
 
-def killed_sweep(*words: object, once: Path, says: str) -> None:
-    """Starts a sweep, and kills it and all its children once a log says something."""
+def killed_sweep(*words: object, log: Path, text: str) -> None:
+    """Starts a sweep, and kills it and all its children once a log has a text in it."""
     process = subprocess.Popen(
         [ROOT / "scripts" / "sweep_eps.sh", *map(str, words)],
-        env=ENVIRONMENT,
+        env=ENVIRONMENT | {"PYTHON": sys.executable},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
     try:
         end = time.monotonic() + 120
-        while not (once.exists() and says in once.read_text()):
-            assert process.poll() is None and time.monotonic() < end, f"{once} never said {says}"
+        while not (log.exists() and text in log.read_text()):
+            assert process.poll() is None and time.monotonic() < end, f"{log} never had {text} in it"
             time.sleep(0.002)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
@@ -78,30 +88,30 @@ def record(path: Path) -> dict:
 
 
 @pytest.fixture(scope="module")
-def whole(data: Path, warm_interpreter: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder of an undisturbed sweep, and what it printed."""
-    out = tmp_path_factory.mktemp("whole") / "out"
-    return out, sweep_well(*HAT_SWEEP, *TINY, "--dataRoot", data, "--out", out, PYTHON=str(warm_interpreter))
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    return out, sweep_well(*HAT_SWEEP, *TINY, "--dataRoot", data, "--out", out)
 
 
-def test_a_sweep_runs_what_it_lists(data: Path, whole: tuple[Path, str], warm_interpreter: Path) -> None:
+def test_a_sweep_runs_what_it_lists(data: Path, undisturbed: tuple[Path, str]) -> None:
     """Fails if other commands are run than listed, in another order, or their output is not on screen and in logs."""
-    out, printed = whole
+    out, printed = undisturbed
     words = [*HAT_SWEEP, *TINY, "--dataRoot", data, "--out", out, "--dryRun"]
-    listed = sweep_well(*words, PYTHON=str(warm_interpreter)).splitlines()
+    listed = sweep_well(*words).splitlines()
     steps = ["train_melBin_mv2_nat", "test_melBin_mv2_nat", "train_melBin_mv2_hat_eps8", "test_melBin_mv2_hat_eps8"]
     steps.append("tables_melBin")
     assert re.findall(r"^\[\d/5\] (.*)$", printed, re.M) == steps
     logs = [(out / "logs" / f"{step}.log").read_text() for step in steps]
     assert [log.splitlines()[0] for log in logs] == [f"$ {line}" for line in listed]
     assert all(log.partition("\n")[2] in printed for log in logs)
-    assert [re.findall(r"^epoch (\d)/2 loss", logs[place], re.M) for place in (0, 2)] == [["1", "2"]] * 2
+    assert [re.findall(r"^epoch (\d)/2 loss", logs[index], re.M) for index in (0, 2)] == [["1", "2"]] * 2
     assert (out / "tables" / "tables.md").read_text() in printed
     assert len(list((out / "logs").glob("*.log"))) == len(steps)
 
 
 def scores(out: Path) -> str:
-    """The tables without that of the seconds, which no two runs share; it is the last."""
+    """Returns the tables but for the last, which holds seconds."""
     tables, _, costs = (
         (out / "tables" / "tables.md").read_text().partition("\n\nmelBin[phantom], mv2: seconds an epoch")
     )
@@ -109,20 +119,20 @@ def scores(out: Path) -> str:
     return tables
 
 
-def test_a_killed_sweep_goes_on_to_the_same_tables(data: Path, tmp_path: Path, whole: tuple[Path, str]) -> None:
-    """Fails if a killed sweep takes an unfinished or foreign checkpoint for its own, or repeats finished work."""
-    out, cut = whole[0], tmp_path / "cut"
+def test_a_killed_sweep_resumes(data: Path, tmp_path: Path, undisturbed: tuple[Path, str]) -> None:
+    """Fails if a killed sweep uses an unfinished or foreign checkpoint, repeats work or makes other tables."""
+    out, cut = undisturbed[0], tmp_path / "cut"
     table = scores(out)
     assert "| nat" in table and "| hat 8" in table
 
     (cut / "clsCkpt").mkdir(parents=True)
     (cut / "clsCkpt" / HAT).write_bytes(b"someone else's")
     words = [*HAT_SWEEP, *TINY, "--dataRoot", data, "--out", cut]
-    killed_sweep(*words, once=cut / "logs" / "train_melBin_mv2_nat.log", says="epoch 1/2")
+    killed_sweep(*words, log=cut / "logs" / "train_melBin_mv2_nat.log", text="epoch 1/2")
     assert record(cut / "clsCkpt" / f"{NATURAL}.json")["finished"] is False
-    killed_sweep(*words, once=cut / "logs" / "test_melBin_mv2_nat.log", says="nat acc")
+    killed_sweep(*words, log=cut / "logs" / "test_melBin_mv2_nat.log", text="nat acc")
     trained = (cut / "clsCkpt" / NATURAL).stat().st_mtime_ns
-    killed_sweep(*words, once=cut / "logs" / "train_melBin_mv2_hat_eps8.log", says="epoch 1/2")
+    killed_sweep(*words, log=cut / "logs" / "train_melBin_mv2_hat_eps8.log", text="epoch 1/2")
     assert record(cut / "clsCkpt" / f"{HAT}.json")["finished"] is False
     sweep_well(*words)
     assert scores(cut) == table
@@ -133,23 +143,21 @@ def test_a_killed_sweep_goes_on_to_the_same_tables(data: Path, tmp_path: Path, w
         assert (cut / "clsCkpt" / name).read_bytes() == (out / "clsCkpt" / name).read_bytes()
 
 
-def test_a_failing_step_ends_the_sweep(
-    data: Path, tmp_path: Path, whole: tuple[Path, str], warm_interpreter: Path
-) -> None:
+def test_a_failing_step_ends_the_sweep(data: Path, tmp_path: Path, undisturbed: tuple[Path, str]) -> None:
     """Fails if a sweep goes on after a failure, hides it, or harms what was finished."""
     root, out = tmp_path / "data", tmp_path / "out"
     shutil.copytree(data, root)
-    shutil.copytree(whole[0], out)
-    listed = (root / "mel2017/testbin.csv").read_text().split()[3].split(",")[0]
-    image = root / "mel2017/img" / listed
+    shutil.copytree(undisturbed[0], out)
+    name = (root / "mel2017/testbin.csv").read_text().split()[3].split(",")[0]
+    image = root / "mel2017/img" / name
     image.write_bytes(image.read_bytes()[:100])
     before = contents(out)
 
-    done = sweep(*HAT_SWEEP, *TINY, "--dataRoot", root, "--out", out, PYTHON=str(warm_interpreter))
+    process = sweep(*HAT_SWEEP, *TINY, "--dataRoot", root, "--out", out)
     log = out / "logs" / "train_melBin_mv2_nat.log"
-    assert done.returncode == 2
-    assert done.stderr.endswith(f"; log: {log}\n") and done.stderr.count("\n") == 1
-    assert f"cannot read {image}" in log.read_text() and f"cannot read {image}" in done.stdout
+    assert process.returncode == 2
+    assert process.stderr.endswith(f"; log: {log}\n") and process.stderr.count("\n") == 1
+    assert f"cannot read {image}" in log.read_text() and f"cannot read {image}" in process.stdout
     after = contents(out)
     assert after.pop(f"logs/{log.name}").startswith(before.pop(f"logs/{log.name}"))  # the first run's log goes on
     assert after == before
@@ -162,21 +170,21 @@ def listed_commands(text: str) -> list[list[str]]:
 def test_reproduce_lists_the_survey(tmp_path: Path) -> None:
     """Fails if a run of the survey is missing or twice, hat stands before its helper, or listing leaves anything."""
     out = tmp_path / "two words"
-    done = sweep("mesidorBin", "--dryRun", "--out", out, "--gpu", 0, script="reproduce.sh", PYTHON=sys.executable)
-    assert done.returncode == 0, done.stderr
-    commands = listed_commands(done.stdout)
+    process = sweep("mesidorBin", "--dryRun", "--out", out, "--gpu", 0, script="reproduce.sh")
+    assert process.returncode == 0, process.stderr
+    commands = listed_commands(process.stdout)
     trainings = [words for words in commands if words[1] == "trainCls.py"]
     tests = [words for words in commands if words[1] == "testCls.py"]
     assert len(commands) == 2 * len(trainings) + 1 == 2 * 3 * (1 + 4 * 4) + 1
     assert len({tuple(words) for words in commands}) == len(commands)
     assert commands[-1][1:] == ["-m", "advmia", "tables", f"{out}/results", "--out", f"{out}/tables"]
-    # trainCls says where each network goes: its test and, of a natural one, hat's trainings name the same file.
+    # The name that a training gives its checkpoint is the one that its test and hat's trainings use.
     targets = [words[words.index("--targetWeight") + 1] for words in tests]
-    for place, words in enumerate(commands):
-        assert words[0] == sys.executable and words.count("--gpu") == (words is not commands[-1])
+    for index, words in enumerate(commands):
+        assert words[0] == ENVIRONMENT["PYTHON"] and words.count("--gpu") == (words is not commands[-1])
         if "--helperWeight" in words:
             helper = words[words.index("--helperWeight") + 1]
-            assert any(helper in earlier and earlier[1] == "testCls.py" for earlier in commands[:place])
+            assert any(helper in earlier and earlier[1] == "testCls.py" for earlier in commands[:index])
             assert words[words.index("--helperModel") + 1] == words[words.index("--model") + 1]
     assert len(set(targets)) == len(targets) and f"{out}/clsCkpt/ResNet_mesidorBin_nat_class2_{TAIL}" in targets
     assert f"{out}/clsCkpt/DenseNet121_mesidorBin_hat_beta12_class2_ADV4-255_10_1-255_{TAIL}" in targets
@@ -189,14 +197,14 @@ def test_help_from_any_folder(script: str) -> None:
     texts = []
     for folder, words in ((ROOT, [f"scripts/{script}"]), (ROOT / "scripts", [f"./{script}"]), (ROOT / "tests", [])):
         command = [*(words or [str(ROOT / "scripts" / script)]), "--help"]
-        done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stderr) == (0, "")
-        texts.append(done.stdout)
+        process = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+        assert (process.returncode, process.stderr) == (0, "")
+        texts.append(process.stdout)
     assert f"scripts/{script} " in texts[0] and "#" not in texts[0] and len(set(texts)) == 1
 
 
 def test_hat_alone_has_its_helper_trained(tmp_path: Path) -> None:
-    """Fails if hat is listed without the natural network that helps it, or that network is tested unasked."""
+    """Fails if hat is listed without the training of its natural helper, or if the helper is tested as well."""
     commands = listed_commands(sweep_well(*HAT_SWEEP, "--methods", "hat", "--dryRun", "--out", tmp_path / "out"))
     scripts = ["trainCls.py", "trainCls.py", "testCls.py", "-m"]
     assert [words[1] for words in commands] == scripts
@@ -206,7 +214,7 @@ def test_hat_alone_has_its_helper_trained(tmp_path: Path) -> None:
 
 
 def test_flags_go_where_they_belong(tmp_path: Path) -> None:
-    """Fails when a flag that one command alone knows goes to both, which the other refuses."""
+    """Fails if a flag that only one command has is given to the other, which refuses it."""
     listed = sweep_well(*HAT_SWEEP, "--saveEvery", 5, "--autoBatch", "--bs", 8, "--dryRun", "--out", tmp_path / "out")
     for line in listed.splitlines()[:-1]:
         assert ("--saveEvery 5" in line) == ("--resume" in line) == ("trainCls.py" in line)
@@ -214,7 +222,7 @@ def test_flags_go_where_they_belong(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "message"),
     [
         (["--methods"], "a data set, a model, a method, a training eps"),
         (["--attacks", "pdg"], "testCls.py: error: argument --attacks: unknown name 'pdg'"),
@@ -222,11 +230,11 @@ def test_flags_go_where_they_belong(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_bad_flags_are_refused_before_any_work(words: list[object], says: str, tmp_path: Path) -> None:
-    """Fails if a flag that only a later command refuses is found after the first training."""
-    done = sweep(*HAT_SWEEP, "--out", tmp_path / "out", *words)
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
-    assert says in done.stderr
+def test_bad_flags_are_refused_before_any_work(words: list[object], message: str, tmp_path: Path) -> None:
+    """Fails if a flag that a later command refuses is refused only after the first training."""
+    process = sweep(*HAT_SWEEP, "--out", tmp_path / "out", *words)
+    assert (process.returncode, process.stdout, process.stderr.count("\n")) == (2, "", 1), process.stderr
+    assert message in process.stderr
     assert not list(tmp_path.iterdir())
 
 
@@ -237,5 +245,5 @@ def test_only_one_sweep_writes_to_a_folder(data: Path, tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     with (tmp_path / "logs" / ".lock").open("w") as lock:
         subprocess.run(["flock", "-n", str(lock.fileno())], pass_fds=[lock.fileno()], check=True)
-        done = sweep(*HAT_SWEEP, *TINY, "--dataRoot", data, "--out", tmp_path)
-    assert done.returncode == 2 and f"another sweep is writing to {tmp_path}" in done.stderr
+        process = sweep(*HAT_SWEEP, *TINY, "--dataRoot", data, "--out", tmp_path)
+    assert process.returncode == 2 and f"another sweep is writing to {tmp_path}" in process.stderr

@@ -159,9 +159,9 @@ def test_on_a_gpu(precision: str) -> None:
     model, (x, _) = network("res18").to(device).eval(), pixels(4)
     exact = model.cpu().double()(x.double())
     with torch.no_grad(), chosen.autocast(device):
-        found = model.float().to(device)(x.to(device)).double().cpu()
+        actual = model.float().to(device)(x.to(device)).double().cpu()
     allowed = {"fp32": 1e-5, "tf32": 5e-3, "bf16": 5e-2}[precision]
-    assert (found - exact).abs().max() <= allowed * exact.abs().max()
+    assert (actual - exact).abs().max() <= allowed * exact.abs().max()
 
 
 @pytest.mark.slow

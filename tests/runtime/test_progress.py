@@ -103,7 +103,7 @@ def test_bars_on_a_terminal_and_lines_elsewhere(tmp_path: Path) -> None:
     assert re.search(rf"validation under attack: .* images/s, accuracy {number}\]", shown)
 
     again = [*words, "--saveDir", "other"]
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, ROOT / again[0], *again[1:]],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
@@ -112,6 +112,6 @@ def test_bars_on_a_terminal_and_lines_elsewhere(tmp_path: Path) -> None:
         check=True,
     )
     plain = r"epoch \d/2 loss .* s( \(best so far\))?|best epoch \d: .*"
-    for text in (printed, done.stdout):
+    for text in (printed, process.stdout):
         assert len(text.splitlines()) == 3 and all(re.fullmatch(plain, line) for line in text.splitlines())
-    assert [line.split()[0] for line in done.stderr.splitlines()] == ["training"]
+    assert [line.split()[0] for line in process.stderr.splitlines()] == ["training"]

@@ -1,4 +1,4 @@
-"""What the tests of attacks, methods, training and evaluation share: small networks, data in memory, stub noise."""
+"""What tests of attacks, methods, training and evaluation share: small networks, images in memory, fixed noise."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class SmallSegmenter(nn.Module):
 
 
 class LinearNet(nn.Module):
-    """Logits linear in the pixels, so that the best perturbation is known: eps times a sign."""
+    """A linear network, whose best perturbation is known: eps times a sign."""
 
     def __init__(self, classes: int, size: int, seed: int = 0) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class LinearNet(nn.Module):
 
 
 class Wrapped(nn.Module):
-    """A network whose logits pass through `change`."""
+    """A network whose logits are passed through `change`."""
 
     def __init__(self, model: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ NETWORKS = CLASSIFIERS | SEGMENTERS
 
 
 def network(name: str, classes: int = 3) -> nn.Module:
-    """A new copy, in train mode, always with the same random weights."""
+    """Returns a new copy of the network, in train mode, always with the same random weights."""
     return copy.deepcopy(_network(name, classes))
 
 
@@ -135,10 +135,10 @@ def _network(name: str, classes: int) -> nn.Module:
 
 
 def trained(classes: int = 3, size: int = 16, seed: int = 0, hardened: float = 0) -> nn.Module:
-    """A new copy, in eval mode, of a small network that has learnt `image_data`: right mostly, and easily misled.
+    """Returns a new copy, in eval mode, of a small network trained on `image_data`: mostly correct, and easily misled.
 
-    Less easily where it was `hardened`: it then learnt from PGD examples of that eps in grey levels. The weights lie
-    in TRAINED, because each kind of processor rounds otherwise, and fifty steps later has trained another network.
+    With `hardened`, it was trained on PGD examples of that eps in grey levels, and is misled less easily. The weights
+    are files in TRAINED, because processors round differently, and after fifty steps the networks would differ.
     """
     return copy.deepcopy(_trained(classes, size, seed, hardened))
 
@@ -173,7 +173,7 @@ def _train(classes: int, size: int, seed: int, hardened: float) -> nn.Module:
 
 
 def image_data(count: int, *, classes: int = 3, size: int = 16, seed: int = 0) -> ImageData:
-    """Noise with a faint tint that tells the class, and a black border; what a list and the cache would give."""
+    """Returns noise images with a black border and a faint tint that depends on the class."""
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(count) % classes)
     tint = 14 * np.stack([np.cos(2 * np.pi * (labels / classes + shift)) for shift in (0, 1 / 3, 2 / 3)], axis=1)
@@ -205,7 +205,7 @@ def pixels(
 
 
 def targets(task: Task, count: int, size: int, classes: int, seed: int = 0) -> Tensor:
-    """Random labels (count,), findings (count, classes) or masks (count, size, size), as the loader gives them."""
+    """Returns random labels (count,), findings (count, classes) or masks (count, size, size), as the loader's."""
     generator = torch.Generator().manual_seed(seed)
     if task is MULTI_LABEL:
         return torch.randint(2, (count, classes), generator=generator).float()
@@ -214,29 +214,29 @@ def targets(task: Task, count: int, size: int, classes: int, seed: int = 0) -> T
 
 
 def training_loader(data: ImageData, batch_size: int, seed: int = 0) -> TrainingLoader:
-    """Shuffled and flipped: both depend on the seed and the epoch."""
+    """Returns a loader that shuffles and flips, both by the seed and the epoch."""
     return TrainingLoader(data, batch_size, CPU, "shuffled", Augmentation(horizontal_flip=0.5), seed)
 
 
 def streams(count: int, *scope: object) -> SampleRng:
-    """New random streams for samples 0 to count - 1; equal scopes give equal noise."""
+    """Returns new random streams for samples 0 to count - 1; equal scopes give equal noise."""
     return SampleRng.of(*scope, samples=range(count))
 
 
 class StubRng(SampleRng):
-    """Gives the same noise to whoever asks, and remembers what for."""
+    """Returns the same noise for every draw, and records the kinds of draws."""
 
     def __init__(self, noise: Tensor) -> None:
         super().__init__([])
         self.noise = noise
-        self.asked: list[str] = []
+        self.draws: list[str] = []
 
     def uniform(self, like: Tensor) -> Tensor:
-        self.asked.append("uniform")
+        self.draws.append("uniform")
         return self.noise.to(like)
 
     def normal(self, like: Tensor) -> Tensor:
-        self.asked.append("normal")
+        self.draws.append("normal")
         return self.noise.to(like)
 
 
@@ -250,7 +250,7 @@ class Call:
 
 
 def record_calls(model: nn.Module) -> list[Call]:
-    """The list that will hold the model's forward passes."""
+    """Returns a list to which every forward pass of the model is appended."""
     calls: list[Call] = []
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -268,7 +268,7 @@ def record_calls(model: nn.Module) -> list[Call]:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that an attack must leave as it was."""
+    """Everything of a network that an attack must not change."""
 
     values: dict[str, Tensor]  # parameters and buffers
     gradients: dict[str, Tensor | None]
@@ -289,7 +289,7 @@ class Snapshot:
         )
 
     def assert_same(self, model: nn.Module) -> None:
-        """Everything at once, where it is not the clauses that are tested but the occasion."""
+        """Checks that everything is the same."""
         now = Snapshot.of(model)
         assert now.modes == self.modes
         assert now.requires_grad == self.requires_grad
@@ -298,7 +298,7 @@ class Snapshot:
 
 
 def same_tensors(one: Mapping[str, Tensor | None], other: Mapping[str, Tensor | None]) -> bool:
-    """Equal to the bit, None only where the other is None."""
+    """Returns whether the tensors are equal to the bit; None is equal to None only."""
     if one.keys() != other.keys():
         return False
     pairs = [(value, other[name]) for name, value in one.items()]
@@ -306,7 +306,7 @@ def same_tensors(one: Mapping[str, Tensor | None], other: Mapping[str, Tensor | 
 
 
 def unsettle(model: nn.Module) -> nn.Module:
-    """A model amid work: in train mode but for one batch norm, a frozen layer, gradients here but not there."""
+    """Puts the model into train mode but for one batch norm, freezes some parameters, gives others gradients."""
     model.train()
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     if norms:
@@ -318,12 +318,12 @@ def unsettle(model: nn.Module) -> nn.Module:
 
 
 def share_equal(a: Tensor, b: Tensor, tolerance: float = 1e-6) -> float:
-    """The share of entries that are the same."""
+    """Returns the share of entries that differ by no more than the tolerance."""
     return float(((a - b).abs() <= tolerance).double().mean())
 
 
 def right(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Which images (B,) the model, in eval mode, classifies rightly."""
+    """Returns which images (B,) the model, in eval mode, classifies correctly."""
     with torch.no_grad():
         return model(x).argmax(dim=1) == y
 

@@ -1,28 +1,20 @@
-"""Losses and training methods against plain implementations, written here from the papers' formulas."""
+"""The training methods against plain implementations of the papers' formulas (`tests.support.formulas`)."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from advmia.attacks.common import Objective
 from advmia.budgets import Budget, training_budget
 from advmia.data.specs import DATASETS
-from advmia.losses import (
-    binary_cross_entropy,
-    cross_entropy,
-    kl_divergence,
-    pixel_cross_entropy,
-    soft_dice,
-)
+from advmia.losses import cross_entropy
 from advmia.runtime.rng import SampleRng
-from advmia.tasks import MULTI_LABEL, SEGMENTATION, Task
 from advmia.training.methods import HAT, MART, METHODS, PGDAT, TRADES, Method, MethodSettings, Natural, default_beta
+from tests.support.formulas import plain_ascent, plain_ce, plain_hat, plain_kl, plain_mart, plain_trades
 from tests.support.networks import (
     Call,
     SmallNet,
@@ -34,14 +26,13 @@ from tests.support.networks import (
     same_tensors,
     share_equal,
     streams,
-    targets,
     trained,
 )
 
 
 @pytest.fixture(autouse=True)
 def attacks_run_on_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """These tests follow single passes; that attacks run on a faithful copy instead is tested in test_inference."""
+    """Lets attacks run on the network itself: these tests record its passes. test_inference.py tests the copy."""
     monkeypatch.setattr("advmia.training.methods.inference_copy", lambda model, x: model)
 
 
@@ -49,198 +40,14 @@ IMAGES = 20
 EPS, STEPS, STEP = 8 / 255, 3, 2 / 255
 BUDGET = Budget(EPS, STEPS, STEP)
 
-# --- the formulas, plainly -------------------------------------------------------------------------------------------
-
-
-def plain_ce(logits: Tensor, y: Tensor) -> Tensor:
-    """-log p_y of each sample."""
-    p = logits.exp() / logits.exp().sum(dim=1, keepdim=True)
-    return torch.stack([-p[i, label].log() for i, label in enumerate(y.tolist())])
-
-
-def plain_kl(reference_logits: Tensor, logits: Tensor) -> Tensor:
-    """KL(p || q) = sum p log(p / q) of each sample, p by the reference."""
-    p = reference_logits.exp() / reference_logits.exp().sum(dim=1, keepdim=True)
-    q = logits.exp() / logits.exp().sum(dim=1, keepdim=True)
-    return (p * (p / q).log()).sum(dim=1)
-
-
-def plain_trades(logits: Tensor, logits_adv: Tensor, y: Tensor, beta: float) -> Tensor:
-    """Zhang et al. 2019: CE(f(x), y) + beta KL(f(x) || f(x')), both averaged over the batch."""
-    return plain_ce(logits, y).sum() / len(y) + beta * plain_kl(logits, logits_adv).sum() / len(y)
-
-
-def plain_mart(logits: Tensor, logits_adv: Tensor, y: Tensor, beta: float) -> Tensor:
-    """Wang et al. 2020: BCE(p(x'), y) + beta KL(p(x) || p(x')) (1 - p_y(x)), with the published code's small terms."""
-    losses = []
-    for i, label in enumerate(y.tolist()):
-        p, p_adv = logits[i].softmax(dim=0), logits_adv[i].softmax(dim=0)
-        wrong = max(p_adv[k] for k in range(len(p_adv)) if k != label)
-        boosted = -p_adv[label].log() - (1.0001 - wrong + 1e-12).log()
-        divergence = sum(p[k] * (p[k].log() - (p_adv[k] + 1e-12).log()) for k in range(len(p)))
-        losses.append(boosted + beta * divergence * (1.0000001 - p[label]))
-    return torch.stack(losses).mean()
-
-
-def plain_hat(
-    logits: Tensor, logits_adv: Tensor, logits_help: Tensor, y: Tensor, y_help: Tensor, beta: float, gamma: float
-) -> Tensor:
-    """Rade and Moosavi-Dezfooli 2022: TRADES' loss + gamma CE(f(x + h (x' - x)), helper's label)."""
-    return plain_trades(logits, logits_adv, y, beta) + gamma * plain_ce(logits_help, y_help).sum() / len(y)
-
-
-def plain_ascent(
-    model: nn.Module, x: Tensor, start: Tensor, loss: Callable[[Tensor], Tensor], eps: float, steps: int, step: float
-) -> Tensor:
-    """Sign steps on a network in eval mode, projected to eps and to [0, 1] after each; all in float64."""
-    model = copy.deepcopy(model).eval().double()
-    x, x_adv = x.double(), start.double()
-    for _ in range(steps):
-        x_adv = x_adv.detach().requires_grad_(True)
-        loss(model(x_adv)).backward()
-        assert x_adv.grad is not None
-        x_adv = x_adv.detach() + step * torch.sign(x_adv.grad)
-        x_adv = torch.minimum(torch.maximum(x_adv, x - eps), x + eps).clamp(0, 1)
-    return x_adv.detach().float()
-
-
-def plain_bce(logits: Tensor, y: Tensor) -> Tensor:
-    """-(y log p + (1 - y) log(1 - p)), averaged over the labels of each sample."""
-    p = 1 / (1 + (-logits).exp())
-    return -(y * p.log() + (1 - y) * (1 - p).log()).sum(dim=1) / logits.shape[1]
-
-
-def plain_pixel_ce(logits: Tensor, y: Tensor) -> Tensor:
-    """The cross-entropy of every pixel, averaged over each image."""
-    return torch.stack([plain_ce(one.flatten(1).T, mask.flatten()).mean() for one, mask in zip(logits, y, strict=True)])
-
-
-def plain_soft_dice(logits: Tensor, y: Tensor) -> Tensor:
-    """1 - mean over classes of (2 sum p t + 1) / (sum p + sum t + 1), of each image."""
-    losses = []
-    for one, mask in zip(logits, y, strict=True):
-        p = one.exp() / one.exp().sum(dim=0)
-        shares = [(2 * p[k][mask == k].sum() + 1) / (p[k].sum() + (mask == k).sum() + 1) for k in range(len(p))]
-        losses.append(1 - sum(shares) / len(p))
-    return torch.stack(losses)
-
-
-# --- losses ----------------------------------------------------------------------------------------------------------
-
-
-def random_logits(classes: int, seed: int, scale: float = 3.0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return scale * torch.randn(IMAGES, classes, generator=generator, dtype=torch.float64)
-
-
-def labels(classes: int) -> Tensor:
-    return torch.arange(IMAGES) % classes
-
-
-@pytest.mark.parametrize("classes", [2, 3, 4, 7])
-def test_cross_entropy(classes: int) -> None:
-    """Fails when samples are averaged, or another class's probability is taken."""
-    logits = random_logits(classes, 0).requires_grad_(True)
-    y = labels(classes)
-    loss, expected = cross_entropy(logits, y), plain_ce(logits, y)
-    assert loss.shape == (IMAGES,)
-    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)
-    weights = torch.linspace(1, 2, IMAGES, dtype=torch.float64)
-    gradients = [torch.autograd.grad((weights * value).sum(), logits)[0] for value in (loss, expected)]
-    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("classes", [2, 3, 4, 7])
-def test_kl_divergence(classes: int) -> None:
-    """Fails when the arguments are the other way round, or one of the two carries no gradient."""
-    logits = random_logits(classes, 0).requires_grad_(True)
-    reference = random_logits(classes, 1).requires_grad_(True)
-    loss, expected = kl_divergence(logits, reference), plain_kl(reference, logits)
-    assert loss.shape == (IMAGES,)
-    assert not torch.allclose(expected, plain_kl(logits, reference), rtol=0.01)
-    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)
-    weights = torch.linspace(1, 2, IMAGES, dtype=torch.float64)
-    gradients = [torch.autograd.grad((weights * value).sum(), (logits, reference)) for value in (loss, expected)]
-    for ours, theirs in zip(*gradients, strict=True):
-        assert theirs.abs().max() > 0.1
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("loss", "plain", "task"),
-    [
-        (binary_cross_entropy, plain_bce, MULTI_LABEL),
-        (pixel_cross_entropy, plain_pixel_ce, SEGMENTATION),
-        (soft_dice, plain_soft_dice, SEGMENTATION),
-    ],
-    ids=["binary", "pixels", "soft dice"],
-)
-@pytest.mark.parametrize("classes", [2, 3])
-def test_losses_of_the_other_tasks(loss: Objective, plain: Objective, task: Task, classes: int) -> None:
-    """Fails when a loss is taken over the batch, or over the wrong axis; the last image has one class only."""
-    generator = torch.Generator().manual_seed(0)
-    shape = (5, classes) if task is MULTI_LABEL else (5, classes, 6, 7)
-    logits = 2 * torch.randn(shape, generator=generator, dtype=torch.float64)
-    logits.requires_grad_(True)
-    y = targets(task, 5, 7, classes)
-    if task is SEGMENTATION:
-        y = y[:, :6]
-        y[-1] = 0
-    ours, theirs = loss(logits, y), plain(logits, y)
-    assert ours.shape == (5,) and ours.dtype == torch.float32
-    torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-6)
-    weights = torch.linspace(1, 2, 5, dtype=torch.float64)
-    gradients = [torch.autograd.grad((weights * value).sum(), logits)[0] for value in (ours, theirs)]
-    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-7)
-
-
-def test_soft_dice_is_between_0_and_1() -> None:
-    """Fails when a class that an image lacks counts as wholly missed though it is not predicted."""
-    y = torch.zeros(2, 8, 8, dtype=torch.int64)
-    y[0, :4] = 1
-    sure = 50.0 * torch.stack([y == 0, y == 1], dim=1).double()
-    torch.testing.assert_close(soft_dice(sure, y), torch.zeros(2), rtol=0, atol=1e-6)
-    assert (soft_dice(-sure, y) > 0.9).all() and (soft_dice(-sure, y) < 1).all()
-
-
-@pytest.mark.parametrize("loss", [cross_entropy, lambda logits, y: kl_divergence(logits, logits.flip(1))])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_scored_in_float32(loss: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype) -> None:
-    """Fails when the softmax is taken in half precision, whose probabilities have two or three digits."""
-    logits, y = random_logits(4, 0).to(dtype), labels(4)
-    assert loss(logits, y).dtype == torch.float32
-    assert torch.equal(loss(logits, y), loss(logits.float(), y))
-    assert not torch.equal(loss(logits, y), loss(random_logits(4, 0).float(), y))
-
-
-@pytest.mark.parametrize("scale", [1e3, 1e5])
-def test_losses_of_extreme_logits_are_finite(scale: float) -> None:
-    """Fails when a probability is taken first and its logarithm then: log 0."""
-    logits = random_logits(3, 0, scale).float().requires_grad_(True)
-    reference = random_logits(3, 1, scale).float().requires_grad_(True)
-    total = cross_entropy(logits, labels(3)).sum() + kl_divergence(logits, reference).sum()
-    assert total.isfinite()
-    assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(total, (logits, reference)))
-
-
-def test_divergence_from_itself_is_0() -> None:
-    """Fails when the two arguments are not treated by one formula; its gradient is 0 too, hence TRADES' noisy start."""
-    logits = random_logits(3, 0).float().requires_grad_(True)
-    loss = kl_divergence(logits, logits.detach())
-    torch.testing.assert_close(loss, torch.zeros(IMAGES), rtol=0, atol=1e-6)
-    assert torch.autograd.grad(loss.sum(), logits)[0].abs().max() < 1e-6
-
-
-# --- methods ---------------------------------------------------------------------------------------------------------
-
 
 def split(calls: list[Call]) -> tuple[list[Tensor], list[Tensor]]:
-    """What a network was given in train mode (by the loss) and in eval mode (by the attack)."""
+    """Returns the inputs of a network in train mode (by the loss) and in eval mode (by the attack)."""
     return [call.x for call in calls if "" in call.training], [call.x for call in calls if "" not in call.training]
 
 
 def whole_batches(blocks: list[Tensor]) -> list[Tensor]:
-    """The batches that were passed in blocks of sixteen."""
+    """Joins blocks of sixteen images into the batches that they are of."""
     count = -(-IMAGES // 16)
     return [torch.cat(blocks[start : start + count]) for start in range(0, len(blocks), count)]
 
@@ -250,7 +57,7 @@ def _with_name(name: str, text: str) -> str:
 
 
 class Stage:
-    """A network in training, a method applied to it once, and what the network was given."""
+    """A network in training, a method applied to it once, and the inputs of the network's passes."""
 
     def __init__(self, method: Method, classes: int = 3, rng: SampleRng | None = None, dropout: float = 0.2) -> None:
         self.model = trained(classes).train()
@@ -266,12 +73,12 @@ class Stage:
         self.in_eval = whole_batches(blocks)
 
     def logits(self) -> list[Tensor]:
-        """Of the original network on what the loss was taken of, in the same order and with the same dropout."""
+        """Returns the original network's logits on the loss's inputs, in the same order and with the same dropout."""
         torch.manual_seed(0)
         return [self.original(x).double() for x in self.in_train]
 
     def assert_loss_is(self, expected: Tensor) -> None:
-        """In value, and in the gradient of every parameter."""
+        """Compares the value, and the gradient of every parameter."""
         assert self.loss.shape == ()
         torch.testing.assert_close(self.loss.double(), expected, rtol=1e-5, atol=1e-6)
         expected.backward()
@@ -284,7 +91,7 @@ class Stage:
 
 
 def helper(classes: int = 3) -> nn.Module:
-    """An untrained network, in train mode: it often contradicts the labels."""
+    """Returns an untrained network in train mode, whose classes often contradict the labels."""
     torch.manual_seed(1)
     return SmallNet(classes)
 
@@ -304,7 +111,7 @@ classes_ = pytest.mark.parametrize("classes", [2, 3, 4])
 
 
 def test_natural() -> None:
-    """Fails when the loss is a sum, or of another task than the objective given."""
+    """Fails if the loss is a sum, or another than that of the objective."""
     stage = Stage(Natural(cross_entropy))
     assert stage.in_eval == []
     stage.assert_loss_is(plain_ce(stage.logits()[0], stage.y).sum() / IMAGES)
@@ -314,14 +121,14 @@ def test_natural() -> None:
 
 @classes_
 def test_pgdat(classes: int) -> None:
-    """Fails when the loss is of the clean images, or the attack starts elsewhere than uniformly within eps."""
+    """Fails if the loss is that of the clean images, or the attack does not start uniformly within eps."""
     noise = torch.rand(IMAGES, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     rng = StubRng(noise)
     stage = Stage(PGDAT(cross_entropy, BUDGET), classes, rng)
     x, y = stage.x, stage.y
     start = (x + EPS * (2 * noise - 1)).clamp(0, 1)
     x_adv = plain_ascent(stage.original, x, start, lambda logits: plain_ce(logits, y).sum(), EPS, STEPS, STEP)
-    assert rng.asked == ["uniform"] and len(stage.in_eval) == STEPS
+    assert rng.draws == ["uniform"] and len(stage.in_eval) == STEPS
     assert share_equal(stage.in_train[0], x_adv) > 0.995
     stage.assert_loss_is(plain_ce(stage.logits()[0], y).sum() / IMAGES)
 
@@ -329,7 +136,7 @@ def test_pgdat(classes: int) -> None:
 @classes_
 @pytest.mark.parametrize("beta", [0.0, 1.0, 6.0])
 def test_trades(classes: int, beta: float) -> None:
-    """Fails when the divergence is the other way round, is summed, or its clean side carries no gradient."""
+    """Fails if the arguments of the KL are swapped, it is summed, or its clean side has no gradient."""
     rng = StubRng(torch.randn(IMAGES, 3, 16, 16, generator=torch.Generator().manual_seed(0)))
     stage = Stage(TRADES(BUDGET, beta), classes, rng)
     assert_trades_example(stage, rng)
@@ -338,13 +145,13 @@ def test_trades(classes: int, beta: float) -> None:
 
 
 def assert_trades_example(stage: Stage, rng: StubRng) -> None:
-    """The loss is of x and x', and x' ascends KL(f(x) || f(x')) from x + 0.001 times normal noise."""
+    """Checks that the loss is of x and x', and that x' ascends KL(f(x) || f(x')) from x + 0.001 times normal noise."""
     x = stage.x
     with torch.no_grad():
         clean = copy.deepcopy(stage.original).eval().double()(x.double())
     start = (x + 0.001 * rng.noise).clamp(0, 1)
     x_adv = plain_ascent(stage.original, x, start, lambda logits: plain_kl(clean, logits).sum(), EPS, STEPS, STEP)
-    assert rng.asked == ["normal"]
+    assert rng.draws == ["normal"]
     assert len(stage.in_eval) == 1 + STEPS
     torch.testing.assert_close(stage.in_eval[1], start, rtol=0, atol=1e-6)
     assert torch.equal(stage.in_train[0], x)
@@ -355,13 +162,13 @@ def assert_trades_example(stage: Stage, rng: StubRng) -> None:
 @classes_
 @pytest.mark.parametrize("beta", [0.0, 6.0])
 def test_mart(classes: int, beta: float) -> None:
-    """Fails when the true class counts as the strongest wrong one, or the weight is not 1 - p_y of the clean image."""
+    """Fails if the true class counts as the strongest wrong one, or the weight is not 1 - p_y of the clean image."""
     rng = StubRng(torch.randn(IMAGES, 3, 16, 16, generator=torch.Generator().manual_seed(0)))
     stage = Stage(MART(BUDGET, beta), classes, rng)
     x, y = stage.x, stage.y
     start = (x + 0.001 * rng.noise).clamp(0, 1)
     x_adv = plain_ascent(stage.original, x, start, lambda logits: plain_ce(logits, y).sum(), EPS, STEPS, STEP)
-    assert rng.asked == ["normal"] and len(stage.in_eval) == STEPS
+    assert rng.draws == ["normal"] and len(stage.in_eval) == STEPS
     assert torch.equal(stage.in_train[0], x)
     assert share_equal(stage.in_train[1], x_adv) > 0.995
     logits, logits_adv = stage.logits()
@@ -374,7 +181,7 @@ def test_mart(classes: int, beta: float) -> None:
     ("beta", "gamma", "step"), [(6.0, 1.0, 3.5), (0.0, 0.5, 2.0)], ids=["published", "other weights"]
 )
 def test_hat(classes: int, beta: float, gamma: float, step: float) -> None:
-    """Fails when the helper labels another image than x', the third image is clamped, or a weight is missing."""
+    """Fails if the helper labels another image than x', the third image is clamped, or a weight is missing."""
     model_helper = helper(classes)
     helper_calls = record_calls(model_helper)
     rng = StubRng(torch.randn(IMAGES, 3, 16, 16, generator=torch.Generator().manual_seed(0)))
@@ -388,11 +195,11 @@ def test_hat(classes: int, beta: float, gamma: float, step: float) -> None:
         y_help = model_helper.eval()(x_adv).argmax(dim=1)
     assert (y_help != stage.y).any()
     logits, logits_adv, logits_help = stage.logits()
-    stage.assert_loss_is(plain_hat(logits, logits_adv, logits_help, stage.y, y_help, beta, gamma))
+    stage.assert_loss_is(plain_hat((logits, logits_adv, logits_help), stage.y, y_help, beta, gamma))
 
 
 def test_hat_leaves_its_helper_alone() -> None:
-    """Fails when the helper learns, gathers gradients or statistics, or labels with dropout."""
+    """Fails if the helper learns, collects gradients or statistics, or labels with dropout."""
     model_helper = helper()
     before, calls = Snapshot.of(model_helper), record_calls(model_helper)
     Stage(HAT(BUDGET, 6.0, model_helper))
@@ -409,7 +216,7 @@ def test_hat_defaults() -> None:
 
 @methods
 def test_attack_is_in_eval_mode_and_the_update_in_train_mode(name: str) -> None:
-    """Fails when examples are made with batch statistics (as the survey's trainChex), or the update has none."""
+    """Fails if examples are made with batch statistics (as in the survey's trainChex), or the update uses none."""
     stage = Stage(every_method()[name])
     passes = {"nat": 1, "pgdat": 1, "trades": 2, "mart": 2, "hat": 3}[name]
     modules = {name for name, _ in stage.model.named_modules()}
@@ -419,13 +226,13 @@ def test_attack_is_in_eval_mode_and_the_update_in_train_mode(name: str) -> None:
         attacking = not call.training
         assert call.training == (set() if attacking else modules)
         assert call.learning == (set() if attacking else parameters)
-    # The attack comes first, so that every statistic that the update's passes move is theirs.
+    # The attack comes first: only the update's passes change the statistics.
     assert all("" in call.training for call in stage.calls[-passes:])
 
 
 @methods
 def test_batch_statistics_move_once_a_pass_of_the_update(name: str) -> None:
-    """Fails when the attack's passes move the running statistics that the network is evaluated with."""
+    """Fails if the attack's passes change the running statistics that the network is evaluated with."""
     stage = Stage(every_method()[name])
     stage.logits()  # the same passes on the original
     assert stage.model.bn1.num_batches_tracked == stage.original.bn1.num_batches_tracked
@@ -435,10 +242,10 @@ def test_batch_statistics_move_once_a_pass_of_the_update(name: str) -> None:
 
 @methods
 def test_gradients_that_were_there_are_added_to(name: str) -> None:
-    """Fails when a method clears or skips gradients: accumulating over batches would be impossible."""
+    """Fails if a method clears or skips gradients: they could not be accumulated over batches."""
     method = every_method()[name]
     model, (x, y) = trained().train(), pixels(IMAGES)
-    model.bn1.momentum = model.bn2.momentum = 0.0  # so that both are attacked alike
+    model.bn1.momentum = model.bn2.momentum = 0.0  # so that both times the attack is the same
     method(model, x, y, rng=streams(IMAGES)).backward()
     once = {key: value.grad.clone() for key, value in model.named_parameters() if value.grad is not None}
     assert len(once) == len(list(model.parameters()))
@@ -451,7 +258,7 @@ def test_gradients_that_were_there_are_added_to(name: str) -> None:
 
 @methods
 def test_frozen_layers_stay_frozen(name: str) -> None:
-    """Fails when the attack's freezing ends with all parameters learning: fine-tuning a head would train the rest."""
+    """Fails if after the attack all parameters learn: fine-tuning a head would train the rest as well."""
     model, (x, y) = trained().train(), pixels(4)
     model.conv1.requires_grad_(False)
     every_method()[name](model, x, y, rng=streams(4)).backward()
@@ -461,7 +268,7 @@ def test_frozen_layers_stay_frozen(name: str) -> None:
 
 @methods
 def test_eps_0_attacks_nothing(name: str) -> None:
-    """Fails when the start's noise is added at eps 0: the loss would be of images that were never in the data."""
+    """Fails if the start's noise is added at eps 0."""
     stage = Stage(every_method(budget=training_budget(0))[name], dropout=0.0)
     assert all(torch.equal(x, stage.x) for x in stage.in_train)
     ce = plain_ce(stage.logits()[0], stage.y).mean()
@@ -471,7 +278,7 @@ def test_eps_0_attacks_nothing(name: str) -> None:
 
 @methods
 def test_equal_streams_give_equal_losses(name: str) -> None:
-    """Fails when a method draws from the global generator, or ignores its streams."""
+    """Fails if a method draws from the global generator, or ignores its streams."""
     method, (x, y) = every_method()[name], pixels(IMAGES)
 
     def loss(*scope: object) -> Tensor:
@@ -488,10 +295,10 @@ def test_equal_streams_give_equal_losses(name: str) -> None:
 @methods
 @pytest.mark.parametrize("scale", [1e2, 1e4])
 def test_overconfident_networks_have_finite_gradients(name: str, scale: float) -> None:
-    """Fails when a probability that underflows to 0 is divided by: one such image would end the training in NaN."""
+    """Fails if a method divides by a probability that underflows to 0: one such image would end the training in NaN."""
     model, (x, y) = trained().train(), pixels(IMAGES)
     with torch.no_grad():
-        model.linear.weight.mul_(scale)
+        model.get_parameter("linear.weight").mul_(scale)
     loss = every_method()[name](model, x, y, rng=streams(IMAGES))
     loss.backward()
     assert loss.isfinite()
@@ -500,7 +307,7 @@ def test_overconfident_networks_have_finite_gradients(name: str, scale: float) -
 
 @methods
 def test_last_batch_of_one_image(name: str) -> None:
-    """Fails when an axis of size 1 is squeezed away, as in MART's published code."""
+    """Fails if an axis of size 1 is squeezed away, as in MART's published code."""
     model, (x, y) = trained().train(), pixels(1)
     loss = every_method()[name](model, x, y, rng=streams(1))
     assert loss.shape == () and loss.isfinite()
@@ -508,7 +315,7 @@ def test_last_batch_of_one_image(name: str) -> None:
 
 @methods
 def test_deep_network(name: str) -> None:
-    """Fails when a method works on the small network alone."""
+    """Fails if a method works on the small network only."""
     model, (x, y) = network("res18-normalized"), pixels(2)
     before = Snapshot.of(model)
     every_method()[name](model, x, y, rng=streams(2)).backward()
@@ -523,7 +330,7 @@ def test_deep_network(name: str) -> None:
 
 
 def test_methods_are_built_from_the_settings() -> None:
-    """Fails when a setting reaches the wrong field: all are numbers."""
+    """Fails if a setting reaches the wrong field: all are numbers."""
     model_helper = helper()
     settings = MethodSettings(cross_entropy, BUDGET, beta=2.0, gamma=3.0, hat_step=4.0, helper=model_helper)
     assert {name: build(settings) for name, build in METHODS.items()} == {

@@ -1,4 +1,4 @@
-"""The training loop against one written by hand, its schedule against the formula, and what ends it."""
+"""The training loop against one written by hand, its schedule against the formula, and the faults that end it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BUDGET = Budget(8 / 255, 2, 4 / 255)
 
 @dataclass(frozen=True)
 class Stub:
-    """A method whose loss is a given function of the batch's place in the epoch, and which remembers its batches."""
+    """A method whose loss is a function of the batch's number in the epoch; it records its batches."""
 
     loss: Callable[[int], float] = lambda place: 1.0
     x: list[Tensor] = field(default_factory=list)
@@ -64,7 +64,7 @@ def train(model: nn.Module, method: Method, loader: TrainingLoader, *, epochs: i
 
 
 def expected_cycle(step: int, steps: int, lr: float) -> tuple[float, float]:
-    """Rate and momentum at a step: half a cosine up over a quarter of the steps, another down over the rest."""
+    """Returns learning rate and momentum at a step: half a cosine up over a quarter of the steps, then one down."""
 
     def between(start: float, end: float, share: float) -> float:
         return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
@@ -82,7 +82,7 @@ def expected_cycle(step: int, steps: int, lr: float) -> tuple[float, float]:
 )
 @pytest.mark.parametrize("lr", [0.01, 0.1])
 def test_one_cycle(steps: int, lr: float) -> None:
-    """Fails when the rise is not a quarter of the steps, momentum is not cycled, or a default of torch changes."""
+    """Fails if the rise is not a quarter of the steps, the momentum is not cycled, or a default of torch changes."""
     model = nn.Linear(1, 1)
     optimizer = sgd(model.parameters(), lr, 1e-3)
     schedule = one_cycle(optimizer, lr, steps)
@@ -94,7 +94,7 @@ def test_one_cycle(steps: int, lr: float) -> None:
 
 
 def test_sgd() -> None:
-    """Momentum 0.9 (until the schedule cycles it), weight decay as given, no Nesterov."""
+    """Fails if momentum is not 0.9 (until the schedule cycles it), or weight decay or Nesterov are set otherwise."""
     (group,) = sgd(nn.Linear(1, 1).parameters(), 0.01, 1e-3).param_groups
     assert (group["lr"], group["momentum"], group["weight_decay"], group["nesterov"]) == (0.01, 0.9, 1e-3, False)
     assert SINGLE_LABEL.optimizer is sgd and SINGLE_LABEL.schedule is one_cycle
@@ -102,7 +102,7 @@ def test_sgd() -> None:
 
 @pytest.mark.parametrize(("count", "batch_size"), [(10, 4), (12, 4), (3, 8)])
 def test_schedule_is_long_enough(count: int, batch_size: int) -> None:
-    """floor(N / bs) + 1 steps an epoch; fails when an epoch takes more, for torch then raises in the last one."""
+    """Fails if an epoch takes more than floor(N / bs) + 1 steps: torch would raise an error in the last epoch."""
     epochs = 3
     loader = training_loader(image_data(count), batch_size)
     model = new_model()
@@ -122,7 +122,7 @@ def test_schedule_is_long_enough(count: int, batch_size: int) -> None:
     ids=lambda method: type(method).__name__,
 )
 def test_an_epoch_is_the_plain_loop(method: Method) -> None:
-    """Fails when a gradient is carried over, the schedule steps at another time, or a batch is left out: to the bit."""
+    """Fails if a gradient is kept for the next batch, the schedule steps at another time, or a batch is left out."""
     loader = training_loader(image_data(22), 8)
     model, plain = new_model(), new_model()
     optimizer, schedule = new_optimizer(model, 6)
@@ -150,7 +150,7 @@ def test_an_epoch_is_the_plain_loop(method: Method) -> None:
 
 @pytest.mark.parametrize(("count", "losses", "mean"), [(10, (1, 2, 6), 2.4), (8, (1, 3), 2.0), (1, (5,), 5.0)], ids=str)
 def test_the_last_short_batch_weighs_less(count: int, losses: tuple[int, ...], mean: float) -> None:
-    """Fails when batches' means are averaged: (1 + 2 + 6) / 3 is not (4 * 1 + 4 * 2 + 2 * 6) / 10."""
+    """Fails if the means of batches are averaged: (1 + 2 + 6) / 3 is not (4 * 1 + 4 * 2 + 2 * 6) / 10."""
     method = Stub(loss=lambda place: float(losses[place]))
     (loss,) = train(new_model(), method, training_loader(image_data(count), 4))
     assert len(method.x) == len(losses)
@@ -158,7 +158,7 @@ def test_the_last_short_batch_weighs_less(count: int, losses: tuple[int, ...], m
 
 
 def test_gradients_are_not_kept_between_batches() -> None:
-    """Fails when gradients that were there before the epoch take part in it."""
+    """Fails if gradients from before the epoch take part in it."""
     loader = training_loader(image_data(8), 8)
     model, stained = new_model(dropout=0.0), new_model(dropout=0.0)
     for parameter in stained.parameters():
@@ -171,15 +171,15 @@ def test_gradients_are_not_kept_between_batches() -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf], ids=str)
 @pytest.mark.parametrize("place", [0, 2])
 def test_a_loss_that_is_not_finite_ends_the_training(value: float, place: int) -> None:
-    """Fails when NaN weights are trained on, and saved: the message says where, and what to do."""
+    """Fails if a training goes on with NaN weights, or the error does not state the step and what to do."""
     method = Stub(loss=lambda batch: value if batch == place else 1.0)
     with pytest.raises(UserError, match=r"epoch 1\b.*--lr") as caught:
         train(new_model(), method, training_loader(image_data(10), 4))
     assert str(value) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_training_that_diverges_is_told_so() -> None:
-    """The same through a real network, whose rate is far too high."""
+def test_training_that_diverges_ends() -> None:
+    """Fails if the same is not noticed for a real network whose learning rate is far too high."""
     model = new_model()
     loader = training_loader(image_data(16), 4)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e20)
@@ -191,7 +191,7 @@ def test_training_that_diverges_is_told_so() -> None:
 
 
 def test_training_learns() -> None:
-    """Fails when the optimizer climbs, or the labels do not belong to the images."""
+    """Fails if the optimizer ascends, or the labels do not belong to the images."""
     losses = train(new_model(dropout=0.0), Natural(cross_entropy), training_loader(image_data(96), 16), epochs=12)
     assert losses[0] > 1.0
     assert losses[-1] < 0.75 * losses[0]
@@ -207,7 +207,7 @@ def trained_weights(method: Method, *, seed: int, weights_seed: int = 0) -> dict
 
 
 def test_training_repeats_to_the_bit() -> None:
-    """Fails when noise, order, augmentation or dropout depend on anything but the seeds."""
+    """Fails if noise, order, augmentation or dropout depend on anything but the seeds."""
     methods: dict[str, Method] = {
         "nat": Natural(cross_entropy),
         "pgdat": PGDAT(cross_entropy, BUDGET),
@@ -223,7 +223,7 @@ def test_training_repeats_to_the_bit() -> None:
 
 
 def test_noise_is_new_in_each_epoch_and_for_each_image() -> None:
-    """Fails when every epoch starts its attacks at the same points, or a batch's images share their noise."""
+    """Fails if each epoch starts its attacks at the same points, or the images of a batch share their noise."""
     method = Stub()
     loader = training_loader(image_data(6), 6)
     train(new_model(), method, loader, epochs=2)
@@ -237,7 +237,7 @@ def test_noise_is_new_in_each_epoch_and_for_each_image() -> None:
 
 
 def test_noise_does_not_depend_on_the_batch_size() -> None:
-    """Fails when training noise is drawn for a batch: the same run on two GPUs would be another."""
+    """Fails if noise is drawn for the batch: the same training on two GPUs would differ."""
     whole, parts = Stub(), Stub()
     train(new_model(), whole, training_loader(image_data(6), 6))
     train(new_model(), parts, training_loader(image_data(6), 4))
@@ -257,7 +257,7 @@ def fitted(
 
 
 def test_fit_validates_after_every_epoch() -> None:
-    """Fails when an epoch is validated before it is trained, or its scores go to another's record."""
+    """Fails if an epoch is validated before it is trained, or gets the scores of another."""
     method = Stub(loss=float)
     validated: list[int] = []
 
@@ -278,7 +278,7 @@ def test_fit_validates_after_every_epoch() -> None:
 
 
 def test_fit_trains_in_train_mode_whatever_validation_leaves() -> None:
-    """Fails when train() is called once, before the first epoch."""
+    """Fails if train() is called only before the first epoch."""
     model, method = new_model(), Stub()
 
     def validate() -> tuple[dict[str, float], None]:
@@ -291,7 +291,7 @@ def test_fit_trains_in_train_mode_whatever_validation_leaves() -> None:
 
 
 def test_fit_stops_where_its_caller_stops() -> None:
-    """Fails when all epochs are trained before the first is handed over: a kill would lose them."""
+    """Fails if all epochs are trained before the first is yielded: a kill would lose them."""
     method = Stub()
     epochs = fitted(new_model(), method, lambda: ({}, None))
     assert method.x == []
@@ -300,7 +300,7 @@ def test_fit_stops_where_its_caller_stops() -> None:
 
 
 def test_fit_shuffles_anew_in_every_epoch() -> None:
-    """Fails when the loader is asked for the same epoch again."""
+    """Fails if two epochs come in the same order."""
     method = Stub()
     list(fitted(new_model(), method, lambda: ({}, None), epochs=2))
     first, second = torch.cat(method.x[:3]), torch.cat(method.x[3:])
@@ -308,7 +308,7 @@ def test_fit_shuffles_anew_in_every_epoch() -> None:
 
 
 def test_epochs_network_sees_each_image_once() -> None:
-    """Fails when the last short batch is dropped, or an image comes twice (shuffled order, no augmentation)."""
+    """Fails if the last small batch is dropped, or an image comes twice (shuffled order, no augmentation)."""
     data = image_data(10)
     loader = TrainingLoader(data, 4, CPU, "shuffled", Augmentation(), 0)
     model = new_model()
@@ -320,7 +320,7 @@ def test_epochs_network_sees_each_image_once() -> None:
 
 @pytest.mark.gpu
 def test_an_epoch_on_a_gpu() -> None:
-    """Loss and weights stay near those of the CPU, where no noise is drawn."""
+    """Fails if the loss is far from that on the CPU, where no noise is drawn."""
     losses = []
     for device in (CPU, torch.device("cuda:0")):
         loader = TrainingLoader(image_data(22), 8, device, "weighted", Augmentation(horizontal_flip=0.5), 0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 from tests.support.downloads import make_npz
 from tests.support.faults import (
     CACHE_LOCK,
@@ -172,6 +174,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @parameters(CASES)
 def test_fault(case: Case, check_case: Callable[[Case], None]) -> None:
     """Fails if a command accepts what is bad, does not say what and where in one line, or changes a file."""

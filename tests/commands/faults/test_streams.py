@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.faults import TABLES, TEST, TRAIN, environment, last_line, run_process
 
+pytestmark = pytest.mark.slow
 REPORT = f"{TABLES} results"  # prints some lines within a second
 BROKEN_PIPE = 128 + signal.SIGPIPE
 

@@ -38,6 +38,7 @@ def test_cells() -> None:
     assert next(csv.reader(io.StringIO(csv_text([[*escaped, *unchanged]]), newline=""))) == expected
 
 
+@pytest.mark.slow
 def test_no_formula_is_written(folder: Path, monkeypatch: pytest.MonkeyPatch, run_here: RunHere) -> None:
     """Fails if the name of an image or a checkpoint is a formula in any CSV file. The JSON record keeps the name."""
     monkeypatch.chdir(folder)
@@ -70,6 +71,7 @@ def make_locales(folder: Path) -> None:
             subprocess.run(command, capture_output=True, check=False)
 
 
+@pytest.mark.slow
 def test_locales_and_time_zones(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Fails if a number has a comma, a letter is lowered as in Turkish, or a name that the terminal cannot show ends
     a run. Files must be the same to the byte, but for seconds."""
@@ -92,6 +94,7 @@ def test_locales_and_time_zones(folder: Path, tmp_path_factory: pytest.TempPathF
         assert [f"{row['eps']:g}" for row in record["rows"]] == ["0", "8"]
 
 
+@pytest.mark.slow
 def test_odd_clocks(folder: Path, monkeypatch: pytest.MonkeyPatch, run_here: RunHere) -> None:
     """Fails if a clock that starts in 1970 or steps back, or files from before 1970, change what is recorded."""
     monkeypatch.chdir(folder)

@@ -1,0 +1,51 @@
+"""The settings of a training: their JSON keys, their budgets, and the checkpoint names made of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from advmia.budgets import Budget, pgd_budget, training_budget
+from advmia.checkpoints.settings import classification_name, segmentation_name
+from tests.checkpoints.settings import pgdat
+
+KEYS = (
+    *("dataset", "model", "method", "classes", "eps", "steps", "step_size", "beta", "gamma", "hat_step", "helper"),
+    *("epochs", "batch_size", "lr", "weight_decay", "init", "seed", "size", "precision", "val_fraction", "processes"),
+    *("train_data", "test_data"),
+)
+
+
+def test_json_keys() -> None:
+    """Fails if a key of records and state files is renamed or moves: earlier trainings could not be resumed."""
+    content = pgdat(helper_sha256="ab", world_size=2).to_json()
+    assert tuple(content) == KEYS
+    assert (content["eps"], content["step_size"], content["helper"], content["processes"]) == (2.0, 0.5, "ab", 2)
+
+
+def test_budgets() -> None:
+    """Fails if the steps and the step size that run are not those that the record states."""
+    assert pgdat().budget == training_budget(2)
+    assert pgdat(steps=7, grey_step_size=1.0).budget == Budget(2 / 255, 7, 1 / 255)
+    assert pgdat().validation_budget == pgd_budget(2)
+    assert pgdat(method="nat", grey_eps=0.0, steps=0, grey_step_size=0.0).validation_budget is None
+
+
+@pytest.mark.parametrize(
+    ("method", "classification", "segmentation"),
+    [
+        (
+            "nat",
+            "MobileNetV2_melBin_nat_class2_maxLR0.01_weightDecay0.001",
+            "MobileNetV2_melBin_NAT_CrossEntropyLoss_Adam",
+        ),
+        (
+            "pgdat",
+            "MobileNetV2_melBin_pgdat_beta0_class2_ADV2-255_10_05-255_maxLR0.01_weightDecay0.001",
+            "MobileNetV2_melBin_PGDAT_CrossEntropyLoss_Adam_eps2-255_step10_stepSize05-255",
+        ),
+    ],
+)
+def test_names(method: str, classification: str, segmentation: str) -> None:
+    """Fails if a checkpoint's name is not the one that the reference's scripts use."""
+    settings = pgdat(method=method)
+    assert (classification_name(settings), segmentation_name(settings)) == (classification, segmentation)

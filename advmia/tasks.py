@@ -107,7 +107,7 @@ def predicted_class(logits: Tensor, _: Tensor) -> Tensor:
     return logits.argmax(dim=1)
 
 
-def _no_scores(clean: Tensor, attacked: Tensor, y: Tensor) -> Scores:
+def _no_scores(clean: Tensor, adversarial: Tensor, y: Tensor) -> Scores:
     return {}
 
 
@@ -171,7 +171,7 @@ SINGLE_LABEL = Task(
     objective=cross_entropy,
     meter=ClassificationMeter,
     outcome=predicted_class,
-    against_clean=lambda clean, attacked, y: {"attack_success_rate": success_rate(clean, attacked, y)},
+    against_clean=lambda clean, adversarial, y: {"attack_success_rate": success_rate(clean, adversarial, y)},
     score_names=(
         *("accuracy", "recall", "precision", "f1"),
         *("balanced_accuracy", "auroc", "sensitivity", "specificity", "attack_success_rate"),

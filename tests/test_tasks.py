@@ -55,6 +55,7 @@ def test_methods_are_declared_once() -> None:
         assert [name for name in METHOD_NAMES if name in task.methods] == list(task.methods)
 
 
+@pytest.mark.slow
 def test_every_allowed_combination(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails if a method's loss has no gradient by some weight, or an attack leaves its budget, for any combination."""
     # Otherwise AutoAttack's Square makes 50 queries for each step.

@@ -2,8 +2,8 @@
 
 `test` reads the list and the networks, opens the result files, and computes the rows that they lack: first the clean
 one, then each attack at each eps. At the end it checks whether the scores are reliable. A test that was stopped or
-killed continues with the same command: finished rows are kept in the result files, and the images that are done of the
-row under way in a file of their own (`advmia.results.partial`).
+killed continues with the same command: finished rows are in the result files, and the finished images of the row under
+way are in a file beside them (`advmia.results.partial`).
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ class _Run:
                     self.results.add(self.attack(name, budget))
                 self.print_row(self.results.row(name, budget.grey_eps), budget)
         if distributed.is_main():
-            whole = replace(self.loader, data=self.data)
-            for check in reliability.conclude(self.results, whole, self.task, self.target, self.source):
+            whole_list = replace(self.loader, data=self.data)
+            for check in reliability.conclude(self.results, whole_list, self.task, self.target, self.source):
                 print(check.line, flush=True)
             say(f"results in {self.results.csv_path} and {self.results.json_path.name}")
 
@@ -146,17 +146,17 @@ def _load_networks(inputs: Inputs) -> tuple[LoadedModel, LoadedModel]:
     return target, load_model(source_model, source_weight, spec, classes=target.classes)
 
 
-def _loader(inputs: Inputs, data: ImageData, attacked: nn.Module) -> EvaluationLoader:
+def _loader(inputs: Inputs, data: ImageData, network: nn.Module) -> EvaluationLoader:
     """Returns a loader of this rank's shard, whose batches are as large as fit the GPU with --autoBatch.
 
-    With --compile, attacks on the network `attacked` then run on a compiled copy.
+    `network`: the one that attacks run on, with --compile on a compiled copy of it.
     """
     loader = inputs.evaluation_loader(data)
     if inputs.args.autoBatch:
         for first in islice(loader, 1):  # a rank's shard of a short list may be empty
-            loader = replace(loader, batch_size=fitting_batch(attacked, first.x, len(loader.data)))
+            loader = replace(loader, batch_size=fitting_batch(network, first.x, len(loader.data)))
     if inputs.args.compile:
-        compile_copies(attacked)
+        compile_copies(network)
     return loader
 
 

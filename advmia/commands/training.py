@@ -146,7 +146,7 @@ def _load_state(checkpoint: Path, settings: TrainingSettings, parts: dict[str, S
 
 
 def checkpoint_path(task: Task, args: argparse.Namespace) -> Path:
-    """Returns the path at which `train` will keep its network. Reads no files, or the training list for its classes."""
+    """Returns the path at which `train` will keep its network. Reads at most the training list, for its classes."""
     spec = choose_spec(args, args.model)
     classes = count_listed_classes(spec, args.dataRoot) or read_samples(spec, args.dataRoot, "train").classes
     return Path(args.saveDir / task.checkpoint_name(_settings(args, spec, classes, FP32)))
@@ -241,6 +241,6 @@ def _training(task: Task, inputs: Inputs, data: ImageData, model: nn.Module, met
     if args.compile:
         compile_copies(model)
     optimizer = task.optimizer(model.parameters(), args.lr, args.wd)
-    # At least as many steps as there are, as in the reference: floor(N / bs) + 1 in each epoch.
+    # The reference plans floor(N / bs) + 1 steps for each epoch: as many as there are, or one more.
     schedule = task.schedule(optimizer, args.lr, args.epoch * (len(data) // args.bs + 1))
     return Training(model, method, loader, optimizer, schedule, args.epoch, inputs.precision)

@@ -174,9 +174,9 @@ class EvaluationLoader:
 
 @dataclass(frozen=True)
 class TrainingLoader:
-    """Yields as many augmented samples an epoch as there are in the data; the last batch may be smaller.
+    """Yields augmented batches. An epoch has as many samples as the data; its last batch may be smaller.
 
-    Which samples come, and how each is augmented, depends on the seed and the epoch alone. With several processes each
+    Which samples come, and how each is augmented, depends only on the seed and the epoch. With several processes each
     rank gets its part of every batch; all ranks together see what a single process would.
     """
 
@@ -201,14 +201,14 @@ class TrainingLoader:
         generator = generator_for(self.seed, "epoch", number)
         order = self._draw_indices(generator)
         draws = torch.rand(count, 3, generator=generator, dtype=torch.float64)
-        batches = torch.arange(count).split(self.batch_size)[skip:]  # places in the epoch
+        batches = torch.arange(count).split(self.batch_size)[skip:]  # positions in the epoch
         shards = [batch.tensor_split(self.world_size)[self.rank] for batch in batches]
         filled = [shard if len(shard) else batch[:1] for shard, batch in zip(shards, batches, strict=True)]
-        fetched = _fetched(self.data, (order[places.numpy()] for places in filled), self.device)
-        for batch, shard, places, (_, images, y) in zip(batches, shards, filled, fetched, strict=True):
-            pixels = to_pixels(augment(images, self.augmentation, draws[places]))
+        fetched = _fetched(self.data, (order[positions.numpy()] for positions in filled), self.device)
+        for batch, shard, positions, (_, images, y) in zip(batches, shards, filled, fetched, strict=True):
+            pixels = to_pixels(augment(images, self.augmentation, draws[positions]))
             weight = len(shard) * self.world_size / len(batch)
-            yield Batch(pixels, y, places, global_size=len(batch), weight=weight)
+            yield Batch(pixels, y, positions, global_size=len(batch), weight=weight)
 
     def _draw_indices(self, generator: torch.Generator) -> np.ndarray:
         """Returns the samples of an epoch in their order, as indices into the list."""

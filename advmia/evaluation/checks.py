@@ -78,7 +78,7 @@ def report(
 def _black_box(table: ScoreTable, score: str, transfer: bool) -> Check:
     """Warns where an attack that sees outputs only leaves a lower score than every attack that uses gradients."""
     if transfer:
-        return Check("black-box", "not checked", "the attacks were made on another network than the one scored")
+        return Check("black-box", "not checked", "the adversarial images were made on another network than the target")
     pairs = []
     for (attack, grey_eps), left in table.items():
         rivals = [(table[name, grey_eps], name) for name in GRADIENT if (name, grey_eps) in table]

@@ -52,7 +52,7 @@ def evaluate(
     """Scores `model` on the loader's images, attacked where `attack` is given.
 
     Adversarial images are made on `source` (a transfer attack) or, by default, on `model` itself (white-box). The
-    random draws of an image depend only on `options.scope` and on the image's place in its list, so neither the batch
+    random draws of an image depend only on `options.scope` and on the image's index in its list, so neither the batch
     size nor the order changes an outcome.
 
     Under bf16, early-stopping attacks still run in fp32, because rounding would make them stop too early.
@@ -80,6 +80,7 @@ class _Pass:
         self.network_passes = 0  # images that the attack has passed through the network
 
     def run(self) -> Evaluation:
+        """Evaluates the images that are not in the partial progress, and merges those of all ranks."""
         partial, data = self.options.partial, self.loader.data
         state = partial.load() if partial else None
         if state is not None:
@@ -87,10 +88,10 @@ class _Pass:
         resumed = len(self.tally)
         waves = self.loader.waves(WAVE_BATCHES if self.early_stopping else 1, WAVE_BYTES, skip=resumed)
         self.progress = ProgressBar(waves, len(data), self.options.title, self.status, initial=resumed)
-        scored = Blocks(self.target, self.loader.batch_size)
+        target = Blocks(self.target, self.loader.batch_size)
         try:
             for batch in self.progress:
-                batch_tally = self.evaluate_batch(batch, scored)
+                batch_tally = self.evaluate_batch(batch, target)
                 with defer_signals():  # a signal must not come between merging and saving
                     self.tally.merge(batch_tally)
                     if partial:
@@ -101,19 +102,19 @@ class _Pass:
             raise
         return merge_ranks(self.tally, self.task, data).evaluation()
 
-    def evaluate_batch(self, batch: Batch, scored: nn.Module) -> Tally:
-        """Attacks one batch and scores it. `scored`: the target, run in blocks."""
+    def evaluate_batch(self, batch: Batch, target: nn.Module) -> Tally:
+        """Attacks one batch and scores it. `target`: the target network, run in blocks."""
         device, precision = self.loader.device, self.options.precision
         tally, x = Tally(self.task, self.loader.data), batch.x
-        attacked = scored if self.attack is None else self.attacked_network(x)
+        source = target if self.attack is None else self.source_in_blocks(x)
         start = _now(device)
         if self.attack is not None:
             rng = SampleRng.of(*self.options.scope, samples=batch.index.tolist(), device=device)
             with precision.autocast(device, early_stopping=self.early_stopping):
-                x = self.attack(attacked, x, batch.y, rng=rng)
+                x = self.attack(source, x, batch.y, rng=rng)
             tally.add_time(_now(device) - start, notes_of(self.attack))
         with precision.scoring(early_stopping=self.early_stopping), torch.no_grad(), frozen_eval(self.target):
-            logits = scored(x).float()
+            logits = target(x).float()
         if self.attack is None:
             tally.add_time(_now(device) - start, {})
         if not logits.isfinite().all():  # argmax would count NaN as class 0
@@ -123,16 +124,18 @@ class _Pass:
         tally.add_scores(x, logits, batch)
         return tally
 
-    def attacked_network(self, x: Tensor) -> Blocks:
+    def source_in_blocks(self, x: Tensor) -> Blocks:
+        """Returns the source network as attacks see it, for images x (B, C, H, W)."""
         return Blocks(inference_copy(self.source, x), self.loader.batch_size, self.count_passes)
 
     def status(self, images: int) -> str:
-        """Text of the progress bar after so many images: the score so far, and an early-stopping attack's passes."""
+        """Returns the progress bar's text: the score so far and, of early-stopping attacks, the network passes."""
         selection = self.task.selection
         score = [f"{selection} {self.tally.meter.compute()[selection]:.4f}"] if images else []
         return ", ".join([*score, f"{self.network_passes} passes"] if self.early_stopping else score)
 
     def count_passes(self, images: int) -> None:
+        """Counts the images of one network pass, and refreshes the bar: a batch may take hours."""
         self.network_passes += images
         self.progress.refresh()
 
@@ -145,7 +148,7 @@ def _now(device: torch.device) -> float:
 
 
 def result_row(attack: str, budget: Budget, losses: Sequence[str], scores: Scores, evaluation: Evaluation) -> ResultRow:
-    """Returns the result row of one evaluation; distances in L-infinity become grey levels, as eps and step size."""
+    """Returns the result row of one evaluation. Eps, step size and L-infinity distances are in grey levels there."""
     linf = evaluation.linf * GREY_LEVELS
     notes = {"l2": evaluation.l2, "linf": linf, **evaluation.notes}
     return ResultRow(

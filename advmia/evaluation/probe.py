@@ -28,7 +28,7 @@ TOLERANCE = 1e-3  # logits that differ by less count as equal; so do two passes,
 class Probe:
     """What was measured. Every `int` is a number of images; the field names are keys in result files.
 
-    All but the last three fields are of the source, the network that is attacked; these are of source and target.
+    The last three fields are about the source and the target, all others about the source alone.
     """
 
     images: int  # measured
@@ -51,9 +51,9 @@ class Probe:
 def probe_network(
     source: nn.Module, loader: EvaluationLoader, task: Task, *, target: nn.Module | None = None, seed: int = 0
 ) -> Probe:
-    """Measures the source, which is the attacked network, on the first images of the list.
+    """Measures the source, the network on which adversarial images are made, on the first images of the list.
 
-    `target`: the scored network of a transfer run; whether it is in eval mode and steady is measured as well. The cost
+    `target`: the target of a transfer run; whether it is in eval mode and steady is measured as well. The cost
     is about three passes and one gradient for at most 256 images, and PGD-20 for at most 64: a fiftieth of FGSM and PGD
     at four eps on a thousand images.
     """
@@ -104,7 +104,7 @@ def flat(logits: Tensor) -> Tensor:
 def repeated(logits: Tensor, previous: Tensor | None) -> Tensor:
     """Returns which images' logits (B, K, ...) differ by less than 0.001 from those of the image before; shape (B,).
 
-    `previous`: the logits (1, K, ...) of the image before the batch; None where there is none.
+    `previous`: the logits (1, K, ...) of the image before the batch; None if there is none.
     """
     earlier = torch.cat([logits[:1] if previous is None else previous, logits[:-1]])
     same = (logits - earlier).abs().flatten(1).amax(dim=1) < TOLERANCE

@@ -1,10 +1,10 @@
 """The training loop, for every task and method.
 
-`fit` trains epoch by epoch. A `Position` says how far the training has got; together with the network, the optimizer,
-the schedule and the random generators it is all that the rest of a training depends on. `fit` has this state saved
-after every epoch and, if asked to, within an epoch. It also makes sure that no signal stops the process within an
-update, or between keeping an epoch and saving the state: a stopped or killed training continues from its last saved
-state to the same weights (see `advmia.checkpoints.resume`).
+`fit` trains epoch by epoch. A `Position` says how far the training has got. Together with the network, the optimizer,
+the schedule and the random generators, it is all that the rest of a training depends on. `fit` saves this state after
+every epoch and, with a `Saver` of a shorter interval, within an epoch. No signal stops the process within an update, or
+between keeping an epoch and saving the state. So a stopped or killed training continues from its last saved state to
+the same weights (see `advmia.checkpoints.resume`).
 """
 
 from __future__ import annotations

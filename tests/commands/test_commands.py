@@ -1,4 +1,4 @@
-"""Training and testing as real processes: files, records, lines, and running again."""
+"""Training and testing by the scripts: their files, records and printed lines, and what a second run does."""
 
 from __future__ import annotations
 
@@ -58,13 +58,19 @@ def attack(warm_interpreter: Path) -> Command:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, train: Command) -> Path:
-    """A working folder as the documented commands see it: phantoms in ./data, and two trained networks."""
-    folder = tmp_path_factory.mktemp("place")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with phantoms in ./data."""
+    folder = tmp_path_factory.mktemp("folder")
     make_phantoms(folder / "data", ["mel2017"], count=24, size=32)
-    for method in ("nat", "pgdat"):
-        train(folder, method)
     return folder
+
+
+@pytest.fixture(scope="module")
+def place(phantoms: Path, train: Command) -> Path:
+    """The working folder with two trained networks."""
+    for method in ("nat", "pgdat"):
+        train(phantoms, method)
+    return phantoms
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
@@ -72,8 +78,9 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_training_writes_weights_and_record(place: Path) -> None:
-    """The reference's file names; a bare state_dict; a record that says how it came about."""
+    """Fails if a file's name is not the reference's, the weights are no bare state_dict, or the record lacks a fact."""
     assert sorted(path.name for path in (place / "clsCkpt").iterdir()) == sorted(
         name + end for name in (NATURAL, ROBUST) for end in ("", ".json", ".png")
     )
@@ -83,19 +90,20 @@ def test_training_writes_weights_and_record(place: Path) -> None:
     assert record["selection"] == {"score": "accuracy under PGD-20", "chosen_on": "test list"}
     assert {"accuracy", "recall", "precision", "f1", "auroc"} <= record["epochs"][0]["robust"].keys()
     settings = record["settings"]
-    wanted = {"dataset": "melBin", "model": "mv2", "method": "pgdat", "eps": 8.0, "steps": 10, "step_size": 2.0}
-    assert settings | wanted | {"seed": 0, "size": 16, "batch_size": 8} == settings
+    expected = {"dataset": "melBin", "model": "mv2", "method": "pgdat", "eps": 8.0, "steps": 10, "step_size": 2.0}
+    assert settings | expected | {"seed": 0, "size": 16, "batch_size": 8} == settings
     assert settings["train_data"]["content"] == "phantom" and len(settings["train_data"]["sha256"]) == 64
     assert record["versions"].keys() >= {"advmia", "python", "torch", "torchvision", "numpy", "pillow"}
 
 
+@pytest.mark.slow
 def test_same_seed_same_weights(place: Path, train: Command, tmp_path: Path) -> None:
-    """A second training with the same arguments gives the same weights, bit for bit; another seed does not.
+    """Fails if the same arguments give other weights or another file, or another seed gives the same weights.
 
-    The files are equal, too: hat's helper and a result's target are known by their file's digest.
+    The files must be equal as well: HAT's helper and the target of a result are identified by the SHA-256 of the file.
     """
     data = ["--dataRoot", place / "data"]
-    train(tmp_path, "pgdat", *data, python=sys.executable)  # shares nothing that the other's server chose at its start
+    train(tmp_path, "pgdat", *data, python=sys.executable)  # a process of its own, not one of the warm server
     train(tmp_path, "pgdat", *data, "--seed", 1, "--saveDir", tmp_path / "other")
     (first, _), (again, _) = load_weights(place / "clsCkpt" / ROBUST), load_weights(tmp_path / "clsCkpt" / ROBUST)
     assert all(torch.equal(first[name], again[name]) for name in first)
@@ -104,8 +112,9 @@ def test_same_seed_same_weights(place: Path, train: Command, tmp_path: Path) -> 
     assert not torch.equal(first["conv1.weight"], other["conv1.weight"])
 
 
+@pytest.mark.slow
 def test_training_again(place: Path, train: Command, tmp_path: Path) -> None:
-    """A finished training is not repeated; one with other settings moves the old files aside and loses nothing."""
+    """Fails if a finished training is repeated, or one of other settings overwrites its files."""
     data = ["--dataRoot", place / "data"]
     train(tmp_path, "nat", *data)
     weights = tmp_path / "clsCkpt" / NATURAL
@@ -119,8 +128,8 @@ def test_training_again(place: Path, train: Command, tmp_path: Path) -> None:
     assert record["selection"] == {"score": "accuracy", "chosen_on": "held-out 0.25 of the training list"}
 
 
-def test_where(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    """Fails when `where` names other files than those that training and testing write, or refuses what they take."""
+def test_where(phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """Fails if `where` prints other paths than those that training and testing write, or refuses what they accept."""
     lines = [
         "trainCls.py --dataset melBin --method nat --model mv2",
         "trainCls.py --dataset melBIN --method PGDAT --model mv2 --saveDir 'two words'",
@@ -139,7 +148,7 @@ def test_where(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
     assert run_main(monkeypatch, ["advmia", "where"]) == 0
     assert capsys.readouterr().out.splitlines() == expected
-    more = f"trainCls.py --dataset melMulti --method nat --model mv2 --dataRoot {place}/data"  # classes are counted
+    more = f"trainCls.py --dataset melMulti --method nat --model mv2 --dataRoot {phantoms}/data"  # classes are counted
     for line, says in (
         ("make coffee", "expected a command of trainCls.py, trainChex.py, "),
         ("", "expected a command of trainCls.py, "),
@@ -149,21 +158,24 @@ def test_where(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     ):
         monkeypatch.setattr("sys.stdin", io.StringIO(line + "\n"))
         assert run_main(monkeypatch, ["advmia", "where"]) == (2 if says else 0)
-        said = capsys.readouterr()
-        assert says in said.err and said.err.count("\n") == bool(says)
-        assert bool(said.out) != bool(says)
+        captured = capsys.readouterr()
+        assert says in captured.err and captured.err.count("\n") == bool(says)
+        assert bool(captured.out) != bool(says)
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_best_epoch_is_kept(place: Path, train: Command, tmp_path: Path) -> None:
+    """Fails if the record's best epoch is not the first of those with the highest score."""
     train(tmp_path, "nat", "--dataRoot", place / "data", "--epoch", 3)
     record = json.loads((tmp_path / "clsCkpt" / f"{NATURAL}.json").read_text())
     scores = [epoch["clean"]["accuracy"] for epoch in record["epochs"]]
     assert record["best_epoch"] == 1 + scores.index(max(scores))
 
 
+@pytest.mark.slow
 def test_white_box_results(place: Path, attack: Command) -> None:
-    """Columns, rows, lines and per-image outcomes; a phantom is called a phantom."""
+    """Fails if a column, a row, a printed line or an image's outcome is wrong, or phantoms are not called phantoms."""
     printed = attack(place, ROBUST)
     rows = read_csv(place / "results" / f"melBin__{ROBUST}.csv")
     assert ",".join(rows[0]) == COLUMNS
@@ -176,11 +188,11 @@ def test_white_box_results(place: Path, attack: Command) -> None:
     assert "melBin[phantom]" in printed
     number = r"\d\.\d{4}"
     assert re.search(rf"^nat acc: {number} recall:{number} prec:{number} f1:{number}$", printed, re.M)
-    attacked = (
+    attack_line = (
         rf"^\teps:(\d)-255 step:20 stepSize:(\w+)-255 acc: {number} recall: {number} prec: {number} f1: {number} "
     )
-    found = re.findall(attacked + r"totalTIme:[\d.]+s$", printed, re.M)
-    assert found == [("1", "05"), ("2", "05"), ("4", "1"), ("8", "2")]
+    budgets = re.findall(attack_line + r"totalTIme:[\d.]+s$", printed, re.M)
+    assert budgets == [("1", "05"), ("2", "05"), ("4", "1"), ("8", "2")]
 
     record = json.loads((place / "results" / f"melBin__{ROBUST}.json").read_text())
     samples = record["samples"]
@@ -193,8 +205,9 @@ def test_white_box_results(place: Path, attack: Command) -> None:
     assert record["target_training"]["method"] == "pgdat"
 
 
+@pytest.mark.slow
 def test_transfer_results(place: Path, attack: Command, tmp_path: Path) -> None:
-    """Attacks made on the surrogate, scored on the target, in a file that names both."""
+    """Fails if the result file of a transfer attack does not name both networks."""
     surrogate = ["--surrogatePath", f"clsCkpt/{NATURAL}"]
     printed = attack(place, ROBUST, *surrogate, "--attacks", "pgd", "--epsilons", 8, "--resultDir", tmp_path)
     rows = read_csv(tmp_path / f"melBin__{ROBUST}__from__{NATURAL}.csv")
@@ -203,8 +216,9 @@ def test_transfer_results(place: Path, attack: Command, tmp_path: Path) -> None:
     assert "pgd" in printed
 
 
-def test_results_are_taken_up_and_never_mixed(place: Path, attack: Command, tmp_path: Path) -> None:
-    """Running again computes only what is missing; results of other settings are set aside."""
+@pytest.mark.slow
+def test_results_are_resumed_and_never_mixed(place: Path, attack: Command, tmp_path: Path) -> None:
+    """Fails if finished rows are computed again, or results of other settings are overwritten instead of renamed."""
     base = ["--resultDir", tmp_path, "--attacks", "fgsm"]
     attack(place, NATURAL, *base, "--epsilons", 1)
     path = tmp_path / f"melBin__{NATURAL}.csv"
@@ -217,8 +231,9 @@ def test_results_are_taken_up_and_never_mixed(place: Path, attack: Command, tmp_
     assert read_csv(tmp_path / f"melBin__{NATURAL}.csv.earlier-1") == second
 
 
+@pytest.mark.slow
 def test_weights_that_are_replaced_meanwhile(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails when rows of one network are recorded as another's, whose training has just saved a better epoch."""
+    """Fails if rows of one network are recorded as another's, whose training has just saved a better epoch."""
     weight, load = tmp_path / NATURAL, Inputs.load_images
     shutil.copy(place / "clsCkpt" / NATURAL, weight)
     expected = sha256(weight.read_bytes()).hexdigest()
@@ -236,8 +251,9 @@ def test_weights_that_are_replaced_meanwhile(place: Path, tmp_path: Path, monkey
     assert json.loads(record.read_text())["run"]["target_sha256"] == expected
 
 
+@pytest.mark.slow
 def test_outcomes_do_not_depend_on_the_batch_size(place: Path, attack: Command, tmp_path: Path) -> None:
-    """Promise 2, through the whole program."""
+    """Fails if an outcome depends on --bs."""
     outcomes = []
     for size in (1, 4, 64):
         out = ["--resultDir", tmp_path / str(size)]
@@ -247,21 +263,23 @@ def test_outcomes_do_not_depend_on_the_batch_size(place: Path, attack: Command, 
     assert outcomes[0] == outcomes[1] == outcomes[2]
 
 
+@pytest.mark.slow
 def test_helper_of_hat(place: Path, train: Command, tmp_path: Path) -> None:
-    """hat trains with its helper; a helper that does not fit is refused before any work."""
+    """Fails if hat does not train with its helper."""
     more = ["--dataRoot", place / "data", "--helperModel", "mv2", "--helperWeight", place / "clsCkpt" / NATURAL]
     train(tmp_path, "hat", *more)
     name = "MobileNetV2_melBin_hat_beta6_class2_ADV8-255_10_2-255_maxLR0.01_weightDecay0.001"
     assert (tmp_path / "clsCkpt" / name).exists()
 
 
-def test_bad_input_as_a_process(place: Path) -> None:
-    """One line on standard error, nothing on standard output, status 2."""
-    done = run_process(
-        "trainCls.py", "--dataset", "xrayBin", "--method", "nat", "--model", "mv2", "--gpu", "cpu", cwd=place
+@pytest.mark.slow
+def test_bad_input_as_a_process(phantoms: Path) -> None:
+    """Fails if an error is not one line on standard error, with nothing on standard output and status 2."""
+    process = run_process(
+        "trainCls.py", "--dataset", "xrayBin", "--method", "nat", "--model", "mv2", "--gpu", "cpu", cwd=phantoms
     )
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert done.stderr.startswith("trainCls.py: error: no list at data/xray/trainbin.csv")
+    assert (process.returncode, process.stdout, process.stderr.count("\n")) == (2, "", 1)
+    assert process.stderr.startswith("trainCls.py: error: no list at data/xray/trainbin.csv")
 
 
 def test_an_unreadable_image_is_named_before_training(
@@ -274,30 +292,29 @@ def test_an_unreadable_image_is_named_before_training(
     monkeypatch.chdir(tmp_path)
     words = ["trainCls.py", "--dataset", "melBin", "--method", "nat", "--model", "mv2", "--gpu", "cpu", "--epoch", 1]
     assert run_main(monkeypatch, words) == 2
-    said = capsys.readouterr().err
-    assert f"trainbin.csv row 3: cannot read data/mel2017/img/{listed}" in said and said.count("\n") == 1
+    stderr = capsys.readouterr().err
+    assert f"trainbin.csv row 3: cannot read data/mel2017/img/{listed}" in stderr and stderr.count("\n") == 1
     assert not (tmp_path / "clsCkpt").exists()
 
 
-def test_odd_masks_are_handled_and_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    """A mask of another size than its image is resized with it; an empty one trains and is scored; both are counted."""
+@pytest.mark.slow
+def test_odd_masks_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """Fails if masks of another size than their image, or empty ones, are not reported, or end the training."""
     make_phantoms(tmp_path / "data", ["mel2017"], count=24, size=32)
     folder = tmp_path / "data" / "mel2017"
     train_list, test_list = ((folder / f"{name}Seg.csv").read_text().splitlines() for name in ("train", "test"))
     masks = [folder / str(DATASETS["mel"].mask_folder) / line.split(",")[1] for line in (*train_list, *test_list)]
-    with Image.open(masks[0]) as whole:
-        resized = whole.resize((20, 48))
+    with Image.open(masks[0]) as first_mask:
+        resized = first_mask.resize((20, 48))
     resized.save(masks[0])
     Image.new("L", (32, 32)).save(masks[len(train_list)])
     monkeypatch.chdir(tmp_path)
     words = ["trainSeg.py", "--dataset", "mel", "--method", "nat", "--model", "unet", "--epoch", 1, "--bs", 4]
     assert run_main(monkeypatch, [*words, "--gpu", "cpu", "--imgSize", 32]) == 0
-    said = capsys.readouterr()
-    assert "trainSeg.csv: 1 masks have another size than their image" in said.err
-    assert "testSeg.csv: 1 masks are all background" in said.err
-    assert "dice" in said.out and "nan" not in said.out
+    captured = capsys.readouterr()
+    assert "trainSeg.csv: 1 masks have another size than their image" in captured.err
+    assert "testSeg.csv: 1 masks are all background" in captured.err
+    assert "dice" in captured.out and "nan" not in captured.out
 
     for mask in masks[len(train_list) :]:
         Image.new("L", (32, 32)).save(mask)
@@ -306,8 +323,9 @@ def test_odd_masks_are_handled_and_said(
     assert not Path("other").exists()
 
 
+@pytest.mark.slow
 def test_tables(place: Path, attack: Command, tmp_path: Path) -> None:
-    """Every number of the table is in the CSV it came from; the curves are pictures that say phantom."""
+    """Fails if a number of the table is not that of the CSV file, or a plot's name does not say phantom."""
     for target in (NATURAL, ROBUST):
         attack(place, target, "--attacks", "fgsm", "--resultDir", tmp_path)
     printed = run_well("advmia", "tables", tmp_path, "--out", tmp_path / "out", cwd=place)

@@ -14,7 +14,7 @@ from advmia.data.phantoms import make_phantoms
 from advmia.models import build_model
 from tests.support.running import run_main
 
-pytestmark = pytest.mark.usefixtures("few_steps")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_steps")]
 PGD = ["--attacks", "pgd", "--epsilons", "8"]
 
 

@@ -39,7 +39,7 @@ NOT_RUN_HERE = {
     "scripts/sweep_eps.sh": "is listed below, and run by test_sweeps.py",
     "scripts/reproduce.sh": "likewise",
     **{f"scripts/survey/{name}.sh": "is run by test_survey_scripts.py" for name in SURVEY},
-    "torchrun": "is run by test_processes.py",
+    "torchrun": "is run by test_distributed.py",
     "sbatch": "likewise, with a stand-in for Slurm",
 }
 

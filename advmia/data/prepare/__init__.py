@@ -97,13 +97,11 @@ def _collect(dataset: str, source: Path, data_root: Path) -> Collection:
     try:
         collection = DOWNLOADS[dataset](source)
     except OSError as error:
-        raise UserError(f"cannot read the download at {source} ({error}): check its files and rights") from error
+        raise UserError(f"cannot read the download at {source} ({error}): check its files and permissions") from error
     rows_of = Counter(record.name.lower() for record in collection.records)
     repeated = next((name for name, count in rows_of.items() if count > 1), None)
     if repeated:
-        raise UserError(
-            f"{repeated} has more than one row in the labels of {source}; expected one: mend the label files"
-        )
+        raise UserError(f"{repeated} has more than one row in the labels of {source}: keep only one in the label files")
     return collection
 
 

@@ -120,7 +120,7 @@ def _findings(labels: str, where: str) -> set[str]:
     if unknown:
         raise UserError(
             f"{where}: expected {NO_FINDING!r} alone or findings of {', '.join(CHEST_FINDINGS)} joined by |,"
-            f" got {labels!r} ({unknown[0]!r} does not belong); mend the row"
+            f" got {labels!r} ({unknown[0]!r} does not belong); correct the row"
         )
     return findings
 

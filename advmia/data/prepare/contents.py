@@ -109,7 +109,9 @@ def write_files(files: dict[Path, Content], *, link: bool) -> None:
         try:
             content.write(target, link)
         except OSError as error:
-            raise UserError(f"cannot write {target} ({error}): mend that and run again, which continues") from error
+            raise UserError(
+                f"cannot write {target} ({error}): remove the cause and run again, which continues"
+            ) from error
 
     pending = list(files.items())
     with (

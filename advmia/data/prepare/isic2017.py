@@ -95,7 +95,7 @@ def _diagnoses(path: Path) -> list[tuple[str, str]]:
         flags = (_flag(melanoma, where), _flag(keratosis, where))
         if flags == (1, 1):
             raise UserError(
-                f"{where}: {image} is both melanoma and seborrheic keratosis, expected at most one; mend it"
+                f"{where}: {image} is both melanoma and seborrheic keratosis, expected at most one; correct the row"
             )
         diagnoses.append((plain_name(image, where), str(flags[0] + 2 * flags[1])))
     return diagnoses
@@ -103,7 +103,7 @@ def _diagnoses(path: Path) -> list[tuple[str, str]]:
 
 def _flag(text: str, where: str) -> int:
     if text not in ("0.0", "1.0", "0", "1"):
-        raise UserError(f"{where}: expected a label of 0.0 or 1.0, got {text!r}; mend the row")
+        raise UserError(f"{where}: expected a label of 0.0 or 1.0, got {text!r}; correct the row")
     return int(float(text))
 
 

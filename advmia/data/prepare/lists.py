@@ -74,9 +74,10 @@ def describe_lists(collection: Collection, lists: list[ImageList], split: str) -
     tests = [image_list for image_list in lists if image_list.split == "test"]
     for test in tests:
         for train in training:
-            same_task = train.spec is test.spec
-            lines += [*_missing_classes(train, test), *_leakage(collection, train, test, split)] if same_task else []
-            lines += _leakage_between_tasks(train, test) if not same_task else []
+            if train.spec is test.spec:
+                lines += [*_missing_classes(train, test), *_leakage(collection, train, test, split)]
+            else:
+                lines += _leakage_between_tasks(train, test)
     if not collection.groups:
         lines.append(
             "leakage: the download names no patients, so a patient's images on both sides would not be noticed"

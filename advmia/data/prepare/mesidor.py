@@ -108,7 +108,7 @@ def _parse_grade(text: str, where: str) -> str:
     except ValueError:
         value = -1.0
     if value not in (0, 1, 2, 3):
-        raise UserError(f"{where}: expected a retinopathy grade of 0 to 3, got {text!r}; mend the row")
+        raise UserError(f"{where}: expected a retinopathy grade of 0 to 3, got {text!r}; correct the row")
     return str(int(value))
 
 

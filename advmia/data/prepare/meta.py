@@ -115,6 +115,8 @@ def _read_list(path: Path, spec: DatasetSpec) -> list[tuple[str, str]]:
     for row, image, entry in read_list(spec, path):
         where = f"{path} row {row}"
         if not re.fullmatch(pattern, entry):
-            raise UserError(f"{where}: expected an image's file name and {form}, got '{image},{entry}'; mend the row")
+            raise UserError(
+                f"{where}: expected an image's file name and {form}, got '{image},{entry}'; correct the row"
+            )
         rows.append((plain_name(image, where), plain_name(entry, where) if spec.mask_folder else entry))
     return rows

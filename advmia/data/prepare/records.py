@@ -105,7 +105,7 @@ def plain_name(text: str, where: str) -> str:
     """Returns `text`, stripped. Raises `UserError` for a path, and for characters that would break a CSV list."""
     name = text.strip()
     if not re.fullmatch(r"\w[\w .()+-]*", name):
-        raise UserError(f"{where}: expected a plain file name, got {name!r}; mend the row")
+        raise UserError(f"{where}: expected a plain file name, got {name!r}; correct the row")
     return name
 
 
@@ -139,7 +139,7 @@ def columns(path: Path, rows: Sequence[Sequence[str]], names: Sequence[str]) -> 
         if not any(cell.strip() for cell in row):
             continue
         if len(row) <= max(indices):
-            raise UserError(f"{path} row {number}: expected {len(header)} columns, got {len(row)}; mend the row")
+            raise UserError(f"{path} row {number}: expected {len(header)} columns, got {len(row)}; correct the row")
         table.append((f"{path} row {number}", [row[index].strip() for index in indices]))
     return table
 

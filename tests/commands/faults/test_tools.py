@@ -59,7 +59,7 @@ CASES = [
             ("text", "not a readable NumPy array", "download it again"),
             ("empty", "not a readable NumPy array", "download it again"),
             ("object", "test_labels", "got dtype object", "download the archive again"),
-            ("label", "test_labels, row 0", "labels of 0 to 4, got [5]"),
+            ("label", "test_labels, item 0", "labels of 0 to 4, got [5]"),
             ("member", "expected an array val_images", "as downloaded"),
             ("floats", "train_images: expected uint8 images", "got float32"),
             ("outside", "expected an array train_images, got ../train_images", "as downloaded"),
@@ -93,13 +93,13 @@ CASES = [
     Case(
         "labels: out of range",
         f"{PREPARE} isic2017 --source source",
-        ("GroundTruth.csv row 2: expected a label of 0.0 or 1.0, got '2.0'", "mend the row"),
+        ("GroundTruth.csv row 2: expected a label of 0.0 or 1.0, got '2.0'", "correct the row"),
         in_download(isic, replace_line(ISIC_TABLE, 2, "ISIC_0000001,2.0,0.0")),
     ),
     Case(
         "labels: name upwards",
         f"{PREPARE} isic2017 --source source",
-        ("GroundTruth.csv row 2: expected a plain file name, got '../../x'", "mend the row"),
+        ("GroundTruth.csv row 2: expected a plain file name, got '../../x'", "correct the row"),
         in_download(isic, replace_line(ISIC_TABLE, 2, "../../x,0.0,0.0")),
     ),
     Case(

@@ -22,8 +22,6 @@ from torch.optim.lr_scheduler import ConstantLR
 from advmia.budgets import training_budget
 from advmia.data.loading import TrainingLoader
 from advmia.data.specs import Augmentation
-from advmia.errors import UserError
-from advmia.runtime.devices import pick_devices
 from advmia.tasks import SINGLE_LABEL
 from advmia.training.loop import Position, Training, train_one_epoch
 from advmia.training.methods import METHODS, MethodSettings
@@ -328,13 +326,3 @@ def test_a_fault_of_one_rank_is_reported_once(world: Path) -> None:
     process = run_process(*TRAININGS["nat"], *TWO, "--saveDir", no_folder, cwd=world)
     assert process.returncode == 2
     assert len(process.stderr.strip().splitlines()) == 1 and "cannot write" in process.stderr
-
-
-# --- devices ---------------------------------------------------------------------------------------------------------
-
-
-def test_devices_of_several_processes() -> None:
-    """Fails if two processes may share a GPU. They may share a CPU."""
-    with pytest.raises(UserError, match=r"named twice|no CUDA device"):
-        pick_devices(["0", "0"])
-    assert pick_devices(["cpu", "cpu"]) == [CPU, CPU]

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Tests the networks that the other scripts here have trained, and writes tables of the results: each network is attacked
-# white-box, then each natural network with adversarial images of each other natural network of its data set (transfer). Networks that
-# were not trained are left out; finished tests are skipped. Arguments go to every test command, e.g. --gpu 0
+# Tests the networks that the other scripts here have trained, and writes tables of the results. Each network is attacked
+# white-box. Then each natural network is tested with adversarial images of each other natural network of its data set
+# (transfer). Networks that were not trained are left out; finished tests are skipped. Arguments go to every test command,
+# e.g. --gpu 0
 . "$(dirname "$0")/settings.sh"
 find_python requirements.txt
 read_class_names

@@ -229,9 +229,7 @@ def draw_map() -> str:
         for wing in wings:
             members = [module for module in MODULES.values() if module.wing == wing]
             size = sum(len(module.source.splitlines()) for module in members)
-            below = [
-                f"{target} {count}" for (source, target), count in sorted(imports_between.items()) if source == wing
-            ]
+            targets = [f"{other} {count}" for (name, other), count in sorted(imports_between.items()) if name == wing]
             lines.append(
                 f"   {wing:12}{len(members):3} modules {size:5} lines  imports {', '.join(targets) or 'nothing'}"
             )

@@ -27,7 +27,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def official() -> Path:
-    """Real ISIC 2017 and ChestX-ray14 images in the layout of the official downloads; without them, tests are skipped."""
+    """Real ISIC 2017 and ChestX-ray14 images in the layout of the official downloads; without them, skips the test."""
     path = SHARED / "data" / "official"
     if not path.is_dir():
         pytest.skip(f"no real images at {path}")

@@ -163,9 +163,8 @@ def test_a_failing_step_ends_the_sweep(data: Path, tmp_path: Path, undisturbed: 
     assert process.stderr.endswith(f"; log: {log}\n") and process.stderr.count("\n") == 1
     assert f"cannot read {image}" in log.read_text() and f"cannot read {image}" in process.stdout
     after = contents(out)
-    assert after.pop(f"logs/{log.name}").startswith(
-        before.pop(f"logs/{log.name}")
-    )  # the log of the first run is continued
+    # The log of the first run is continued.
+    assert after.pop(f"logs/{log.name}").startswith(before.pop(f"logs/{log.name}"))
     assert after == before
 
 

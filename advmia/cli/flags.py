@@ -151,7 +151,7 @@ def visual_parser(task: Task, description: str | None) -> Parser:
 
 
 def _add_dataset(group: argparse._ArgumentGroup, task: Task, aliases: dict[str, str] | None = None) -> None:
-    """Adds --dataset, or sets its value if the task has only one data set. `aliases`: further spellings to names."""
+    """Adds --dataset, or sets its value if the task has only one data set. `aliases`: {further spelling: name}."""
     if len(task.datasets) == 1:
         group.set_defaults(dataset=task.datasets[0])
         return

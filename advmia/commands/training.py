@@ -48,7 +48,7 @@ from advmia.training.validation import Validation, epoch_line
 
 
 def train(task: Task, args: argparse.Namespace) -> None:
-    """Trains one network and keeps its best epoch as `<saveDir>/<the reference's name>`, with a record beside it."""
+    """Trains one network and keeps its best epoch at `checkpoint_path`, with a record beside it."""
     inputs = Inputs.of(args, args.model)
     check_init(args.model, args.init)
     train_list, test_list = inputs.read_lists()

@@ -113,7 +113,7 @@ def find_model(name: str) -> ModelSpec:
     for spec in MODELS.values():
         if name.lower() == spec.name.lower():
             return spec
-    raise UserError(f"unknown model {name!r}: known are {', '.join(MODELS)}")
+    raise UserError(f"unknown model {name!r}: choose from {', '.join(MODELS)}")
 
 
 def check_init(name: str, init: str | None) -> None:

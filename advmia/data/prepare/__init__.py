@@ -88,7 +88,7 @@ def prepare_dataset(
 def _collect(dataset: str, source: Path, data_root: Path) -> Collection:
     """Reads the download. Raises `UserError` where it is unknown, unreadable, or labels an image twice."""
     if dataset not in DOWNLOADS:
-        raise UserError(f"unknown download {dataset!r}; known are {', '.join(DOWNLOADS)}")
+        raise UserError(f"unknown download {dataset!r}: choose from {', '.join(DOWNLOADS)}")
     if data_root.resolve().is_relative_to(source.resolve()):
         raise UserError(
             f"--dataRoot {data_root} lies inside --source {source}, which would be read as part of the download:"

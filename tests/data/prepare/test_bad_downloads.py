@@ -110,7 +110,12 @@ def text_npz(tmp: Path) -> Path:
 
 
 ERRORS = [
-    ("mesidor2", isic_with("0.0", "0.0"), {}, "unknown download 'mesidor2'; known are mesidor, isic2017, chestxray14"),
+    (
+        "mesidor2",
+        isic_with("0.0", "0.0"),
+        {},
+        "unknown download 'mesidor2': choose from mesidor, isic2017, chestxray14",
+    ),
     ("isic2017", lambda tmp: tmp / "nowhere", {}, "expected --source to be the folder of the unpacked download"),
     ("isic2017", isic_with("0.0", "0.0"), {"split": "patient"}, "no split 'patient'; it has published, official"),
     ("covid19radiography", lambda tmp: make_covid(tmp / "source", ["COVID-1"]), {"split": "official"}, "has no split"),

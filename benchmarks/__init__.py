@@ -1,1 +1,4 @@
-"""Benchmarks of speed and strength, one command each: `python -m benchmarks.steps --help`. advmia imports none."""
+"""Benchmarks of speed and strength, one command each, e.g. `python -m benchmarks.steps --help`.
+
+`advmia` does not import them.
+"""

@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 begin "${1:-${OUT:-benchmarks/results}/cpu.json}"
 
 CPU=(--device cpu)
-# Two warm-up calls: the second call of a training step still takes memory from the system, the third hardly any.
+# Two warm-up calls: the second call of a training step still requests memory from the system, the third almost none.
 STEPS=("${CPU[@]}" --size 64 --bs 16 --warmup 2)
 part data 300 data "${CPU[@]}"
 part simba 300 evaluation "${CPU[@]}" --simba

@@ -1,10 +1,10 @@
-"""Time that loading images adds to an epoch: from our cache, and by decoding every image in every epoch.
+"""Times how long loading images takes in an epoch: from our cache, and by decoding every image in every epoch.
 
     python -m benchmarks.data
 
-Both read the same generated JPEGs, by default as large as those of ISIC 2017, in the folder layout of the data set
-melBin. Both use one core: more cores divide either time by their number at best. With --device cuda, our images are
-augmented on the GPU instead.
+Both ways read the same generated JPEGs, by default as large as those of ISIC 2017, in the folder layout of the data set
+melBin. Both use one core; n cores would divide either time by n at most. With --device cuda, the images from the cache
+are augmented on the GPU.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from advmia.data.loading import load_data
+from advmia.data.loading import ImageData, load_data
 from advmia.data.phantom_images import skin
 from advmia.data.readers import read_samples
 from advmia.data.specs import DATASETS
@@ -38,29 +38,29 @@ def main() -> None:
 
 
 def _measure(args: argparse.Namespace, root: Path) -> dict[str, Any]:
-    """Measures both ways and prints the table; returns the results for the JSON file."""
+    """Times both ways and prints the table; returns the results for the JSON file."""
     device, spec = torch.device(args.device), DATASETS[DATASET].at_size(args.size)
     torch.set_num_threads(1)
     megabytes = draw_images(root / spec.folder, "trainbin.csv", args.images, (args.width, args.height))
     samples = read_samples(spec, root, "train")
-    loaded = []
-    build_seconds = timing.seconds_of(lambda: loaded.append(load_data(root, samples, workers=args.workers)), device)
+    loads: list[ImageData] = []
+    build_seconds = timing.seconds_of(lambda: loads.append(load_data(root, samples, workers=args.workers)), device)
     open_seconds = timing.seconds_of(lambda: load_data(root, samples, workers=args.workers), device)
-    data = subjects.repeated(loaded[0], args.draws).preload(device)
+    data = subjects.repeated(loads[0], args.draws).preload(device)
     loader = subjects.training_loader(data, SINGLE_LABEL, args.bs, device)
     epochs = iter(range(1, 1_000_000))
     paths = [samples.folder / spec.image_folder / name for name in samples.files]
     images = plain.DecodedImages(paths, [0] * len(paths), spec.resize, spec.size, spec.augmentation.rotation)
 
-    def decoded() -> None:
+    def decode() -> None:
         for x, _ in DataLoader(images, args.bs):
             x.to(device)
 
-    def cached() -> None:
+    def read_cache() -> None:
         for _ in loader.epoch(next(epochs)):
             pass
 
-    timings = timing.alternate({"decoded": decoded, "cached": cached}, device, repeats=args.repeats)
+    timings = timing.alternate({"decoded": decode, "cached": read_cache}, device, repeats=args.repeats)
     counts = {"decoded": len(paths), "cached": len(data)}
     keys = ("seconds_min", "seconds", "seconds_max")
     rows = {
@@ -82,6 +82,7 @@ def _measure(args: argparse.Namespace, root: Path) -> dict[str, Any]:
 
 
 def _show(results: dict[str, Any], args: argparse.Namespace) -> None:
+    """Prints the table and what the cache costs."""
     size = f"{args.width}x{args.height}, {results['file_megabytes']:.2f} MB each"
     print(f"{args.images} JPEGs of {size}, resized to {args.size} pixels")
     columns = ("milliseconds per image", "median", "min", "max")

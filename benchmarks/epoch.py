@@ -1,14 +1,15 @@
-"""Times one PGD-AT epoch with its validation, ours and the plain loop, and shows where ours spends its time.
+"""Times an epoch of PGD-AT with its validation, by our loop and the plain one, and shows where ours spends its time.
 
     python -m benchmarks.epoch --model res18 --size 224 --device cuda --precision tf32 bf16
 
-Both read the same generated JPEGs of 3000x2000, repeated up to the number of images. `whole` is the training epoch and
-its validation, clean and under PGD-20. Ours reads from the cache; the plain loop decodes in worker processes, and stays
-in fp32 (tf32 on CUDA). The time of both grows with the number of images, so the ratio can be measured on a part of an
-epoch (--images, --testImages). Building the cache is not included: `python -m benchmarks.data` measures it.
+Both loops read the same generated JPEGs of 3000x2000 pixels, repeated up to the number of images. `whole` is the
+training epoch and its validation, clean and under PGD-20. Our loop reads from the cache; the plain loop decodes in
+worker processes, and stays in fp32 (tf32 on CUDA). The time of both grows with the number of images, so the ratio can
+be measured on a part of an epoch (--images, --testImages). Building the cache is not included;
+`python -m benchmarks.data` measures it.
 
-`loader`, `attack` and `update` are the parts of one of our epochs, each timed from an idle device to an idle device.
-`epoch` is our own loop, which does not wait for the device between them. `waiting_for_data` is the loader's share of
+`loader`, `attack` and `update` are the parts of one of our epochs; the device is idle before and after each. `epoch` is
+our loop as it is, which does not wait for the device between the parts. `waiting_for_data` is the loader's share of
 the three parts.
 """
 
@@ -46,10 +47,11 @@ DATASET = "melBin"
 GREY_EPS = 8.0
 LR = 1e-3
 DISTINCT = 12  # different JPEGs for training, and as many for testing
-# GFLOP of one image's forward pass (a multiplication and an addition count as two), by the side of the image. For other
-# sizes it is scaled by the area.
+# GFLOP of one image's forward pass (a multiplication and an addition count as two), by network and side of the image.
+# For other sizes, it is scaled by the area.
 GFLOP = {"res18": {224: 54.4, 299: 98.1}, "mv2": {224: 8.9, 299: 16.1}}
-# The work for one image in forward passes: a gradient with respect to the input costs one, the parameters' another.
+# The work for one image, counted in forward passes: a gradient with respect to the input costs one, and a gradient with
+# respect to the parameters one more.
 TRAINING_WORK = 2 * TRAINING_STEPS + 3
 VALIDATION_WORK = 1 + 2 * EVALUATION_STEPS + 1
 
@@ -77,8 +79,8 @@ def main() -> None:
             draw_images(root / spec.folder, list_name, min(count, DISTINCT), (args.width, args.height))
         inputs = Inputs(root, read_samples(spec, root, "train"), read_samples(spec, root, "test", classes=2), args)
         for requested in args.precision:
-            measured = _measure(inputs, Precision.choose(requested, device))
-            results.append({"model": args.model, "size": args.size, "batch_size": args.bs, **measured})
+            timings = _measure(inputs, Precision.choose(requested, device))
+            results.append({"model": args.model, "size": args.size, "batch_size": args.bs, **timings})
             report.write(args, "epoch", {"images": args.images, "test_images": args.testImages, "results": results})
 
 
@@ -114,7 +116,7 @@ def _measure(inputs: Inputs, precision: Precision) -> dict[str, Any]:
 
 
 class _Plain:
-    """The published loop: worker processes decode every image in every epoch."""
+    """The loop of the published code: worker processes decode every image in every epoch."""
 
     def __init__(self, model: nn.Module, inputs: Inputs) -> None:
         self.model, self.device, self.args = subjects.as_published(model), inputs.device, inputs.args
@@ -247,6 +249,7 @@ def _matrix_flops(device: torch.device, precision: Precision) -> float:
 
 
 def _show(results: dict[str, Any], args: argparse.Namespace) -> None:
+    """Prints the tables of one precision."""
     images = f"{args.images} + {args.testImages} images, batch size {args.bs}, {results['precision']}"
     rows = [report.timing_row(f"whole, {name}", row) for name, row in results["whole"].items()]
     title = f"{args.model} at {args.size} pixels, {images}; {args.workers} workers decode"
@@ -265,9 +268,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="res18", choices=SINGLE_LABEL.models, help="network")
     parser.add_argument("--size", type=int, default=224, help="side of the network's input in pixels")
     parser.add_argument(
-        "--images", type=int, default=2000, help="training images of an epoch; ISIC 2017 has 2,000, and 600 to test"
+        "--images", type=int, default=2000, help="training images in an epoch; ISIC 2017 has 2,000, and 600 test images"
     )
-    parser.add_argument("--testImages", type=int, default=600, help="images to validate on")
+    parser.add_argument("--testImages", type=int, default=600, help="images in the validation")
     parser.add_argument("--width", type=int, default=3000, help="width of the JPEGs in pixels")
     parser.add_argument("--height", type=int, default=2000, help="height of the JPEGs in pixels")
     parser.add_argument("--bs", type=int, default=32, help="batch size")

@@ -1,4 +1,4 @@
-"""Compares our evaluation suite with the plain loop: passes through the network per image, and seconds.
+"""Compares our evaluation suite with plain code: passes through the network per image, and seconds.
 
     python -m benchmarks.evaluation --queries 500 --steps 10
     python -m benchmarks.evaluation --simba
@@ -7,12 +7,12 @@ The network is trained briefly on phantoms of Messidor's four grades, so that at
 table shows the share that is still classified correctly, for both implementations. With --simba, only the time that
 SimBA spends outside the network is measured.
 
-The survey's suite has 5,000 queries (of Square) or directions (of SimBA) and 100 steps (of APGD and FAB). If --queries
-and --steps divide them by the same number, the total is also given for the survey's numbers: the passes of AutoAttack
-and SimBA are multiplied by that number.
+The survey's suite has 5,000 queries (Square) or directions (SimBA) and 100 steps (APGD and FAB). If --queries and
+--steps are smaller by the same factor, the total is also given for the survey's numbers: the passes of AutoAttack and
+SimBA are multiplied by that factor.
 
-On a CPU, our attacks fill a short batch up with copies of images. The table gives the passes with the copies, and the
-number of copies by itself; a short list of images needs many. The plain AutoAttack is that of pyautoattack, with all
+On a CPU, our attacks fill a short batch up with copies of images. The table gives the passes with the copies, and also
+the number of copies; a short list of images needs many. The plain AutoAttack is that of pyautoattack, with all
 wrong classes as targets. Ours does more: it ascends two losses towards each target, pyautoattack one.
 """
 
@@ -85,12 +85,15 @@ def main() -> None:
 
 
 def _measure(name: str, grey_eps: float, inputs: Inputs) -> dict[str, Any]:
-    """Runs an attack in both implementations by turns: passes per image, seconds and robust accuracy of each."""
+    """Runs an attack in both implementations, in alternation.
+
+    Returns passes per image, seconds and robust accuracy of each implementation, for the JSON file.
+    """
     model, data, args, device = inputs.model, inputs.data, inputs.args, inputs.device
-    loader, other = EvaluationLoader(data, args.bs, device), subjects.as_published(copy.deepcopy(model))
+    loader, plain_model = EvaluationLoader(data, args.bs, device), subjects.as_published(copy.deepcopy(model))
     x, y = subjects.all_images(data, device)
     budget = budget_of(name, grey_eps, args)
-    attack, plain_one = our_attack(name, budget, args), plain_attack(name, budget, args)
+    attack, attack_of_plain = our_attack(name, budget, args), plain_attack(name, budget, args)
     accuracy: dict[str, float] = {}
 
     def ours() -> None:
@@ -99,14 +102,14 @@ def _measure(name: str, grey_eps: float, inputs: Inputs) -> dict[str, Any]:
         accuracy[timing.OURS] = float(evaluation.scores["accuracy"])
 
     def plain_code() -> None:
-        assert plain_one is not None
-        accuracy["plain"] = float(plain.robust_images(other, x, y, plain_one, args.bs).double().mean())
+        assert attack_of_plain is not None
+        accuracy["plain"] = float(plain.robust_images(plain_model, x, y, attack_of_plain, args.bs).double().mean())
 
-    runs: dict[str, Callable[[], None]] = {"plain": plain_code} if plain_one else {}
+    runs: dict[str, Callable[[], None]] = {"plain": plain_code} if attack_of_plain else {}
     runs[timing.OURS] = ours
     inference = inference_copy(model, x[: args.bs])  # made before the clock starts; attacks run through it
     with (
-        passes.count_passes(other) as plain_passes,
+        passes.count_passes(plain_model) as plain_passes,
         passes.count_passes(model, inference) as our_passes,
         passes.count_requests() as requests,
     ):
@@ -122,26 +125,29 @@ def _measure(name: str, grey_eps: float, inputs: Inputs) -> dict[str, Any]:
         }
         for side in runs
     }
-    # Lists of one entry, as in earlier result files, where several eps shared a row.
+    # `eps` and `accuracy` are lists of one entry, because in earlier result files several eps shared a row.
     return {"attack": name, "eps": [grey_eps], "images": len(data), "plain": None, **sides}
 
 
 def _total(results: list[dict[str, Any]], args: argparse.Namespace) -> dict[str, Any]:
     """Returns the ratios of plain to ours, of seconds and of passes, over all attacks that both ran."""
-    both = [row for row in results if row["plain"]]
+    compared = [row for row in results if row["plain"]]
     divisor = QUERIES / args.queries
 
     def ratio(key: str, *, copies: bool = True, survey: bool = False) -> float:
-        """`copies`: count the copies too. `survey`: multiply the long attacks' numbers by the divisor."""
+        """Returns the sum of `key` over all attacks for plain code, divided by the sum for ours.
+
+        `copies`: whether copies count. `survey`: whether the numbers of the long attacks are multiplied by the divisor.
+        """
         sums = dict.fromkeys(SIDES, 0.0)
-        for row in both:
+        for row in compared:
             factor = divisor if survey and row["attack"] in LONG else 1.0
             for side in SIDES:
                 sums[side] += factor * (row[side][key] - (0.0 if copies else row[side]["copies"]))
         return sums["plain"] / sums[timing.OURS]
 
     total: dict[str, Any] = {"left_out": sorted({row["attack"] for row in results if not row["plain"]})}
-    if both:
+    if compared:
         total |= {
             "seconds": ratio("seconds"),
             "work": ratio("work", copies=False),
@@ -171,6 +177,7 @@ def _show(rows: list[dict[str, Any]]) -> None:
 
 
 def _show_total(total: dict[str, Any]) -> None:
+    """Prints the ratios of plain to ours over all attacks."""
     if total["left_out"]:
         print(f"\nnot in the total, because the plain implementation is missing: {' '.join(total['left_out'])}")
     if "seconds" not in total:
@@ -199,7 +206,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--trainEpochs", type=int, default=6, help="epochs of the training")
     parser.add_argument("--trainEps", type=float, default=2.0, help="eps of PGD-AT in grey levels; 0 trains naturally")
     parser.add_argument("--precision", choices=("fp32", "tf32"), help="default: tf32 on CUDA, fp32 on a CPU")
-    parser.add_argument("--simba", action="store_true", help="only time SimBA outside the network")
+    parser.add_argument("--simba", action="store_true", help="only time what SimBA does outside the network")
     parser.add_argument("--repeats", type=int, help="timed rounds; default 1, with --simba 5")
     args = report.parse(parser)
     args.repeats = args.repeats or (5 if args.simba else 1)

@@ -1,4 +1,4 @@
-"""The time that SimBA spends outside the network: `python -m benchmarks.evaluation --simba`."""
+"""Times what SimBA does outside the network: `python -m benchmarks.evaluation --simba`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GREY_EPS = 8.0
 
 
 class FewPixels(nn.Module):
-    """A network of two classes that costs next to nothing: its logits depend on 64 pixels, linearly.
+    """A network of two classes that costs almost nothing: its logits are linear in 64 pixels.
 
     Class 0 leads by so much that no attack succeeds, and every step of SimBA changes the logits.
     """
@@ -42,7 +42,8 @@ class FewPixels(nn.Module):
 def measure_simba(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Times an iteration of SimBA, ours and plain, and prints the table; returns the results for the JSON file.
 
-    The time of one iteration is what `args.queries` iterations take longer than one, divided by their number less one.
+    The time of an iteration is the difference between a run of `args.queries` iterations and a run of one, divided by
+    `args.queries` - 1.
     """
     size = args.size
     model = FewPixels(size).to(device).eval()
@@ -58,16 +59,16 @@ def measure_simba(args: argparse.Namespace, device: torch.device) -> dict[str, A
 
     runs = {"plain": plain_code, timing.OURS: ours}
     milliseconds: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(args.repeats + 1):  # the first turn is the warm-up
+    for round_number in range(args.repeats + 1):  # round 0 is the warm-up
         for name, run in runs.items():
-            shortest = timing.seconds_of(partial(run, 1), device)
-            longest = timing.seconds_of(partial(run, args.queries), device)
-            if turn:
-                milliseconds[name].append(1000 * (longest - shortest) / (args.queries - 1))
+            one_iteration = timing.seconds_of(partial(run, 1), device)
+            all_iterations = timing.seconds_of(partial(run, args.queries), device)
+            if round_number:
+                milliseconds[name].append(1000 * (all_iterations - one_iteration) / (args.queries - 1))
     rows = {name: timing.spread("ms", values) for name, values in milliseconds.items()}
     for name in rows:
         pairs = zip(milliseconds[name], milliseconds[timing.OURS], strict=True)
-        rows[name] |= timing.spread("ours_faster", [own_time / our_time for own_time, our_time in pairs])
+        rows[name] |= timing.spread("ours_faster", [seconds / our_seconds for seconds, our_seconds in pairs])
     columns = ("", "ms", "min", "max", "ours faster", "min", "max")
     table = [[name, *row.values()] for name, row in rows.items()]
     report.show(f"a SimBA iteration outside the network, images {tuple(x.shape)}", columns, table)

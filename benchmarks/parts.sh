@@ -1,9 +1,9 @@
 # Functions for gpu.sh and cpu.sh, which source this file. They run benchmarks one after the other, each with a time limit,
-# and collect the results in one JSON file. A part that fails is recorded as failed; the others still run. A part that is
-# in the file already is replaced. ONLY="data simba" runs only the parts named.
+# and collect the results in one JSON file. A part that fails is recorded as failed; the others still run. A part that the
+# file already contains is replaced. ONLY="data simba" runs only these two parts.
 
 begin() { # FILE: the JSON file to write
-  FILE=$1 FAILED=0 KNOWN=''
+  FILE=$1 FAILED=0 PART_NAMES=''
   PARTS=$(mktemp -d)
   trap 'rm -rf "$PARTS"' EXIT
   . scripts/python.sh
@@ -16,7 +16,7 @@ begin() { # FILE: the JSON file to write
 part() { # NAME LIMIT BENCHMARK ARGUMENTS...: runs python -m benchmarks.BENCHMARK for at most LIMIT seconds
   local name=$1 limit=$2 benchmark=$3 start=$SECONDS code=0
   shift 3
-  KNOWN+=" $name"
+  PART_NAMES+=" $name"
   if [ -n "${ONLY:-}" ] && [[ " $ONLY " != *" $name "* ]]; then return; fi
   echo "== $name: python -m benchmarks.$benchmark $* (at most $limit s)"
   timeout --foreground -k 5 "$limit" "$PYTHON" -m "benchmarks.$benchmark" "$@" --out "$PARTS/$name.json" 2>&1 |
@@ -26,11 +26,11 @@ part() { # NAME LIMIT BENCHMARK ARGUMENTS...: runs python -m benchmarks.BENCHMAR
   "$PYTHON" benchmarks/collect.py "$PARTS" "$FILE" # after each part, so that results are kept when this script is ended
 }
 
-finish() { # checks the names in ONLY; fails if a part failed
+finish() { # fails if ONLY names a part that does not exist, or if a part failed
   local name
   for name in ${ONLY:-}; do
-    if [[ " $KNOWN " != *" $name "* ]]; then
-      echo "ONLY: there is no part $name; the parts are:$KNOWN" >&2
+    if [[ " $PART_NAMES " != *" $name "* ]]; then
+      echo "ONLY: there is no part $name; the parts are:$PART_NAMES" >&2
       exit 2
     fi
   done

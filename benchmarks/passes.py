@@ -33,16 +33,16 @@ class Passes:
 
 @contextmanager
 def count_passes(*networks: nn.Module) -> Iterator[Passes]:
-    """Counts the passes through the networks inside the block.
+    """Counts the passes through `networks` inside the `with` block; yields the counts.
 
-    Networks must run in float32: under autocast, weights are cast, which hides the gradients of the parameters.
+    The networks must run in float32: under autocast, weights are cast, which hides the gradients of the parameters.
     """
     passes = Passes()
 
     def after(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         count = len(inputs[0])
         passes.forward += count
-        node = output.grad_fn  # of the last layer: if its bias gets a gradient, all parameters do
+        node = output.grad_fn  # of the last layer: if its bias gets a gradient, all parameters get one
         if node is None:
             return
         is_parameter = [type(source).__name__ == "AccumulateGrad" for source, _ in node.next_functions]
@@ -65,7 +65,10 @@ def count_passes(*networks: nn.Module) -> Iterator[Passes]:
 
 @contextmanager
 def count_requests() -> Iterator[Passes]:
-    """Counts the images that attacks hand to `Blocks`, without the copies by which it fills a short block."""
+    """Counts the images that attacks pass to `advmia.attacks.inference.Blocks`, inside the `with` block.
+
+    The copies with which `Blocks` fills a short batch up are not counted. Yields the counts.
+    """
     passes = Passes()
     count_backward = _backward_counter(passes)
 

@@ -1,8 +1,8 @@
-"""The plain implementation that ours is compared with: the papers' equations, written as in published code.
+"""The plain implementation that ours is compared with: the equations of the papers, written as in published code.
 
 Images are in PyTorch's default memory layout (NCHW), batch norms stay layers of their own, and attacks run through the
-network that is trained. If published implementations differ, the fastest one is used, so that no comparison flatters
-ours.
+network that is trained. If published implementations differ, the fastest one is used, so that the comparison does not
+favour ours.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ Loss = Callable[[Tensor, Tensor], Tensor]  # (logits, y) -> the mean over the ba
 StepLoss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]  # (model, x, y) -> x_adv
 
-HAT_STEP = 3.5  # the helper example is x + HAT_STEP * (x_adv - x)
-GAMMA = 1.0  # the weight of its loss
+HAT_STEP = 3.5  # HAT's helper example is x + HAT_STEP * (x_adv - x)
+GAMMA = 1.0  # the weight of the loss on the helper example
 Batches = Iterable[tuple[Tensor, Tensor]]  # of images and labels
 
 
@@ -43,7 +43,10 @@ def normal_start(x: Tensor) -> Tensor:
 def pgd(
     model: nn.Module, x: Tensor, y: Tensor, budget: Budget, loss: Loss = F.cross_entropy, start: Tensor | None = None
 ) -> Tensor:
-    """PGD (Madry et al., ICLR 2018) by `backward()`, which computes the parameters' gradients too, without need."""
+    """Computes PGD images (Madry et al., ICLR 2018).
+
+    `backward()` also computes the gradients of the parameters, without need.
+    """
     model.eval()
     x_adv = uniform_start(x, budget.eps) if start is None else start
     for _ in range(budget.steps):
@@ -56,12 +59,12 @@ def pgd(
 
 
 def fgsm(model: nn.Module, x: Tensor, y: Tensor, budget: Budget) -> Tensor:
-    """FGSM (Goodfellow et al., ICLR 2015): one step of eps from x."""
+    """Computes FGSM images (Goodfellow et al., ICLR 2015): one step of eps from x."""
     return pgd(model, x, y, Budget(budget.eps, 1, budget.eps), start=x)
 
 
 def cw(model: nn.Module, x: Tensor, y: Tensor, budget: Budget) -> Tensor:
-    """CW by PGD: ascends -max(z_y - max_{k != y} z_k + 50, 0) of the logits z."""
+    """Computes CW images by PGD, which ascends -max(z_y - max_{k != y} z_k + 50, 0) of the logits z."""
 
     def loss(logits: Tensor, y: Tensor) -> Tensor:
         truth = F.one_hot(y, logits.shape[1]).bool()
@@ -72,7 +75,10 @@ def cw(model: nn.Module, x: Tensor, y: Tensor, budget: Budget) -> Tensor:
 
 
 def ascend(model: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor], budget: Budget) -> Tensor:
-    """Ascends `loss(x_adv)`, a scalar, by sign steps from `normal_start(x)`; takes gradients by the input only."""
+    """Ascends `loss(x_adv)`, a scalar, by sign steps from `normal_start(x)`.
+
+    Computes gradients with respect to the input only.
+    """
     model.eval()
     x_adv = normal_start(x)
     for _ in range(budget.steps):
@@ -91,7 +97,7 @@ def _step(x_adv: Tensor, gradient: Tensor, x: Tensor, budget: Budget) -> Tensor:
 def divergence_ascent(model: nn.Module, x: Tensor, budget: Budget, *, clean_each_step: bool) -> Tensor:
     """Ascends the KL divergence from the clean prediction: the attack of TRADES and HAT.
 
-    One pass of the clean image is enough, and HAT's code makes one. TRADES' code makes one at every step
+    One pass of the clean image is enough, and HAT's code makes only one. TRADES' code makes one in each step
     (`clean_each_step`). Both keep the graph of that pass without need.
     """
     model.eval()
@@ -105,31 +111,31 @@ def divergence_ascent(model: nn.Module, x: Tensor, budget: Budget, *, clean_each
 
 
 def trades_loss(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, beta: float) -> Tensor:
-    """TRADES' loss (Zhang et al., ICML 2019, equation 5), a scalar."""
+    """Returns TRADES' loss (Zhang et al., ICML 2019, equation 5), a scalar."""
     logits, logits_adv = model(x), model(x_adv)
     divergence = F.kl_div(F.log_softmax(logits_adv, dim=1), F.softmax(logits, dim=1), reduction="batchmean")
     return F.cross_entropy(logits, y) + beta * divergence
 
 
 def mart_loss(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, beta: float) -> Tensor:
-    """MART's loss (Wang et al., ICLR 2020, section 3), a scalar."""
+    """Returns MART's loss (Wang et al., ICLR 2020, section 3), a scalar."""
     logits, logits_adv = model(x), model(x_adv)
     p, p_adv = F.softmax(logits, dim=1), F.softmax(logits_adv, dim=1)
     ranked = p_adv.argsort(dim=1, descending=True)
     wrong = torch.where(ranked[:, 0] == y, ranked[:, 1], ranked[:, 0])
     boosted = F.cross_entropy(logits_adv, y) + F.nll_loss(torch.log(1.0001 - p_adv + 1e-12), wrong)
     divergence = F.kl_div(torch.log(p_adv + 1e-12), p, reduction="none").sum(dim=1)
-    true = p.gather(1, y[:, None])[:, 0]
-    return boosted + beta * (divergence * (1.0000001 - true)).mean()
+    p_true = p.gather(1, y[:, None])[:, 0]
+    return boosted + beta * (divergence * (1.0000001 - p_true)).mean()
 
 
 def hat_loss(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, beta: float, helper: nn.Module) -> Tensor:
-    """HAT's loss (Rade and Moosavi-Dezfooli, ICLR 2022, algorithm 1), a scalar."""
+    """Returns HAT's loss (Rade and Moosavi-Dezfooli, ICLR 2022, algorithm 1), a scalar."""
     helper.eval()
     with torch.no_grad():
         helper_y = helper(x_adv).argmax(dim=1)
-    helped = F.cross_entropy(model(x + HAT_STEP * (x_adv - x)), helper_y)
-    return trades_loss(model, x, x_adv, y, beta) + GAMMA * helped
+    helper_loss = F.cross_entropy(model(x + HAT_STEP * (x_adv - x)), helper_y)
+    return trades_loss(model, x, x_adv, y, beta) + GAMMA * helper_loss
 
 
 def step_losses(
@@ -183,9 +189,10 @@ def simba_dct(
 ) -> Tensor:
     """SimBA-DCT (Guo et al., ICML 2019, algorithm 1), as published for batches.
 
-    Each iteration makes three passes: of the current images, to see which are still classified correctly, of the images
-    one step back, and of the images one step forth. Each of them is computed by an inverse transform of all
-    coefficients. `order`: the coefficients to try, (B, directions) int64; random by default.
+    Returns x_adv, (B, C, H, W). Each iteration makes three passes: of the current images, to see which are still
+    classified correctly, of the images one step back, and of the images one step forth. All three kinds of images are
+    computed by an inverse transform of all coefficients. `order`: the coefficients to try, (B, directions) int64;
+    random by default.
     """
     model.eval()
     batch, numel = len(x), x[0].numel()
@@ -218,6 +225,7 @@ def _moved(x: Tensor, coefficients: Tensor, bases: list[Tensor]) -> Tensor:
 
 
 def _true_probability(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Returns the probability (B,) of each image's true class."""
     return F.softmax(model(x), dim=1).gather(1, y[:, None])[:, 0]
 
 
@@ -230,7 +238,7 @@ def _cosines(side: int) -> Tensor:
 
 
 class DecodedImages(Dataset[tuple[Tensor, int]]):
-    """A data set that decodes, resizes and crops an image each time, and augments it if it is for training."""
+    """A data set that decodes, resizes and crops an image whenever it is read, and can augment it."""
 
     def __init__(self, paths: Sequence[Path], labels: Sequence[int], resize: int, size: int, rotation: float | None):
         """`rotation`: the largest angle in degrees of the augmentation, which also flips; None for no augmentation."""

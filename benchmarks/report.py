@@ -21,7 +21,7 @@ TIMING_COLUMNS = ("", "ms", "min", "max", "ours faster", "min", "max", "peak MiB
 
 
 def new_parser(description: str | None) -> argparse.ArgumentParser:
-    """Returns a parser whose help shows `description`, a benchmark's module docstring, as it is."""
+    """Returns a parser whose help shows `description`, the module docstring of a benchmark, with its line breaks."""
     return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
@@ -92,6 +92,7 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -
 
 
 def _cell(value: object) -> str:
+    """Returns the text of a table cell; "-" for None."""
     if value is None:
         return "-"
     if not isinstance(value, float):
@@ -100,7 +101,7 @@ def _cell(value: object) -> str:
 
 
 def timing_row(name: str, timing: Mapping[str, float]) -> list[object]:
-    """Returns the row of a table with `TIMING_COLUMNS` for one callable that `timing.alternate` timed."""
+    """Returns a row for `TIMING_COLUMNS`; `timing` is the result of `benchmarks.timing.alternate` for one callable."""
     milliseconds = [1000 * timing[key] for key in ("seconds", "seconds_min", "seconds_max")]
     ratios = [timing[key] for key in ("ours_faster", "ours_faster_min", "ours_faster_max")]
     return [name, *milliseconds, *ratios, timing.get("peak_mib")]

@@ -2,9 +2,9 @@
 
     python -m benchmarks.steps --models res18 mv2 --size 64 --bs 16
 
-Weights and pixels are random, and equal for all. The plain code and the two packages get the network as it is published
-(`subjects.as_published`); all use the same batch, budget and tf32 setting. In bf16, `plain` stays in fp32 (tf32 on
-CUDA), and `plain, bf16` is the plain code under autocast. torchattacks and foolbox run beside the first precision only.
+All implementations get the same random weights and pixels, batch, budget and tf32 setting. The plain code and the two
+packages get the network as it is published (`subjects.as_published`). In bf16, `plain` stays in fp32 (tf32 on CUDA),
+and `plain, bf16` is the plain code under autocast. torchattacks and foolbox are timed with the first precision only.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ METHODS = ("pgdat", "trades", "mart", "hat")
 
 
 class Subject:
-    """A network, its helper and a batch; each implementation takes copies of the networks."""
+    """A network, its helper for HAT and a batch. Each implementation takes copies of the networks."""
 
     def __init__(self, model: str, size: int, batch_size: int, device: torch.device) -> None:
         self.name, self.device = model, device
@@ -48,8 +48,8 @@ class Subject:
         pixels = torch.randint(256, (batch_size, size, size, 3), generator=generator, dtype=torch.uint8)
         self.x = to_pixels(pixels.to(device))
         spec = DATASETS[self.dataset].at_size(size)
-        self.network = subjects.settled(subjects.network(model, spec, 2, device), self.x)
-        self.helper = subjects.settled(subjects.network(model, spec, 2, device, seed=1), self.x).eval()
+        self.network = subjects.with_statistics_of(self.x, subjects.network(model, spec, 2, device))
+        self.helper = subjects.with_statistics_of(self.x, subjects.network(model, spec, 2, device, seed=1)).eval()
         shape = (batch_size, size, size) if self.task is SEGMENTATION else (batch_size,)
         self.y = torch.randint(2, shape, generator=generator).to(device)
         self.plain_x = self.x.contiguous()
@@ -72,8 +72,8 @@ class Subject:
 
 
 @dataclass
-class Measured:
-    """What to time, by name, and the networks through which each one's passes are counted."""
+class Implementations:
+    """The callables to time, by name, and for each the networks through which its passes are counted."""
 
     runs: dict[str, Callable[[], object]] = field(default_factory=dict)
     networks: dict[str, list[nn.Module]] = field(default_factory=dict)
@@ -91,8 +91,8 @@ def main() -> None:
                 methods = [method for method in args.methods if method in subject.task.methods]
                 for what in ["attack", *methods]:
                     packages = requested == args.precision[0]
-                    measured = _measure(subject, what, precision, args, packages=packages)
-                    results.append({"model": name, "size": size, "batch_size": args.bs, "what": what, **measured})
+                    timings = _measure(subject, what, precision, args, packages=packages)
+                    results.append({"model": name, "size": size, "batch_size": args.bs, "what": what, **timings})
                     report.write(args, "steps", {"results": results})  # after each, in case a time limit ends the run
 
 
@@ -104,17 +104,17 @@ def _measure(
     `packages`: whether to time torchattacks and foolbox too.
     """
     is_attack = what == "attack"
-    measured = _attacks(subject, precision, packages=packages) if is_attack else _steps(subject, what, precision)
-    facts: dict[str, Any] = {"precision": precision.name, "skipped": measured.missing}
+    implementations = _attacks(subject, precision, packages=packages) if is_attack else _steps(subject, what, precision)
+    facts: dict[str, Any] = {"precision": precision.name, "skipped": implementations.missing}
     if args.compile and is_attack:
-        measured.runs[COMPILED], facts["compile_seconds"] = _compiled(subject, precision)
-    rows = timing.alternate(measured.runs, subject.device, repeats=args.repeats, warmup=args.warmup)
+        implementations.runs[COMPILED], facts["compile_seconds"] = _compiled(subject, precision)
+    rows = timing.alternate(implementations.runs, subject.device, repeats=args.repeats, warmup=args.warmup)
     counts = {}
     if precision.name != "bf16":  # under autocast, passes cannot be counted
-        for name, networks in measured.networks.items():
-            with passes.count_passes(*networks) as counted:
-                measured.runs[name]()
-            counts[name] = counted.per_image(len(subject.x))
+        for name, networks in implementations.networks.items():
+            with passes.count_passes(*networks) as network_passes:
+                implementations.runs[name]()
+            counts[name] = network_passes.per_image(len(subject.x))
     facts |= {"rows": rows, "passes_per_image": counts}
     title = f"{subject.name} {tuple(subject.x.shape)} {precision.name}: {'PGD-10' if is_attack else what + ' step'}"
     _show(title, facts)
@@ -122,6 +122,7 @@ def _measure(
 
 
 def _show(title: str, facts: dict[str, Any]) -> None:
+    """Prints the table of one attack or training step."""
     keys = ("forward", "backward", "by_parameters")
     table = []
     for name, row in facts["rows"].items():
@@ -137,29 +138,31 @@ def _show(title: str, facts: dict[str, Any]) -> None:
 # --- attacks ---------------------------------------------------------------------------------------------------------
 
 
-def _attacks(subject: Subject, precision: Precision, *, packages: bool) -> Measured:
-    """Returns the implementations of PGD-10."""
+def _attacks(subject: Subject, precision: Precision, *, packages: bool) -> Implementations:
+    """Returns the implementations of PGD-10, with torchattacks and foolbox if `packages`."""
     budget, device = training_budget(GREY_EPS), subject.device
-    model, other = subject.ours().eval(), subject.plain().eval()
+    model, plain_model = subject.ours().eval(), subject.plain().eval()
     x, y = subject.plain_x, subject.y
-    measured = Measured({"plain": lambda: plain.pgd(other, x, y, budget, subject.loss)})
+    implementations = Implementations({"plain": lambda: plain.pgd(plain_model, x, y, budget, subject.loss)})
     if precision.name == "bf16":
-        measured.runs["plain, bf16"] = _in_precision(measured.runs["plain"], precision, device)
-    measured.runs[timing.OURS] = _our_attack(model, subject, precision)
+        implementations.runs["plain, bf16"] = _in_precision(implementations.runs["plain"], precision, device)
+    implementations.runs[timing.OURS] = _our_attack(model, subject, precision)
     if packages and subject.task is not SEGMENTATION:  # both packages need one label for each image
         torchattacks, foolbox = _installed("torchattacks"), _installed("foolbox")
         if torchattacks is not None:
-            attack = torchattacks.PGD(other, eps=budget.eps, alpha=budget.step_size, steps=budget.steps)
-            measured.runs["torchattacks"] = lambda: attack(x, y)
+            attack = torchattacks.PGD(plain_model, eps=budget.eps, alpha=budget.step_size, steps=budget.steps)
+            implementations.runs["torchattacks"] = lambda: attack(x, y)
         if foolbox is not None:
             ascent = foolbox.attacks.LinfPGD(abs_stepsize=budget.step_size, steps=budget.steps)
-            wrapped = foolbox.PyTorchModel(other, bounds=(0, 1), device=device)
-            measured.runs["foolbox"] = lambda: ascent(wrapped, x, y, epsilons=budget.eps)
+            foolbox_model = foolbox.PyTorchModel(plain_model, bounds=(0, 1), device=device)
+            implementations.runs["foolbox"] = lambda: ascent(foolbox_model, x, y, epsilons=budget.eps)
         modules = {"torchattacks": torchattacks, "foolbox": foolbox}
-        measured.missing = [name for name, module in modules.items() if module is None]
+        implementations.missing = [name for name, module in modules.items() if module is None]
     our_networks = [model, inference_copy(model, subject.x)]
-    measured.networks = {name: our_networks if name == timing.OURS else [other] for name in measured.runs}
-    return measured
+    implementations.networks = {
+        name: our_networks if name == timing.OURS else [plain_model] for name in implementations.runs
+    }
+    return implementations
 
 
 def _our_attack(model: nn.Module, subject: Subject, precision: Precision) -> Callable[[], None]:
@@ -193,21 +196,21 @@ def _installed(name: str) -> ModuleType | None:
 # --- training steps --------------------------------------------------------------------------------------------------
 
 
-def _steps(subject: Subject, method: str, precision: Precision) -> Measured:
-    """Returns the implementations of a training step: attack, loss and update. Each trains a copy of its own."""
-    measured = Measured()
-    _add_plain_step(measured, subject, method, "plain")
+def _steps(subject: Subject, method: str, precision: Precision) -> Implementations:
+    """Returns the implementations of a training step: attack, loss and update. Each trains its own copy."""
+    implementations = Implementations()
+    _add_plain_step(implementations, subject, method, "plain")
     if method == "trades":
-        _add_plain_step(measured, subject, method, "plain, one clean pass", clean_each_step=False)
+        _add_plain_step(implementations, subject, method, "plain, one clean pass", clean_each_step=False)
     if precision.name == "bf16":
         name = "plain, bf16"
-        _add_plain_step(measured, subject, method, name)
-        measured.runs[name] = _in_precision(measured.runs[name], precision, subject.device)
-    _add_our_step(measured, subject, method, precision)
-    return measured
+        _add_plain_step(implementations, subject, method, name)
+        implementations.runs[name] = _in_precision(implementations.runs[name], precision, subject.device)
+    _add_our_step(implementations, subject, method, precision)
+    return implementations
 
 
-def _add_our_step(measured: Measured, subject: Subject, name: str, precision: Precision) -> None:
+def _add_our_step(implementations: Implementations, subject: Subject, name: str, precision: Precision) -> None:
     """Adds our training step, as `advmia.training.loop.train_one_epoch` makes it."""
     task, device, helper = subject.task, subject.device, copy.deepcopy(subject.helper)
     method = subjects.method(name, task, GREY_EPS, subject.dataset, helper)
@@ -223,11 +226,11 @@ def _add_our_step(measured: Measured, subject: Subject, name: str, precision: Pr
         optimizer.step()
 
     copies = [inference_copy(network, subject.x) for network in (model, helper)]
-    measured.runs[timing.OURS], measured.networks[timing.OURS] = step, [model, *copies]
+    implementations.runs[timing.OURS], implementations.networks[timing.OURS] = step, [model, *copies]
 
 
 def _add_plain_step(
-    measured: Measured, subject: Subject, method: str, name: str, *, clean_each_step: bool = True
+    implementations: Implementations, subject: Subject, method: str, name: str, *, clean_each_step: bool = True
 ) -> None:
     """Adds the plain training step under `name`; see `plain.divergence_ascent` for `clean_each_step`."""
     model, helper = subject.plain(), subjects.as_published(copy.deepcopy(subject.helper))
@@ -235,18 +238,18 @@ def _add_plain_step(
     budget, beta = training_budget(GREY_EPS), default_beta(method, subject.dataset)
     losses = plain.step_losses(budget, beta, helper, subject.loss, clean_each_step=clean_each_step)
     x, y = subject.plain_x, subject.y
-    measured.runs[name] = lambda: plain.training_step(model, optimizer, losses[method], x, y)
-    measured.networks[name] = [model, helper]
+    implementations.runs[name] = lambda: plain.training_step(model, optimizer, losses[method], x, y)
+    implementations.networks[name] = [model, helper]
 
 
 def _in_precision(run: Callable[[], object], precision: Precision, device: torch.device) -> Callable[[], object]:
     """Returns `run` under autocast, if the precision needs it."""
 
-    def cast() -> None:
+    def run_in_precision() -> None:
         with precision.autocast(device):
             run()
 
-    return cast
+    return run_in_precision
 
 
 def _arguments() -> argparse.Namespace:

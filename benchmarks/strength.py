@@ -1,13 +1,13 @@
-"""Checks that speed costs no strength: our attack against the plain one, and trainings in several precisions.
+"""Checks that our faster code is as strong: our attack against the plain one, and trainings in several precisions.
 
     python -m benchmarks.strength --precision fp32 bf16
     python -m benchmarks.strength --train --precision fp32 bf16
 
 The first command trains a network briefly on phantoms, naturally or with PGD-AT, and attacks it with PGD-20, plain and
 ours, from the random starts of several seeds. It counts the images that are still classified correctly, and shows how
-much the seeds differ and how far our mean is above the plain one. The second command trains a network with each
-method, precision and seed, and compares their robust accuracies. Outcomes are those of the network itself, not of the
-faster copy that our attacks use.
+much the counts differ between seeds and how far our mean is above the plain one. The second command trains a network
+with each method, precision and seed, and compares their robust accuracies. Images are scored on the network itself, not
+on the faster copy that our attacks use.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from advmia.tasks import SINGLE_LABEL
 from benchmarks import plain, report, subjects
 
 DATASET = "melBin"
-ALLOWED_SHARE = 1 / 128  # of the images: how far our mean may be above the plain one
+ALLOWED_SHARE = 1 / 128  # share of the images by which our mean may be above the plain one
 
 
 def main() -> None:
@@ -48,15 +48,15 @@ def main() -> None:
 
 
 def _compare_attacks(args: argparse.Namespace, train: ImageData, test: ImageData) -> None:
-    """Attacks a network with plain PGD and, in each precision, with ours; prints and writes what remains correct."""
+    """Attacks a network with plain PGD and, in each precision, with ours; writes how many remain correct."""
     device, images = torch.device(args.device), len(test)
     Precision.choose("fp32", device)
     method = subjects.method("pgdat" if args.trainEps else "nat", SINGLE_LABEL, args.trainEps, DATASET)
     model = subjects.ShortTraining(args.model, args.trainEpochs, args.lr).run(train, method, device)
     clean = evaluate(model, EvaluationLoader(test, args.bs, device), SINGLE_LABEL).outcomes
     clean_right = int((clean == test.targets(test.indices)).sum())
-    network = f"{args.model}, {images} phantoms of {args.size} pixels, {clean_right} correctly classified if clean"
-    print(f"{network}; PGD-20 at eps {args.eps:g}")
+    description = f"{args.model}, {images} phantoms of {args.size} pixels, {clean_right} correctly classified if clean"
+    print(f"{description}; PGD-20 at eps {args.eps:g}")
     baseline = [_plain_outcomes(model, test, args, seed) for seed in range(args.seeds)]
     results = {"plain": _agreement(baseline, baseline)}
     for name in args.precision:
@@ -71,11 +71,11 @@ def _compare_attacks(args: argparse.Namespace, train: ImageData, test: ImageData
 
 
 def _agreement(outcomes: list[Tensor], baseline: list[Tensor]) -> dict[str, Any]:
-    """Compares an attack with the plain one; both are given by the correctly classified images (N,) bool of each seed.
+    """Compares an attack with the plain one. Both arguments hold, for each seed, which images (N,) are correct, bool.
 
     A weaker attack leaves more images correct. Means are compared, because the extremes of several seeds differ by
-    chance, even between equal attacks. `outcomes_differ` is the largest number of images with another outcome for the
-    same seed; between equal attacks it is as large as between two seeds of one attack.
+    chance, even between equal attacks. `outcomes_differ` is the largest number of images, over the seeds, on which the
+    two attacks differ; between equal attacks it is as large as between two seeds of one attack.
     """
     counts, expected = ([int(correct.sum()) for correct in seeds] for seeds in (outcomes, baseline))
     return {
@@ -89,7 +89,7 @@ def _agreement(outcomes: list[Tensor], baseline: list[Tensor]) -> dict[str, Any]
 
 
 def _plain_outcomes(model: nn.Module, data: ImageData, args: argparse.Namespace, seed: int) -> Tensor:
-    """Returns which images (N,) are classified correctly under plain PGD-20."""
+    """Returns which images are classified correctly under plain PGD-20: (N,) bool, on the CPU."""
     torch.manual_seed(seed)
     x, y = subjects.all_images(data, torch.device(args.device))
     attack = partial(plain.pgd, budget=pgd_budget(args.eps))
@@ -99,7 +99,7 @@ def _plain_outcomes(model: nn.Module, data: ImageData, args: argparse.Namespace,
 def _our_outcomes(
     model: nn.Module, data: ImageData, args: argparse.Namespace, seed: int, precision: Precision
 ) -> Tensor:
-    """Returns which images (N,) are classified correctly under our PGD-20."""
+    """Returns which images are classified correctly under our PGD-20: (N,) bool, on the CPU."""
     attack = pgd(pgd_budget(args.eps), cross_entropy)
     loader = EvaluationLoader(data, args.bs, torch.device(args.device))
     options = EvaluationOptions((seed, "pgd", args.eps), precision=precision)
@@ -111,7 +111,7 @@ def _our_outcomes(
 
 
 def _compare_trainings(args: argparse.Namespace, train: ImageData, test: ImageData) -> None:
-    """Trains with each method, precision and seed; prints and writes clean and robust accuracies."""
+    """Trains with each method, precision and seed; prints and writes the clean and robust accuracies."""
     device = torch.device(args.device)
     results: list[dict[str, Any]] = []
     for name in args.methods:
@@ -141,7 +141,7 @@ def _compare_trainings(args: argparse.Namespace, train: ImageData, test: ImageDa
 
 
 def _accuracies(model: nn.Module, data: ImageData, args: argparse.Namespace, device: torch.device) -> dict[str, float]:
-    """Returns the clean accuracy and the one under PGD-20, in fp32."""
+    """Returns the clean and the robust accuracy (under PGD-20), from 0 to 1, computed in fp32."""
     Precision.choose("fp32", device)
     loader = EvaluationLoader(data, args.bs, device)
     attack, options = pgd(pgd_budget(args.eps), cross_entropy), EvaluationOptions((0, "pgd", args.eps), "robust")

@@ -1,4 +1,4 @@
-"""The images and networks that are measured: phantoms, read by our own loaders, and networks trained on them."""
+"""The images and networks that benchmarks use: phantoms, read by our own loaders, and networks trained on them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def phantoms(folder: Path, dataset: str, size: int, train: int, test: int) -> tu
 
 
 def repeated(data: ImageData, count: int) -> ImageData:
-    """Returns `count` images: those of `data`, repeated. Times depend on their number, not on what they show."""
+    """Returns `count` images: those of `data`, repeated. Times do not depend on what images show."""
     return replace(data, indices=data.indices[np.arange(count) % len(data)])
 
 
@@ -50,7 +50,7 @@ def training_loader(
 
 
 def all_images(data: ImageData, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Returns all images (N, 3, S, S) in PyTorch's default memory layout, and their labels."""
+    """Returns all images (N, 3, S, S) in [0, 1], in PyTorch's default memory layout, and their labels (N,)."""
     batch = next(iter(EvaluationLoader(data, len(data), device)))
     return batch.x.contiguous(), batch.y
 
@@ -62,7 +62,7 @@ def network(name: str, spec: DatasetSpec, classes: int, device: torch.device, se
 
 
 @torch.no_grad()
-def settled(model: nn.Module, x: Tensor) -> nn.Module:
+def with_statistics_of(x: Tensor, model: nn.Module) -> nn.Module:
     """Sets the running statistics of the batch norms to those of images x (B, C, H, W); returns the same model.
 
     With the statistics of a new network, activations and gradients shrink from layer to layer until they are denormal
@@ -79,10 +79,10 @@ def settled(model: nn.Module, x: Tensor) -> nn.Module:
 
 
 def as_published(model: nn.Module) -> nn.Module:
-    """Changes a network to what published code runs; returns the same model.
+    """Changes a network into the form that published code runs; returns the same model.
 
-    It gets PyTorch's default memory layout. Its ReLUs do not work in place, but for U-Net and DenseNet, whose published
-    ReLUs do.
+    It gets PyTorch's default memory layout. Its ReLUs do not work in place, except in U-Net and DenseNet, whose
+    published ReLUs do.
     """
     if not isinstance(model, UNet | DenseNet121):
         for module in model.modules():

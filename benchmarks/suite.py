@@ -26,15 +26,15 @@ LONG = ("aa", "simba")  # the attacks that --queries and --steps shorten
 
 
 def budget_of(name: str, grey_eps: float, args: argparse.Namespace) -> Budget:
-    """Returns an attack's budget, with the numbers of queries and steps of the flags."""
-    fixed = {"fgsm": fgsm_budget, "pgd": pgd_budget, "cw": cw_budget}
-    if name in fixed:
-        return fixed[name](grey_eps)
+    """Returns an attack's budget, with the numbers of queries and steps that the flags set."""
+    survey_budgets = {"fgsm": fgsm_budget, "pgd": pgd_budget, "cw": cw_budget}
+    if name in survey_budgets:
+        return survey_budgets[name](grey_eps)
     return Budget.grey(grey_eps, args.queries, grey_eps) if name == "simba" else Budget.grey(grey_eps, args.steps, 0)
 
 
 def our_attack(name: str, budget: Budget, args: argparse.Namespace) -> EvaluationAttack:
-    """Builds our attack as the commands do, but AutoAttack's Square gets the queries of the flags."""
+    """Builds our attack as the commands do, except that AutoAttack's Square makes `args.queries` queries."""
     if name != "aa":
         return ATTACKS[name].build(budget, SINGLE_LABEL.attacks[name])
     return AutoAttack(
@@ -48,7 +48,7 @@ def our_attack(name: str, budget: Budget, args: argparse.Namespace) -> Evaluatio
 
 
 def plain_attack(name: str, budget: Budget, args: argparse.Namespace) -> plain.Attack | None:
-    """Builds the plain attack; None for AutoAttack if pyautoattack is not installed."""
+    """Builds the plain attack; returns None for AutoAttack if pyautoattack is not installed."""
     if name == "aa":
         modules = _official_modules()
         return partial(_official_autoattack, modules, args, budget) if modules else None
@@ -59,7 +59,7 @@ def plain_attack(name: str, budget: Budget, args: argparse.Namespace) -> plain.A
 
 
 def _official_modules() -> dict[str, Any]:
-    """Returns the modules of pyautoattack by name; empty if it is not installed."""
+    """Returns the modules of pyautoattack by name, "" for the package itself; empty if it is not installed."""
     try:
         names = ("autopgd_base", "fab_pt", "square")
         return {"": import_module("pyautoattack"), **{name: import_module(f"pyautoattack.{name}") for name in names}}

@@ -1,4 +1,4 @@
-"""Times several callables by turns, and measures the memory that they take."""
+"""Times several callables in alternation, and measures the memory that they take."""
 
 from __future__ import annotations
 
@@ -38,28 +38,28 @@ def alternate(
 ) -> dict[str, dict[str, float]]:
     """Times each callable once in each of `repeats` rounds, every other round in reverse order.
 
-    Times of one round are comparable even if the machine becomes slower. Returns, for each callable: `seconds`, the
-    median over the rounds; `ours_faster`, its time divided by that of `OURS` in the same round (of the first callable,
-    if none is called `OURS`), the median over the rounds; both with `_min` and `_max`; and `peak_mib`, the most memory
-    that it took: on CUDA that of tensors, on a CPU that of the process beyond what it had before (left out where the
-    operating system does not report it).
+    Times of one round are comparable even if the machine becomes slower. Returns these numbers for each callable:
+    `seconds`, the median over the rounds, with `seconds_min` and `seconds_max`; `ours_faster`, its time divided by that
+    of `OURS` in the same round (of the first callable, if none is called `OURS`), the median over the rounds, with
+    `ours_faster_min` and `ours_faster_max`; and `peak_mib`, the most memory that it took: on CUDA that of tensors, on a
+    CPU that of the process beyond what it had before (left out where the operating system does not report it).
 
-    On a CPU, each callable runs with the memory settings that it has in use. Ours keep the memory that they free, as
-    our commands do (`advmia.runtime.machine.keep_freed_memory`). All others have glibc's defaults, as in a program that
-    does not change them. Before each callable, the memory that the previous one left is returned to the system; then
-    `warmup` calls are not timed, so that the timed one has its memory already. On CUDA, torch keeps memory for all
-    callables, and there are untimed calls before the first round only.
+    On a CPU, each callable runs with the memory settings that it has in practice. Ours keep the memory that they free,
+    as our commands do (`advmia.runtime.machine.keep_freed_memory`). All others have glibc's defaults, as in a program
+    that does not change them. Before each callable, the memory that the previous one left is returned to the system;
+    then `warmup` calls are not timed, so that the timed call already has its memory. On CUDA, torch keeps memory for
+    all callables, and there are untimed calls before the first round only.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     memory: dict[str, float] = {}
     if device.type == "cpu":
         set_memory(machine.MEMORY_RETURNED)
     before = _resident_mib("VmRSS") or 0.0
-    for turn in range(repeats):
-        for name in list(runs) if turn % 2 == 0 else list(runs)[::-1]:
+    for round_number in range(repeats):
+        for name in list(runs) if round_number % 2 == 0 else list(runs)[::-1]:
             if device.type == "cpu":
                 set_memory(machine.MEMORY_KEPT if name.startswith(OURS) else machine.MEMORY_RETURNED)
-            for _ in range(warmup if turn == 0 or device.type == "cpu" else 0):
+            for _ in range(warmup if round_number == 0 or device.type == "cpu" else 0):
                 runs[name]()
             with peak_memory(device) as peak:
                 seconds[name].append(seconds_of(runs[name], device))
@@ -68,11 +68,11 @@ def alternate(
     ours = seconds.get(OURS, next(iter(seconds.values())))
     return {
         name: {
-            **spread("seconds", own),
-            **spread("ours_faster", [own_time / our_time for own_time, our_time in zip(own, ours, strict=True)]),
+            **spread("seconds", times),
+            **spread("ours_faster", [its_time / our_time for its_time, our_time in zip(times, ours, strict=True)]),
             **({"peak_mib": memory[name]} if name in memory else {}),
         }
-        for name, own in seconds.items()
+        for name, times in seconds.items()
     }
 
 
@@ -82,7 +82,7 @@ def spread(name: str, values: Sequence[float]) -> dict[str, float]:
 
 
 def set_memory(settings: dict[int, int]) -> None:
-    """Applies settings to glibc's allocator and returns free memory to the system. Without glibc it does nothing."""
+    """Applies settings to glibc's allocator and returns free memory to the system. Does nothing without glibc."""
     libc = machine.set_allocator(settings)
     if libc is not None:
         libc.malloc_trim(0)
@@ -90,7 +90,7 @@ def set_memory(settings: dict[int, int]) -> None:
 
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[list[float]]:
-    """Measures the most memory in MiB inside the block: on CUDA that of tensors, on a CPU that of the process.
+    """Measures the most memory in MiB inside the `with` block: on CUDA that of tensors, on a CPU that of the process.
 
     Yields a list that receives the number at the end. It stays empty where the operating system does not report it.
     """
@@ -103,12 +103,12 @@ def peak_memory(device: torch.device) -> Iterator[list[float]]:
     yield peak
     if device.type == "cuda":
         peak.append(torch.cuda.max_memory_allocated(device) / MIB)
-    elif (most := _resident_mib("VmHWM")) is not None:
-        peak.append(most)
+    elif (resident := _resident_mib("VmHWM")) is not None:
+        peak.append(resident)
 
 
 def _resident_mib(name: str) -> float | None:
-    """Returns the memory of this process: now (`VmRSS`) or at most (`VmHWM`). None where it is not reported."""
+    """Returns the memory of this process in MiB: now (`VmRSS`) or at most (`VmHWM`). None where it is not reported."""
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     except OSError:

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# A tour on generated images: trains a network naturally and with PGD-AT, attacks both, prints the robustness table, and
-# draws curves and Grad-CAM maps. Everything goes to the folder in DEMO (default: demo). Finished steps are not repeated.
+# Shows the main steps on generated images: trains one network naturally and one with PGD-AT, attacks both, prints the
+# robustness table, and draws curves and Grad-CAM maps. Everything goes to the folder in DEMO (default: demo). Finished
+# steps are not repeated.
 # Sets up .venv if needed. Further arguments go to every training and test command, e.g. --gpu 0
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -6,7 +6,7 @@ has_packages() { # arguments: interpreter, requirements file
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from packaging.requirements import Requirement  # matplotlib depends on it, so a complete environment has it
+from packaging.requirements import Requirement  # matplotlib depends on packaging, so a complete environment has it
 
 def check(path: Path) -> None:
     for line in path.read_text().splitlines():

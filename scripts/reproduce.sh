@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The survey's experiments on one single-label data set: trains with every method at every training eps, tests with every
-# attack at every test eps, and makes the tables. All three networks take days on one GPU; most of the testing is spent on
-# Square and SimBA.
+# attack at every test eps, and makes the tables. All three networks take days on one GPU. Square and SimBA take most of the
+# time of the tests.
 #
 #   scripts/reproduce.sh melBin [more flags]
 #

@@ -3,8 +3,8 @@
 #
 #   sbatch scripts/slurm.sh trainCls.py --dataset melBin --method pgdat --model res18 --eps 8 --bs 256 --resume
 #
-# --bs is the batch size of all GPUs together. Two minutes before the time limit Slurm sends SIGTERM: a training saves its
-# state, a test its finished batches. Submitted again, by you or by the rules of your site, the job continues.
+# --bs is the batch size of all GPUs together. Two minutes before the time limit, Slurm sends SIGTERM: a training saves its
+# state, a test its finished batches. Submit the job again to continue.
 #SBATCH --job-name=advmia
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1

@@ -46,7 +46,7 @@ read_flags() {
       --method | --methods) METHODS=("${values[@],,}") ;;
       --eps) TRAIN_EPS=("${values[@]}") ;;
       --out) OUT=${values[*]} ;;
-      # Flags that only one of the two commands has go to that one.
+      # Flags that only the training or only the test command takes.
       --epoch | --lr | --wd | --init | --valfraction | --beta | --gamma | --hatstep | --saveevery) TRAIN_FLAGS+=("$flag" "${values[@]}") ;;
       --attacks | --epsilons | --autobatch) TEST_FLAGS+=("$flag" "${values[@]}") ;;
       *) ALL_FLAGS+=("$flag" "${values[@]}") ;;
@@ -57,8 +57,8 @@ read_flags() {
   fi
 }
 
-# Prints a line `model method eps` per network. Each model's natural network comes first, also if only hat is chosen,
-# whose helper it is.
+# Prints a line `model method eps` per network. The natural network of each model comes first. It is listed for hat too,
+# because it is hat's helper.
 list_networks() {
   local model method eps
   for model in "${NETWORKS[@]}"; do
@@ -93,7 +93,7 @@ plan_steps() {
     if [ "$method" = nat ]; then natural=${paths[i]}; else name+=_eps$eps; fi
     if [ "$method" = hat ]; then lines[i]+=" $(quoted --helperModel "$model" --helperWeight "$natural")"; fi
     add_step "train_$name" "$(quoted "$PYTHON") ${lines[i]}"
-    if [ "$method" = nat ] && [[ " ${METHODS[*]} " != *" nat "* ]]; then continue; fi # it only helps hat
+    if [ "$method" = nat ] && [[ " ${METHODS[*]} " != *" nat "* ]]; then continue; fi # it is only the helper of hat
     add_step "test_$name" "$(quoted "$PYTHON" "${test[@]}" --targetModel "$model" --targetWeight "${paths[i]}")"
   done
   add_step "tables_$DATASET" "$(quoted "$PYTHON" -m advmia tables "$OUT/results" --out "$OUT/tables")"
@@ -114,7 +114,7 @@ quoted() {
 run_steps() {
   local i log status=0 lock
   mkdir -p "$OUT/logs"
-  if command -v flock >/dev/null; then # the commands hold the lock too, as one may outlive a killed sweep
+  if command -v flock >/dev/null; then # the commands inherit the lock, since one may outlive a killed sweep
     exec {lock}>"$OUT/logs/.lock"
     flock -n "$lock" || fail "another sweep is writing to $OUT"
   fi

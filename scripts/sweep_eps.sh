@@ -9,7 +9,7 @@
 # --attacks --epsilons --autoBatch                                             go to the test commands
 # Any other flag goes to both, e.g. --gpu 0 --imgSize 64 --limit 100 --dataRoot data --bs 32 --seed 1
 #
-# Started again, a sweep skips finished steps. A step that fails ends it. For hat, the natural network that helps it is
-# trained first. Paths are relative to the repository's folder, where the commands run.
+# Started again, a sweep skips finished steps. A step that fails ends it. For hat, its helper, a
+# natural network, is trained first. Paths are relative to the repository's folder, where the commands run.
 . "$(dirname "$0")/sweep.sh"
 run_sweep --out sweep "$@"

@@ -1,7 +1,8 @@
 """The wings of the package, the layers that they form, and the rules that every module keeps.
 
-`python -m tests.architecture` prints the map of the imports, wing by wing, and the faults that it finds.
-A new wing gets a name in `LAYERS`. A new module needs nothing here: it belongs to the wing whose folder it is in.
+A wing is a folder of the package, or a module at its top. `python -m tests.architecture` prints the imports between
+wings and every broken rule. Add a new wing to `LAYERS`. A new module needs no change here: it belongs to the wing whose
+folder it is in.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ SCRIPTS = ("trainCls", "trainChex", "trainSeg", "testCls", "testChex", "testSeg"
 # Wings of one layer do not import each other.
 LAYERS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("version", "errors"), "the version, and the error that a user sees"),
-    (("runtime",), "processes, signals, files, precision, randomness; knows no network, task or data set"),
-    (("budgets", "losses", "models"), "eps, losses and networks; each is usable alone"),
+    (("runtime",), "processes, signals, files, precision, randomness; imports no network, task or data set"),
+    (("budgets", "losses", "models"), "eps, losses and networks; each can be used alone"),
     (("metrics",), "scores from logits and labels"),
-    (("attacks", "data"), "adversarial examples; images and lists. Neither knows the other"),
+    (("attacks", "data"), "adversarial examples; images and lists. Neither imports the other"),
     (("checkpoints",), "weights, records and states on disk"),
     (("tasks",), "what differs between the three kinds of prediction"),
-    (("gradcam", "results"), "maps of what a network looks at; result files, tables and plots"),
-    (("evaluation",), "scores a network, and checks whether the scores can be believed"),
+    (("gradcam", "results"), "Grad-CAM maps; result files, tables and plots"),
+    (("evaluation",), "scores a network, and checks whether the scores can be trusted"),
     (("training",), "methods, the training loop, validation"),
     (("cli", "commands"), "flags; and what the seven scripts do with them"),
     (("__main__",), "python -m advmia"),
@@ -38,15 +39,15 @@ LAYERS: tuple[tuple[tuple[str, ...], str], ...] = (
 )
 MODULE_LINES, FUNCTION_LINES, PARAMETERS, TEST_LINES = 300, 60, 6, 500
 
-# Who may import a package or module that is not for everyone. Patterns are of module names.
+# For each package that only some modules may import: patterns of their names.
 _ARGUMENTS = ("advmia.cli.*", "advmia.commands.*", "advmia.__main__")
 RESERVED: dict[str, tuple[str, ...]] = {
     "argparse": _ARGUMENTS,
     "torchvision": ("advmia.models.densenet",),
-    "pickle": ("advmia.models.densenet",),  # for the exceptions that a damaged download raises; see BANNED_CALLS
+    "pickle": ("advmia.models.densenet",),  # for the exceptions of a damaged download; see BANNED_CALLS
 }
 PRINTERS = (*_ARGUMENTS, "advmia.runtime.terminal")
-# The keyword that a call must have, as source text: no file from elsewhere may run code.
+# For each function, the keyword argument that a call must have, as source text, so that no file that is read runs code.
 KEYWORDS: dict[str, tuple[str, str]] = {
     "torch.load": ("weights_only", "True"),
     "torch.hub.load_state_dict_from_url": ("weights_only", "True"),
@@ -78,19 +79,20 @@ class Module:
 
     @property
     def wing(self) -> str:
-        """The folder below `advmia`, the module's own name at the top of the package, or "scripts"."""
+        """The folder below `advmia`; for a module at the top of the package, its name; for a script, "scripts"."""
         if self.name in SCRIPTS:
             return "scripts"
         return self.name.split(".")[1] if "." in self.name else "version"
 
 
 def _module_name(path: Path) -> str:
+    """Returns the dotted name of a source file; that of an `__init__.py` is the package's."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def modules() -> dict[str, Module]:
-    """Every module of the package and the seven scripts, by name."""
+    """Returns every module of the package and the seven scripts, by name."""
     paths = [*sorted((ROOT / "advmia").rglob("*.py")), *(ROOT / f"{name}.py" for name in SCRIPTS)]
     return {_module_name(path): Module(_module_name(path), path.read_text(encoding="utf-8")) for path in paths}
 
@@ -99,7 +101,7 @@ MODULES = modules()
 
 
 def layer_of(wing: str) -> int:
-    """The number of a wing's layer, from 0. Raises `LookupError` for a wing that no layer names."""
+    """Returns the number of a wing's layer, from 0. Raises `LookupError` for a wing that no layer names."""
     for number, (wings, _) in enumerate(LAYERS):
         if wing in wings:
             return number
@@ -107,7 +109,7 @@ def layer_of(wing: str) -> int:
 
 
 def imports(module: Module) -> Iterator[tuple[str, int]]:
-    """Yields each imported module's name with the line, also of imports within functions."""
+    """Yields each imported module's name and the number of the line. Includes imports within functions."""
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -122,17 +124,17 @@ def imports(module: Module) -> Iterator[tuple[str, int]]:
 
 
 def import_faults(module: Module) -> list[str]:
-    """Imports that go upward, sideways to another wing, or to what is reserved for other modules."""
+    """Returns a line for each import from a higher layer, from another wing of the layer, or of a reserved package."""
     faults = []
     for name, line in imports(module):
         where = f"{module.name}:{line} imports {name}"
         if name in MODULES:
             other = MODULES[name].wing
-            below, own = layer_of(other), layer_of(module.wing)
-            if below > own:
+            other_layer, own_layer = layer_of(other), layer_of(module.wing)
+            if other_layer > own_layer:
                 faults.append(f"{where}: {other} is above {module.wing}")
-            elif below == own and other != module.wing:
-                faults.append(f"{where}: {other} and {module.wing} are beside each other and must not know each other")
+            elif other_layer == own_layer and other != module.wing:
+                faults.append(f"{where}: {other} and {module.wing} are in one layer and must not import each other")
         for reserved, importers in RESERVED.items():
             is_reserved = name == reserved or name.startswith(f"{reserved}.")
             if is_reserved and not any(fnmatchcase(module.name, pattern) for pattern in importers):
@@ -141,7 +143,7 @@ def import_faults(module: Module) -> list[str]:
 
 
 def private_import_faults(module: Module) -> list[str]:
-    """Names with a leading underscore that are imported from another module."""
+    """Returns a line for each import of a name with a leading underscore."""
     return [
         f"{module.name}:{node.lineno} imports {alias.name}, which is private to {node.module}"
         for node in ast.walk(module.tree)
@@ -152,7 +154,7 @@ def private_import_faults(module: Module) -> list[str]:
 
 
 def call_faults(module: Module) -> list[str]:
-    """Calls that could run code from a file, empty a folder, or print from a library module."""
+    """Returns a line for each call that could run code from a file, delete a folder, or print from a library module."""
     faults = []
     for node in ast.walk(module.tree):
         if not isinstance(node, ast.Call) or not isinstance(node.func, (ast.Name, ast.Attribute)):
@@ -171,7 +173,7 @@ def call_faults(module: Module) -> list[str]:
 
 
 def size_faults(module: Module, *, lines: int = MODULE_LINES) -> list[str]:
-    """Modules and functions that are too long, and functions with too many parameters."""
+    """Returns a line if the module is too long, and for each function that is too long or has too many parameters."""
     faults = []
     length = len(module.source.splitlines())
     if length > lines:
@@ -189,14 +191,14 @@ def size_faults(module: Module, *, lines: int = MODULE_LINES) -> list[str]:
 
 
 def name_faults(module: Module) -> list[str]:
-    """A module that is named after a function or class that it defines: `probe.probe` reads two ways."""
+    """Returns a line if the module defines a function or class of its own name, such as `probe.probe`."""
     own = module.name.rpartition(".")[2]
     names = [node.name for node in module.tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
     return [f"{module.name} defines {own}: give one of them another name"] if own in names else []
 
 
 def cycle() -> list[str]:
-    """The modules of one import cycle; empty where there is none."""
+    """Returns the modules of one import cycle; an empty list if there is none."""
     graph = {
         name: {other for other, _ in imports(module) if other in MODULES and other != name}
         for name, module in MODULES.items()
@@ -209,27 +211,27 @@ def cycle() -> list[str]:
 
 
 def faults_of(module: Module) -> list[str]:
-    """Every rule that the module breaks, a line each."""
+    """Returns a line for each broken rule."""
     checks = (import_faults, private_import_faults, call_faults, size_faults, name_faults)
     return [fault for check in checks for fault in check(module)]
 
 
 def draw_map() -> str:
-    """The layers from the top to the bottom; for each wing its size, and how often it imports each other wing."""
-    arrows: Counter[tuple[str, str]] = Counter()
+    """Returns the layers as text, from the top to the bottom: each wing's size, and its imports from other wings."""
+    imports_between: Counter[tuple[str, str]] = Counter()
     for module in MODULES.values():
         for name, _ in imports(module):
             if name in MODULES and MODULES[name].wing != module.wing:
-                arrows[module.wing, MODULES[name].wing] += 1
+                imports_between[module.wing, MODULES[name].wing] += 1
     lines = []
     for wings, meaning in reversed(LAYERS):
         lines.append(f"-- {meaning}")
         for wing in wings:
             members = [module for module in MODULES.values() if module.wing == wing]
             size = sum(len(module.source.splitlines()) for module in members)
-            below = [f"{target} {count}" for (source, target), count in sorted(arrows.items()) if source == wing]
+            targets = [f"{other} {count}" for (name, other), count in sorted(imports_between.items()) if name == wing]
             lines.append(
-                f"   {wing:12}{len(members):3} modules {size:5} lines  imports {', '.join(below) or 'nothing'}"
+                f"   {wing:12}{len(members):3} modules {size:5} lines  imports {', '.join(targets) or 'nothing'}"
             )
     return "\n".join(lines)
 
@@ -237,9 +239,9 @@ def draw_map() -> str:
 def main() -> int:
     print(draw_map())
     faults = [fault for module in MODULES.values() for fault in faults_of(module)]
-    circle = cycle()
-    if circle:
-        faults.append(f"modules import each other in a circle: {' <- '.join(circle)}")
+    modules_in_cycle = cycle()
+    if modules_in_cycle:
+        faults.append(f"modules import each other in a circle: {' <- '.join(modules_in_cycle)}")
     print("\n".join(faults) or "no import goes upward, and no module breaks a rule")
     return int(bool(faults))
 

@@ -18,7 +18,7 @@ SHARED = ROOT.parent / "shared"
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """Runs each test file on one thread, which is faster on inputs this small."""
+    """Runs each test file on one thread, which is faster on small inputs."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -27,7 +27,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def official() -> Path:
-    """Real ISIC-2017 and ChestX-ray14 images in the layout of their official downloads."""
+    """Real ISIC 2017 and ChestX-ray14 images in the layout of the official downloads; without them, skips the test."""
     path = SHARED / "data" / "official"
     if not path.is_dir():
         pytest.skip(f"no real images at {path}")
@@ -36,32 +36,32 @@ def official() -> Path:
 
 @pytest.fixture(scope="session")
 def reference_fixtures() -> Path:
-    """Outputs and losses computed with the published code."""
+    """The folder of logits and state_dict shapes of the published code's networks."""
     return ROOT / "tests" / "fixtures" / "reference"
 
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder with phantoms and untrained networks: see `make_world`. No test changes what is in it."""
+    """A working folder with phantoms and untrained networks, see `make_world`. No test changes its contents."""
     return make_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="session")
 def warm_interpreter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A program that stands in for `python` and has imported torch, for tests that run many short commands."""
+    """A program that replaces `python` and has already imported torch, for tests that run many short commands."""
     with warm_python(tmp_path_factory.mktemp("warm")) as program:
         yield program
 
 
 @pytest.fixture
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets attacks in this process take few steps, for tests that are not about an attack's strength."""
+    """Makes attacks in this process take few steps, for tests that do not check how strong an attack is."""
     for name, steps in (("EVALUATION_STEPS", 2), ("CW_STEPS", 2), ("AUTO_STEPS", 5), ("QUERIES", 50)):
         monkeypatch.setattr(budgets, name, steps)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips tests marked gpu where there is no CUDA device."""
+    """Skips tests marked `gpu` if there is no CUDA device."""
     if torch.cuda.is_available():
         return
     for item in items:

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Tests the networks that the other scripts here have trained, and writes tables of the results: each network is attacked
-# white-box, then each natural network of a data set with adversarial images of each other one (transfer). Networks that
-# were not trained are left out; finished tests are skipped. Arguments go to every test command, e.g. --gpu 0
+# Tests the networks that the other scripts here have trained, and writes tables of the results. Each network is attacked
+# white-box. Then each natural network is tested with adversarial images of each other natural network of its data set
+# (transfer). Networks that were not trained are left out; finished tests are skipped. Arguments go to every test command,
+# e.g. --gpu 0
 . "$(dirname "$0")/settings.sh"
 find_python requirements.txt
 read_class_names
@@ -25,11 +26,11 @@ run_transfer() {
 }
 
 for dataset in $DATASETS xray_multilabel; do
-  TEST=(testCls.py --dataset "$dataset") OWN=(--attacks $ATTACKS) NATURAL=()
-  if [ "$dataset" = xray_multilabel ]; then TEST=(testChex.py) OWN=(); fi
+  TEST=(testCls.py --dataset "$dataset") ATTACK_FLAGS=(--attacks $ATTACKS) NATURAL=()
+  if [ "$dataset" = xray_multilabel ]; then TEST=(testChex.py) ATTACK_FLAGS=(); fi
   for model in $MODELS; do
     for weights in "$CLS_DIR/${CLASS[$model]}_${dataset}_"*_maxLR0.01_weightDecay0.001; do
-      run_test "$model" "$weights" "${OWN[@]}"
+      run_test "$model" "$weights" "${ATTACK_FLAGS[@]}"
       if [[ ${weights##*/} == *_nat_* ]]; then NATURAL[$model]=$weights; fi
     done
   done

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# HAT on every single-label data set at every training eps. Run natural.sh before: it trains the helpers.
+# HAT on every single-label data set at every training eps. Run natural.sh first: it trains the helper networks.
 . "$(dirname "$0")/settings.sh"
 find_python requirements.txt
 read_class_names

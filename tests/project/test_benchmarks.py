@@ -1,6 +1,6 @@
-"""Tests of the benchmarks: each runs on tiny inputs and writes what it promises, and the plain code equals ours.
+"""The benchmarks: each runs on tiny inputs and writes all its results, and the plain code computes the same as ours.
 
-No time is tested.
+Times are not tested.
 """
 
 from __future__ import annotations
@@ -59,7 +59,10 @@ def test_plain_pgd_is_ours() -> None:
 
 
 def test_plain_fgsm_and_cw_are_ours() -> None:
-    """Fails as above. CW starts at random, so the losses that both reach are compared."""
+    """Fails if the two ascend different losses, or step or project differently.
+
+    CW starts at random, so the losses that both reach are compared.
+    """
     model = trained()
     x, y = pixels(IMAGES)
     budget = fgsm_budget(4)
@@ -77,7 +80,7 @@ def test_plain_fgsm_and_cw_are_ours() -> None:
 
 
 def test_plain_ascent_starts_near_x() -> None:
-    """Fails if the KL attack leaves its budget, or if a clean pass at each step changes what it ascends."""
+    """Fails if the attack of TRADES leaves its budget, or if a clean pass in each step changes its loss."""
     model = trained()
     x, _ = pixels(IMAGES)
     torch.manual_seed(0)
@@ -104,7 +107,7 @@ LOSSES: dict[str, tuple[Method, Callable[..., Tensor]]] = {
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_plain_losses_are_ours(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails if a term is missing or has another weight, or if a gradient flows through another term."""
+    """Fails if a term of a loss is missing or has another weight, or if gradients flow through other terms."""
     model = trained().train()
     x, y = pixels(IMAGES)
     x_adv = (x + 8 / 255 * torch.randn_like(x).sign()).clamp(0, 1)
@@ -134,10 +137,10 @@ def test_plain_steps_train_in_train_mode() -> None:
 
 
 def test_plain_simba_is_ours() -> None:
-    """Fails if the basis, the order of the two trials or the acceptance differs: with one order of directions, the
-    results are equal.
+    """Fails if the basis, the order of the two trials or the acceptance differs.
 
-    Logits are divided by 10, because the plain code's probabilities do not change any more where they round to 1.
+    With the same order of directions, the results are equal. Logits are divided by 10, because the plain code's
+    probabilities do not change any more where they round to 1.
     """
     model = Wrapped(trained(hardened=6), lambda logits: logits / 10).eval()
     x, y = pixels(IMAGES)
@@ -166,7 +169,7 @@ def test_plain_decoding_without_augmentation(tmp_path: Path, monkeypatch: pytest
 
 
 def test_counts_of_passes() -> None:
-    """Fails if gradients of the parameters are not counted, or counted where only the input's are taken."""
+    """Fails if gradients of the parameters are not counted, or are counted where only the input's are computed."""
     model, (x, y) = SmallNet(3), pixels(4)
     with count_passes(model) as passes:
         plain.pgd(model, x, y, Budget.grey(8, 3, 2))
@@ -206,7 +209,7 @@ def test_alternation() -> None:
 
 
 def test_memory_settings_of_each_callable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails if ours runs without the memory settings of our commands, or another one with them."""
+    """Fails if our code runs without the memory settings of our commands, or other code runs with them."""
     settings: list[dict[int, int]] = []
     monkeypatch.setattr(timing, "set_memory", settings.append)
     alternate({"plain": lambda: None, "ours": lambda: None, "foolbox": lambda: None}, CPU, repeats=1)
@@ -222,13 +225,13 @@ Benchmark = Callable[..., dict[str, Any]]
 
 
 def small_network(name: str, spec: DatasetSpec, classes: int, device: torch.device, seed: int = 0) -> nn.Module:
-    """Stands in for `subjects.network`: a network of two convolutions."""
+    """Replaces `subjects.network`: returns a network of two convolutions, whatever `name`."""
     seed_everything(seed)
     return on_device(SmallNet(classes), device)
 
 
 @pytest.fixture
-def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Benchmark:
+def run_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Benchmark:
     """Returns a function that runs a benchmark on a small network, in this process, and returns its checked record."""
     monkeypatch.setattr(subjects, "network", small_network)
     monkeypatch.setattr(timing, "set_memory", lambda settings: None)  # would outlive the test
@@ -244,7 +247,7 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 
 def checked(path: Path) -> dict[str, Any]:
-    """Returns a benchmark's record, whose numbers must be finite and, but for differences, not negative."""
+    """Returns the record of a benchmark. Fails if a number is not finite or, except for differences, negative."""
     record = json.loads(path.read_text())
     assert record["machine"]["versions"]["torch"] and record["machine"]["date"] and record["machine"]["name"]
     assert all(math.isfinite(number) and number >= 0 for number in numbers(record))
@@ -252,7 +255,7 @@ def checked(path: Path) -> dict[str, Any]:
 
 
 def numbers(record: object) -> Iterator[float]:
-    """Yields all numbers in a JSON record, but not the differences `above_plain`."""
+    """Yields all numbers in a JSON record except the differences `above_plain`."""
     if isinstance(record, dict):
         record = [value for name, value in record.items() if name != "above_plain"]
     if isinstance(record, list):
@@ -262,10 +265,10 @@ def numbers(record: object) -> Iterator[float]:
         yield record
 
 
-def test_steps(ran: Benchmark) -> None:
+def test_steps(run_benchmark: Benchmark) -> None:
     """Fails if an implementation is missing from the table, or its passes are counted wrongly."""
     words = ["--models", "mv2", "--size", 8, "--bs", 8, "--repeats", 1, "--warmup", 0, "--methods", "pgdat", "hat"]
-    results = ran("steps", *words, "--precision", "fp32")["results"]
+    results = run_benchmark("steps", *words, "--precision", "fp32")["results"]
     assert [result["what"] for result in results] == ["attack", "pgdat", "hat"]
     attack, step, hat = results
     assert attack["passes_per_image"]["plain"] == {"forward": 10, "backward": 10, "by_parameters": 10, "work": 30}
@@ -279,7 +282,7 @@ def test_steps(ran: Benchmark) -> None:
 
 @pytest.mark.slow
 def test_steps_of_a_real_network_as_a_command(tmp_path: Path, warm_interpreter: Path) -> None:
-    """Fails if a network of the survey cannot be measured, as it is published and as we train it."""
+    """Fails if a network of the survey cannot be timed, both as it is published and as we train it."""
     out = tmp_path / "out.json"
     words = ["--models", "mv2", "--size", 8, "--bs", 8, "--repeats", 1, "--warmup", 0, "--methods", "pgdat"]
     run_well("benchmarks.steps", *words, "--device", "cpu", "--out", out, cwd=tmp_path, python=warm_interpreter)
@@ -306,19 +309,19 @@ def test_data_as_a_command(tmp_path: Path, warm_interpreter: Path) -> None:
     assert record["speedup"] > 0 and record["cache"]["build_ms_per_image"] > 0
 
 
-def test_evaluation(ran: Benchmark) -> None:
-    """Fails if an attack or eps is missing from the table, or the total is not of all of them."""
+def test_evaluation(run_benchmark: Benchmark) -> None:
+    """Fails if an attack or eps is missing from the table, or the total does not include all of them."""
     pytest.importorskip("pyautoattack")
     words = ["--size", 8, "--images", 6, "--trainImages", 18, "--trainEpochs", 1, "--trainEps", 0]
     words += ["--queries", 2, "--steps", 1, "--attacks", "fgsm", "aa", "simba", "--epsilons", 1, 2]
-    record = ran("evaluation", *words)
+    record = run_benchmark("evaluation", *words)
     assert [(row["attack"], row["eps"]) for row in record["results"]] == [
         ("fgsm", [1]), ("fgsm", [2]), ("aa", [1]), ("aa", [2]), ("simba", [1]), ("simba", [2])
     ]  # fmt: skip
     for row in record["results"]:
         assert all(row[side]["seconds"] > 0 and row[side]["forward"] > 0 for side in ("plain", "ours"))
         assert all(len(row[side]["accuracy"]) == 1 for side in ("plain", "ours"))
-        assert row["plain"]["copies"] == 0 < row["ours"]["copies"]  # six images make no block
+        assert row["plain"]["copies"] == 0 < row["ours"]["copies"]  # six images do not fill a block
     total = record["total"]
     assert total["seconds"] > 0 and total["work"] > total["work_with_copies"] > 0 and not total["left_out"]
     assert "work_of_survey" not in total  # 2 queries of 5,000 are not 1 step of 100
@@ -341,32 +344,32 @@ def test_total_of_the_survey() -> None:
     assert total["work_of_survey"] == 360 / 190 and total["work_of_survey_with_copies"] == 360 / 240
 
 
-def test_simba(ran: Benchmark) -> None:
+def test_simba(run_benchmark: Benchmark) -> None:
     """Fails if SimBA's overhead is not measured for both implementations."""
     words = ["--simba", "--size", 64, "--bs", 2, "--queries", 20, "--repeats", 1]
-    rows = ran("evaluation", *words)["ms_per_iteration"]
+    rows = run_benchmark("evaluation", *words)["ms_per_iteration"]
     assert set(rows) == {"plain", "ours"} and rows["ours"]["ms"] > 0
 
 
-def test_strength(ran: Benchmark) -> None:
+def test_strength(run_benchmark: Benchmark) -> None:
     """Fails if a precision is missing from the comparison with the plain attack."""
     words = ["--size", 8, "--images", 6, "--trainImages", 18, "--trainEpochs", 1, "--trainEps", 0, "--seeds", 1]
-    record = ran("strength", *words, "--precision", "fp32", "bf16")
+    record = run_benchmark("strength", *words, "--precision", "fp32", "bf16")
     assert list(record["results"]) == ["plain", "ours, fp32", "ours, bf16"]
     assert all(len(row["right"]) == 1 and max(row["right"]) <= 6 for row in record["results"].values())
 
 
-def test_strength_of_trainings(ran: Benchmark) -> None:
-    """Fails if trainings are not compared by clean and robust accuracy."""
+def test_strength_of_trainings(run_benchmark: Benchmark) -> None:
+    """Fails if the clean or the robust accuracy of a training is missing."""
     words = ["--train", "--methods", "trades", "--size", 16, "--images", 6, "--trainImages", 16, "--trainEpochs", 1]
-    (row,) = ran("strength", *words, "--seeds", 1)["results"]
+    (row,) = run_benchmark("strength", *words, "--seeds", 1)["results"]
     assert row["method"] == "trades" and len(row["robust"]) == len(row["clean"]) == 1
 
 
-def test_epoch(ran: Benchmark) -> None:
+def test_epoch(run_benchmark: Benchmark) -> None:
     """Fails if a part of the epoch is not timed."""
     words = ["--model", "mv2", "--size", 8, "--images", 8, "--testImages", 2, "--bs", 8, "--repeats", 1]
-    (result,) = ran("epoch", *words, "--width", 30, "--height", 20, "--workers", 1)["results"]
+    (result,) = run_benchmark("epoch", *words, "--width", 30, "--height", 20, "--workers", 1)["results"]
     assert result["whole"]["plain"]["ours_faster"] > 0 and result["whole"]["ours"]["ours_faster"] == 1
     assert set(result["seconds"]) == {"loader", "attack", "update", "validation", "epoch"}
     assert 0 < result["waiting_for_data"] < 1 and result["matrix_product_flops"] > 0

@@ -22,7 +22,7 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(enco
 
 
 def requirements(name: str) -> list[str]:
-    """Returns the requirements that a file lists itself, without comments and without those that it includes."""
+    """Returns the requirements that a file itself lists, without comments and without included files."""
     lines = [line.split("#")[0].strip() for line in (ROOT / name).read_text(encoding="utf-8").splitlines()]
     return [line for line in lines if line and not line.startswith("-r")]
 
@@ -62,7 +62,7 @@ def test_a_wheel_holds_the_package_and_nothing_else(installed: Path) -> None:
 
 
 def test_metadata(installed: Path) -> None:
-    """Fails if the version, the oldest Python, the license or the command differ from what the project says."""
+    """Fails if version, oldest Python, license, dependencies or command differ from what pyproject.toml states."""
     info = installed / f"advmia-{advmia.__version__}.dist-info"
     metadata = email.message_from_string((info / "METADATA").read_text(encoding="utf-8"))
     expected = {

@@ -52,12 +52,12 @@ def folder_with_venv(tmp_path: Path) -> Path:
 
 
 def test_no_pip_is_needed(tmp_path: Path) -> None:
-    """Fails if an interpreter without pip counts as incomplete, or one with a package that is too old as complete."""
+    """Fails if an interpreter without pip is refused, or one with a package that is too old is accepted."""
     python = tmp_path / "two words"
     python.write_text(WITHOUT_PIP.format(python=sys.executable))
     python.chmod(0o755)
     assert pick(tmp_path, str(python)) == (str(python), "")
-    (tmp_path / "more.txt").write_text(f"-r {ROOT}/requirements.txt\nnumpy>=999  # not yet\n")
+    (tmp_path / "more.txt").write_text(f"-r {ROOT}/requirements.txt\nnumpy>=999  # does not exist\n")
     assert pick(tmp_path, str(python), tmp_path / "more.txt") == ("", "")
 
 

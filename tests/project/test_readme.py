@@ -20,7 +20,7 @@ TEST = ["--imgSize", "16", "--gpu", "cpu", "--dataRoot", "phantoms"]
 TRAIN = [*TEST, "--epoch", "1", "--bs", "8"]
 FEW = ["--limit", "4"]
 ONE_EPS = ["--epsilons", "8"]
-SHRINK = {  # later flags win
+SHRINK = {  # flags that make a command tiny: appended to it, they replace earlier ones
     "trainCls.py": [*TRAIN, *FEW],
     "trainChex.py": TRAIN,
     "trainSeg.py": [*TRAIN, *FEW, "--imgSize", "32"],
@@ -37,20 +37,21 @@ NOT_RUN_HERE = {
     "scripts/test.sh": "runs this test",
     "scripts/demo.sh": "has a test of its own",
     "scripts/sweep_eps.sh": "is listed below, and run by test_sweeps.py",
-    "scripts/reproduce.sh": "likewise",
+    "scripts/reproduce.sh": "is listed below, and by test_sweeps.py",
     **{f"scripts/survey/{name}.sh": "is run by test_survey_scripts.py" for name in SURVEY},
     "torchrun": "is run by test_distributed.py",
-    "sbatch": "likewise, with a stand-in for Slurm",
+    "sbatch": "is run by test_distributed.py, with a replacement for Slurm",
 }
 
 
 def readme_commands() -> list[list[str]]:
+    """Returns the words of each command in the README's code blocks."""
     blocks = re.findall(r"^```\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
     return [shlex.split(line) for block in blocks for line in block.splitlines()]
 
 
 def make_downloads(folder: Path) -> None:
-    """Makes what a user would have downloaded, under the names that the README uses."""
+    """Makes tiny downloads of all data sets, under the names that the README uses."""
     make_mesidor(folder / "messidor", {f"2005102{n}_0000_0100_PP": n % 4 for n in range(10)})
     make_isic(folder / "isic2017")
     labels = ["No Finding", "Hernia", "Mass|Edema"]
@@ -73,7 +74,7 @@ def test_every_readme_command(tmp_path: Path, warm_interpreter: Path) -> None:
     make_downloads(tmp_path / "downloads")
     commands = readme_commands()
     assert len(commands) > 20
-    for words in sorted(commands, key=lambda words: "phantoms" not in words):  # the others' data first
+    for words in sorted(commands, key=lambda words: "phantoms" not in words):  # phantoms first: the data of the others
         if words[0] in NOT_RUN_HERE:
             continue
         assert words[0] == "python", words
@@ -81,17 +82,17 @@ def test_every_readme_command(tmp_path: Path, warm_interpreter: Path) -> None:
         extra = SHRINK.get(program[0], SHRINK.get(program[1], []))
         script = ["-m", *program] if words[1] == "-m" else [str(ROOT / program[0]), *program[1:]]
         command = [str(warm_interpreter), *script, *extra]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
-        assert done.returncode == 0, (words, done.stderr)
+        process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
+        assert process.returncode == 0, (words, process.stderr)
     assert (tmp_path / "tables" / "tables.md").exists() and (tmp_path / "tables" / "tables.tex").exists()
 
 
-def test_the_survey_is_whole() -> None:
+def test_all_survey_scripts_are_shown() -> None:
     """Fails if a script of the survey is missing from the README, or comes before a script whose networks it needs."""
     shown = [words[0] for words in readme_commands() if words[0].startswith("scripts/survey/")]
     assert shown == [f"scripts/survey/{name}.sh" for name in SURVEY]
-    there = {path.stem for path in (ROOT / "scripts" / "survey").glob("*.sh")} - {"settings"}
-    assert there == set(SURVEY)
+    existing = {path.stem for path in (ROOT / "scripts" / "survey").glob("*.sh")} - {"settings"}
+    assert existing == set(SURVEY)
 
 
 @pytest.mark.slow
@@ -102,8 +103,8 @@ def test_sweeps_are_listed(warm_interpreter: Path) -> None:
     for words in sweeps:
         command = [*words, "--dryRun", "--dataRoot", "nowhere"]
         environment = os.environ | {"PYTHON": str(warm_interpreter), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0 and "-m advmia tables" in done.stdout, done.stderr
+        process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert process.returncode == 0 and "-m advmia tables" in process.stdout, process.stderr
 
 
 @pytest.mark.slow
@@ -136,9 +137,9 @@ def test_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
 
 @pytest.mark.parametrize("tool", ["prepare", "phantoms", "tables", "where"])
 def test_help_of_tools(tool: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    """Fails if a tool's help has no example or one that its parser refuses, or shows defaults that are no text."""
+    """Fails if a tool's help has no example or one that its parser refuses, or shows a default as a Python value."""
     assert run_main(monkeypatch, ["advmia", tool, "--help"]) == 0
-    shown = capsys.readouterr().out
-    (example,) = re.findall(rf"^example: .*(advmia {tool}.*)$", shown, re.M)
+    text = capsys.readouterr().out
+    (example,) = re.findall(rf"^example: .*(advmia {tool}.*)$", text, re.M)
     tools_parser("advmia").parse_args(shlex.split(example)[1:])
-    assert not re.search(r"default: (True|False|\[)", shown)
+    assert not re.search(r"default: (True|False|\[)", text)

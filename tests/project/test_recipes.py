@@ -1,4 +1,4 @@
-"""The recipes of CONTRIBUTING.md: their code, added to a copy of the package, trains and tests."""
+"""The recipes of CONTRIBUTING.md: their code is added to a copy of the package, which then trains and tests."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RECIPES = ("an attack", "a network", "a training method", "a data set")
 
 @dataclass(frozen=True)
 class Block:
-    """A block of code, and where its first line says that it belongs."""
+    """A block of code, and the file and place that its first line names."""
 
     path: str
     place: str  # "" for a new file, or "in NAME", "in FIELD of NAME" (a literal), "before CLASS" or "replaces NAME"
@@ -34,22 +34,22 @@ class Block:
 
 
 def blocks() -> list[Block]:
-    """Returns the Python blocks of CONTRIBUTING.md, in their order."""
+    """Returns the Python blocks of CONTRIBUTING.md in their order."""
     code_blocks = []
     for text in re.findall(r"^```python\n(.*?)^```$", TEXT, re.M | re.S):
         head, code = text.split("\n", 1)
         match = re.fullmatch(r"# (new file )?(\S+?\.py)(?:, (.+))?", head)
-        assert match and bool(match[1]) != bool(match[3]), f"a block does not say where it belongs: {head}"
+        assert match and bool(match[1]) != bool(match[3]), f"the first line of a block names no file or place: {head}"
         code_blocks.append(Block(match[2], match[3] or "", code))
     return code_blocks
 
 
 def insert(source: str, block: Block) -> str:
-    """Returns the source with the block's imports after the first import, and its other lines at their place."""
+    """Returns the source with the block's imports after the first import, and its other lines at `block.place`."""
     lines = block.code.splitlines(keepends=True)
     imports = "".join(line for line in lines if line.startswith(("from ", "import ")))
     body = "".join(line for line in lines if not line.startswith(("from ", "import "))).strip("\n") + "\n"
-    how, *words = block.place.split()
+    preposition, *words = block.place.split()
     name, indent = words[-1], "    " if "of" in words else ""
     # From the line that opens NAME, or FIELD within it, up to the line that closes it.
     opening = rf"^{name}\b.*[({{\[]\n" + (rf"(?:.*\n)*?    {words[0]}=[({{\[]\n" if indent else "")
@@ -58,10 +58,10 @@ def insert(source: str, block: Block) -> str:
         "in": rf"{opening}(?:.*\n)*?(?=^{indent}[)}}\]])",
         "replaces": rf"^{name} = .*\n",
     }
-    match = re.search(patterns[how], source, re.M)
+    match = re.search(patterns[preposition], source, re.M)
     assert match, f"{block.path} has no place {block.place!r}"
-    start = match.start() if how == "replaces" else match.end()
-    source = source[:start] + body + ("\n\n" if how == "before" else "") + source[match.end() :]
+    start = match.start() if preposition == "replaces" else match.end()
+    source = source[:start] + body + ("\n\n" if preposition == "before" else "") + source[match.end() :]
     return source.replace("annotations\n", f"annotations\n\n{imports}", 1)
 
 
@@ -82,7 +82,7 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_recipe_has_code() -> None:
-    """Fails if CONTRIBUTING.md lacks a recipe, or one of them has no code that the other tests follow."""
+    """Fails if CONTRIBUTING.md lacks a recipe, or a recipe has no code for the other tests to run."""
     sections = dict(re.findall(r"^### Add (.+)\n((?:(?!^##).*\n)*)", TEXT, re.M))
     assert tuple(sections) == RECIPES
     assert all("```python\n" in section for section in sections.values())
@@ -95,14 +95,14 @@ def test_recipes_pass_the_linter(extended: Path) -> None:
     assert process.returncode == 0, process.stdout
 
 
-def test_the_new_method_is_one_more() -> None:
-    """Fails if the order of methods in CONTRIBUTING.md is not that of the package, with the new method at the end."""
+def test_the_new_method_comes_last() -> None:
+    """Fails unless METHOD_NAMES in CONTRIBUTING.md is that of the package with the new method at the end."""
     (block,) = [block for block in blocks() if block.place == "replaces METHOD_NAMES"]
     assert tuple(re.findall(r'"(\w+)"', block.code)) == (*METHOD_NAMES, "fgsmat")
 
 
 def test_every_wing_is_explained() -> None:
-    """Fails if a wing or a module at the top of the package is missing from the table, or stands above a higher one."""
+    """Fails if a wing or top module is missing from the table of CONTRIBUTING.md, or the table has another order."""
     table = TEXT[TEXT.index("| wing or module |") : TEXT.index("A module imports only")]
     names = [re.findall(r"`(\w+)`", line.split("|")[1]) for line in table.splitlines()[2:] if line]
     layers = [[wing for wing in wings if wing not in ("version", "scripts")] for wings, _ in LAYERS]

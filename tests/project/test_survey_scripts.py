@@ -1,4 +1,4 @@
-"""The scripts of scripts/survey: what they train and test, listed in full, and some of it run on tiny phantoms."""
+"""The scripts of scripts/survey: all their commands are compared with the survey, and some run on tiny phantoms."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.running import ROOT
 CLASSES = {"mesidorBin": 2, "mesidorMulti": 4, "melBin": 2, "melMulti": 3, "xrayBin": 2}
 MODELS = ("ResNet", "MobileNetV2", "DenseNet121")
 SEGMENTERS = ("UNet", "SegNet")
-BETAS = {  # of the survey, by method and data set
+BETAS = {  # the survey's beta, by method and data set
     "pgdat": dict.fromkeys(CLASSES, 0),
     "trades": dict.fromkeys(CLASSES, 6) | {"mesidorBin": 12},
     "mart": dict.fromkeys(CLASSES, 6),
@@ -34,12 +34,14 @@ MULTI = "xray_multilabel"
 
 
 def natural_name(model: str, dataset: str) -> str:
+    """Returns the name of a naturally trained checkpoint."""
     return f"{model}_{dataset}_nat_class{CLASSES[dataset]}_{TAIL}"
 
 
-def robust_name(model: str, dataset: str, method: str, eps: str) -> str:
+def robust_name(model: str, dataset: str, method: str, grey_eps: str) -> str:
+    """Returns the name of an adversarially trained checkpoint."""
     beta = BETAS[method][dataset]
-    return f"{model}_{dataset}_{method}_beta{beta}_class{CLASSES[dataset]}_ADV{BUDGETS[eps]}_{TAIL}"
+    return f"{model}_{dataset}_{method}_beta{beta}_class{CLASSES[dataset]}_ADV{BUDGETS[grey_eps]}_{TAIL}"
 
 
 def multilabel_names(model: str, epsilons: tuple[str, ...] = tuple(BUDGETS)) -> set[str]:
@@ -75,7 +77,7 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run_script(warm_interpreter: Path, phantoms: Path, tmp_path: Path) -> Callable[..., set[str]]:
-    """Runs a script with flags that make it tiny; returns the names of the checkpoints that are there afterwards."""
+    """Returns a function that runs a script with flags that make it tiny, and returns the names of all checkpoints."""
 
     def run(name: str, size: int = 16, limit: int = 4, **environment: str) -> set[str]:
         tiny = ["--epoch", "1", "--bs", "4", "--limit", str(limit), "--imgSize", str(size), "--gpu", "cpu"]
@@ -96,7 +98,7 @@ def run_script(warm_interpreter: Path, phantoms: Path, tmp_path: Path) -> Callab
 
 @pytest.mark.slow
 def test_hat_after_natural(run_script: Callable[..., set[str]]) -> None:
-    """Fails if natural.sh or hat.sh does not train, or hat.sh does not find the helpers that natural.sh has left."""
+    """Fails if natural.sh or hat.sh does not train, or hat.sh does not find the helpers that natural.sh trained."""
     datasets = ("mesidorBin", "melMulti")
     natural = {natural_name("MobileNetV2", dataset) for dataset in datasets}
     assert run_script("natural.sh", DATASETS=" ".join(datasets)) == natural
@@ -106,19 +108,19 @@ def test_hat_after_natural(run_script: Callable[..., set[str]]) -> None:
 
 @pytest.mark.slow
 def test_multilabel(run_script: Callable[..., set[str]]) -> None:
-    """Fails if multilabel.sh does not train what it lists."""
-    # Among four images, no finding would be both present and absent.
+    """Fails if multilabel.sh does not train all its networks."""
+    # With only four images, no finding has both positive and negative images.
     assert run_script("multilabel.sh", limit=24) == multilabel_names("MobileNetV2", ("8",))
 
 
 @pytest.mark.slow
 def test_segmentation(run_script: Callable[..., set[str]]) -> None:
-    """Fails if segmentation.sh does not train what it lists; at 32 pixels, the least that a U-Net takes here."""
+    """Fails if segmentation.sh does not train all its networks. 32 pixels is the smallest size that a U-Net takes."""
     expected = segmentation_names("UNet", "mel", ("8",)) | segmentation_names("UNet", "xray", ("8",))
     assert run_script("segmentation.sh", size=32, SEGMENTERS="unet") == expected
 
 
-# Stands in for Python: it runs a program on standard input, but only writes down a command with arguments.
+# Replaces Python: it runs a program on standard input, but only logs a command with arguments.
 RECORDER = """#!/bin/bash
 if [ "$1" = - ]; then exec '{python}' "$@"; fi
 printf '%q ' "$@" >> '{log}'
@@ -127,12 +129,11 @@ echo >> '{log}'
 
 
 @pytest.mark.slow
-def test_the_whole_survey_is_listed(phantoms: Path, tmp_path: Path) -> None:
-    """Fails if a training of the survey is missing or has another beta or step size than the survey's, if a command has
-    a flag that the script refuses, or if evaluate.sh does not test each network once: under attack itself and, of the
-    natural networks, through each other natural network of the data set.
+def test_all_commands_of_the_survey(phantoms: Path, tmp_path: Path) -> None:
+    """Fails if a training of the survey is missing, has another beta or step size, or has a flag that does not exist.
 
-    No command is run. Checkpoints are empty files under the names that they would have.
+    Fails also if evaluate.sh does not test each network once white-box, and each natural network once with each other
+    natural network of its data set as the source. No command is run. Checkpoints are empty files under their names.
     """
     python, log = tmp_path / "two words", tmp_path / "log"
     python.write_text(RECORDER.format(python=sys.executable, log=log))
@@ -172,7 +173,7 @@ def test_the_whole_survey_is_listed(phantoms: Path, tmp_path: Path) -> None:
     white_box = [words for words in tests if "--surrogateModel" not in words]
     assert sorted(words[words.index("--targetWeight") + 1] for words in white_box) == sorted(map(str, trained))
     assert all(("aa" in words) == (words[0] == "testCls.py") for words in white_box)
-    # Six data sets have three natural networks, two have two; each is tested through each other one.
+    # Six data sets have three natural networks, two have two; each is a target for each other one.
     transferred = [name for name in results if "__from__" in name]
     assert len(transferred) == len(tests) - len(white_box) == 6 * 3 * 2 + 2 * 2
     for name in transferred:

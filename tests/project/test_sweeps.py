@@ -1,4 +1,4 @@
-"""scripts/sweep_eps.sh and scripts/reproduce.sh as real processes: what they list and run, and how they resume."""
+"""scripts/sweep_eps.sh and scripts/reproduce.sh, run as processes: what they list and run, and how they resume."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_python(warm_interpreter: Path) -> Iterator[None]:
-    """Lets the scripts use the warm interpreter, but for those that are killed: a kill does not reach its processes."""
+    """Makes the scripts use the warm interpreter, except those that are killed: a kill does not reach its processes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ENVIRONMENT, "PYTHON", str(warm_interpreter))
         yield
@@ -44,6 +44,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def sweep(*words: object, script: str = "sweep_eps.sh", **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs a sweep script; returns the finished process."""
     return subprocess.run(
         [ROOT / "scripts" / script, *map(str, words)],
         env=ENVIRONMENT | environment,
@@ -54,14 +55,15 @@ def sweep(*words: object, script: str = "sweep_eps.sh", **environment: str) -> s
     )
 
 
-def sweep_well(*words: object, **environment: str) -> str:
+def sweep_output(*words: object, **environment: str) -> str:
+    """Runs sweep_eps.sh; returns its standard output. Fails if its exit status is not 0."""
     process = sweep(*words, **environment)
     assert process.returncode == 0, process.stdout + process.stderr
     return process.stdout
 
 
 def killed_sweep(*words: object, log: Path, text: str) -> None:
-    """Starts a sweep, and kills it and all its children once a log has a text in it."""
+    """Starts a sweep, and kills it and all its children as soon as `log` contains `text`."""
     process = subprocess.Popen(
         [ROOT / "scripts" / "sweep_eps.sh", *map(str, words)],
         env=ENVIRONMENT | {"PYTHON": sys.executable},
@@ -72,7 +74,7 @@ def killed_sweep(*words: object, log: Path, text: str) -> None:
     try:
         end = time.monotonic() + 120
         while not (log.exists() and text in log.read_text()):
-            assert process.poll() is None and time.monotonic() < end, f"{log} never had {text} in it"
+            assert process.poll() is None and time.monotonic() < end, f"{log} never contained {text}"
             time.sleep(0.002)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
@@ -80,10 +82,12 @@ def killed_sweep(*words: object, log: Path, text: str) -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
+    """Returns the content of every file below the folder."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def record(path: Path) -> dict:
+    """Returns the content of a JSON file."""
     return json.loads(path.read_text())
 
 
@@ -91,14 +95,14 @@ def record(path: Path) -> dict:
 def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder of an undisturbed sweep, and what it printed."""
     out = tmp_path_factory.mktemp("undisturbed") / "out"
-    return out, sweep_well(*HAT_SWEEP, *TINY, "--dataRoot", data, "--out", out)
+    return out, sweep_output(*HAT_SWEEP, *TINY, "--dataRoot", data, "--out", out)
 
 
 def test_a_sweep_runs_what_it_lists(data: Path, undisturbed: tuple[Path, str]) -> None:
-    """Fails if other commands are run than listed, in another order, or their output is not on screen and in logs."""
+    """Fails if the commands that run differ from the listed ones, or output is missing on the screen or in the logs."""
     out, printed = undisturbed
     words = [*HAT_SWEEP, *TINY, "--dataRoot", data, "--out", out, "--dryRun"]
-    listed = sweep_well(*words).splitlines()
+    listed = sweep_output(*words).splitlines()
     steps = ["train_melBin_mv2_nat", "test_melBin_mv2_nat", "train_melBin_mv2_hat_eps8", "test_melBin_mv2_hat_eps8"]
     steps.append("tables_melBin")
     assert re.findall(r"^\[\d/5\] (.*)$", printed, re.M) == steps
@@ -111,7 +115,7 @@ def test_a_sweep_runs_what_it_lists(data: Path, undisturbed: tuple[Path, str]) -
 
 
 def scores(out: Path) -> str:
-    """Returns the tables but for the last, which holds seconds."""
+    """Returns all tables except the last, which contains seconds."""
     tables, _, costs = (
         (out / "tables" / "tables.md").read_text().partition("\n\nmelBin[phantom], mv2: seconds an epoch")
     )
@@ -120,7 +124,7 @@ def scores(out: Path) -> str:
 
 
 def test_a_killed_sweep_resumes(data: Path, tmp_path: Path, undisturbed: tuple[Path, str]) -> None:
-    """Fails if a killed sweep uses an unfinished or foreign checkpoint, repeats work or makes other tables."""
+    """Fails if a resumed sweep uses an unfinished or foreign checkpoint, repeats work or makes other tables."""
     out, cut = undisturbed[0], tmp_path / "cut"
     table = scores(out)
     assert "| nat" in table and "| hat 8" in table
@@ -134,7 +138,7 @@ def test_a_killed_sweep_resumes(data: Path, tmp_path: Path, undisturbed: tuple[P
     trained = (cut / "clsCkpt" / NATURAL).stat().st_mtime_ns
     killed_sweep(*words, log=cut / "logs" / "train_melBin_mv2_hat_eps8.log", text="epoch 1/2")
     assert record(cut / "clsCkpt" / f"{HAT}.json")["finished"] is False
-    sweep_well(*words)
+    sweep_output(*words)
     assert scores(cut) == table
     assert (cut / "clsCkpt" / NATURAL).stat().st_mtime_ns == trained
     assert (cut / "clsCkpt" / f"{HAT}.earlier-1").read_bytes() == b"someone else's"
@@ -144,7 +148,7 @@ def test_a_killed_sweep_resumes(data: Path, tmp_path: Path, undisturbed: tuple[P
 
 
 def test_a_failing_step_ends_the_sweep(data: Path, tmp_path: Path, undisturbed: tuple[Path, str]) -> None:
-    """Fails if a sweep goes on after a failure, hides it, or harms what was finished."""
+    """Fails if a sweep continues after a failed step, does not report it, or changes finished results."""
     root, out = tmp_path / "data", tmp_path / "out"
     shutil.copytree(data, root)
     shutil.copytree(undisturbed[0], out)
@@ -159,7 +163,8 @@ def test_a_failing_step_ends_the_sweep(data: Path, tmp_path: Path, undisturbed: 
     assert process.stderr.endswith(f"; log: {log}\n") and process.stderr.count("\n") == 1
     assert f"cannot read {image}" in log.read_text() and f"cannot read {image}" in process.stdout
     after = contents(out)
-    assert after.pop(f"logs/{log.name}").startswith(before.pop(f"logs/{log.name}"))  # the first run's log goes on
+    # The log of the first run is continued.
+    assert after.pop(f"logs/{log.name}").startswith(before.pop(f"logs/{log.name}"))
     assert after == before
 
 
@@ -168,7 +173,7 @@ def listed_commands(text: str) -> list[list[str]]:
 
 
 def test_reproduce_lists_the_survey(tmp_path: Path) -> None:
-    """Fails if a run of the survey is missing or twice, hat stands before its helper, or listing leaves anything."""
+    """Fails if a run of the survey is missing or listed twice, hat precedes its helper, or --dryRun creates files."""
     out = tmp_path / "two words"
     process = sweep("mesidorBin", "--dryRun", "--out", out, "--gpu", 0, script="reproduce.sh")
     assert process.returncode == 0, process.stderr
@@ -178,7 +183,7 @@ def test_reproduce_lists_the_survey(tmp_path: Path) -> None:
     assert len(commands) == 2 * len(trainings) + 1 == 2 * 3 * (1 + 4 * 4) + 1
     assert len({tuple(words) for words in commands}) == len(commands)
     assert commands[-1][1:] == ["-m", "advmia", "tables", f"{out}/results", "--out", f"{out}/tables"]
-    # The name that a training gives its checkpoint is the one that its test and hat's trainings use.
+    # Tests and trainings of HAT use the name that a training gives its checkpoint.
     targets = [words[words.index("--targetWeight") + 1] for words in tests]
     for index, words in enumerate(commands):
         assert words[0] == ENVIRONMENT["PYTHON"] and words.count("--gpu") == (words is not commands[-1])
@@ -193,7 +198,7 @@ def test_reproduce_lists_the_survey(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("script", ["sweep_eps.sh", "reproduce.sh"])
 def test_help_from_any_folder(script: str) -> None:
-    """Fails if --help looks for its script from another folder than the one it was started in."""
+    """Fails if --help works only in some folders, or shows something else there."""
     texts = []
     for folder, words in ((ROOT, [f"scripts/{script}"]), (ROOT / "scripts", [f"./{script}"]), (ROOT / "tests", [])):
         command = [*(words or [str(ROOT / "scripts" / script)]), "--help"]
@@ -204,8 +209,8 @@ def test_help_from_any_folder(script: str) -> None:
 
 
 def test_hat_alone_has_its_helper_trained(tmp_path: Path) -> None:
-    """Fails if hat is listed without the training of its natural helper, or if the helper is tested as well."""
-    commands = listed_commands(sweep_well(*HAT_SWEEP, "--methods", "hat", "--dryRun", "--out", tmp_path / "out"))
+    """Fails if hat is listed without the training of its natural helper, or if the helper is tested too."""
+    commands = listed_commands(sweep_output(*HAT_SWEEP, "--methods", "hat", "--dryRun", "--out", tmp_path / "out"))
     scripts = ["trainCls.py", "trainCls.py", "testCls.py", "-m"]
     assert [words[1] for words in commands] == scripts
     helper = f"{tmp_path}/out/clsCkpt/{NATURAL}"
@@ -215,7 +220,7 @@ def test_hat_alone_has_its_helper_trained(tmp_path: Path) -> None:
 
 def test_flags_go_where_they_belong(tmp_path: Path) -> None:
     """Fails if a flag that only one command has is given to the other, which refuses it."""
-    listed = sweep_well(*HAT_SWEEP, "--saveEvery", 5, "--autoBatch", "--bs", 8, "--dryRun", "--out", tmp_path / "out")
+    listed = sweep_output(*HAT_SWEEP, "--saveEvery", 5, "--autoBatch", "--bs", 8, "--dryRun", "--out", tmp_path / "out")
     for line in listed.splitlines()[:-1]:
         assert ("--saveEvery 5" in line) == ("--resume" in line) == ("trainCls.py" in line)
         assert ("--autoBatch" in line) == ("testCls.py" in line) and "--bs 8" in line

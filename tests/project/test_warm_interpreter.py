@@ -1,4 +1,4 @@
-"""The interpreter that stands in for `python` in many tests."""
+"""The warm interpreter, which replaces `python` in many tests."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def wait_for_end(process: int) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs prctl(2)")
 def test_it_ends_with_its_parent() -> None:
-    """Fails if a server outlives a test run that was killed."""
+    """Fails if `end_with_parent` does not end a process whose parent is killed."""
     parent = subprocess.Popen([sys.executable, "-c", PARENT], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
@@ -47,7 +47,7 @@ def test_it_ends_with_its_parent() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs prctl(2)")
 def test_its_server_ends_with_its_parent(tmp_path: Path) -> None:
-    """Fails if the server itself does not ask for that."""
+    """Fails if the server outlives a test run that is killed."""
     program = "import sys, time; from pathlib import Path; from tests.support.warm import warm_python\n"
     program += "with warm_python(Path(sys.argv[1])): print('ready', flush=True); time.sleep(60)"
     parent = subprocess.Popen([sys.executable, "-c", program, tmp_path], cwd=ROOT, stdout=subprocess.PIPE, text=True)

@@ -1,4 +1,4 @@
-"""What the tests of all attacks share: each attack's traits, affordable budgets, and what counts as success."""
+"""Helpers for the tests of all attacks: each attack's traits, small budgets, and the count of successes."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ SLACK = 1e-6  # for rounding
 
 @dataclass(frozen=True)
 class Traits:
-    """What the contract leaves open and `AttackSpec` does not say, and an affordable budget."""
+    """Properties of an attack that `AttackSpec` does not state, and a budget that is small enough for tests."""
 
     steps: int = 3  # or queries: 60 are needed to mislead the network on a third of the images
     eps: float = EPS
     own_losses: bool = False  # ascends losses of its own, whatever objective it is built with
     all_or_nothing: bool = False  # returns x itself if it finds no misclassified point
     scale_blind: bool = False  # succeeds on logits times 1e4 too
-    grows: bool = False  # a larger budget begins like a smaller one, so that it misleads on the same images and more
+    grows: bool = False  # a larger budget begins like a smaller one, so that it misleads on at least the same images
     slow: bool = False  # one image takes hundreds of passes
 
 
-# Attacks that share a builder differ in the objective only: one of them stands for all, with single labels. The others
-# are tested with their tasks.
+# Attacks that share a builder differ in the objective only, so one of them, with single labels, stands for all. The
+# others are tested with their tasks.
 TRAITS = {
     "fgsm": Traits(),
     "pgd": Traits(),
@@ -54,7 +54,7 @@ for_each_attack = pytest.mark.parametrize("attack", TRAITS)
 
 
 def slow_marked(names: Iterable[str]) -> list[ParameterSet]:
-    """Returns the attacks as parameters of a test, those of hundreds of passes marked slow."""
+    """Returns the attacks as parameters of a test; those that take hundreds of passes are marked slow."""
     return [pytest.param(name, marks=pytest.mark.slow if TRAITS[name].slow else ()) for name in names]
 
 
@@ -66,7 +66,10 @@ def traits_of(name: str) -> Traits:
 def build(
     name: str, eps: float = EPS, objective: Objective | None = None, steps: int | None = None
 ) -> EvaluationAttack:
-    """Builds the attack with few steps up the task's objective. Only bounded attacks take an eps but 8/255 and 0."""
+    """Builds the attack with few steps and, by default, the task's objective.
+
+    An eps of 8/255 stands for the eps in `TRAITS`. Other values except 0 are for bounded attacks only.
+    """
     traits = traits_of(name)
     if eps == EPS:
         eps = traits.eps
@@ -80,9 +83,9 @@ def within_eps(name: str, x_adv: Tensor, x: Tensor) -> bool:
 
 
 def is_steady(name: str) -> bool:
-    """Returns whether rounding changes few pixels of x_adv, because the attack compares no values on its way.
+    """Returns whether rounding changes only few pixels of x_adv, because the attack never compares losses.
 
-    Of other attacks, tests compare the success only.
+    For other attacks, tests compare only the number of successes.
     """
     return isinstance(build(name), SignAscent)
 

@@ -1,4 +1,4 @@
-"""Makes tiny downloads in the official layouts, and reads what `prepare` makes of them."""
+"""Functions that make tiny downloads in the official layouts, and that read the files which `prepare` writes."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-GRADES = {f"2006041{n}_58736_0200_PP": float(n % 4) for n in range(10)}  # of ten Messidor images
+GRADES = {f"2006041{n}_58736_0200_PP": float(n % 4) for n in range(10)}  # ten Messidor images and their grades
 COVID_NAMES = ("COVID-1", "COVID-688", "COVID-690", "Normal-687", "Normal-688", "Viral Pneumonia-2", "Lung_Opacity-10")
 CHEST_COLUMNS = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,OriginalImage[Width,Height]"
 
 
 def save_image(path: Path, seed: int = 0, mode: str = "RGB", size: tuple[int, int] = (6, 4)) -> None:
+    """Writes an image of noise; `size` is (width, height). Mode "RGB" has three channels, "L" one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     shape = (size[1], size[0], 3) if mode == "RGB" else (size[1], size[0])
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)).save(path)
 
 
 def write_xls(path: Path, rows: list[list[str | float]]) -> None:
-    """A BIFF 2 workbook, the smallest that xlrd reads: https://www.openoffice.org/sc/excelfileformat.pdf."""
+    """Writes a BIFF 2 workbook, the simplest that xlrd reads: https://www.openoffice.org/sc/excelfileformat.pdf."""
     data = struct.pack("<HHHH", 0x0009, 4, 2, 0x0010)  # BOF, a sheet
     for y, row in enumerate(rows):
         for x, cell in enumerate(row):
@@ -39,7 +40,7 @@ def write_xls(path: Path, rows: list[list[str | float]]) -> None:
 
 
 def make_isic(source: Path) -> Path:
-    """Two training, two test and one validation image; unlike the real sample it has all parts and oddities."""
+    """Makes a download of two training, two test and one validation image, with all oddities of the real one."""
     rows = {"Training": [(1, "0.0", "0.0"), (2, "1.0", "0.0")], "Test_v2": [(4, "0.0", "1.0"), (3, "0.0", "0.0")]}
     rows["Validation"] = [(5, "1.0", "0.0")]
     for part, labels in rows.items():
@@ -59,7 +60,10 @@ def make_isic(source: Path) -> Path:
 
 
 def make_chest(source: Path, rows: list[tuple[str, str, int]]) -> Path:
-    """(image, labels, patient) rows in the official columns, whose header brackets are not quoted."""
+    """Makes a download from rows (image, labels, patient), with the official columns.
+
+    As in the official file, the brackets and commas of the header are not quoted.
+    """
     text = CHEST_COLUMNS + "\n"
     for seed, (name, labels, patient) in enumerate(rows):
         save_image(source / f"images_{seed % 2 + 1:03d}" / "images" / name, seed, "L")
@@ -69,7 +73,7 @@ def make_chest(source: Path, rows: list[tuple[str, str, int]]) -> Path:
 
 
 def make_mesidor(source: Path, grades: Mapping[str, str | float]) -> Path:
-    """Images in two base folders, each with its sheet; the second sheet is named and headed in the other way."""
+    """Makes a download of two folders, each with its sheet. The second sheet's name and header are spelt otherwise."""
     bases: list[list[list[str | float]]] = [
         [["Image name", "Ophthalmologic department", "Retinopathy grade", "Risk of macular edema "]],
         [["Image name ", "Ophthalmologic department", " Retinopathy grade ", "Risk of macular edema"]],
@@ -84,7 +88,7 @@ def make_mesidor(source: Path, grades: Mapping[str, str | float]) -> Path:
 
 
 def make_covid(source: Path, names: list[str]) -> Path:
-    """The root nested twice; masks are smaller than images and have three channels."""
+    """Makes a download whose root folder is nested twice; masks are smaller than images and have three channels."""
     for seed, name in enumerate(names):
         folder = source / "COVID-19_Radiography_Dataset" / "COVID-19_Radiography_Dataset" / name.rpartition("-")[0]
         save_image(folder / "images" / f"{name}.png", seed, "L", (6, 6))
@@ -95,7 +99,7 @@ def make_covid(source: Path, names: list[str]) -> Path:
 
 
 def make_npz(path: Path, labels: dict[str, list[list[int]]], size: int = 28, colour: bool = True) -> dict[str, Any]:
-    """A MedMNIST archive with the given label rows; returns its arrays."""
+    """Writes a MedMNIST archive with random images and the given rows of labels, by part; returns its arrays."""
     rng = np.random.default_rng(0)
     arrays: dict[str, Any] = {}
     for part, rows in labels.items():
@@ -107,7 +111,7 @@ def make_npz(path: Path, labels: dict[str, list[list[int]]], size: int = 28, col
 
 
 def read_list(path: Path) -> list[tuple[str, str]]:
-    """Reads the rows of a list that have two columns."""
+    """Returns those rows of a list that have two columns."""
     with path.open(newline="") as file:
         return [(row[0], row[1]) for row in csv.reader(file) if len(row) == 2]
 
@@ -118,14 +122,14 @@ def snapshot(root: Path) -> dict[str, tuple[int, bytes]]:
 
 
 def line_with(lines: list[str], *parts: str) -> str:
-    """Returns the only report line that has all parts."""
+    """Returns the report line that contains all parts. Fails unless there is exactly one."""
     matching = [line for line in lines if all(part in line for part in parts)]
     assert len(matching) == 1, (parts, lines)
     return matching[0]
 
 
 def write_lists(folder: Path, **lists: str) -> None:
-    """Writes published lists: texts by file name, without .csv."""
+    """Writes lists into `folder`, as the survey publishes them: the text of each by its file name without .csv."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in lists.items():
         (folder / f"{name}.csv").write_text(text)

@@ -1,5 +1,4 @@
-"""Commands that are given something bad, and what must hold of each: one line that says what is wrong, and no file
-lost or changed."""
+"""Commands with bad input, and the check that each prints one line that says what is wrong, and changes no file."""
 
 from __future__ import annotations
 
@@ -36,7 +35,7 @@ VISUAL = f"gradVisual.py --dataset melBin --model mv2 --weight weights/mv2 --eps
 PREPARE = "advmia prepare --dataRoot new --dataset"
 PHANTOMS = "advmia phantoms --count 24 --size 32 --dataRoot"
 TABLES = "advmia tables"
-# A training that saves its state after the first step and fails in the second, since its loss is no number.
+# A training that saves its state after the first step and fails in the second, since its loss is not a number.
 INTERRUPTED = f"{TRAIN} --lr 1e30 --saveEvery 1e-9 --saveDir weights/interrupted"
 RESUME = f"{INTERRUPTED} --saveDir interrupted --resume"
 CACHE_LOCK = ("data/cache", "data/cache/*.lock")  # what may stay where a cache could not be built
@@ -44,15 +43,15 @@ CACHE_LOCK = ("data/cache", "data/cache/*.lock")  # what may stay where a cache 
 
 @dataclass(frozen=True)
 class Case:
-    """A command that must be refused, and how."""
+    """A command that must be refused, and what its error line must say."""
 
     name: str
     command: str
-    messages: tuple[str, ...]  # parts of the error line: what is wrong, where, and what to do; a|b is either
+    messages: tuple[str, ...]  # parts of the error line: what is wrong, where, what to do; "a|b" is a or b
     spoil: Change = lambda folder: None
     disk: str = ""  # "full" or "read-only": what is mounted at `disk`
-    leaves: tuple[str, ...] = ()  # patterns of files and folders that may be new afterwards
-    file_limit: int | None = None  # of a file's bytes; such a case needs a process
+    leaves: tuple[str, ...] = ()  # patterns of the files and folders that the command may create
+    file_limit: int | None = None  # of the bytes of a file; such a case needs a process
     stdin: str = ""
     process: bool = False  # whether it runs as a process of its own, not as `main` in this one
 
@@ -72,8 +71,8 @@ RunHere = Callable[..., tuple[int, str]]  # the type of the fixture `run_here`
 def check(case: Case, folder: Path, run: Callable[[Case], tuple[int, str]]) -> None:
     """Spoils the folder and runs the command; `run` returns its exit status and standard error.
 
-    Fails if it ends otherwise than with status 2 and one error line with all messages, or if it changed or removed
-    anything, or left anything but what the case allows.
+    Fails unless the command exits with status 2 and prints one error line with all messages. Fails if it changed or
+    removed a file, or created one that `case.leaves` does not allow.
     """
     case.spoil(folder)
     with mounted_disk(folder, case.disk) if case.disk else nullcontext():
@@ -91,20 +90,20 @@ def check(case: Case, folder: Path, run: Callable[[Case], tuple[int, str]]) -> N
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Describes all that is in a folder: the digest of each file, the target of each link."""
-    described = {}
+    """Describes everything in a folder, by name: the digest of each file, the target of each link."""
+    descriptions = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
         if path.is_symlink():
-            described[name] = f"-> {path.readlink()}"
+            descriptions[name] = f"-> {path.readlink()}"
         else:
-            described[name] = "folder" if path.is_dir() else hashlib.sha256(path.read_bytes()).hexdigest()
-    return described
+            descriptions[name] = "folder" if path.is_dir() else hashlib.sha256(path.read_bytes()).hexdigest()
+    return descriptions
 
 
 @contextmanager
 def mounted_disk(folder: Path, kind: str) -> Iterator[None]:
-    """Mounts at `disk` a disk that is full, or one with the folder's data that nobody may write to."""
+    """Mounts a disk at `disk` in the folder: a full one, or a read-only one with a copy of the folder's data."""
     mount_point = folder / "disk"
     mount_point.mkdir()
     size = "size=64k" if kind == "full" else "size=64m"
@@ -125,7 +124,7 @@ def mounted_disk(folder: Path, kind: str) -> Iterator[None]:
 
 
 def run_process(python: Path | str, folder: Path, line: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Runs a command line with an interpreter, in a folder; the options are those of `subprocess.run`."""
+    """Runs a command line with an interpreter in a folder. Options are those of `subprocess.run`."""
     words = shlex.split(line)
     script = [str(ROOT / words[0])] if words[0].endswith(".py") else ["-m", words[0]]
     defaults: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment()}
@@ -150,13 +149,13 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def last_line(process: subprocess.CompletedProcess[str]) -> str:
-    """The last line of standard error, on which no traceback may be."""
+    """Returns the last line of standard error. Fails if standard error contains a traceback."""
     assert "Traceback" not in process.stderr, process.stderr
     return process.stderr.splitlines()[-1]
 
 
 def lines_without_seconds(path: Path) -> list[list[str]]:
-    """The lines of a result CSV without the column of seconds."""
+    """Returns the lines of a result CSV without the column `seconds`."""
     with path.open(encoding="utf-8", newline="") as file:
         lines = list(csv.reader(file))
     column = lines[0].index("seconds")

@@ -1,4 +1,4 @@
-"""Losses and training methods written plainly from the papers' formulas, to compare ours with."""
+"""Losses and training methods written directly from the formulas of the papers, to compare ours with."""
 
 from __future__ import annotations
 
@@ -16,19 +16,22 @@ def plain_ce(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def plain_kl(reference_logits: Tensor, logits: Tensor) -> Tensor:
-    """Returns KL(p || q) = sum p log(p / q) of each sample, where p is that of the reference."""
+    """Returns KL(p || q) = sum p log(p / q) of each sample, where p = softmax(reference_logits)."""
     p = reference_logits.exp() / reference_logits.exp().sum(dim=1, keepdim=True)
     q = logits.exp() / logits.exp().sum(dim=1, keepdim=True)
     return (p * (p / q).log()).sum(dim=1)
 
 
 def plain_trades(logits: Tensor, logits_adv: Tensor, y: Tensor, beta: float) -> Tensor:
-    """Zhang et al. 2019: CE(f(x), y) + beta KL(f(x) || f(x')), both averaged over the batch."""
+    """Returns the loss of Zhang et al. 2019: CE(f(x), y) + beta KL(f(x) || f(x')), both averaged over the batch."""
     return plain_ce(logits, y).sum() / len(y) + beta * plain_kl(logits, logits_adv).sum() / len(y)
 
 
 def plain_mart(logits: Tensor, logits_adv: Tensor, y: Tensor, beta: float) -> Tensor:
-    """Wang et al. 2020: BCE(p(x'), y) + beta KL(p(x) || p(x')) (1 - p_y(x)), with the published code's small terms."""
+    """Returns the loss of Wang et al. 2020: BCE(p(x'), y) + beta KL(p(x) || p(x')) (1 - p_y(x)).
+
+    It contains the small constants of the published code.
+    """
     losses = []
     for i, label in enumerate(y.tolist()):
         p, p_adv = logits[i].softmax(dim=0), logits_adv[i].softmax(dim=0)
@@ -40,9 +43,9 @@ def plain_mart(logits: Tensor, logits_adv: Tensor, y: Tensor, beta: float) -> Te
 
 
 def plain_hat(logits: tuple[Tensor, Tensor, Tensor], y: Tensor, y_help: Tensor, beta: float, gamma: float) -> Tensor:
-    """Rade and Moosavi-Dezfooli 2022: TRADES' loss + gamma CE(f(x + h (x' - x)), helper's label).
+    """Returns the loss of Rade and Moosavi-Dezfooli 2022: TRADES' loss + gamma CE(f(x + h (x' - x)), helper's label).
 
-    `logits`: at x, at x' and at x + h (x' - x).
+    `logits`: those of x, of x' and of x + h (x' - x).
     """
     clean, adversarial, helper = logits
     return plain_trades(clean, adversarial, y, beta) + gamma * plain_ce(helper, y_help).sum() / len(y)

@@ -2,9 +2,9 @@
 
     python -m tests.support.kills --kills 20
 
-Each command is started, killed by SIGKILL at a random moment and started again, until it has been killed often enough.
-One that finishes before is started from nothing. The results must be those of an undisturbed run: weights to the last
-bit, and records and tables but for the seconds.
+Each command is started, killed by SIGKILL at a random moment and started again, until it has been killed --kills times.
+If it finishes before, its results are deleted and it starts from the beginning. The results must be those of an
+undisturbed run: weights to the bit, and records and tables except their seconds.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ TRAINING = ["trainCls.py", *COMMON, "--method", "pgdat", "--model", "mv2", "--ep
 EVALUATION = ["testCls.py", *COMMON, "--targetModel", "mv2", "--targetWeight", "weights/mv2", "--bs", "2"]
 EVALUATION += ["--attacks", "fgsm", "pgd", "apgd-ce", "--epsilons", "0.1", "0.2"]
 
-Outcome = tuple[Any, Any]  # what two runs must have in common
+Outcome = tuple[Any, Any]  # results of a run that must equal those of an undisturbed one
 
 
 class Killed(BaseException):
-    """Stands in for a kill within a test's own process: no code of the package catches it."""
+    """Raised in place of a kill, where a test runs a command in its own process; no code of the package catches it."""
 
 
 def training_outcome(folder: Path) -> Outcome:
-    """Returns the digest of the one checkpoint in the folder and its record without seconds.
+    """Returns the digest of the only checkpoint in the folder and its record without seconds.
 
-    Fails if the folder holds any file but the checkpoint, its record and its curves.
+    Fails if the folder contains any file except the checkpoint, its record and its curves.
     """
     names = sorted(path.name for path in folder.iterdir())
     assert len(names) == 3 and names[1:] == [f"{names[0]}.json", f"{names[0]}.png"], names
@@ -53,9 +53,9 @@ def training_outcome(folder: Path) -> Outcome:
 
 
 def evaluation_outcome(folder: Path) -> Outcome:
-    """Returns the lines of the one CSV file in the folder and its JSON record, both without seconds.
+    """Returns the lines of the only CSV file in the folder and its JSON record, both without seconds.
 
-    Fails if the folder holds any other file.
+    Fails if the folder contains any other file.
     """
     names = sorted(path.name for path in folder.iterdir())
     assert [Path(name).suffix for name in names] == [".csv", ".json"], names
@@ -68,11 +68,11 @@ def evaluation_outcome(folder: Path) -> Outcome:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A command to kill and how to compare what it writes."""
+    """A command to kill, and how its results are compared."""
 
     name: str
     words: list[str]
-    flag: str  # names the folder that the command writes to
+    flag: str  # the flag for the folder that the command writes to
     outcome: Callable[[Path], Outcome]
 
 
@@ -83,9 +83,9 @@ EXPERIMENTS = [
 
 
 def kill_repeatedly(experiment: Experiment, folder: Path, kills: int, seed: int) -> dict[str, int]:
-    """Runs the command in `folder` undisturbed, then kills and restarts it. Fails if an outcome differs.
+    """Runs the command undisturbed in `folder`, then kills and restarts it. Fails if an outcome differs.
 
-    Returns how often it was killed, how many restarts resumed earlier work, and how often it finished.
+    Returns how often the command was killed, how many restarts resumed earlier work, and how often it finished.
     """
     undisturbed, first_line = start([*experiment.words, experiment.flag, "undisturbed"], folder)
     start_time = time.monotonic()
@@ -128,7 +128,7 @@ def start(words: list[str], folder: Path) -> tuple[subprocess.Popen[str], str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20, help="of the training, and of the evaluation")
+    parser.add_argument("--kills", type=int, default=20, help="number of kills of the training, and of the evaluation")
     parser.add_argument("--images", type=int, default=160, help="number of phantoms; a quarter of them is tested")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

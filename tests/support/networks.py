@@ -1,4 +1,4 @@
-"""What tests of attacks, methods, training and evaluation share: small networks, images in memory, fixed noise."""
+"""Helpers for tests of attacks, methods, training and evaluation: small networks, images in memory, fixed noise."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from advmia.training.methods import PGDAT, Natural
 from tests.support.running import ROOT
 
 CPU = torch.device("cpu")
-TRAINED = ROOT / "tests" / "fixtures" / "trained"  # weights of the networks that `trained` gives
+TRAINED = ROOT / "tests" / "fixtures" / "trained"  # weights of the networks that `trained` returns
 BORDER = 2  # pixels at the left and the top that are exactly black, as around a fundus
 
 
@@ -63,7 +63,7 @@ class SmallSegmenter(nn.Module):
 
 
 class LinearNet(nn.Module):
-    """A linear network, whose best perturbation is known: eps times a sign."""
+    """A linear network, whose best perturbation is known: eps times the sign of a difference of weights."""
 
     def __init__(self, classes: int, size: int, seed: int = 0) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class Wrapped(nn.Module):
 
 
 def gaussian(*shape: int, seed: int = 0) -> Tensor:
-    """Returns normal numbers, the same for the same seed."""
+    """Returns normally distributed numbers of the given shape, the same for the same seed."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
@@ -123,7 +123,7 @@ NETWORKS = CLASSIFIERS | SEGMENTERS
 
 
 def network(name: str, classes: int = 3) -> nn.Module:
-    """Returns a new copy of the network, in train mode, always with the same random weights."""
+    """Returns a new copy of a network of `NETWORKS`, in train mode, always with the same random weights."""
     return copy.deepcopy(_network(name, classes))
 
 
@@ -137,8 +137,8 @@ def _network(name: str, classes: int) -> nn.Module:
 def trained(classes: int = 3, size: int = 16, seed: int = 0, hardened: float = 0) -> nn.Module:
     """Returns a new copy, in eval mode, of a small network trained on `image_data`: mostly correct, and easily misled.
 
-    With `hardened`, it was trained on PGD examples of that eps in grey levels, and is misled less easily. The weights
-    are files in TRAINED, because processors round differently, and after fifty steps the networks would differ.
+    If `hardened` is not 0, it was trained on PGD examples of that eps in grey levels, and is misled less easily. The
+    weights are read from files in `TRAINED`: trained on another processor, which rounds differently, they would differ.
     """
     return copy.deepcopy(_trained(classes, size, seed, hardened))
 
@@ -155,10 +155,12 @@ def _trained(classes: int, size: int, seed: int, hardened: float) -> nn.Module:
 
 
 def _trained_path(classes: int, size: int, seed: int, hardened: float) -> Path:
+    """Returns the path of the weights of `trained`."""
     return TRAINED / f"classes{classes}_size{size}_seed{seed}_hardened{hardened:g}"
 
 
 def _train(classes: int, size: int, seed: int, hardened: float) -> nn.Module:
+    """Trains the network of `trained` for fifty steps."""
     x, y = pixels(96, classes=classes, size=size, seed=1)
     method = PGDAT(cross_entropy, Budget.grey(hardened, 5, hardened / 4)) if hardened else Natural(cross_entropy)
     rng = streams(96, seed)
@@ -173,7 +175,7 @@ def _train(classes: int, size: int, seed: int, hardened: float) -> nn.Module:
 
 
 def image_data(count: int, *, classes: int = 3, size: int = 16, seed: int = 0) -> ImageData:
-    """Returns noise images with a black border and a faint tint that depends on the class."""
+    """Returns images of noise with a black border and a faint tint that depends on the class, with labels."""
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(count) % classes)
     tint = 14 * np.stack([np.cos(2 * np.pi * (labels / classes + shift)) for shift in (0, 1 / 3, 2 / 3)], axis=1)
@@ -198,14 +200,14 @@ def image_data(count: int, *, classes: int = 3, size: int = 16, seed: int = 0) -
 def pixels(
     count: int, *, classes: int = 3, size: int = 16, seed: int = 0, memory_format: torch.memory_format | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The images (count, 3, size, size) in [0, 1] and labels of `image_data`; contiguous unless told otherwise."""
+    """Returns images (count, 3, size, size) in [0, 1] and labels (count,) of `image_data`; contiguous by default."""
     data = image_data(count, classes=classes, size=size, seed=seed)
     batch = next(iter(EvaluationLoader(data, count, CPU)))
     return batch.x.contiguous(memory_format=memory_format or torch.contiguous_format), batch.y
 
 
 def targets(task: Task, count: int, size: int, classes: int, seed: int = 0) -> Tensor:
-    """Returns random labels (count,), findings (count, classes) or masks (count, size, size), as the loader's."""
+    """Returns random labels (count,), findings (count, classes) or masks (count, size, size), as loaders do."""
     generator = torch.Generator().manual_seed(seed)
     if task is MULTI_LABEL:
         return torch.randint(2, (count, classes), generator=generator).float()
@@ -214,7 +216,7 @@ def targets(task: Task, count: int, size: int, classes: int, seed: int = 0) -> T
 
 
 def training_loader(data: ImageData, batch_size: int, seed: int = 0) -> TrainingLoader:
-    """Returns a loader that shuffles and flips, both by the seed and the epoch."""
+    """Returns a loader that shuffles and flips; both depend on the seed and the epoch."""
     return TrainingLoader(data, batch_size, CPU, "shuffled", Augmentation(horizontal_flip=0.5), seed)
 
 
@@ -224,7 +226,7 @@ def streams(count: int, *scope: object) -> SampleRng:
 
 
 class StubRng(SampleRng):
-    """Returns the same noise for every draw, and records the kinds of draws."""
+    """Random numbers that are the same noise for every draw; records the kinds of draws."""
 
     def __init__(self, noise: Tensor) -> None:
         super().__init__([])
@@ -253,7 +255,7 @@ def record_calls(model: nn.Module) -> list[Call]:
     """Returns a list to which every forward pass of the model is appended."""
     calls: list[Call] = []
 
-    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def append_call(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         calls.append(
             Call(
                 x=inputs[0].detach().clone(),
@@ -262,13 +264,13 @@ def record_calls(model: nn.Module) -> list[Call]:
             )
         )
 
-    model.register_forward_pre_hook(note)
+    model.register_forward_pre_hook(append_call)
     return calls
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything of a network that an attack must not change."""
+    """Everything in a network that an attack must not change."""
 
     values: dict[str, Tensor]  # parameters and buffers
     gradients: dict[str, Tensor | None]
@@ -289,7 +291,7 @@ class Snapshot:
         )
 
     def assert_same(self, model: nn.Module) -> None:
-        """Checks that everything is the same."""
+        """Fails if anything in the model differs from the snapshot."""
         now = Snapshot.of(model)
         assert now.modes == self.modes
         assert now.requires_grad == self.requires_grad
@@ -297,16 +299,19 @@ class Snapshot:
         assert same_tensors(now.values, self.values)
 
 
-def same_tensors(one: Mapping[str, Tensor | None], other: Mapping[str, Tensor | None]) -> bool:
-    """Returns whether the tensors are equal to the bit; None is equal to None only."""
-    if one.keys() != other.keys():
+def same_tensors(first: Mapping[str, Tensor | None], second: Mapping[str, Tensor | None]) -> bool:
+    """Returns whether the tensors of each name are equal to the bit; None is equal only to None."""
+    if first.keys() != second.keys():
         return False
-    pairs = [(value, other[name]) for name, value in one.items()]
+    pairs = [(value, second[name]) for name, value in first.items()]
     return all(a is b if a is None or b is None else torch.equal(a, b) for a, b in pairs)
 
 
 def unsettle(model: nn.Module) -> nn.Module:
-    """Puts the model into train mode but for one batch norm, freezes some parameters, gives others gradients."""
+    """Puts the model into train mode except one batch norm, freezes some parameters and sets gradients of others.
+
+    Returns the same model.
+    """
     model.train()
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     if norms:

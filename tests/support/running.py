@@ -1,4 +1,4 @@
-"""Runs the entry scripts: as real processes, or their `main` in this process."""
+"""Functions that run the entry scripts: as processes, or their `main` in this process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 def run_process(
     *words: object, cwd: Path, python: Path | str = sys.executable, timeout: float = 600
 ) -> subprocess.CompletedProcess[str]:
-    """Runs `python WORDS`, a script or a module, in the folder `cwd` on one thread."""
+    """Runs `python WORDS`, a script or a module, in the folder `cwd` on one thread; returns the finished process."""
     program = str(words[0])
     script = [str(ROOT / program)] if program.endswith(".py") else ["-m", program]
     return subprocess.run(
@@ -34,7 +34,7 @@ def run_process(
 
 
 def run_well(*words: object, cwd: Path, python: Path | str = sys.executable) -> str:
-    """Runs a process that must exit with 0; returns its standard output."""
+    """Runs a process as `run_process`; returns its standard output. Fails if its exit status is not 0."""
     process = run_process(*words, cwd=cwd, python=python)
     assert process.returncode == 0, process.stderr
     return process.stdout
@@ -52,7 +52,7 @@ def run_main(monkeypatch: pytest.MonkeyPatch, words: Sequence[object]) -> int:
 
 
 def start(words: Sequence[object], folder: Path) -> subprocess.Popen[str]:
-    """Starts a script in a folder, as a real process that signals reach."""
+    """Starts a script in a folder, as a process of its own, to which signals can be sent."""
     return subprocess.Popen(
         [sys.executable, str(ROOT / str(words[0])), *map(str, words[1:])],
         cwd=folder,
@@ -64,7 +64,7 @@ def start(words: Sequence[object], folder: Path) -> subprocess.Popen[str]:
 
 
 def read_until(running: subprocess.Popen[str], text: str, stream: IO[str] | None = None) -> str:
-    """Reads standard output, or another stream, up to the first line that has the text in it; returns that line."""
+    """Reads standard output, or another stream, up to the first line that contains the text; returns that line."""
     lines = stream or running.stdout
     assert lines is not None
     deadline = time.monotonic() + 120

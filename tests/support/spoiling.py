@@ -1,4 +1,4 @@
-"""Ways to break the files of a working folder. Each function returns a change that takes the folder."""
+"""Functions that damage the files of a working folder. Most return a `Change`, which is called with the folder."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LISTS = "data/mel2017"
 
 
 class Malicious:
-    """Makes a folder `harm` in the working directory of a process that unpickles it."""
+    """An object that makes a folder `harm` in the working directory of a process that unpickles it."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, ("harm",)
@@ -38,13 +38,13 @@ class Malicious:
 
 
 def write(path: str, content: str | bytes) -> Change:
-    """Gives a file another content; makes it and its folder where there is none."""
+    """Replaces the content of a file; creates the file and its folder if needed."""
     raw = content if isinstance(content, bytes) else content.encode()
     return lambda folder: replace_file(folder / path, raw)
 
 
 def replace_file(path: Path, raw: bytes) -> None:
-    """Writes a new file, so that a link to the old one does not change what it points to."""
+    """Replaces a file by a new one. If `path` is a link, the file that it points to does not change."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     path.write_bytes(raw)
@@ -56,7 +56,7 @@ def remove(path: str) -> Change:
 
 
 def make_folder(path: str) -> Change:
-    """Puts a folder where a file was."""
+    """Replaces a file by an empty folder."""
 
     def change(folder: Path) -> None:
         (folder / path).unlink(missing_ok=True)
@@ -98,7 +98,7 @@ def replace_line(path: str, number: int, content: str) -> Change:
 
 
 def flip_bit(raw: bytes, index: int) -> bytes:
-    """Flips the lowest bit of one byte."""
+    """Returns `raw` with the lowest bit of one byte flipped."""
     return raw[:index] + bytes([raw[index] ^ 1]) + raw[index + 1 :]
 
 
@@ -111,7 +111,7 @@ def both(*changes: Change) -> Change:
 
 
 def spoil_image(which: str, how: str) -> Change:
-    """Spoils the first test image of mel2017 (`which` "image") or its mask ("mask")."""
+    """Damages the first test image of mel2017 (`which` "image") or its mask ("mask") in the way that `how` names."""
 
     def change(folder: Path) -> None:
         line = (folder / LISTS / ("testSeg.csv" if which == "mask" else "testbin.csv")).read_text().split()[0]
@@ -134,7 +134,7 @@ def spoil_image(which: str, how: str) -> Change:
 
 
 def decompression_bomb() -> bytes:
-    """A small PNG file whose header says that it is 20,000 pixels wide and high."""
+    """Returns a small PNG file whose header states a width and height of 20,000 pixels."""
     Image.new("1", (8, 8)).save(stream := io.BytesIO(), format="PNG")
     raw = stream.getvalue()
     header = b"IHDR" + struct.pack(">II", 20_000, 20_000) + raw[24:29]
@@ -145,7 +145,7 @@ def decompression_bomb() -> bytes:
 
 
 def bad_checkpoint(how: str) -> Change:
-    """Writes a file `bad` that is no good checkpoint of mv2 for two classes."""
+    """Writes a file `bad` that is not a valid checkpoint of mv2 for two classes; `how` names what is wrong with it."""
 
     def change(folder: Path) -> None:
         good, path = folder / "weights" / "mv2", folder / "bad"
@@ -175,7 +175,7 @@ def bad_checkpoint(how: str) -> Change:
 
 
 def _bad_contents(how: str, state: dict[str, Any]) -> dict[str, Any]:
-    """What a readable checkpoint holds that must be refused all the same."""
+    """Returns the content of a checkpoint that can be read but must be refused."""
     if how == "zip":
         return {"linear.weight": Malicious()}
     if how == "wrapped":
@@ -190,17 +190,17 @@ def _bad_contents(how: str, state: dict[str, Any]) -> dict[str, Any]:
 
 
 def copy_interrupted(folder: Path) -> None:
-    """Copies what an interrupted training left, so that it can be resumed in the folder `interrupted`."""
+    """Copies the files of an interrupted training, so that it can be resumed in the folder `interrupted`."""
     shutil.copytree(folder / "weights" / "interrupted", folder / "interrupted")
 
 
 def with_checksum(content: bytes) -> bytes:
-    """A state file with this content, whose checksum is right."""
+    """Returns a state file with this content and the right checksum."""
     return hashlib.sha256(content).digest() + content
 
 
 def spoil_state(folder: Path, how: str) -> Path:
-    """Damages the one state file of a folder; returns its path."""
+    """Damages the only state file of a folder in the way that `how` names; returns its path."""
     (path,) = folder.glob("*.state")
     raw = path.read_bytes()
     torch.save({"settings": Malicious(), "parts": {}}, malicious := io.BytesIO())
@@ -225,7 +225,7 @@ def spoil_state(folder: Path, how: str) -> Path:
 
 
 def bad_archive(how: str) -> Change:
-    """Writes a damaged or malicious `retinamnist.npz`."""
+    """Writes a damaged or malicious `retinamnist.npz`; `how` names what is wrong with it."""
 
     def change(folder: Path) -> None:
         path = folder / "retinamnist.npz"
@@ -258,7 +258,7 @@ def bad_archive(how: str) -> Change:
 
 
 def in_download(make: Change, spoil: Change) -> Change:
-    """Makes a small official download in `source`, then spoils it."""
+    """Makes a small official download in `source`, then damages it."""
 
     def change(folder: Path) -> None:
         make(folder / "source")
@@ -268,28 +268,32 @@ def in_download(make: Change, spoil: Change) -> Change:
 
 
 def isic(folder: Path) -> None:
+    """Makes a small download of ISIC 2017."""
     make_isic(folder)
 
 
 def chest(folder: Path) -> None:
+    """Makes a small download of ChestX-ray14."""
     make_chest(folder, [("00000001_000.png", "No Finding", 1), ("00000002_000.png", "Mass|Hernia", 2)])
 
 
 def mesidor(folder: Path) -> None:
+    """Makes a small download of Messidor."""
     make_mesidor(folder, {"20051020_43808_0100_PP": 0.0, "20051020_43832_0100_PP": 2.0})
 
 
 def covid(folder: Path) -> None:
+    """Makes a small download of the COVID-19 Radiography Database."""
     make_covid(folder, ["COVID-1", "COVID-2", "Normal-3", "Normal-4"])
 
 
-def change_record(how: Callable[[dict[str, Any]], object]) -> Change:
-    """Changes the record of the finished test in `results`."""
+def change_record(edit: Callable[[dict[str, Any]], object]) -> Change:
+    """Changes the record of the finished test in `results`: `edit` is called with it."""
 
     def change(folder: Path) -> None:
         (path,) = (folder / "results").glob("*.json")
         record = json.loads(path.read_text())
-        how(record)
+        edit(record)
         path.write_text(json.dumps(record))
 
     return change

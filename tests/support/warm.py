@@ -1,8 +1,9 @@
-"""An interpreter that has imported torch already, for tests that start many short processes.
+"""An interpreter that has already imported torch, for tests that start many short processes.
 
-`python warm.py SOCKET` is the server: it forks a real process for each command. The program that `warm_python` makes is
-the client, which stands in for `python`: it sends its arguments, folder, environment, standard streams and limit of
-file size to the server, and exits with the command's status. Each command saves the seconds that importing torch takes.
+`python warm.py SOCKET PARENT` is the server: it forks a process for each command, and ends when the process with the id
+PARENT ends. The program that `warm_python` makes is the client, which replaces `python`: it sends its arguments,
+folder, environment, standard streams and limit of file size to the server, and exits with the command's status. So each
+command saves the seconds that importing torch takes.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 @contextmanager
 def warm_python(folder: Path) -> Iterator[Path]:
-    """Runs a server while the block runs; yields the program to use as `python`."""
+    """Runs a server during the `with` block; yields the path of the program to use as `python`."""
     address, client = folder / "socket", folder / "python"
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
@@ -64,10 +65,10 @@ def warm_python(folder: Path) -> Iterator[Path]:
 
 
 def end_with_parent(parent: int) -> None:
-    """Lets the kernel kill this process as soon as its parent, which has this id, ends in whatever way."""
+    """Lets the kernel kill this process as soon as its parent ends in any way. `parent` is the parent's process id."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it ended before
+        if os.getppid() != parent:  # the parent ended before
             os._exit(1)
 
 
@@ -77,12 +78,12 @@ def serve(address: str, parent: int) -> None:
     import matplotlib.pyplot  # noqa: F401
     import torch._dynamo  # noqa: F401 - as an optimizer does before its first step
 
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no one waits for the forked processes
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nothing waits for the forked processes
     sys.executable = str(Path(address).with_name("python"))  # for commands that start others
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address + ".new")
     listener.listen()
-    Path(address + ".new").rename(address)  # only now do clients find it
+    Path(address + ".new").rename(address)  # clients find the socket only when it listens
     while True:
         connection, _ = listener.accept()
         server = os.getpid()
@@ -93,16 +94,16 @@ def serve(address: str, parent: int) -> None:
 
 
 def answer(connection: socket.socket) -> None:
-    """Runs one command in a further process and sends its exit status; ends this process."""
+    """Runs one client's command in a child process and sends the exit status to the client; ends this process."""
     size = array.array("i").itemsize
     _, rights, _, _ = connection.recvmsg(1, socket.CMSG_LEN(3 * size))
     words, folder, environment, limit = json.loads(b"".join(iter(lambda: connection.recv(65536), b"")))
     streams = array.array("i", rights[0][2][: 3 * size])
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    this = os.getpid()
+    own_id = os.getpid()
     child = os.fork()
     if child == 0:
-        end_with_parent(this)
+        end_with_parent(own_id)
         for target, source in enumerate(streams):
             os.dup2(source, target)
         for target, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):

@@ -1,4 +1,4 @@
-"""The folder that tests of whole commands run in, and trainings that run there."""
+"""The folder in which tests run complete commands, and the arguments of trainings for this folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from advmia.data.phantoms import make_phantoms
 from advmia.models import build_model
 
-NETWORKS = {"mv2": ("mv2", 2), "mv2-14": ("mv2", 14), "unet": ("unet", 2)}  # file -> model, classes
+NETWORKS = {"mv2": ("mv2", 2), "mv2-14": ("mv2", 14), "unet": ("unet", 2)}  # file -> network, classes
 
 _SMALL = ["--model", "mv2", "--bs", "8", "--imgSize", "16"]
 _CLS = ["trainCls.py", "--dataset", "melBin", *_SMALL]
@@ -28,7 +28,7 @@ TRAININGS = {
 def make_world(folder: Path, images: int = 24) -> Path:
     """Writes phantoms of mel2017 and xray to `folder/data` and the checkpoints of NETWORKS to `folder/weights`.
 
-    A quarter of the images is the test list. Returns the folder.
+    A quarter of the images is in the test list. Returns the folder.
     """
     make_phantoms(folder / "data", ["mel2017", "xray"], count=images, size=32)
     (folder / "weights").mkdir()

@@ -187,6 +187,7 @@ def test_evaluation_attacks_the_copy_and_scores_the_network(transfer: bool) -> N
 # --- compiled --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_compiled_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails if function or gradient differ, new weights are not followed, or the wrong batches are compiled.
 

@@ -32,7 +32,7 @@ def test_messages_name_the_command_that_was_typed(
         (["prepare", "--dataset", "isic2017", "--source", "nowhere"], "nowhere"),
         (["phantoms", "--dataset", "retina"], "unknown name 'retina': known are mesidor, mel2017, xray, covidSeg"),
         (["phantoms", "--count", "3"], "count"),
-        (["tables", "nowhere"], "no result file"),
+        (["tables", "nowhere"], "is not a result file"),
         (["tabulate"], "invalid choice: 'tabulate'"),
     ],
 )

@@ -58,8 +58,12 @@ class Case:
 
 
 def parameters(cases: list[Case]) -> Any:
-    """Parametrizes a test by `case`."""
-    return pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in cases])
+    """Parametrizes a test by `case`. Cases that need a process of their own are slow."""
+
+    def marks(case: Case) -> list[pytest.MarkDecorator]:
+        return [pytest.mark.slow] if case.process or case.file_limit else []
+
+    return pytest.mark.parametrize("case", [pytest.param(case, id=case.name, marks=marks(case)) for case in cases])
 
 
 RunHere = Callable[..., tuple[int, str]]  # the type of the fixture `run_here`

@@ -68,6 +68,7 @@ def test_bad_arguments(template: Path, monkeypatch: pytest.MonkeyPatch, run_here
     assert digests(template) == before
 
 
+@pytest.mark.slow
 def test_a_bad_argument_in_a_process(check_case: Callable[[Case], None]) -> None:
     """Fails if a real process ends otherwise than `main` in this one."""
     check_case(Case("eps", f"{TRAIN} --eps eight", ("argument --eps: ", "got 'eight'"), process=True))

@@ -25,6 +25,7 @@ def run_in_folder(folder: Path, monkeypatch: pytest.MonkeyPatch, run_here: RunHe
     return run_here
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["cut", "bit", "empty", "pickle", "facts", "facts too deep"])
 def test_damaged_caches_are_built_again(how: str, folder: Path, run_in_folder: RunHere) -> None:
     """Fails if pixels of a damaged cache are used, or anything in a cache file is executed."""

@@ -1,4 +1,4 @@
-"""`python -m advmia prepare | phantoms | tables | where`; `advmia` where the package is installed."""
+"""The command `python -m advmia` (`advmia` where the package is installed): prepare, phantoms, tables and where."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL, Task
 
 @dataclass(frozen=True)
 class Script:
-    """A training or test script, as `where` needs it."""
+    """What `where` needs to know of a training or test script."""
 
     task: Task
     make_parser: Callable[[Task, str | None], Parser]
@@ -57,7 +57,7 @@ def _split_words(line: str, number: int) -> list[str]:
         return shlex.split(line)
     except ValueError as error:
         raise UserError(
-            f"line {number} of standard input, `{line.strip()[:80]}`, is no command line ({error}): mend its quotes"
+            f"line {number} of standard input, `{line.strip()[:80]}`, is no command line ({error}): check its quotes"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""The three tasks: what differs between them, as data, so that no loop needs to know which task it works for."""
+"""The three tasks. A `Task` states all that differs between them, so that the loops are the same for every task."""
 
 from __future__ import annotations
 
@@ -43,57 +43,57 @@ WARM_UP_SHARE = 0.25  # share of all steps in which the one-cycle learning rate 
 
 @dataclass(frozen=True)
 class Task:
-    """One kind of prediction: its loss, its scores, and what it can be trained and attacked with."""
+    """A kind of prediction: its networks, loss, scores, training methods and attacks."""
 
     name: TaskName
-    models: tuple[str, ...]
+    models: tuple[str, ...]  # names in `MODELS`
     methods: tuple[str, ...]  # names of training methods, in the order of the tables
-    attacks: dict[str, Objective]  # name to the loss of each sample that it ascends
-    default_attacks: tuple[str, ...]  # of the test scripts; the other attacks take hundreds of passes
+    attacks: dict[str, Objective]  # name in `ATTACKS` to the loss of each sample that it ascends
+    default_attacks: tuple[str, ...]  # of the test scripts; most of the others take far longer
     checkpoint_folder: str
     checkpoint_name: Callable[[TrainingSettings], str]
     default_lr: float
     objective: Objective  # loss of each sample: training descends its mean
     meter: Callable[[int, int], Meter]  # (number of classes, number of the class that means disease)
-    outcome: Callable[[Tensor, Tensor], Tensor]  # (logits, y) to what results hold of each image, shape (B, ...)
-    against_clean: Callable[[Tensor, Tensor, Tensor], Scores]  # (clean outcomes, outcomes, y) to further scores
-    score_names: tuple[str, ...]  # columns of the result files
+    outcome: Callable[[Tensor, Tensor], Tensor]  # (logits, y) to what result files record of each image (B, ...)
+    against_clean: Callable[[Tensor, Tensor, Tensor], Scores]  # (clean, attacked outcomes, y) to further scores
+    score_names: tuple[str, ...]  # in the order of the columns of result files
     selection: str  # the score by which the best epoch is chosen
     order: Order  # of an epoch's samples
     optimizer: Callable[[Iterable[Parameter], float, float], Optimizer]  # (parameters, lr, weight decay)
     schedule: Callable[[Optimizer, float, int], LRScheduler]  # (optimizer, lr, number of steps); stepped every batch
-    clean_line: Callable[[Scores], str]  # the line that the reference prints for the clean images
-    attack_line: Callable[[Budget, Scores, float], str]  # and for an attack that took so many seconds
+    clean_line: Callable[[Scores], str]  # the line that the published code prints for the clean images
+    attack_line: Callable[[Budget, Scores, float], str]  # and for an attack, with its seconds
 
     @property
     def datasets(self) -> tuple[str, ...]:
         """Names of the data sets of this task."""
         return tuple(spec.name for spec in DATASETS.values() if spec.task == self.name)
 
-    def criterion(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Returns the mean loss over the batch, which training descends."""
-        return self.objective(logits, y).mean()
-
 
 def sgd(parameters: Iterable[Parameter], lr: float, weight_decay: float) -> Optimizer:
-    """SGD with momentum, as the survey trains classifiers."""
+    """Returns SGD with momentum 0.9, as the survey trains classifiers."""
     return SGD(parameters, lr=lr, momentum=MOMENTUM, weight_decay=weight_decay)
 
 
 def one_cycle(optimizer: Optimizer, lr: float, steps: int) -> LRScheduler:
-    """Torch's one-cycle schedule over `steps` updates: cosine, the momentum cycled between 0.85 and 0.95."""
+    """Returns torch's one-cycle schedule over `steps` updates.
+
+    The rate rises to `lr` for a quarter of them and then falls, both along a cosine, while the momentum falls from 0.95
+    to 0.85 and rises again.
+    """
     # Torch divides by zero where the rate would rise for exactly one step; a slightly larger share avoids that.
     share = WARM_UP_SHARE + (1e-9 if WARM_UP_SHARE * steps == 1 else 0)
     return OneCycleLR(optimizer, max_lr=lr, total_steps=steps, pct_start=share)
 
 
 def adam(parameters: Iterable[Parameter], lr: float, weight_decay: float) -> Optimizer:
-    """Adam, as the survey trains segmentation networks."""
+    """Returns Adam, as the survey trains segmentation networks."""
     return Adam(parameters, lr=lr, weight_decay=weight_decay)
 
 
 def constant(optimizer: Optimizer, lr: float, steps: int) -> LRScheduler:
-    """A constant learning rate."""
+    """Returns a schedule that keeps the learning rate as it is."""
     return ConstantLR(optimizer, factor=1.0, total_iters=0)
 
 
@@ -121,7 +121,7 @@ def _classification_attack_line(budget: Budget, s: Scores, seconds: float) -> st
 
 
 def _budget_text(budget: Budget) -> str:
-    """Returns e.g. `eps:1-255 step:20 stepSize:05-255`, as the reference prints a budget."""
+    """Returns e.g. `eps:1-255 step:20 stepSize:05-255`, as the published code prints a budget."""
     eps, step_size = grey_token(budget.grey_eps), grey_token(budget.grey_step_size)
     return f"eps:{eps}-255 step:{budget.steps} stepSize:{step_size}-255"
 

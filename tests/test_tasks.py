@@ -25,7 +25,7 @@ def task(request: pytest.FixtureRequest) -> Task:
 
 
 def example(task: Task, dataset: str) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """Two images of 32 pixels, their targets, and the number of classes."""
+    """Returns two images of 32 pixels, their targets, and the number of classes."""
     spec = DATASETS[dataset]
     classes = spec.classes or 3
     x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -57,7 +57,7 @@ def test_methods_are_declared_once() -> None:
 
 @pytest.mark.slow
 def test_every_allowed_combination(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails if a method's loss has no gradient by some weight, or an attack leaves its budget, for any combination."""
+    """Fails if for any combination a weight gets no gradient from a method's loss, or an attack leaves its budget."""
     # Otherwise AutoAttack's Square makes 50 queries for each step.
     monkeypatch.setattr("advmia.attacks.auto_attack.QUERIES_PER_STEP", 2)
     # One data set of those that need the same network.
@@ -82,7 +82,7 @@ def predicted(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 def check_image(attack: str, model: nn.Module, x: torch.Tensor, y: torch.Tensor, x_adv: torch.Tensor) -> None:
-    """Fails if x_adv equals x or leaves the budget. SimBA's eps is no bound, and one step of it may change nothing."""
+    """Checks that x_adv differs from x within the budget. SimBA's eps is no bound, and its one step may not help."""
     if attack == "fab-t":  # x_adv is x where it finds no adversarial example
         assert torch.equal((x_adv != x).flatten(1).any(dim=1), predicted(model, x_adv) != y)
     elif attack != "simba":
@@ -92,6 +92,7 @@ def check_image(attack: str, model: nn.Module, x: torch.Tensor, y: torch.Tensor,
 
 
 def check_method(task: Task, name: str, dataset: str, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
+    """Checks that the loss of a method has a gradient with respect to every parameter."""
     settings = MethodSettings(task.objective, ONE_STEP, default_beta(name, dataset), 1.0, 3.5, helper=model)
     model.zero_grad()
     METHODS[name](settings)(model, x, y, rng=SampleRng.of(0, samples=range(2))).backward()
@@ -99,7 +100,7 @@ def check_method(task: Task, name: str, dataset: str, model: nn.Module, x: torch
 
 
 def test_scores_are_the_columns(task: Task) -> None:
-    """Fails if a result file would lack a column, or if no meter computes the score of the best epoch."""
+    """Fails if a result file would lack a column, or the meter does not compute the score that chooses the epoch."""
     x, y, classes = example(task, task.datasets[0])
     logits = build_model(task.models[0], classes)(x).detach()
     meter = task.meter(classes, 1)
@@ -108,4 +109,4 @@ def test_scores_are_the_columns(task: Task) -> None:
     scores = meter.compute() | task.against_clean(outcomes, outcomes, y)
     assert tuple(scores) == task.score_names and task.selection in scores
     assert len(outcomes) == len(x)
-    assert torch.isfinite(task.criterion(logits, y))
+    assert task.objective(logits, y).isfinite().all()

@@ -20,7 +20,7 @@ def read_record(checkpoint: Path) -> dict[str, Any] | None:
     """Returns the record of a checkpoint; None where there is none that can be read.
 
     Keys: "settings" (`TrainingSettings.to_json`), "epochs" (one `advmia.training.loop.Epoch` each), "best_epoch",
-    "finished", "selection" and "versions". The reference's own checkpoints have no record.
+    "finished", "selection" and "versions". Checkpoints of the published code have no record.
     """
     return read_json_object(record_path(checkpoint))
 

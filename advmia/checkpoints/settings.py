@@ -1,4 +1,4 @@
-"""The settings that a training depends on, and the checkpoint names that the reference makes of them."""
+"""The settings that a training depends on, and the checkpoint names that the published code makes of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from advmia.budgets import Budget, grey_token, pgd_budget
 from advmia.models import MODELS
 
-# Fields whose key in records and state files is another than their name.
+# Fields whose key in records and state files differs from their name.
 _JSON_KEYS = {
     "grey_eps": "eps",
     "grey_step_size": "step_size",
@@ -61,7 +61,7 @@ class TrainingSettings:
 
 
 def classification_name(settings: TrainingSettings) -> str:
-    """Returns the reference's file name, e.g. `ResNet_melBin_nat_class2_maxLR0.01_weightDecay0.001`."""
+    """Returns the published code's file name: `ResNet_melBin_nat_class2_maxLR0.01_weightDecay0.001`."""
     head = f"{MODELS[settings.model].class_name}_{settings.dataset}_{settings.method}"
     tail = f"maxLR{settings.lr}_weightDecay{settings.weight_decay}"
     if settings.method == "nat":
@@ -71,7 +71,7 @@ def classification_name(settings: TrainingSettings) -> str:
 
 
 def segmentation_name(settings: TrainingSettings) -> str:
-    """Returns the reference's file name, e.g. `UNet_mel_PGDAT_CrossEntropyLoss_Adam_eps8-255_step10_stepSize2-255`."""
+    """Returns the published code's file name: `UNet_mel_PGDAT_CrossEntropyLoss_Adam_eps8-255_step10_stepSize2-255`."""
     name = f"{MODELS[settings.model].class_name}_{settings.dataset}_{settings.method.upper()}_CrossEntropyLoss_Adam"
     if settings.method == "nat":
         return name

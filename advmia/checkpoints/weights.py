@@ -1,4 +1,4 @@
-"""Weights on disk: a bare state_dict of tensors, as the reference writes it."""
+"""Weights on disk: a bare state_dict of tensors, as the published code writes it."""
 
 from __future__ import annotations
 

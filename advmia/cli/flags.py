@@ -80,7 +80,7 @@ def _add_training(group: argparse._ArgumentGroup, task: Task) -> None:
         group.add_argument(
             "--beta",
             type=non_negative,
-            help="weight of the robustness term of trades, mart, hat (default: the survey's)",
+            help="weight of the robustness term of trades, mart and hat (default: the survey's for the data set)",
         )
         group.add_argument("--gamma", type=non_negative, default=1.0, help="hat only: weight of the helper term")
         group.add_argument(
@@ -151,7 +151,7 @@ def visual_parser(task: Task, description: str | None) -> Parser:
 
 
 def _add_dataset(group: argparse._ArgumentGroup, task: Task, aliases: dict[str, str] | None = None) -> None:
-    """Adds --dataset, or sets its value if the task has only one data set. `aliases`: further spellings to names."""
+    """Adds --dataset, or sets its value if the task has only one data set. `aliases`: {further spelling: name}."""
     if len(task.datasets) == 1:
         group.set_defaults(dataset=task.datasets[0])
         return
@@ -185,7 +185,8 @@ def _add_common(parser: argparse.ArgumentParser, *, bs: int) -> None:
         "--gpu",
         nargs="+",
         metavar="ID",
-        help="CUDA device ids, or cpu (default: 0, or cpu without a CUDA device); several devices share each batch",
+        help="CUDA device ids, or cpu (default: 0, or cpu without a CUDA device). In training and tests, several"
+        " devices share each batch; gradVisual.py uses the first",
     )
     parser.add_argument(
         "--precision",

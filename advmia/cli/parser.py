@@ -43,9 +43,9 @@ def make_parser(description: str | None, prog: str | None = None) -> Parser:
 
 
 def one_of(names: Iterable[str], aliases: dict[str, str] | None = None) -> Callable[[str], str]:
-    """Returns an argument type that accepts one of the names in any letter case, and returns it as spelled in `names`.
+    """Returns an argument type that accepts one of the names in any letter case, and returns it as `names` spells it.
 
-    `aliases` maps further accepted spellings to names.
+    `aliases`: {further accepted spelling: name}.
     """
     names_by_spelling = {name.lower(): name for name in names}
     choices = ", ".join(names_by_spelling.values())
@@ -53,7 +53,7 @@ def one_of(names: Iterable[str], aliases: dict[str, str] | None = None) -> Calla
 
     def parse(text: str) -> str:
         if text.lower() not in names_by_spelling:
-            raise argparse.ArgumentTypeError(f"unknown name {text!r}: known are {choices}")
+            raise argparse.ArgumentTypeError(f"unknown name {text!r}: choose from {choices}")
         return names_by_spelling[text.lower()]
 
     return parse

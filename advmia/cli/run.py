@@ -158,4 +158,4 @@ def _memory_advice(args: argparse.Namespace) -> str:
         return (
             f"try --bs {max(size // 2, least)}, which takes about half of what --bs {size} does, or a smaller --imgSize"
         )
-    return f"--bs {size} is the least; try a smaller --imgSize, or --precision bf16"
+    return f"--bs {size} is the smallest; try a smaller --imgSize, or --precision bf16"

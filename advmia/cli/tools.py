@@ -87,7 +87,7 @@ def _add_tables(tools: argparse._SubParsersAction) -> None:
     parser = _add_tool(
         tools,
         "tables",
-        "make tables and curves of result files",
+        "make tables and curves from result files",
         "Prints tables of the given results: scores by attack and eps, AUROC by finding, seconds per epoch, transfer\n"
         "between networks. With --out, writes them to a file, with pictures of the curves over eps.\n\n"
         "example: %(prog)s results --out tables",

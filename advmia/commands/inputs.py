@@ -22,7 +22,7 @@ from advmia.runtime.terminal import say
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the flags of a command name: this rank's device, the precision, and the data set at its image size."""
+    """What the flags of a command choose: this rank's device, the precision, and the data set at its image size."""
 
     args: argparse.Namespace
     device: torch.device
@@ -31,7 +31,7 @@ class Inputs:
 
     @classmethod
     def of(cls, args: argparse.Namespace, *models: str) -> Inputs:
-        """Chooses them for networks of the names `models`. Raises `UserError` for what this machine cannot do."""
+        """Returns the inputs for the networks named `models`. Raises `UserError` for what this machine cannot do."""
         device = devices.pick_device(args.gpu)
         if device.type == "cpu":
             machine.keep_freed_memory()
@@ -50,7 +50,7 @@ class Inputs:
         return train_list, test_list
 
     def load_images(self, samples: SampleList) -> ImageData:
-        """Loads the images of a list (the first --limit), into the GPU's memory if they fit, and reports odd masks."""
+        """Loads the images of a list, --limit of them, into the GPU's memory if they fit, and reports faulty masks."""
         samples = samples.first(self.args.limit)
         mismatched = count_mismatched_masks(samples)
         if mismatched:
@@ -97,5 +97,5 @@ def check_scorable(data: ImageData) -> None:
 
 
 def lock_outputs(path: Path) -> AbstractContextManager[None]:
-    """Takes the write lock in rank 0; no-op elsewhere."""
+    """Returns the write lock of the path in rank 0; in the other ranks, a context manager that does nothing."""
     return write_lock(path) if distributed.is_main() else nullcontext()

@@ -41,7 +41,7 @@ _NO_ATTACK = Budget(0, 0, 0)
 
 
 def test(task: Task, args: argparse.Namespace) -> None:
-    """Attacks one network at every eps; prints the reference's lines and writes a CSV and a JSON file of results."""
+    """Attacks one network at every eps; prints the published code's lines and writes a CSV and a JSON file."""
     source_model, _ = _source(args)
     inputs = Inputs.of(args, args.targetModel, source_model)
     target, source = _load_networks(inputs)
@@ -102,7 +102,7 @@ class _Run:
         return result_row(name, budget, attack.losses(self.classes), scores, evaluation)
 
     def evaluate(self, name: str, budget: Budget, attack: EvaluationAttack | None) -> Evaluation:
-        """Evaluates the target, clean for no attack. Saves partial progress, and continues from it."""
+        """Evaluates the target, clean if `attack` is None. Continues from partial progress, and saves its own."""
         title = "clean" if name == CLEAN else f"{name} eps {budget.grey_eps:g}"
         scope = (self.inputs.args.seed, name, budget.grey_eps)
         partial = self.results.partial_evaluation(name, budget)

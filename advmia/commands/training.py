@@ -48,7 +48,7 @@ from advmia.training.validation import Validation, epoch_line
 
 
 def train(task: Task, args: argparse.Namespace) -> None:
-    """Trains one network and keeps its best epoch as `<saveDir>/<the reference's name>`, with a record beside it."""
+    """Trains one network and keeps its best epoch at `checkpoint_path`, with a record beside it."""
     inputs = Inputs.of(args, args.model)
     check_init(args.model, args.init)
     train_list, test_list = inputs.read_lists()
@@ -163,9 +163,9 @@ def _load_helper(inputs: Inputs, classes: int) -> LoadedModel | None:
 
 
 def _initial_network(inputs: Inputs, settings: TrainingSettings, checkpoint: Path) -> nn.Module:
-    """Builds the initial network; a resumed one starts random, since its weights come from the state file.
+    """Returns the network with its initial weights.
 
-    So a resumed training needs no download.
+    In a resumed training they are random, since the state file will replace them: so it needs no download.
     """
     args, spec = inputs.args, inputs.spec
     is_resumed = args.resume and state_path(checkpoint).exists()
@@ -181,7 +181,7 @@ def _init(args: argparse.Namespace) -> Literal["random", "imagenet"]:
 
 
 def _settings(args: argparse.Namespace, spec: DatasetSpec, classes: int, precision: Precision) -> TrainingSettings:
-    """Returns the settings that the flags state; those of the helper and the data are still missing."""
+    """Returns the settings that the flags state, still without those of the helper and the data."""
     is_natural, is_hat = args.method == "nat", args.method == "hat"
     grey_eps = 0.0 if is_natural else args.eps
     beta = getattr(args, "beta", None)

@@ -27,9 +27,9 @@ NOT_COMPARED = ("fgsm", "aa")
 GRADIENT = tuple(name for name, spec in ATTACKS.items() if spec.uses_gradients and name not in NOT_COMPARED)
 BLACK_BOX = tuple(name for name, spec in ATTACKS.items() if not spec.uses_gradients and spec.bounded)
 
-FEW = 0.01  # up to this share of the images, a fault is the images', not the network's
+FEW = 0.01  # a fault in at most this share of the images is put down to the images, not to the network
 WITHSTAND_LARGE_EPS = 0.1  # the share of the images that may withstand the large eps
-SLACK = 0.005  # a score moves by so much through random starts and the last few images
+SLACK = 0.005  # random starts and single images may change a score by this much
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def report(
 
 
 def _black_box(table: ScoreTable, score: str, transfer: bool) -> Check:
-    """Warns where an attack that sees outputs only leaves a lower score than every attack that uses gradients."""
+    """Warns if an attack that uses outputs only leaves a lower score than every attack that uses gradients."""
     if transfer:
         return Check("black-box", "not checked", "the adversarial images were made on another network than the target")
     pairs = []
@@ -89,35 +89,35 @@ def _black_box(table: ScoreTable, score: str, transfer: bool) -> Check:
     if not pairs:
         missing = f"{' or '.join(BLACK_BOX)} and a gradient attack ({', '.join(GRADIENT[:4])}) at one eps"
         return Check("black-box", "not checked", f"there are no rows of {missing}")
-    lead, closest = min(pairs)
-    if lead < -SLACK:
+    difference, closest = min(pairs)
+    if difference < -SLACK:
         why = "an attack without gradients beats those with them, so the gradients mislead"
         return Check("black-box", "warning", f"{score}: {closest}: {why}")
     return Check("black-box", "ok", f"{score}: {closest}, the closest of {len(pairs)}: gradient attacks are stronger")
 
 
 def _transfer(table: ScoreTable, score: str, transfer: bool, others: dict[str, ScoreTable]) -> Check:
-    """Warns where an attack made on another network leaves a lower score than the same attack made on the target."""
+    """Warns if an attack made on another network leaves a lower score than the same attack made on the target."""
     pairs = []
     for name, other in others.items():
         transferred, white_box = (table, other) if transfer else (other, table)
         for attack, grey_eps in transferred.keys() & white_box.keys() - {(CLEAN, 0.0)}:
-            far, near = transferred[attack, grey_eps], white_box[attack, grey_eps]
-            text = f"{attack} at eps {grey_eps:g} leaves {far:.4f} by transfer and {near:.4f} white-box ({name})"
-            pairs.append((far - near, text))
+            on_source, on_target = transferred[attack, grey_eps], white_box[attack, grey_eps]
+            scores = f"{on_source:.4f} by transfer and {on_target:.4f} white-box"
+            pairs.append((on_source - on_target, f"{attack} at eps {grey_eps:g} leaves {scores} ({name})"))
     if not pairs:
         kinds = ("this run is transfer", "white-box") if transfer else ("this run is white-box", "transfer")
         reason = f"{kinds[0]}, and there are no {kinds[1]} results of the same target, images and attacks beside it"
         return Check("transfer", "not checked", reason)
-    lead, closest = min(pairs)
-    if lead < -SLACK:
+    difference, closest = min(pairs)
+    if difference < -SLACK:
         why = "the white-box attack is not the strongest, as it should be"
         return Check("transfer", "warning", f"{score}: {closest}: {why}")
     return Check("transfer", "ok", f"{score}: {closest}, the closest of {len(pairs)}: white-box attacks are stronger")
 
 
 def _eps_order(table: ScoreTable, score: str) -> Check:
-    """Warns where a score rises with eps: an image within the smaller eps is within the larger one too."""
+    """Warns if a score rises with eps. It cannot under an ideal attack: the smaller eps is within the larger one."""
     steps = []
     for attack in dict.fromkeys(name for name, _ in table if name != CLEAN and is_bounded(name)):
         curve = sorted((grey_eps, left) for (name, grey_eps), left in table.items() if name in (attack, CLEAN))
@@ -138,38 +138,38 @@ def _eps_order(table: ScoreTable, score: str) -> Check:
 
 
 def _large_eps(probe: Probe) -> Check:
-    """Warns where images withstand an eps that no useful network can withstand."""
+    """Warns if many images withstand an eps that no useful network can withstand."""
     is_bad = probe.holding > WITHSTAND_LARGE_EPS * probe.attacked
-    counted = _counted(probe.holding, probe.attacked)
-    reason = f"PGD-20 at eps {LARGE_EPS:g} leaves half or more of the decisions right on {counted}"
+    share = _share_text(probe.holding, probe.attacked)
+    reason = f"PGD-20 at eps {LARGE_EPS:g} leaves half or more of the decisions right on {share}"
     if is_bad:
         reason += f"; {WITHSTAND_LARGE_EPS:.0%} at most were expected: the attack does not work on this network"
     return Check("large eps", _verdict(is_bad), reason)
 
 
 def _zero_gradients(probe: Probe) -> Check:
-    """Warns where the loss has no useful input gradient."""
+    """Warns if the loss has no useful input gradient."""
     is_bad = probe.without_gradient > FEW * probe.images
-    counted = _counted(probe.without_gradient, probe.images)
-    reason = f"the loss has an input gradient of zero, or none that is finite, at {counted}"
+    share = _share_text(probe.without_gradient, probe.images)
+    reason = f"the loss has an input gradient of zero, or none that is finite, at {share}"
     return Check(
         "zero gradients", _verdict(is_bad), reason + ("; gradient attacks cannot move these" if is_bad else "")
     )
 
 
 def _saturation(probe: Probe) -> Check:
-    """Warns where logits are too far apart for the loss in float32, or too close to each other to mean anything."""
+    """Warns if logits are too far apart for the loss in float32, or too close to each other to mean anything."""
     faults = []
     if probe.saturated > FEW * probe.images:
-        counted = _counted(probe.saturated, probe.images)
-        faults.append(f"logits so large that the loss is blind to them in float32 at {counted}")
+        share = _share_text(probe.saturated, probe.images)
+        faults.append(f"logits so large that the loss is blind to them in float32 at {share}")
     if probe.flat > FEW * probe.images:
-        counted = _counted(probe.flat, probe.images)
-        faults.append(f"logits that differ by less than {TOLERANCE} between the classes at {counted}")
+        share = _share_text(probe.flat, probe.images)
+        faults.append(f"logits that differ by less than {TOLERANCE} between the classes at {share}")
     # Neighbours in a list may be alike (two frames of one patient): only if most are is the network constant.
     if probe.repeated > (probe.images - 1) / 2:
-        counted = _counted(probe.repeated, probe.images - 1)
-        faults.append(f"outputs that differ by less than {TOLERANCE} from the image before at {counted}: a constant")
+        share = _share_text(probe.repeated, probe.images - 1)
+        faults.append(f"outputs that differ by less than {TOLERANCE} from the image before at {share}: a constant")
     if faults:
         return Check("saturation", "warning", "; ".join(faults))
     numbers = f"{probe.saturated} too large and {probe.flat} too small for the loss, {probe.repeated} repeated"
@@ -177,33 +177,33 @@ def _saturation(probe: Probe) -> Check:
 
 
 def _outputs(probe: Probe) -> Check:
-    """Warns where outputs are not finite, or are probabilities: the loss would take the softmax a second time."""
+    """Warns if outputs are not finite, or are probabilities: the loss would take the softmax a second time."""
     if probe.not_finite:
-        counted = _counted(probe.not_finite, probe.images)
-        return Check("outputs", "warning", f"the outputs are not all finite numbers at {counted}")
-    counted = _counted(probe.probabilities, probe.images)
+        share = _share_text(probe.not_finite, probe.images)
+        return Check("outputs", "warning", f"the outputs are not all finite numbers at {share}")
+    share = _share_text(probe.probabilities, probe.images)
     if probe.images and probe.probabilities == probe.images:
-        return Check("outputs", "warning", f"the outputs look like probabilities at {counted}: attacks need logits")
-    return Check("outputs", "ok", f"the outputs are finite, and look like probabilities at {counted}: they are logits")
+        return Check("outputs", "warning", f"the outputs look like probabilities at {share}: attacks need logits")
+    return Check("outputs", "ok", f"the outputs are finite, and look like probabilities at {share}: they are logits")
 
 
 def _inputs(probe: Probe) -> Check:
-    """Warns where pixels are not in [0, 1]."""
-    counted = f"{_counted(probe.outside, probe.images)} are not finite or outside [0, 1]"
+    """Warns if pixels are not in [0, 1]."""
+    share = f"{_share_text(probe.outside, probe.images)} are not finite or outside [0, 1]"
     values = f"; values go from {probe.lowest:.4g} to {probe.highest:.4g}"
-    return Check("inputs", _verdict(probe.outside > 0), counted + values)
+    return Check("inputs", _verdict(probe.outside > 0), share + values)
 
 
 def _mode(probe: Probe) -> Check:
-    """Warns where a network is not in eval mode, or its outputs are random."""
+    """Warns if a network is not in eval mode, or its outputs are random."""
     faults = []
     if probe.training:
-        faults.append(f"{_listed(probe.training)} in train mode while scoring")
+        faults.append(f"{_names_text(probe.training)} in train mode while scoring")
     if probe.moved:
-        faults.append(f"{_listed(probe.moved)} changed by scoring")
+        faults.append(f"{_names_text(probe.moved)} changed by scoring")
     if probe.unsteady:
-        counted = _counted(probe.unsteady, probe.images)
-        faults.append(f"two passes differ at {counted}: something random is on, and scores are a matter of luck")
+        share = _share_text(probe.unsteady, probe.images)
+        faults.append(f"two passes differ at {share}: something random is on, and scores are a matter of luck")
     if faults:
         return Check("mode", "warning", "; ".join(faults))
     reason = f"all submodules were in eval mode, and two passes over {probe.images} images agree"
@@ -214,12 +214,12 @@ def _verdict(is_bad: bool) -> Verdict:
     return "warning" if is_bad else "ok"
 
 
-def _counted(count: int, images: int) -> str:
+def _share_text(count: int, images: int) -> str:
     return f"{count} of {images} images ({count / max(images, 1):.1%})"
 
 
-def _listed(names: list[str]) -> str:
-    """Returns the names; of more than three the first three and the number of the others."""
+def _names_text(names: list[str]) -> str:
+    """Returns the names as text: at most three, and how many more there are."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 

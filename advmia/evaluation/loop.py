@@ -24,17 +24,17 @@ from advmia.runtime.rng import SampleRng
 from advmia.runtime.signals import Stopped, defer_signals
 from advmia.tasks import Task
 
-# Batches per wave for early-stopping attacks: the images that are not yet fooled are regrouped into full blocks. Not
-# more, because a killed wave is attacked again; and at most this many bytes of pixels, because an attack keeps up to
-# ten tensors of that size.
+# An early-stopping attack gets a wave of several batches at once, so that images not yet fooled can be regrouped into
+# full blocks. A wave has at most this many batches, because it is attacked again after a kill, and at most this many
+# bytes of pixels, because an attack keeps up to ten tensors of that size.
 WAVE_BATCHES, WAVE_BYTES = 8, 256 * 2**20
 
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """How `evaluate` runs."""
+    """The options of `evaluate`; none but `precision` and `scope` changes an outcome."""
 
-    scope: tuple[object, ...] = ()  # purpose of the random draws, e.g. (seed, "pgd", grey_eps)
+    scope: tuple[object, ...] = ()  # names the random streams, e.g. (seed, "pgd", grey_eps)
     title: str = "clean"  # of the progress bar and of errors
     precision: Precision = FP32
     partial: PartialEvaluation | None = None  # saves progress, from which a killed evaluation continues
@@ -65,7 +65,7 @@ def evaluate(
 
 @dataclass
 class _Pass:
-    """One pass over the loader's list."""
+    """One call of `evaluate`: its arguments, and the results so far."""
 
     target: nn.Module
     loader: EvaluationLoader
@@ -141,7 +141,7 @@ class _Pass:
 
 
 def _now(device: torch.device) -> float:
-    """Seconds on a monotonic clock, read once the device has finished its work."""
+    """Returns seconds on a monotonic clock, read once the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

@@ -18,8 +18,8 @@ from advmia.data.loading import Batch, EvaluationLoader
 from advmia.runtime.rng import SampleRng
 from advmia.tasks import Task
 
-PROBED = 256  # at most so many images are measured
-ATTACKED = 64  # at most so many of them are attacked at the large eps
+PROBED = 256  # at most this many images are measured
+ATTACKED = 64  # at most this many of them are attacked at the large eps
 LARGE_EPS = 64.0  # grey levels: a quarter of the range, which no useful network withstands
 TOLERANCE = 1e-3  # logits that differ by less count as equal; so do two passes, as a share of the largest logit
 
@@ -41,8 +41,8 @@ class Probe:
     not_finite: int  # with outputs that are not all finite
     probabilities: int  # with outputs that may be probabilities, see `like_probabilities`
     outside: int  # with pixels that are not finite or outside [0, 1]
-    lowest: float  # pixel value; values that are not finite count as 0 here
-    highest: float  # likewise
+    lowest: float  # the lowest pixel value; values that are not finite count as 0 here
+    highest: float  # likewise the highest
     unsteady: int  # with outputs that differ between two passes
     training: list[str]  # submodules that are in train mode while the network is scored
     moved: list[str]  # buffers (running statistics) that the passes changed
@@ -150,14 +150,14 @@ def share_right(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def _are_findings(logits: Tensor, y: Tensor) -> bool:
-    """Whether the labels are findings, which have the shape of the logits; a class is one number for all logits."""
+    """Returns whether the labels are findings: these have the shape of the logits, other labels have not."""
     return y.shape == logits.shape
 
 
 def without_gradient(model: nn.Module, x: Tensor, y: Tensor, objective: Objective) -> Tensor:
-    """Returns where the objective's gradient by x is zero for all pixels, or not finite for some; shape (B,).
+    """Returns for which images x (B, C, H, W) there is no useful gradient; shape (B,).
 
-    x (B, C, H, W).
+    There the objective's gradient with respect to x is zero at all pixels, or not finite at some.
     """
     network = inference_copy(model, x)  # as attacks see it
     with frozen_eval(network):
@@ -168,7 +168,7 @@ def without_gradient(model: nn.Module, x: Tensor, y: Tensor, objective: Objectiv
 def withstands(model: nn.Module, x: Tensor, y: Tensor, objective: Objective, rng: SampleRng) -> Tensor:
     """Returns for which images PGD-20 at 64 grey levels leaves half of the decisions or more right; shape (B,).
 
-    x (B, C, H, W). Half, since the attack may not reach each of 14 findings, and guessing gets half of them right.
+    x (B, C, H, W). Half, since the attack may not change each of 14 findings, and guessing gets half of them right.
     """
     attack = ATTACKS["pgd"].build(ATTACKS["pgd"].budget(LARGE_EPS), objective)
     x_adv = attack(Blocks(inference_copy(model, x)), x, y, rng=rng)

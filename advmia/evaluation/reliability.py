@@ -18,7 +18,7 @@ from advmia.tasks import Task
 def conclude(
     results: ResultFile, loader: EvaluationLoader, task: Task, target: nn.Module, source: nn.Module | None
 ) -> list[Check]:
-    """Checks a finished run, writes the checks and the probe into its JSON file, and returns the checks.
+    """Returns the checks of a finished run, and writes them and the probe into its JSON file.
 
     `source` is None for a white-box run, as in `evaluate`.
     """
@@ -68,7 +68,7 @@ def _results_beside(results: ResultFile, score: str) -> dict[str, ScoreTable]:
 
 
 def _is_comparable(other: RunRecord, results: ResultFile) -> bool:
-    """Whether two runs differ in the source only, and one of them is a white-box run."""
+    """Returns whether two runs differ in the source only, and one of them is a white-box run."""
     run = results.run
     same = {**other.run, "source_sha256": None} == {**run, "source_sha256": None}
     return same and other.is_transfer != (run["source_sha256"] != run["target_sha256"])

@@ -1,4 +1,4 @@
-"""What an evaluation has counted so far: scores, outcomes and distances, batch by batch."""
+"""Collects the results of an evaluation batch by batch: scores, outcomes, distances and notes."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class Evaluation:
 
 
 class Tally:
-    """Counts of the images evaluated so far, in the list's order. `merge` appends those of the images that follow."""
+    """The results of the images evaluated so far, in the list's order."""
 
     def __init__(self, task: Task, data: ImageData) -> None:
         self.meter, self._task = task.meter(data.samples.classes, data.samples.spec.positive), task
         self._seconds = 0.0
-        self._columns: dict[str, list[Tensor]] = {}  # name to one tensor a batch
+        self._columns: dict[str, list[Tensor]] = {}  # name to one tensor for each batch
 
     def __len__(self) -> int:
         return sum(map(len, self._columns.get("outcomes", [])))
@@ -59,7 +59,7 @@ class Tally:
         self._append({name: torch.cat(parts) for name, parts in other._columns.items()})
 
     def evaluation(self) -> Evaluation:
-        """Returns the scores and the columns of all images counted."""
+        """Returns the results of all images so far."""
         columns = self.state_dict()["columns"]
         outcomes, l2, linf = (columns.pop(name) for name in ("outcomes", "l2", "linf"))
         return Evaluation(self.meter.compute(), outcomes, self._seconds, l2, linf, notes=columns)

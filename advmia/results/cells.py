@@ -20,7 +20,7 @@ def score_of(name: str, values: Values) -> Score:
 def score_cells(values: Values, comparable: Sequence[Hashable], score: Score) -> list[list[Cell]]:
     """Returns the cells of a table, the best of each column marked.
 
-    `comparable`: a key for each row. Only rows of equal keys compete with each other.
+    `comparable`: a key for each row. The best is chosen among rows with equal keys.
     """
     cells = [[Cell(cell_text(value, score)) for value in row] for row in values]
     for column in range(len(values[0])):

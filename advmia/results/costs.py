@@ -14,12 +14,12 @@ from advmia.results.render import Cell, Table, rounded
 
 
 def cost_table(records: Sequence[RunRecord]) -> Table:
-    """Returns the table of seconds an epoch, with a row for each network.
+    """Returns the table of seconds per epoch of training, with a row for each network.
 
     `records`: results of one data set and one model. Networks whose training record cannot be found have empty cells,
     and a note lists them.
     """
-    # The first record of each network. A network that has several stands where its last one does.
+    # The first record of each network, ordered by the networks' last records.
     first_records = {record.target: record for record in reversed(records)}
     networks = list(first_records.values())[::-1]
     names = network_names(networks)

@@ -14,11 +14,11 @@ Interval = tuple[float, float]
 RESAMPLES = 1000
 _SEED = 0
 _Z = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
-_CHUNK = 2**22  # at most so many draws are in memory at a time
+_CHUNK = 2**22  # at most this many draws are in memory at a time
 
 
 def wilson(hits: int, n: int) -> Interval:
-    """Returns the score interval of the share `hits` / `n`, n >= 1 (Wilson 1927, "Probable inference")."""
+    """Returns the score interval of the share `hits` / `n` in [0, 1]; n >= 1 (Wilson 1927, "Probable inference")."""
     share, z2 = hits / n, _Z**2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = _Z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
@@ -33,7 +33,7 @@ def bootstrap_mean(values: np.ndarray) -> list[Interval]:
 
 
 def bootstrap_auroc(scores: np.ndarray, positive: np.ndarray) -> list[Interval]:
-    """Returns the intervals of the mean AUROC over labels, then of each label's AUROC.
+    """Returns the interval of the mean AUROC over labels, then that of each label's AUROC.
 
     scores (N, L), positive (N, L) of 0 and 1. A label that all or no images have is undefined: NaN. So is a label in a
     resample that has one class of it only; the resample's mean is then over the other labels.
@@ -64,7 +64,7 @@ class _Ranking:
         self._positives, negatives = np.flatnonzero(positive), np.flatnonzero(positive == 0)
         self._negatives = negatives[np.argsort(scores[negatives], kind="stable")]
         ranked = scores[self._negatives]
-        # The number of negatives below each positive; then of those below or equal.
+        # The number of negatives below each positive; then the number of those below or equal.
         self._below = np.searchsorted(ranked, scores[self._positives], side="left")
         self._not_above = np.searchsorted(ranked, scores[self._positives], side="right")
 

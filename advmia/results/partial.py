@@ -1,4 +1,4 @@
-"""Partial progress of an evaluation, from which it goes on after a stop or a kill."""
+"""The partial progress of an evaluation, from which it continues after it was stopped or killed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class PartialEvaluation:
     """The progress of one evaluation, in a file that exists only until the evaluation is finished."""
 
     def __init__(self, path: Path, evaluation: object) -> None:
-        """`evaluation`: all facts that the outcomes depend on, as JSON can express them."""
+        """`path`: the file. `evaluation`: all facts that the outcomes depend on; JSON must be able to hold them."""
         self._path, self._evaluation = path, json.dumps(evaluation)
         self._saved = time.monotonic()
 

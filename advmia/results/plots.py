@@ -1,4 +1,4 @@
-"""Curves of scores over eps for print, which differ in colour, marker and line style alike."""
+"""Draws curves of scores over eps, which differ in colour, marker and line style, so that grey print shows them too."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PANELS_ACROSS = 3  # at most
 # Curves of one panel are shifted sideways: the distance of neighbours, and the largest distance, in points of print.
 _STEP, _SPREAD = 2.5, 8.0
 _POINTS_PER_INCH = 72
-_TICKS = 16  # an axis has room for the labels of so many
+_TICKS = 16  # an axis has room for this many labels
 
 
 @dataclass(frozen=True)

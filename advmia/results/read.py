@@ -19,10 +19,11 @@ from advmia.tasks import METHOD_NAMES, Task
 
 # The settings of a training that every method has.
 SHARED_SETTINGS = ("epochs", "batch_size", "lr", "weight_decay", "init", "seed", "size", "precision", "val_fraction")
+# Keys that a result file, its `run` and its `run.data` have.
 _FACTS = ("dataset", "target_model", "target_weight", "source_model", "source_weight")
 _RUN = ("seed", "size", "data", "target_sha256", "source_sha256")
 _DATA = ("content", "sha256", "pixels_crc32")
-_DIGEST_LENGTH, _SHOWN_DIGITS = 32, 8  # a text as long as the first is a digest, of which tables show the second
+_DIGEST_LENGTH, _SHOWN_DIGITS = 32, 8  # a text of 32 or more is a digest; tables show its first 8
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class RunRecord:
 def read_records(paths: Sequence[Path]) -> list[RunRecord]:
     """Reads the result files at `paths` (.json files, or folders of such) and returns them in the order of the tables.
 
-    A file that comes twice, also as a copy, counts once. Raises `UserError` where one is no result file, or none is.
+    A file that is named twice, or copied, counts once. Raises `UserError` if a file is no result file, or none exists.
     """
     files = {file.resolve(): file for path in paths for file in (path.glob("*.json") if path.is_dir() else [path])}
     records: dict[str, RunRecord] = {}  # by the SHA-256 of the file
@@ -153,7 +154,7 @@ def read_results(file: Path) -> RunRecord:
 
 
 def _problem(record: RunRecord) -> str | None:
-    """Returns what is missing from a record or contradicts itself; None if it is in order."""
+    """Returns what a record lacks or what in it contradicts the rest; None if it is in order."""
     missing = [name for name in _FACTS if not isinstance(record.content.get(name), str)]
     missing += [f"run.{name}" for name in _RUN if name not in record.run]
     if missing:
@@ -175,7 +176,7 @@ def _problem(record: RunRecord) -> str | None:
 
 
 def _row_problem(row: ResultRow, first: ResultRow) -> str | None:
-    """Returns what is wrong with a row, or does not agree with the file's first row; None if it is in order."""
+    """Returns what is wrong with a row, by itself or beside the file's first row; None if it is in order."""
     if not all(map(math.isfinite, (row.grey_eps, row.steps, row.grey_step_size))):
         return "has no finite eps, steps and step size"
     if row.n != first.n or len(row.outcomes) != first.n or first.n < 1:

@@ -41,10 +41,10 @@ class Table:
 
 
 def rounded(value: float, places: int, scale: int = 1) -> str:
-    """Returns `value` times `scale` with so many decimal places; halves are rounded up.
+    """Returns `value` times `scale` with `places` decimal places; halves are rounded up.
 
-    The decimal digits of the file are rounded. A float's binary digits are slightly above or below them, and would
-    round halves up or down by chance.
+    It rounds the decimal digits that a result file holds. The float itself is slightly above or below them, so that
+    halves would be rounded up or down by chance.
     """
     exact = _EXACT.multiply(Decimal(repr(value)), Decimal(scale))
     return str(exact.quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP, _EXACT))

@@ -33,7 +33,7 @@ class ResultRow:
     notes: dict[str, list[Any]] = field(default_factory=dict)  # of each image: "l2", "linf" and the attack's own notes
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the row as it stands in a file."""
+        """Returns the row as result files hold it."""
         return {_KEYS[name]: value for name, value in vars(self).items()}
 
     @classmethod
@@ -63,5 +63,5 @@ ROW_KEYS = frozenset(_KEYS.values())
 
 
 def is_bounded(attack: str) -> bool:
-    """Whether the attack stays within its eps; attacks that this version does not know are taken to."""
+    """Returns whether the attack stays within its eps; true for attacks that this version does not know."""
     return attack not in ATTACKS or ATTACKS[attack].bounded

@@ -37,10 +37,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Value:
-    """One number of a table."""
+    """A score and its 95 % confidence interval."""
 
     score: float  # NaN where it is undefined
-    interval: Interval | None = None
+    interval: Interval | None = None  # None for scores without one
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class ScoredRun:
 
 
 def score_run(record: RunRecord) -> ScoredRun:
-    """Adds intervals to a file's scores. Raises `UserError` where outcomes contradict the scores."""
+    """Returns a file's scores with their intervals. Raises `UserError` if the outcomes contradict the scores."""
     values = {}
     for row in record.rows:
         try:

@@ -52,7 +52,7 @@ SCORES: dict[str, Score] = {
     "iou": Score("IoU", percent=False, interval="bootstrap"),
     "ce_loss": Score("ce_loss", percent=False, higher_is_better=False),
 }
-# The scores that are tabled without being named in --scores.
+# The scores that have a table without being named in --scores.
 MAIN_SCORES: dict[TaskName, tuple[str, ...]] = {
     SINGLE_LABEL.name: ("accuracy",),
     MULTI_LABEL.name: ("auroc",),

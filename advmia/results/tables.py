@@ -33,7 +33,7 @@ def write_tables(paths: Sequence[Path], out: Path | None, *, form: str = "md", s
 
     Without `out` that is the tables in the format `form`, one of `EXTENSIONS`. With `out` it is the tables as Markdown;
     `<out>/tables.<extension>` has them in the format `form`, and `<out>/<dataset>__<model>.png` and `.pdf` show the
-    curves over eps. `scores` names further scores to table.
+    curves over eps. `scores` names further scores, which get tables too.
     """
     runs = [score_run(record) for record in read_records(paths)]
     tables = make_tables(runs, scores)
@@ -53,7 +53,7 @@ def write_tables(paths: Sequence[Path], out: Path | None, *, form: str = "md", s
 def make_tables(runs: Sequence[ScoredRun], scores: Sequence[str] = ()) -> list[Table]:
     """Returns all tables: scores, findings and costs by data set and model, then the transfer attacks.
 
-    `scores` names scores to table beside the main ones. Raises `UserError` for one that no run has.
+    `scores` names scores that get tables beside the main ones. Raises `UserError` for one that no run has.
     """
     available = _score_names(runs)
     for name in scores:
@@ -109,14 +109,14 @@ def _finding_table(group: Sequence[ScoredRun]) -> Table:
     heads, identities = identity_columns(_records(group))
     positives = [finding_labels(run.record).sum(axis=0) for run in group]  # of each run, (14,)
     lines = [
-        (number, finding, at, run) for number, finding in enumerate(CHEST_FINDINGS) for at, run in enumerate(group)
+        (label, finding, row, run) for label, finding in enumerate(CHEST_FINDINGS) for row, run in enumerate(group)
     ]
     values = [[run.get(column, finding) for column in columns] for _, finding, _, run in lines]
     comparable = [(finding, run.record.conditions) for _, finding, _, run in lines]
     cells = score_cells(values, comparable, SCORES["auroc"])
     rows = tuple(
-        (*map(Cell, (finding, str(positives[at][number]), *identities[at])), *numbers)
-        for (number, finding, at, _), numbers in zip(lines, cells, strict=True)
+        (*map(Cell, (finding, str(positives[row][label]), *identities[row])), *numbers)
+        for (label, finding, row, _), numbers in zip(lines, cells, strict=True)
     )
     first = group[0].record
     title = f"{first.dataset}, {first.model}: AUROC by finding in percent (95 % bootstrap interval), {_BY}"

@@ -23,24 +23,27 @@ def transfer_tables(runs: Sequence[ScoredRun]) -> list[Table]:
         same_dataset = [run for run in runs if run.record.dataset == comparable[0].record.dataset]
         names = network_names([run.record for run in same_dataset])
         conditions = _conditions(comparable[0].record) if len(set(map(_comparison, same_dataset))) > 1 else ""
-        transferred = {column for run in comparable if run.record.is_transfer for column in run.values}
+        transfer_columns = {column for run in comparable if run.record.is_transfer for column in run.values}
         for column, head in column_heads(comparable).items():
-            if column in transferred and column.attack != CLEAN:
-                tables.append(_matrix(comparable, column, head, names, conditions))
+            if column in transfer_columns and column.attack != CLEAN:
+                tables.append(_transfer_table(comparable, column, head, names, conditions))
     return tables
 
 
 def _comparison(run: ScoredRun) -> tuple[str, tuple[str, ...]]:
-    """The key of runs that may stand in one table: data set, seed, size and images."""
+    """Returns the key of runs that may be in one table: data set, seed, size and images."""
     return run.record.dataset, run.record.conditions
 
 
 def _conditions(record: RunRecord) -> str:
+    """Returns what a title adds where a data set has several tables for an attack and eps."""
     seed, size, _, digest, pixels = record.conditions
     return f" (seed {seed}, size {size}, list {digest[:8]}, pixels {pixels})"
 
 
-def _matrix(runs: Sequence[ScoredRun], column: Column, head: str, names: dict[str, str], conditions: str) -> Table:
+def _transfer_table(
+    runs: Sequence[ScoredRun], column: Column, head: str, names: dict[str, str], conditions: str
+) -> Table:
     """Returns the table of one attack at one eps; its last row has the targets' clean scores.
 
     `head`: the text for `column`. `names`: the networks' names by the SHA-256 of their weights, in the order of the

@@ -21,13 +21,13 @@ _LAST_COLUMNS = ("mean_l2", "mean_linf", "mean_queries")
 
 @dataclass
 class ResultFile:
-    """The results of one target (and source) on one list: `<stem>.csv` and `<stem>.json`, written after each row."""
+    """The results of a target, attacked through a source, on one list: `<stem>.csv` and `<stem>.json`."""
 
     stem: Path
     facts: dict[str, Any]  # the first columns of the CSV file: data set, target and source
     score_names: Sequence[str]
     run: dict[str, Any]  # all that the outcomes depend on: a file never mixes rows of two runs
-    details: dict[str, Any]  # further facts for the JSON file: versions, samples, checks
+    details: dict[str, Any]  # further facts for the JSON file: versions, samples, probe and checks
     rows: list[ResultRow] = field(default_factory=list)
 
     @property
@@ -60,13 +60,13 @@ class ResultFile:
         return row
 
     def partial_evaluation(self, attack: str, budget: Budget) -> PartialEvaluation:
-        """Returns this rank's partial progress on one attack."""
+        """Returns this rank's partial progress on one attack at one eps."""
         share = f"{distributed.rank()}-of-{distributed.world_size()}"
         path = self._partial_path(attack, budget.grey_eps, share)
         return PartialEvaluation(path, [self.run, attack, asdict(budget), share])
 
     def add(self, row: ResultRow) -> None:
-        """Appends a row; the main process writes both files and removes the partial progress on that attack."""
+        """Appends a row; the main process writes both files and removes the partial progress of the row."""
         self.rows.append(row)
         if distributed.is_main():
             self.save()

@@ -85,7 +85,7 @@ def data_parallel(loss: LossOf, device: torch.device) -> nn.Module:
     """Wraps the loss in DDP when there are several processes (collective): gradients are averaged over the ranks.
 
     Each batch norm sees its rank's share of the batch. At the start of a step all ranks take over rank 0's running
-    statistics, as the reference's DataParallel does.
+    statistics, as DataParallel does in the published code.
     """
     if distributed.world_size() == 1:
         return loss

@@ -46,6 +46,6 @@ def test_budgets() -> None:
     ],
 )
 def test_names(method: str, classification: str, segmentation: str) -> None:
-    """Fails if a checkpoint's name is not the one that the reference's scripts use."""
+    """Fails if a checkpoint's name is not the one that the published scripts use."""
     settings = pgdat(method=method)
     assert (classification_name(settings), segmentation_name(settings)) == (classification, segmentation)

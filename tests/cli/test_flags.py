@@ -104,10 +104,10 @@ def test_each_script_has_the_flags_of_its_task() -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (TRAIN.replace("melBin", "mel2"), "unknown name 'mel2': known are mesidorBin, mesidorMulti, melBin"),
-        (TRAIN.replace("res18", "res50"), "unknown name 'res50': known are res18, mv2, chexnet"),
+        (TRAIN.replace("melBin", "mel2"), "unknown name 'mel2': choose from mesidorBin, mesidorMulti, melBin"),
+        (TRAIN.replace("res18", "res50"), "unknown name 'res50': choose from res18, mv2, chexnet"),
         (TRAIN.replace("res18", "unet"), "unknown name 'unet'"),
-        (TRAIN.replace("nat", "pgd"), "unknown name 'pgd': known are nat, pgdat, trades, mart, hat"),
+        (TRAIN.replace("nat", "pgd"), "unknown name 'pgd': choose from nat, pgdat, trades, mart, hat"),
         (TRAIN.replace("--eps 0", "--eps eight"), "grey levels from 0 to 255, got 'eight'"),
         (TRAIN.replace("--epoch 100", "--epoch x"), "whole number of at least 1, got 'x'"),
         (TRAIN.replace("--lr 0.01", "--lr 0"), "a number above 0, got '0'"),
@@ -128,7 +128,7 @@ def test_wrong_training_flags(
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (f"{TEST} --attacks pgd nosuch", "unknown name 'nosuch': known are fgsm, pgd"),
+        (f"{TEST} --attacks pgd nosuch", "unknown name 'nosuch': choose from fgsm, pgd"),
         (f"{TEST} --epsilons 1 two", "grey levels from 0 to 255, got 'two'"),
         (f"{TEST} --surrogateModel segnet", "unknown name 'segnet'"),
         ("--dataset melBin --targetModel res18", "required: --targetWeight"),

@@ -52,7 +52,7 @@ def test_names() -> None:
     """Fails if the letter case of a name or an alias matters, or the message for an unknown name lacks the choices."""
     parse = one_of(["melBin", "melMulti"], {"melanomaBin": "melBin"})
     assert [parse("MELBIN"), parse("melmulti"), parse("Melanomabin")] == ["melBin", "melMulti", "melBin"]
-    check_refused(parse, ["mel"], "unknown name 'mel': known are melBin, melMulti$")
+    check_refused(parse, ["mel"], "unknown name 'mel': choose from melBin, melMulti$")
 
 
 def test_help_shows_defaults_as_typed(capsys: pytest.CaptureFixture) -> None:

@@ -28,9 +28,12 @@ def test_messages_name_the_command_that_was_typed(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["prepare", "--dataset", "messidor", "--source", "x"], "unknown name 'messidor': known are mesidor, isic2017"),
+        (
+            ["prepare", "--dataset", "messidor", "--source", "x"],
+            "unknown name 'messidor': choose from mesidor, isic2017",
+        ),
         (["prepare", "--dataset", "isic2017", "--source", "nowhere"], "nowhere"),
-        (["phantoms", "--dataset", "retina"], "unknown name 'retina': known are mesidor, mel2017, xray, covidSeg"),
+        (["phantoms", "--dataset", "retina"], "unknown name 'retina': choose from mesidor, mel2017, xray, covidSeg"),
         (["phantoms", "--count", "3"], "count"),
         (["tables", "nowhere"], "is not a result file"),
         (["tabulate"], "invalid choice: 'tabulate'"),

@@ -66,7 +66,7 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def place(phantoms: Path, train: Command) -> Path:
+def folder(phantoms: Path, train: Command) -> Path:
     """The working folder with two trained networks."""
     for method in ("nat", "pgdat"):
         train(phantoms, method)
@@ -79,13 +79,13 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.slow
-def test_training_writes_weights_and_record(place: Path) -> None:
-    """Fails if a file's name is not the reference's, the weights are no bare state_dict, or the record lacks a fact."""
-    assert sorted(path.name for path in (place / "clsCkpt").iterdir()) == sorted(
+def test_training_writes_weights_and_record(folder: Path) -> None:
+    """Fails if a file's name is not as published, the weights are no bare state_dict, or the record lacks a fact."""
+    assert sorted(path.name for path in (folder / "clsCkpt").iterdir()) == sorted(
         name + end for name in (NATURAL, ROBUST) for end in ("", ".json", ".png")
     )
-    build_model("mv2", 2).load_state_dict(torch.load(place / "clsCkpt" / ROBUST, weights_only=True), strict=True)
-    record = json.loads((place / "clsCkpt" / f"{ROBUST}.json").read_text())
+    build_model("mv2", 2).load_state_dict(torch.load(folder / "clsCkpt" / ROBUST, weights_only=True), strict=True)
+    record = json.loads((folder / "clsCkpt" / f"{ROBUST}.json").read_text())
     assert record["finished"] and record["best_epoch"] == 1 and len(record["epochs"]) == 1
     assert record["selection"] == {"score": "accuracy under PGD-20", "chosen_on": "test list"}
     assert {"accuracy", "recall", "precision", "f1", "auroc"} <= record["epochs"][0]["robust"].keys()
@@ -97,25 +97,25 @@ def test_training_writes_weights_and_record(place: Path) -> None:
 
 
 @pytest.mark.slow
-def test_same_seed_same_weights(place: Path, train: Command, tmp_path: Path) -> None:
+def test_same_seed_same_weights(folder: Path, train: Command, tmp_path: Path) -> None:
     """Fails if the same arguments give other weights or another file, or another seed gives the same weights.
 
     The files must be equal as well: HAT's helper and the target of a result are identified by the SHA-256 of the file.
     """
-    data = ["--dataRoot", place / "data"]
+    data = ["--dataRoot", folder / "data"]
     train(tmp_path, "pgdat", *data, python=sys.executable)  # a process of its own, not one of the warm server
     train(tmp_path, "pgdat", *data, "--seed", 1, "--saveDir", tmp_path / "other")
-    (first, _), (again, _) = load_weights(place / "clsCkpt" / ROBUST), load_weights(tmp_path / "clsCkpt" / ROBUST)
+    (first, _), (again, _) = load_weights(folder / "clsCkpt" / ROBUST), load_weights(tmp_path / "clsCkpt" / ROBUST)
     assert all(torch.equal(first[name], again[name]) for name in first)
-    assert (place / "clsCkpt" / ROBUST).read_bytes() == (tmp_path / "clsCkpt" / ROBUST).read_bytes()
+    assert (folder / "clsCkpt" / ROBUST).read_bytes() == (tmp_path / "clsCkpt" / ROBUST).read_bytes()
     other, _ = load_weights(tmp_path / "other" / ROBUST)
     assert not torch.equal(first["conv1.weight"], other["conv1.weight"])
 
 
 @pytest.mark.slow
-def test_training_again(place: Path, train: Command, tmp_path: Path) -> None:
+def test_training_again(folder: Path, train: Command, tmp_path: Path) -> None:
     """Fails if a finished training is repeated, or one of other settings overwrites its files."""
-    data = ["--dataRoot", place / "data"]
+    data = ["--dataRoot", folder / "data"]
     train(tmp_path, "nat", *data)
     weights = tmp_path / "clsCkpt" / NATURAL
     before = weights.read_bytes(), weights.stat().st_mtime_ns
@@ -165,19 +165,19 @@ def test_where(phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 
 
 @pytest.mark.slow
-def test_the_best_epoch_is_kept(place: Path, train: Command, tmp_path: Path) -> None:
+def test_the_best_epoch_is_kept(folder: Path, train: Command, tmp_path: Path) -> None:
     """Fails if the record's best epoch is not the first of those with the highest score."""
-    train(tmp_path, "nat", "--dataRoot", place / "data", "--epoch", 3)
+    train(tmp_path, "nat", "--dataRoot", folder / "data", "--epoch", 3)
     record = json.loads((tmp_path / "clsCkpt" / f"{NATURAL}.json").read_text())
     scores = [epoch["clean"]["accuracy"] for epoch in record["epochs"]]
     assert record["best_epoch"] == 1 + scores.index(max(scores))
 
 
 @pytest.mark.slow
-def test_white_box_results(place: Path, attack: Command) -> None:
-    """Fails if a column, a row, a printed line or an image's outcome is wrong, or phantoms are not called phantoms."""
-    printed = attack(place, ROBUST)
-    rows = read_csv(place / "results" / f"melBin__{ROBUST}.csv")
+def test_white_box_results(folder: Path, attack: Command) -> None:
+    """Fails if a column, a row, a printed line or an image's outcome is wrong, or phantoms are not marked."""
+    printed = attack(folder, ROBUST)
+    rows = read_csv(folder / "results" / f"melBin__{ROBUST}.csv")
     assert ",".join(rows[0]) == COLUMNS
     settings = [(row["attack"], row["eps"], row["steps"], row["step_size"]) for row in rows]
     fgsm = [("fgsm", eps, "1", eps) for eps in "1248"]
@@ -194,10 +194,10 @@ def test_white_box_results(place: Path, attack: Command) -> None:
     budgets = re.findall(attack_line + r"totalTIme:[\d.]+s$", printed, re.M)
     assert budgets == [("1", "05"), ("2", "05"), ("4", "1"), ("8", "2")]
 
-    record = json.loads((place / "results" / f"melBin__{ROBUST}.json").read_text())
+    record = json.loads((folder / "results" / f"melBin__{ROBUST}.json").read_text())
     samples = record["samples"]
     assert samples["index"] == [0, 1, 2, 3, 4, 5]
-    listed = [line.split(",") for line in (place / "data/mel2017/testbin.csv").read_text().split()]
+    listed = [line.split(",") for line in (folder / "data/mel2017/testbin.csv").read_text().split()]
     assert [samples["file"], samples["label"]] == [[row[0] for row in listed], [int(row[1]) for row in listed]]
     for row, line in zip(record["rows"], rows, strict=True):
         hits = sum(p == y for p, y in zip(row["outcomes"], samples["label"], strict=True))
@@ -206,10 +206,10 @@ def test_white_box_results(place: Path, attack: Command) -> None:
 
 
 @pytest.mark.slow
-def test_transfer_results(place: Path, attack: Command, tmp_path: Path) -> None:
+def test_transfer_results(folder: Path, attack: Command, tmp_path: Path) -> None:
     """Fails if the result file of a transfer attack does not name both networks."""
     surrogate = ["--surrogatePath", f"clsCkpt/{NATURAL}"]
-    printed = attack(place, ROBUST, *surrogate, "--attacks", "pgd", "--epsilons", 8, "--resultDir", tmp_path)
+    printed = attack(folder, ROBUST, *surrogate, "--attacks", "pgd", "--epsilons", 8, "--resultDir", tmp_path)
     rows = read_csv(tmp_path / f"melBin__{ROBUST}__from__{NATURAL}.csv")
     assert [(row["attack"], row["eps"]) for row in rows] == [("none", "0"), ("pgd", "8")]
     assert rows[1]["source_weight"] == f"clsCkpt/{NATURAL}" and rows[1]["target_weight"] == f"clsCkpt/{ROBUST}"
@@ -217,33 +217,33 @@ def test_transfer_results(place: Path, attack: Command, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_results_are_resumed_and_never_mixed(place: Path, attack: Command, tmp_path: Path) -> None:
+def test_results_are_resumed_and_never_mixed(folder: Path, attack: Command, tmp_path: Path) -> None:
     """Fails if finished rows are computed again, or results of other settings are overwritten instead of renamed."""
     base = ["--resultDir", tmp_path, "--attacks", "fgsm"]
-    attack(place, NATURAL, *base, "--epsilons", 1)
+    attack(folder, NATURAL, *base, "--epsilons", 1)
     path = tmp_path / f"melBin__{NATURAL}.csv"
     first = read_csv(path)
-    attack(place, NATURAL, *base, "--epsilons", 1, 2)
+    attack(folder, NATURAL, *base, "--epsilons", 1, 2)
     second = read_csv(path)
     assert second[:2] == first and [row["eps"] for row in second] == ["0", "1", "2"]  # the seconds are the first run's
-    attack(place, NATURAL, *base, "--epsilons", 1, "--limit", 4)
+    attack(folder, NATURAL, *base, "--epsilons", 1, "--limit", 4)
     assert {row["n"] for row in read_csv(path)} == {"4"}
     assert read_csv(tmp_path / f"melBin__{NATURAL}.csv.earlier-1") == second
 
 
 @pytest.mark.slow
-def test_weights_that_are_replaced_meanwhile(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails if rows of one network are recorded as another's, whose training has just saved a better epoch."""
+def test_weights_that_are_replaced_meanwhile(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if a test states the SHA-256 of weights that replaced those it loaded: their training may still run."""
     weight, load = tmp_path / NATURAL, Inputs.load_images
-    shutil.copy(place / "clsCkpt" / NATURAL, weight)
+    shutil.copy(folder / "clsCkpt" / NATURAL, weight)
     expected = sha256(weight.read_bytes()).hexdigest()
 
     def replace_and_load(*args: Any) -> Any:
-        shutil.copy(place / "clsCkpt" / ROBUST, weight)
+        shutil.copy(folder / "clsCkpt" / ROBUST, weight)
         return load(*args)
 
     monkeypatch.setattr(Inputs, "load_images", replace_and_load)
-    monkeypatch.chdir(place)
+    monkeypatch.chdir(folder)
     words = ["testCls.py", "--dataset", "melBin", "--targetModel", "mv2", "--targetWeight", weight]
     few = ["--gpu", "cpu", "--imgSize", 16, "--limit", 4, "--attacks", "fgsm", "--epsilons", 8]
     assert run_main(monkeypatch, [*words, *few, "--resultDir", tmp_path]) == 0
@@ -252,21 +252,21 @@ def test_weights_that_are_replaced_meanwhile(place: Path, tmp_path: Path, monkey
 
 
 @pytest.mark.slow
-def test_outcomes_do_not_depend_on_the_batch_size(place: Path, attack: Command, tmp_path: Path) -> None:
+def test_outcomes_do_not_depend_on_the_batch_size(folder: Path, attack: Command, tmp_path: Path) -> None:
     """Fails if an outcome depends on --bs."""
     outcomes = []
     for size in (1, 4, 64):
         out = ["--resultDir", tmp_path / str(size)]
-        attack(place, ROBUST, "--bs", size, *out, "--attacks", "pgd", "--epsilons", 8)
+        attack(folder, ROBUST, "--bs", size, *out, "--attacks", "pgd", "--epsilons", 8)
         record = json.loads((tmp_path / str(size) / f"melBin__{ROBUST}.json").read_text())
         outcomes.append([row["outcomes"] for row in record["rows"]])
     assert outcomes[0] == outcomes[1] == outcomes[2]
 
 
 @pytest.mark.slow
-def test_helper_of_hat(place: Path, train: Command, tmp_path: Path) -> None:
-    """Fails if hat does not train with its helper."""
-    more = ["--dataRoot", place / "data", "--helperModel", "mv2", "--helperWeight", place / "clsCkpt" / NATURAL]
+def test_helper_of_hat(folder: Path, train: Command, tmp_path: Path) -> None:
+    """Fails if HAT does not train with its helper, or its checkpoint has another name."""
+    more = ["--dataRoot", folder / "data", "--helperModel", "mv2", "--helperWeight", folder / "clsCkpt" / NATURAL]
     train(tmp_path, "hat", *more)
     name = "MobileNetV2_melBin_hat_beta6_class2_ADV8-255_10_2-255_maxLR0.01_weightDecay0.001"
     assert (tmp_path / "clsCkpt" / name).exists()
@@ -285,6 +285,7 @@ def test_bad_input_as_a_process(phantoms: Path) -> None:
 def test_an_unreadable_image_is_named_before_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
+    """Fails if a damaged image ends in another line than one that names it, or only after files are written."""
     make_phantoms(tmp_path / "data", ["mel2017"], count=24, size=32)
     listed = (tmp_path / "data/mel2017/trainbin.csv").read_text().split()[2].split(",")[0]
     image = tmp_path / "data/mel2017/img" / listed
@@ -324,11 +325,11 @@ def test_odd_masks_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.slow
-def test_tables(place: Path, attack: Command, tmp_path: Path) -> None:
+def test_tables(folder: Path, attack: Command, tmp_path: Path) -> None:
     """Fails if a number of the table is not that of the CSV file, or a plot's name does not say phantom."""
     for target in (NATURAL, ROBUST):
-        attack(place, target, "--attacks", "fgsm", "--resultDir", tmp_path)
-    printed = run_well("advmia", "tables", tmp_path, "--out", tmp_path / "out", cwd=place)
+        attack(folder, target, "--attacks", "fgsm", "--resultDir", tmp_path)
+    printed = run_well("advmia", "tables", tmp_path, "--out", tmp_path / "out", cwd=folder)
     assert printed == (tmp_path / "out" / "tables.md").read_text()
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines() if line.startswith("|")]
     header, rows = lines[0], {line[0]: line for line in lines[2:4]}

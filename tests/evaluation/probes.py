@@ -33,10 +33,10 @@ def loader(batch_size: int = 16, count: int = IMAGES) -> EvaluationLoader:
 
 
 def find(checks: list[Check], name: str) -> Check:
-    """The check of this name."""
+    """Returns the check of this name."""
     return next(check for check in checks if check.check == name)
 
 
 def warnings(probe: Probe) -> set[str]:
-    """The names of the checks that warn of what was measured."""
+    """Returns the names of the checks that warn of this probe."""
     return {check.check for check in report({}, probe, score="accuracy") if check.verdict == "warning"}

@@ -1,4 +1,4 @@
-"""The nine checks: each has something that makes it warn, and something that does not."""
+"""The nine checks: what makes each warn, and what does not."""
 
 from __future__ import annotations
 
@@ -85,22 +85,40 @@ def test_eps_order_of_clean_rows() -> None:
     assert find(report({(CLEAN, 0.0): 0.9}, HEALTHY, score="accuracy"), "eps order").verdict == "not checked"
 
 
-WHITE: ScoreTable = {(CLEAN, 0.0): 0.9, ("pgd", 8.0): 0.2, ("fgsm", 8.0): 0.3}
-FAR: ScoreTable = {(CLEAN, 0.0): 0.9, ("pgd", 8.0): 0.7, ("fgsm", 8.0): 0.7, ("cw", 8.0): 0.0}
+WHITE_BOX: ScoreTable = {(CLEAN, 0.0): 0.9, ("pgd", 8.0): 0.2, ("fgsm", 8.0): 0.3}
+TRANSFER: ScoreTable = {(CLEAN, 0.0): 0.9, ("pgd", 8.0): 0.7, ("fgsm", 8.0): 0.7, ("cw", 8.0): 0.0}
 
 
 @pytest.mark.parametrize(
     ("transfer", "table", "other", "verdict", "reason"),
     [
-        (True, FAR, WHITE, "ok", "fgsm at eps 8 leaves 0.7000 by transfer and 0.3000 white-box (file.json)"),
-        (False, WHITE, FAR, "ok", "fgsm at eps 8 leaves 0.7000 by transfer and 0.3000 white-box (file.json)"),
-        (True, FAR | {("pgd", 8.0): 0.1}, WHITE, "warning", "pgd at eps 8 leaves 0.1000 by transfer and 0.2000 white"),
-        (False, WHITE, FAR | {("pgd", 8.0): 0.1}, "warning", "pgd at eps 8 leaves 0.1000 by transfer and 0.2000 white"),
-        (False, WHITE, FAR | {("pgd", 8.0): 0.196}, "ok", "pgd at eps 8 leaves 0.1960 by transfer and 0.2000 white"),
-        (True, FAR | {("pgd", 8.0): NAN}, WHITE | {("fgsm", 8.0): NAN}, "not checked", "no white-box results"),
+        (True, TRANSFER, WHITE_BOX, "ok", "fgsm at eps 8 leaves 0.7000 by transfer and 0.3000 white-box (file.json)"),
+        (False, WHITE_BOX, TRANSFER, "ok", "fgsm at eps 8 leaves 0.7000 by transfer and 0.3000 white-box (file.json)"),
+        (
+            True,
+            TRANSFER | {("pgd", 8.0): 0.1},
+            WHITE_BOX,
+            "warning",
+            "pgd at eps 8 leaves 0.1000 by transfer and 0.2000 white",
+        ),
+        (
+            False,
+            WHITE_BOX,
+            TRANSFER | {("pgd", 8.0): 0.1},
+            "warning",
+            "pgd at eps 8 leaves 0.1000 by transfer and 0.2000 white",
+        ),
+        (
+            False,
+            WHITE_BOX,
+            TRANSFER | {("pgd", 8.0): 0.196},
+            "ok",
+            "pgd at eps 8 leaves 0.1960 by transfer and 0.2000 white",
+        ),
+        (True, TRANSFER | {("pgd", 8.0): NAN}, WHITE_BOX | {("fgsm", 8.0): NAN}, "not checked", "no white-box results"),
         (True, {(CLEAN, 0.0): 0.8}, {(CLEAN, 0.0): 0.9}, "not checked", "this run is transfer"),
-        (True, FAR, None, "not checked", "this run is transfer"),
-        (False, WHITE, None, "not checked", "this run is white-box"),
+        (True, TRANSFER, None, "not checked", "this run is transfer"),
+        (False, WHITE_BOX, None, "not checked", "this run is white-box"),
     ],
 )
 def test_transfer(transfer: bool, table: ScoreTable, other: ScoreTable | None, verdict: str, reason: str) -> None:

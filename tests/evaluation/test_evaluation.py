@@ -1,4 +1,4 @@
-"""`evaluate`: which network is attacked, which is scored, what is timed, and that networks are left unchanged."""
+"""`evaluate`: what runs on the source and what on the target, what is timed, and that both are left unchanged."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Recording:
         return x + self.shift
 
 
-# --- the attacked and the scored network -----------------------------------------------------------------------------
+# --- source and target -----------------------------------------------------------------------------------------------
 
 
 def test_clean_pass() -> None:
@@ -108,15 +108,15 @@ def test_examples_are_made_on_the_source_and_scored_on_the_target() -> None:
     attack = fgsm(Budget(8 / 255, 1, 8 / 255), cross_entropy)
     task = replace(SINGLE_LABEL, outcome=lambda logits, y: logits)
 
-    def by_hand(scored: nn.Module, attacked: nn.Module) -> Tensor:
-        x_adv = attack(attacked, x, y, rng=SampleRng.of(samples=range(IMAGES)))
+    def by_hand(scored_on: nn.Module, made_on: nn.Module) -> Tensor:
+        x_adv = attack(made_on, x, y, rng=SampleRng.of(samples=range(IMAGES)))
         with torch.no_grad():
-            return scored(x_adv)
+            return scored_on(x_adv)
 
     evaluation = evaluate(target, loader(), task, attack, source=source).outcomes
     torch.testing.assert_close(evaluation, by_hand(target, source), rtol=1e-4, atol=1e-4)
-    for scored, attacked in ((target, target), (source, source), (source, target)):
-        assert (evaluation - by_hand(scored, attacked)).abs().max() > 0.1
+    for scored_on, made_on in ((target, target), (source, source), (source, target)):
+        assert (evaluation - by_hand(scored_on, made_on)).abs().max() > 0.1
 
 
 def test_an_opposite_source() -> None:
@@ -280,7 +280,7 @@ def test_time_is_the_attacks_alone(attacked: bool, expected: float, monkeypatch:
     assert evaluation.seconds == pytest.approx(expected)
 
 
-# --- several batches -------------------------------------------------------------------------------
+# --- waves of batches ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def with_part(name: str, part: nn.Module) -> nn.Module:
 
 
 def rounded(x: Tensor) -> Tensor:
-    """Six grey levels, so that the input gradient is zero."""
+    """Rounds images to six grey levels, so that the input gradient is zero."""
     return (x * 5).round() / 5
 
 

@@ -25,7 +25,7 @@ from tests.support.running import run_main
 
 
 def results_of(folder: Path, target: str, source: str, pgd: float, seed: int = 0) -> ResultFile:
-    """The files of a finished run, in which the accuracy under PGD at eps 8 is `pgd`."""
+    """Writes the files of a finished run, in which the accuracy under PGD at eps 8 is `pgd`."""
     run = {"seed": seed, "size": 16, "data": {}, "target_sha256": f"#{target}", "source_sha256": f"#{source}"}
     facts = {"dataset": "melMulti[noise]", "target_model": "mv2", "target_weight": f"a/{target}"}
     facts |= {"source_model": "mv2", "source_weight": f"b.c/{source}"}

@@ -1,4 +1,4 @@
-"""Transfer attacks by the three test scripts: what the source is by default, and that it is what is attacked."""
+"""Transfer attacks by the three test scripts: the source is what the flags state, and the attacks run on it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SCRIPTS = [
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Phantoms in ./data and, for each script, two checkpoints of its first network and one of its other."""
     folder = tmp_path_factory.mktemp("transfer")
     make_phantoms(folder / "data", ["mel2017", "xray"], count=24, size=32)
@@ -52,10 +52,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def result_of(script: Script, place: Path, monkeypatch: pytest.MonkeyPatch, *surrogate: str) -> dict[str, Any] | int:
+def result_of(script: Script, folder: Path, monkeypatch: pytest.MonkeyPatch, *surrogate: str) -> dict[str, Any] | int:
     """Returns the JSON result of the script, or its exit status if it fails."""
-    monkeypatch.chdir(place)
-    out = place / "results" / "-".join([script.dataset, *surrogate])
+    monkeypatch.chdir(folder)
+    out = folder / "results" / "-".join([script.dataset, *surrogate])
     target = ["--targetModel", script.models[0], "--targetWeight", f"{script.dataset}-one"]
     status = run_main(monkeypatch, [*script.words, *target, *surrogate, "--resultDir", out])
     if status:
@@ -67,12 +67,12 @@ def result_of(script: Script, place: Path, monkeypatch: pytest.MonkeyPatch, *sur
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
 def test_surrogate_defaults_to_the_target(
-    script: Script, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    script: Script, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """Fails if the source is not what the flags state: its weights, its network, both or neither."""
+    """Fails if the source is not what the flags state, be it its weights, its network, both or neither."""
 
     def run(*surrogate: str) -> dict[str, Any]:
-        record = result_of(script, place, monkeypatch, *surrogate)
+        record = result_of(script, folder, monkeypatch, *surrogate)
         assert isinstance(record, dict)
         return record
 
@@ -95,6 +95,6 @@ def test_surrogate_defaults_to_the_target(
         assert len({str(rows[1]) for rows in outcomes[1:]}) == 3
 
     # The other network cannot take the target's weights, which the error line says.
-    assert result_of(script, place, monkeypatch, "--surrogateModel", other) == 2
+    assert result_of(script, folder, monkeypatch, "--surrogateModel", other) == 2
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert f"{script.dataset}-one" in message and other in message

@@ -23,7 +23,7 @@ CHANGES: list[tuple[str, object, list[str]]] = [
 
 
 def records_of(folder: Path, *contents: dict[str, Any]) -> list[RunRecord]:
-    """The records of result files with these contents, in their order: `a.json`, `b.json`, ..."""
+    """Writes result files with these contents and returns their records, in order: `a.json`, `b.json`, ..."""
     return [read_results(save(folder, "abc"[number], content)) for number, content in enumerate(contents)]
 
 

@@ -34,7 +34,7 @@ def test_wilson_inverts_the_score_test() -> None:
 
 
 def resampled(n: int, resamples: int = RESAMPLES) -> list[np.ndarray]:
-    """The images of each resample, drawn one resample at a time from the same stream."""
+    """Returns the images of each resample, drawn one resample at a time from the same stream."""
     rng = np.random.RandomState(0)
     return [rng.randint(0, n, size=n, dtype=np.int64) for _ in range(resamples)]
 

@@ -39,7 +39,7 @@ def test_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def inflated(stream: bytes) -> bytes:
-    """A stream of a PDF file, decompressed; empty for a stream that is not compressed."""
+    """Returns a stream of a PDF file decompressed; nothing for a stream that is not compressed."""
     try:
         return zlib.decompress(stream)
     except zlib.error:

@@ -1,4 +1,4 @@
-"""Reading result files: what is not one, and what is damaged, is refused with the reason."""
+"""Reading result files: a damaged one, or another file, is refused with the reason."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DAMAGES = {
 
 
 def damaged(key: str) -> dict[str, Any]:
-    """An example with one of the `DAMAGES`."""
+    """Returns an example result with one of the `DAMAGES`."""
     content = example(NAT)
     if key == "no rows":
         content["rows"] = []
@@ -89,7 +89,7 @@ def test_outcomes_that_contradict(tmp_path: Path) -> None:
 
 
 def test_foreign_files(tmp_path: Path) -> None:
-    """Fails if a file of something else is passed over, or ends in another exception."""
+    """Fails if a file that is no result file is skipped without an error, or ends in another exception."""
     for content, fault in [
         *((content, "not a result file") for content in (b"", b"\xff\xfe", b"[1]", b'{"rows": 1}', b"a,b\n1,2\n")),
         (b'{"rows": 1, "run": 2}', "damaged"),

@@ -1,4 +1,4 @@
-"""Writing result files, and going on with those of an earlier run."""
+"""Writing result files, and continuing those of an earlier run."""
 
 from __future__ import annotations
 

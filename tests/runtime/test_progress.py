@@ -1,4 +1,4 @@
-"""Progress bars: the numbers that they show on a terminal, and their silence elsewhere."""
+"""Progress bars: the numbers that they show on a terminal. Elsewhere they show nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.running import ROOT
 
 
 def test_batches_pass_through(capsys: pytest.CaptureFixture) -> None:
-    """Fails if a batch is lost, or without a terminal something is printed or a note is computed."""
+    """Fails if a batch is lost, or if, without a terminal, something is printed or a note is computed."""
 
     def note(_: int) -> str:
         raise AssertionError("the note was computed")

@@ -360,7 +360,7 @@ def test_training_budget(eps: int, step_size: float) -> None:
 @pytest.mark.gpu
 @methods
 def test_methods_on_a_gpu(name: str) -> None:
-    """Loss and gradients as on the CPU, where x' is the same; here, that they are finite and repeatable."""
+    """Fails if on a GPU a method's loss does not repeat, or a gradient is not finite."""
     device = torch.device("cuda:0")
     method = every_method()[name]
     if isinstance(method, HAT):

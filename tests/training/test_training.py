@@ -31,7 +31,7 @@ BUDGET = Budget(8 / 255, 2, 4 / 255)
 class Stub:
     """A method whose loss is a function of the batch's number in the epoch; it records its batches."""
 
-    loss: Callable[[int], float] = lambda place: 1.0
+    loss: Callable[[int], float] = lambda batch: 1.0
     x: list[Tensor] = field(default_factory=list)
     noise: list[Tensor] = field(default_factory=list)
     modes: list[bool] = field(default_factory=list)
@@ -151,14 +151,14 @@ def test_an_epoch_is_the_plain_loop(method: Method) -> None:
 @pytest.mark.parametrize(("count", "losses", "mean"), [(10, (1, 2, 6), 2.4), (8, (1, 3), 2.0), (1, (5,), 5.0)], ids=str)
 def test_the_last_short_batch_weighs_less(count: int, losses: tuple[int, ...], mean: float) -> None:
     """Fails if the means of batches are averaged: (1 + 2 + 6) / 3 is not (4 * 1 + 4 * 2 + 2 * 6) / 10."""
-    method = Stub(loss=lambda place: float(losses[place]))
+    method = Stub(loss=lambda batch: float(losses[batch]))
     (loss,) = train(new_model(), method, training_loader(image_data(count), 4))
     assert len(method.x) == len(losses)
     assert loss == pytest.approx(mean)
 
 
 def test_gradients_are_not_kept_between_batches() -> None:
-    """Fails if gradients from before the epoch take part in it."""
+    """Fails if gradients from before the epoch enter its first update."""
     loader = training_loader(image_data(8), 8)
     model, stained = new_model(dropout=0.0), new_model(dropout=0.0)
     for parameter in stained.parameters():
@@ -169,17 +169,17 @@ def test_gradients_are_not_kept_between_batches() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf], ids=str)
-@pytest.mark.parametrize("place", [0, 2])
-def test_a_loss_that_is_not_finite_ends_the_training(value: float, place: int) -> None:
+@pytest.mark.parametrize("faulty_batch", [0, 2])
+def test_a_loss_that_is_not_finite_ends_the_training(value: float, faulty_batch: int) -> None:
     """Fails if a training goes on with NaN weights, or the error does not state the step and what to do."""
-    method = Stub(loss=lambda batch: value if batch == place else 1.0)
+    method = Stub(loss=lambda batch: value if batch == faulty_batch else 1.0)
     with pytest.raises(UserError, match=r"epoch 1\b.*--lr") as caught:
         train(new_model(), method, training_loader(image_data(10), 4))
     assert str(value) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_training_that_diverges_ends() -> None:
-    """Fails if the same is not noticed for a real network whose learning rate is far too high."""
+    """Fails if the training of a real network goes on although its learning rate, far too high, made the loss NaN."""
     model = new_model()
     loader = training_loader(image_data(16), 4)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e20)
@@ -238,11 +238,11 @@ def test_noise_is_new_in_each_epoch_and_for_each_image() -> None:
 
 def test_noise_does_not_depend_on_the_batch_size() -> None:
     """Fails if noise is drawn for the batch: the same training on two GPUs would differ."""
-    whole, parts = Stub(), Stub()
-    train(new_model(), whole, training_loader(image_data(6), 6))
-    train(new_model(), parts, training_loader(image_data(6), 4))
-    assert torch.equal(torch.cat(parts.x), whole.x[0])
-    assert torch.equal(torch.cat(parts.noise), whole.noise[0])
+    one_batch, two_batches = Stub(), Stub()
+    train(new_model(), one_batch, training_loader(image_data(6), 6))
+    train(new_model(), two_batches, training_loader(image_data(6), 4))
+    assert torch.equal(torch.cat(two_batches.x), one_batch.x[0])
+    assert torch.equal(torch.cat(two_batches.noise), one_batch.noise[0])
 
 
 # --- fit -------------------------------------------------------------------------------------------------------------
@@ -307,7 +307,7 @@ def test_fit_shuffles_anew_in_every_epoch() -> None:
     assert not torch.equal(first, second)
 
 
-def test_epochs_network_sees_each_image_once() -> None:
+def test_the_network_sees_each_image_once_an_epoch() -> None:
     """Fails if the last small batch is dropped, or an image comes twice (shuffled order, no augmentation)."""
     data = image_data(10)
     loader = TrainingLoader(data, 4, CPU, "shuffled", Augmentation(), 0)

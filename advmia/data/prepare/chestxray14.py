@@ -130,7 +130,7 @@ def _bits(findings: set[str]) -> str:
 
 
 def _parts(files: list[Path]) -> dict[str, str]:
-    """Returns "train" or "test" by image name, from the official lists; {} where they are not in the download."""
+    """Returns "train" or "test" by image name, from the official lists; {} if they are not in the download."""
     parts: dict[str, str] = {}
     for path in index(files, "|".join(OFFICIAL_LISTS)).values():
         part = OFFICIAL_LISTS[path.name.lower()]

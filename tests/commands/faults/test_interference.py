@@ -89,7 +89,7 @@ GPU_FULL = torch.OutOfMemoryError("CUDA out of memory. Tried")
 ALLOCATION_FAILED = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate")
 FULL_MEMORY = [
     (GPU_FULL, TRAIN, "the GPU's memory is full: try --bs 4, which"),
-    (GPU_FULL, f"{TEST} --bs 1", "--bs 1 is the least; try a smaller"),
+    (GPU_FULL, f"{TEST} --bs 1", "--bs 1 is the smallest; try a smaller"),
     (GPU_FULL, f"{VISUAL} --bs 9", "try --bs 4, which"),
     (GPU_FULL, f"{TEST} --autoBatch", "is full: leave out --auto"),
     (MemoryError(), f"{TRAIN} --bs 9", "the memory is full: try --bs 4, which"),

@@ -32,7 +32,7 @@ A_FILE = write("file", "kept")
 
 CASES = [
     Case("prepare: nothing there", f"{PREPARE} isic2017 --source none", ("--source", "none", "no such folder")),
-    Case("prepare: unknown", f"{PREPARE} messidor --source data", ("'messidor'", "known are mesidor, isic2017")),
+    Case("prepare: unknown", f"{PREPARE} messidor --source data", ("'messidor'", "choose from mesidor, isic2017")),
     Case(
         "prepare: into itself",
         f"{PREPARE} mesidor --source . --dataRoot data",

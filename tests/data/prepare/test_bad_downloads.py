@@ -1,4 +1,4 @@
-"""Downloads with faults: each gives one line that names file and row."""
+"""Downloads with faults: each fault is reported in one line that names the file and the row."""
 
 from __future__ import annotations
 
@@ -110,7 +110,12 @@ def text_npz(tmp: Path) -> Path:
 
 
 ERRORS = [
-    ("mesidor2", isic_with("0.0", "0.0"), {}, "unknown download 'mesidor2'; known are mesidor, isic2017, chestxray14"),
+    (
+        "mesidor2",
+        isic_with("0.0", "0.0"),
+        {},
+        "unknown download 'mesidor2': choose from mesidor, isic2017, chestxray14",
+    ),
     ("isic2017", lambda tmp: tmp / "nowhere", {}, "expected --source to be the folder of the unpacked download"),
     ("isic2017", isic_with("0.0", "0.0"), {"split": "patient"}, "no split 'patient'; it has published, official"),
     ("covid19radiography", lambda tmp: make_covid(tmp / "source", ["COVID-1"]), {"split": "official"}, "has no split"),
@@ -210,7 +215,7 @@ def test_bad_input(
     options: dict[str, object],
     message: str,
 ) -> None:
-    """Fails if a fault gives no message, one of several lines or without its place, or lists are written."""
+    """Fails if a fault has no message, or one of several lines or without file and row, or if lists are written."""
     source = build(tmp_path)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as caught:

@@ -93,7 +93,7 @@ def _measure(name: str, grey_eps: float, inputs: Inputs) -> dict[str, Any]:
     loader, plain_model = EvaluationLoader(data, args.bs, device), subjects.as_published(copy.deepcopy(model))
     x, y = subjects.all_images(data, device)
     budget = budget_of(name, grey_eps, args)
-    attack, attack_of_plain = our_attack(name, budget, args), plain_attack(name, budget, args)
+    attack, baseline_attack = our_attack(name, budget, args), plain_attack(name, budget, args)
     accuracy: dict[str, float] = {}
 
     def ours() -> None:
@@ -102,10 +102,10 @@ def _measure(name: str, grey_eps: float, inputs: Inputs) -> dict[str, Any]:
         accuracy[timing.OURS] = float(evaluation.scores["accuracy"])
 
     def plain_code() -> None:
-        assert attack_of_plain is not None
-        accuracy["plain"] = float(plain.robust_images(plain_model, x, y, attack_of_plain, args.bs).double().mean())
+        assert baseline_attack is not None
+        accuracy["plain"] = float(plain.robust_images(plain_model, x, y, baseline_attack, args.bs).double().mean())
 
-    runs: dict[str, Callable[[], None]] = {"plain": plain_code} if attack_of_plain else {}
+    runs: dict[str, Callable[[], None]] = {"plain": plain_code} if baseline_attack else {}
     runs[timing.OURS] = ours
     inference = inference_copy(model, x[: args.bs])  # made before the clock starts; attacks run through it
     with (

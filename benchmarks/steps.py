@@ -99,9 +99,9 @@ def main() -> None:
 def _measure(
     subject: Subject, action: str, precision: Precision, args: argparse.Namespace, *, packages: bool
 ) -> dict[str, Any]:
-    """Times the attack or one method's training step (`action`), counts passes and prints the table.
+    """Times the attack or a training step, counts passes and prints the table; returns the results for the JSON file.
 
-    `packages`: whether to time torchattacks and foolbox too.
+    `action`: "attack" or the method of the training step. `packages`: whether to time torchattacks and foolbox too.
     """
     is_attack = action == "attack"
     implementations = (

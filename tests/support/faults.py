@@ -69,7 +69,7 @@ RunHere = Callable[..., tuple[int, str]]  # the type of the fixture `run_here`
 
 
 def check(case: Case, folder: Path, run: Callable[[Case], tuple[int, str]]) -> None:
-    """Spoils the folder and runs the command; `run` returns its exit status and standard error.
+    """Damages the folder as the case says and runs the command; `run` returns its exit status and standard error.
 
     Fails unless the command exits with status 2 and prints one error line with all messages. Fails if it changed or
     removed a file, or created one that `case.leaves` does not allow.

@@ -195,6 +195,7 @@ class ApgdRun:
     def begin(
         cls, model: nn.Module, x: Tensor, y: Tensor, objective: Objective, start: Tensor, step_size: float
     ) -> ApgdRun:
+        """Returns the state at the point `start` (B, C, H, W), before the first step."""
         logits, loss, gradient = value_and_gradient(model, start, y, objective)
         step_sizes = torch.full((len(x), 1, 1, 1), step_size, device=x.device)
         return cls(

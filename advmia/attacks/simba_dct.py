@@ -85,6 +85,7 @@ class _Run:
 
     @property
     def x_adv(self) -> Tensor:
+        """The images (B, C, H, W) that the network sees, in [0, 1]; a view of `images`."""
         return self.images.permute(0, 3, 1, 2)
 
     def try_direction(self, coefficient: Tensor) -> Tensor:
@@ -110,7 +111,7 @@ class _Run:
         return queries
 
     def _try_planes(self, indices: Tensor, channel: Tensor, plane: Tensor) -> Tensor:
-        """Tries the planes (n, H, W) in place of the channels; keeps those that lower the log odds.
+        """Replaces the channels by the planes (n, H, W) and keeps those that lower the log odds.
 
         Returns the indices of the images whose odds did not fall. `images` still shows the tried planes there.
         """

@@ -60,7 +60,7 @@ def test_a_larger_eps_misleads_on_no_fewer_images(attack: str) -> None:
 
 
 def test_autoattack_succeeds_where_its_parts_do() -> None:
-    """Fails if an image goes on to the next attack after a success, or gets the x_adv of an attack that failed.
+    """Fails if an image is attacked again after a success, or gets the x_adv of an attack that failed on it.
 
     APGD-CE comes first, with the same random numbers as alone, and FAB-T draws none.
     """

@@ -47,7 +47,7 @@ def test_notes_are_refreshed_within_batches(monkeypatch: pytest.MonkeyPatch, cap
 
 
 def test_notes_are_few(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    """Fails if a note is computed for each batch of a fast loop, or counts batches in place of images."""
+    """Fails if a note is computed for each batch of a fast loop, or counts batches instead of images."""
     now, notes = [0.0], []
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)

@@ -1,4 +1,4 @@
-"""Attack budgets: how far each attack may move a pixel, in how many steps. Only this module divides eps by 255.
+"""Attack budgets: how far each attack may change a pixel, in how many steps. Only this module divides eps by 255.
 
 Two units occur. `eps` and `step_size` are in pixel values, of images in [0, 1]. `grey_eps` and `grey_step_size` are in
 grey levels out of 255, as on the command line and in result files.
@@ -46,12 +46,12 @@ class Budget:
 
     @property
     def grey_eps(self) -> float:
-        """`eps` in grey levels, rounded so that 8 comes back as 8."""
+        """`eps` in grey levels, rounded so that `Budget.grey(8, ...)` has 8 here."""
         return round(self.eps * GREY_LEVELS, 6)
 
     @property
     def grey_step_size(self) -> float:
-        """`step_size` in grey levels, rounded as `grey_eps`."""
+        """`step_size` in grey levels, rounded like `grey_eps`."""
         return round(self.step_size * GREY_LEVELS, 6)
 
 
@@ -76,7 +76,7 @@ def fgsm_budget(grey_eps: float) -> Budget:
 
 
 def cw_budget(grey_eps: float) -> Budget:
-    """Returns the budget of CW: 30 steps of 0.0015 (in pixel values) up to 2 grey levels, of 0.003 beyond."""
+    """Returns the budget of CW: 30 steps of 0.0015, or of 0.003 for eps above 2 grey levels (in pixel values)."""
     return Budget(grey_eps / GREY_LEVELS, CW_STEPS, 0.0015 if grey_eps <= 2 else 0.003)
 
 

@@ -1,8 +1,8 @@
 """Losses of logits, computed for each sample: shape (B,), not a mean over the batch.
 
-So the attack on an image does not depend on the other images of its batch. Logits are converted to float32 first, in
-whatever precision the network ran. B is the batch size, K the number of classes, L the number of labels of multi-label
-data.
+The attack on an image therefore does not depend on the other images of its batch. Logits are converted to float32
+first, whatever precision the network ran in. B is the batch size, K the number of classes, L the number of labels of
+multi-label data.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def label_margin(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def targeted_cross_entropy(logits: Tensor, pair: Tensor) -> Tensor:
-    """Computes minus the cross-entropy of t; logits (B, K), pair (B, 2) int64 of label y and target t, result (B,)."""
+    """Computes minus the cross-entropy of t; logits (B, K), pair (B, 2) int64 of label y and target class t; (B,)."""
     return -cross_entropy(logits, pair[:, 1])
 
 

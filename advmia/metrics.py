@@ -1,6 +1,6 @@
 """Meters compute a task's scores from the logits of all images.
 
-A meter keeps, of each image, only what its scores need, and computes them at the end. So the scores do not depend on
+A meter keeps what its scores need of each image, and computes them at the end. The scores therefore do not depend on
 how the images were divided into batches or among processes.
 """
 
@@ -22,7 +22,7 @@ Scores = dict[str, float]  # values by name
 class Meter(ABC):
     """Accumulates batches with `update`, then computes scores with `compute`.
 
-    The scores are the same to the last bit whatever the batches were. A subclass defines `_columns` and `compute`.
+    A subclass defines `_columns` and `compute`.
     """
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class ClassificationMeter(Meter):
     """
 
     def __init__(self, classes: int, positive: int = 1) -> None:
-        """`positive`: of two classes, the one that means disease."""
+        """Takes the number of classes and `positive`: of two classes, the one that means disease."""
         super().__init__()
         self._classes, self._positive = classes, positive
 
@@ -129,7 +129,7 @@ class MultiLabelMeter(Meter):
     """
 
     def __init__(self, names: Sequence[str]) -> None:
-        """`names`: the labels' names, in the order of the logits."""
+        """Takes the labels' names, in the order of the logits."""
         super().__init__()
         self._names = tuple(names)
 

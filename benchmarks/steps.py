@@ -89,22 +89,24 @@ def main() -> None:
                 precision = Precision.choose(requested, device)
                 subject = Subject(name, size, args.bs, device)
                 methods = [method for method in args.methods if method in subject.task.methods]
-                for what in ["attack", *methods]:
+                for action in ["attack", *methods]:
                     packages = requested == args.precision[0]
-                    timings = _measure(subject, what, precision, args, packages=packages)
-                    results.append({"model": name, "size": size, "batch_size": args.bs, "what": what, **timings})
+                    timings = _measure(subject, action, precision, args, packages=packages)
+                    results.append({"model": name, "size": size, "batch_size": args.bs, "what": action, **timings})
                     report.write(args, "steps", {"results": results})  # after each, in case a time limit ends the run
 
 
 def _measure(
-    subject: Subject, what: str, precision: Precision, args: argparse.Namespace, *, packages: bool
+    subject: Subject, action: str, precision: Precision, args: argparse.Namespace, *, packages: bool
 ) -> dict[str, Any]:
-    """Times the attack or one method's training step (`what`), counts passes and prints the table.
+    """Times the attack or one method's training step (`action`), counts passes and prints the table.
 
     `packages`: whether to time torchattacks and foolbox too.
     """
-    is_attack = what == "attack"
-    implementations = _attacks(subject, precision, packages=packages) if is_attack else _steps(subject, what, precision)
+    is_attack = action == "attack"
+    implementations = (
+        _attacks(subject, precision, packages=packages) if is_attack else _steps(subject, action, precision)
+    )
     facts: dict[str, Any] = {"precision": precision.name, "skipped": implementations.missing}
     if args.compile and is_attack:
         implementations.runs[COMPILED], facts["compile_seconds"] = _compiled(subject, precision)
@@ -116,7 +118,7 @@ def _measure(
                 implementations.runs[name]()
             counts[name] = network_passes.per_image(len(subject.x))
     facts |= {"rows": rows, "passes_per_image": counts}
-    title = f"{subject.name} {tuple(subject.x.shape)} {precision.name}: {'PGD-10' if is_attack else what + ' step'}"
+    title = f"{subject.name} {tuple(subject.x.shape)} {precision.name}: {'PGD-10' if is_attack else action + ' step'}"
     _show(title, facts)
     return facts
 

@@ -71,7 +71,7 @@ def _compare_attacks(args: argparse.Namespace, train: ImageData, test: ImageData
 
 
 def _agreement(outcomes: list[Tensor], baseline: list[Tensor]) -> dict[str, Any]:
-    """Compares an attack with the plain one. Both arguments hold, for each seed, which images (N,) are correct, bool.
+    """Compares an attack with the plain one. Each argument lists, for each seed, which images are correct: (N,) bool.
 
     A weaker attack leaves more images correct. Means are compared, because the extremes of several seeds differ by
     chance, even between equal attacks. `outcomes_differ` is the largest number of images, over the seeds, on which the

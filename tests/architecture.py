@@ -20,22 +20,22 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("trainCls", "trainChex", "trainSeg", "testCls", "testChex", "testSeg", "gradVisual")
 
-# From the bottom to the top: the wings of each layer, and what the layer is. A wing imports from lower layers only.
-# Wings of one layer do not import each other.
-LAYERS: tuple[tuple[tuple[str, ...], str], ...] = (
-    (("version", "errors"), "the version, and the error that a user sees"),
-    (("runtime",), "processes, signals, files, precision, randomness; imports no network, task or data set"),
-    (("budgets", "losses", "models"), "eps, losses and networks; each can be used alone"),
-    (("metrics",), "scores from logits and labels"),
-    (("attacks", "data"), "adversarial examples; images and lists. Neither imports the other"),
-    (("checkpoints",), "weights, records and states on disk"),
-    (("tasks",), "what differs between the three kinds of prediction"),
-    (("gradcam", "results"), "Grad-CAM maps; result files, tables and plots"),
-    (("evaluation",), "scores a network, and checks whether the scores can be trusted"),
-    (("training",), "methods, the training loop, validation"),
-    (("cli", "commands"), "flags; and what the seven scripts do with them"),
-    (("__main__",), "python -m advmia"),
-    (("scripts",), "the seven entry scripts, which nothing imports"),
+# The wings of each layer, from the bottom to the top; CONTRIBUTING.md says what they do. A wing imports from lower
+# layers only. Wings of one layer do not import each other. `draw_map` prints the layers between lines `--`.
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("version", "errors"),
+    ("runtime",),
+    ("budgets", "losses", "models"),
+    ("metrics",),
+    ("attacks", "data"),
+    ("checkpoints",),
+    ("tasks",),
+    ("gradcam", "results"),
+    ("evaluation",),
+    ("training",),
+    ("cli", "commands"),
+    ("__main__",),
+    ("scripts",),
 )
 MODULE_LINES, FUNCTION_LINES, PARAMETERS, TEST_LINES = 300, 60, 6, 500
 
@@ -102,7 +102,7 @@ MODULES = modules()
 
 def layer_of(wing: str) -> int:
     """Returns the number of a wing's layer, from 0. Raises `LookupError` for a wing that no layer names."""
-    for number, (wings, _) in enumerate(LAYERS):
+    for number, wings in enumerate(LAYERS):
         if wing in wings:
             return number
     raise LookupError(f"the wing {wing!r} is in no layer: add it to LAYERS in {Path(__file__).name}")
@@ -224,8 +224,8 @@ def draw_map() -> str:
             if name in MODULES and MODULES[name].wing != module.wing:
                 imports_between[module.wing, MODULES[name].wing] += 1
     lines = []
-    for wings, meaning in reversed(LAYERS):
-        lines.append(f"-- {meaning}")
+    for wings in reversed(LAYERS):
+        lines.append("--")
         for wing in wings:
             members = [module for module in MODULES.values() if module.wing == wing]
             size = sum(len(module.source.splitlines()) for module in members)

@@ -36,25 +36,25 @@ def test_the_map_shows_every_wing(capsys: pytest.CaptureFixture[str]) -> None:
     """Fails if `python -m tests.architecture` leaves a wing out, or finds a fault where the tests above find none."""
     assert architecture.main() == 0
     text = capsys.readouterr().out
-    assert all(f"   {wing} " in text for wings, _ in LAYERS for wing in wings)
+    assert all(f"   {wing} " in text for wings in LAYERS for wing in wings)
     assert text.endswith("no import goes upward, and no module breaks a rule\n")
 
 
 # ---------------------------------------------------------------- the rules fail where they should
 
-WINGS = [wing for wings, _ in LAYERS for wing in wings]
+WINGS = [wing for wings in LAYERS for wing in wings]
 
 
 def member(wing: str) -> str:
-    """The name of one module of a wing."""
+    """Returns the name of one module of a wing."""
     return next(name for name, module in MODULES.items() if module.wing == wing)
 
 
 @pytest.mark.parametrize("wing", WINGS)
 def test_an_import_from_above_is_found(wing: str) -> None:
-    """Fails if one of the layers can be broken: every wing must be kept from each wing above it and beside it."""
+    """Fails if a wing can import another one of a higher layer or of its own layer."""
     layer = architecture.layer_of(wing)
-    for number, (wings, _) in enumerate(LAYERS):
+    for number, wings in enumerate(LAYERS):
         for other in wings:
             faults = architecture.import_faults(Module(member(wing), f"import {member(other)}"))
             faults = [fault for fault in faults if "which only" not in fault]
@@ -72,7 +72,7 @@ def test_an_import_from_above_is_found(wing: str) -> None:
     ],
 )
 def test_every_spelling_of_an_import_is_read(source: str) -> None:
-    """Fails if an import is overlooked because of how it is written."""
+    """Fails if an import is overlooked because of its spelling."""
     faults = architecture.import_faults(Module("advmia.attacks.common", source))
     assert len(faults) == 1 and "tasks is above attacks" in faults[0]
 

@@ -22,18 +22,18 @@ def test_published_budgets(grey_eps: float, step_size: float) -> None:
     assert fgsm_budget(grey_eps) == Budget(eps, 1, eps)
 
 
-@pytest.mark.parametrize(("eps", "step_size"), [(0, 0.5), (0.5, 0.5), (3, 0.75), (16, 4), (255, 63.75)])
-def test_step_size_of_other_budgets(eps: float, step_size: float) -> None:
+@pytest.mark.parametrize(("grey_eps", "step_size"), [(0, 0.5), (0.5, 0.5), (3, 0.75), (16, 4), (255, 63.75)])
+def test_step_size_of_other_budgets(grey_eps: float, step_size: float) -> None:
     """Fails if an eps that is not the survey's gets a step size other than max(0.5, eps / 4)."""
-    assert grey_step_size_for(eps) == step_size
+    assert grey_step_size_for(grey_eps) == step_size
 
 
-@pytest.mark.parametrize("eps", [0, 0.5, 1, 2, 4, 8, 12.75, 255])
-def test_grey_levels_come_back(eps: float) -> None:
+@pytest.mark.parametrize("grey_eps", [0, 0.5, 1, 2, 4, 8, 12.75, 255])
+def test_grey_levels_are_not_rounded(grey_eps: float) -> None:
     """Fails if rounding changes grey_eps, by which earlier results are looked up."""
-    budget = Budget.grey(eps, 20, eps / 4)
-    assert budget.grey_eps == eps
-    assert budget.grey_step_size == round(eps / 4, 6)
+    budget = Budget.grey(grey_eps, 20, grey_eps / 4)
+    assert budget.grey_eps == grey_eps
+    assert budget.grey_step_size == round(grey_eps / 4, 6)
 
 
 @pytest.mark.parametrize(
@@ -66,8 +66,8 @@ def test_a_budget_cannot_be_changed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("grey", "token"), [(0, "0"), (0.5, "05"), (1, "1"), (1.0, "1"), (2, "2"), (2.5, "2.5"), (8, "8"), (0.25, "025")]
+    ("level", "token"), [(0, "0"), (0.5, "05"), (1, "1"), (1.0, "1"), (2, "2"), (2.5, "2.5"), (8, "8"), (0.25, "025")]
 )
-def test_grey_token(grey: float, token: str) -> None:
+def test_grey_token(level: float, token: str) -> None:
     """Fails if file names and output lines do not have the reference's spelling (0.5 is `05`)."""
-    assert grey_token(grey) == token
+    assert grey_token(level) == token

@@ -48,8 +48,8 @@ def by_label_and_target(
     return plain(image_logits, *pair[index].tolist())
 
 
-def same_values_and_gradients(loss: Loss, y: Tensor, plain: Callable[[Tensor, int], Tensor], logits: Tensor) -> None:
-    """Compares a loss and its gradient with `plain`, which takes one image's logits and its index."""
+def check_values_and_gradients(loss: Loss, y: Tensor, plain: Callable[[Tensor, int], Tensor], logits: Tensor) -> None:
+    """Checks that a loss and its gradient equal those of `plain`, which takes one image's logits and its index."""
     logits = logits.clone().requires_grad_(True)
     actual = loss(logits, y)
     expected = torch.stack([plain(image_logits, index) for index, image_logits in enumerate(logits)])
@@ -64,7 +64,7 @@ def test_margins(classes: int, scale: float) -> None:
     """Fails if the true class counts as one of the others, or CW's loss is cut off elsewhere than at 50."""
     logits, y = scale * gaussian(30, classes), torch.arange(30) % classes
     for loss, plain in ((margin, plain_margin), (confident_margin, plain_confident_margin)):
-        same_values_and_gradients(loss, y, partial(by_label, plain, y), logits)
+        check_values_and_gradients(loss, y, partial(by_label, plain, y), logits)
     assert (confident_margin(logits, y) == 0).any() == (scale > 1)
 
 
@@ -79,7 +79,7 @@ def test_targeted_losses_against_plain_ones(classes: int) -> None:
         targeted_cross_entropy: lambda z, label, target: z[target] - z.exp().sum().log(),
     }
     for loss, by_pair in plain.items():
-        same_values_and_gradients(loss, pair, partial(by_label_and_target, by_pair, pair), logits)
+        check_values_and_gradients(loss, pair, partial(by_label_and_target, by_pair, pair), logits)
 
 
 def test_dlr_does_not_depend_on_shift_and_scale() -> None:
@@ -99,7 +99,7 @@ def test_label_margin() -> None:
         signed = [z if present else -z for z, present in zip(image_logits, y[index] > 0, strict=True)]
         return -torch.stack(signed).mean()
 
-    same_values_and_gradients(label_margin, y, plain, logits)
+    check_values_and_gradients(label_margin, y, plain, logits)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

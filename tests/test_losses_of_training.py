@@ -1,4 +1,4 @@
-"""The losses that training descends, each against a plain implementation; test_losses.py has those of attacks."""
+"""The losses that training descends, each against a plain implementation; those of attacks are in test_losses.py."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_losses_of_the_other_tasks(loss: Objective, plain: Objective, task: Task
 
 
 def test_soft_dice_is_between_0_and_1() -> None:
-    """Fails if a class that an image does not have counts as missed though it is not predicted."""
+    """Fails if a class that is absent from the mask and from the prediction counts as missed."""
     y = torch.zeros(2, 8, 8, dtype=torch.int64)
     y[0, :4] = 1
     sure = 50.0 * torch.stack([y == 0, y == 1], dim=1).double()
@@ -104,7 +104,7 @@ def test_half_precision_is_scored_in_float32(loss: Callable[[Tensor, Tensor], Te
 
 @pytest.mark.parametrize("scale", [1e3, 1e5])
 def test_losses_of_extreme_logits_are_finite(scale: float) -> None:
-    """Fails if a probability is computed first and then its logarithm: log 0."""
+    """Fails if a probability is computed before its logarithm, which is then the logarithm of 0."""
     logits = random_logits(3, 0, scale).float().requires_grad_(True)
     reference = random_logits(3, 1, scale).float().requires_grad_(True)
     total = cross_entropy(logits, labels(3)).sum() + kl_divergence(logits, reference).sum()
@@ -113,7 +113,7 @@ def test_losses_of_extreme_logits_are_finite(scale: float) -> None:
 
 
 def test_divergence_from_itself_is_0() -> None:
-    """Fails if the two arguments are not treated alike. The gradient is 0, too, so that TRADES starts with noise."""
+    """Fails if the two arguments are treated differently. The gradient is 0 too: this is why TRADES adds noise."""
     logits = random_logits(3, 0).float().requires_grad_(True)
     loss = kl_divergence(logits, logits.detach())
     torch.testing.assert_close(loss, torch.zeros(IMAGES), rtol=0, atol=1e-6)

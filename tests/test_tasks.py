@@ -82,7 +82,7 @@ def predicted(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 def check_image(attack: str, model: nn.Module, x: torch.Tensor, y: torch.Tensor, x_adv: torch.Tensor) -> None:
-    """Fails if x_adv equals x or leaves the budget. SimBA's eps is no bound, and one step of it may change nothing."""
+    """Checks that x_adv differs from x within the budget. SimBA's eps is no bound, and its one step may not help."""
     if attack == "fab-t":  # x_adv is x where it finds no adversarial example
         assert torch.equal((x_adv != x).flatten(1).any(dim=1), predicted(model, x_adv) != y)
     elif attack != "simba":
@@ -92,6 +92,7 @@ def check_image(attack: str, model: nn.Module, x: torch.Tensor, y: torch.Tensor,
 
 
 def check_method(task: Task, name: str, dataset: str, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
+    """Checks that the loss of a method has a gradient with respect to every parameter."""
     settings = MethodSettings(task.objective, ONE_STEP, default_beta(name, dataset), 1.0, 3.5, helper=model)
     model.zero_grad()
     METHODS[name](settings)(model, x, y, rng=SampleRng.of(0, samples=range(2))).backward()
@@ -99,7 +100,7 @@ def check_method(task: Task, name: str, dataset: str, model: nn.Module, x: torch
 
 
 def test_scores_are_the_columns(task: Task) -> None:
-    """Fails if a result file would lack a column, or if no meter computes the score of the best epoch."""
+    """Fails if a result file would lack a column, or the meter does not compute the score that chooses the epoch."""
     x, y, classes = example(task, task.datasets[0])
     logits = build_model(task.models[0], classes)(x).detach()
     meter = task.meter(classes, 1)

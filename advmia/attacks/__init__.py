@@ -28,15 +28,15 @@ class AttackSpec:
     build: Callable[[Budget, Objective], EvaluationAttack]
     budget: Callable[[float], Budget]  # the survey's setting for an eps in grey levels
     phrase: str  # the attack's line in --help
-    uses_gradients: bool = True  # False: it sees the network's outputs only. Of AutoAttack, all parts but Square do
+    uses_gradients: bool = True  # False: it uses the network's outputs only
     bounded: bool = True  # False: eps is the size of a step, and adversarial images may be further away than eps
-    early_stopping: bool = False  # leaves an image alone as soon as it is misclassified; equal to the built attack's
+    early_stopping: bool = False  # leaves an image alone once it is misclassified; the built attack has the same value
 
 
 ATTACKS: dict[str, AttackSpec] = {
     "fgsm": AttackSpec(fgsm, fgsm_budget, "one step of size eps up the training loss"),
     "pgd": AttackSpec(pgd, pgd_budget, "20 steps up the training loss"),
-    "pgd-margin": AttackSpec(pgd, pgd_budget, "PGD that lowers the labels' margins, not raises the loss"),
+    "pgd-margin": AttackSpec(pgd, pgd_budget, "PGD that lowers the labels' margins instead of raising the loss"),
     "pgd-dice": AttackSpec(pgd, pgd_budget, "PGD up the soft Dice loss"),
     "cw": AttackSpec(cw, cw_budget, "30 steps down the margin of the true class's logit"),
     "apgd-ce": AttackSpec(
@@ -73,6 +73,8 @@ ATTACKS: dict[str, AttackSpec] = {
         early_stopping=True,
     ),
     "apgd": AttackSpec(apgd, auto_budget, "Auto-PGD (PGD that adapts its step size), 100 steps up the training loss"),
-    "apgd-margin": AttackSpec(apgd, auto_budget, "Auto-PGD that lowers the labels' margins, not raises the loss"),
+    "apgd-margin": AttackSpec(
+        apgd, auto_budget, "Auto-PGD that lowers the labels' margins instead of raising the loss"
+    ),
     "apgd-dice": AttackSpec(apgd, auto_budget, "Auto-PGD up the soft Dice loss"),
 }

@@ -1,7 +1,7 @@
 """AutoAttack, standard version, L-infinity (Croce and Hein 2020a, section 5): four attacks in turn.
 
-Each attacks only the images that the attacks before it have left correctly classified. Cost for an image that is never
-misclassified: the sum of the four, one forward pass before the first, and one after each.
+Each attacks only the images that are still classified correctly after the attacks before it. Cost for an image that is
+never misclassified: the sum of the four, one forward pass before the first, and one after each.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 ensemble of diverse parameter-free attacks", section 3 and algorithm 1).
 
 Cost of one run of N steps, for an image that is never misclassified: N + 1 forward and N backward passes. APGD-CE is
-one run, APGD-T one run for each target and loss. Early-stopping ones make one more forward pass before, to leave out
-the images that are misclassified already.
+one run, APGD-T one run for each target and loss. Both first make one more forward pass, to leave out the images that
+are misclassified already.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from advmia.runtime.rng import SampleRng
 
 MOMENTUM = 0.75  # alpha in the paper: the weight of the new step
 RISE_SHARE = 0.75  # rho: if the loss rises in a smaller share of the steps since a checkpoint, the step size is halved
-TARGETS = 9  # at most, as in the standard AutoAttack
+TARGETS = 9  # the most target classes, as in the standard AutoAttack
 
 # Takes logits (B, K) and labels (B, ...), and returns which images (B,) need no more steps.
 Success = Callable[[Tensor, Tensor], Tensor]
@@ -64,7 +64,10 @@ class APGD:
 
 
 def apgd(budget: Budget, objective: Objective) -> APGD:
-    """Returns APGD for any objective, such as those of findings and masks: keeps each image's highest loss."""
+    """Returns APGD for any objective, such as those of multi-label and segmentation tasks.
+
+    It returns the point of each image's highest loss.
+    """
     return APGD(budget, objective, early_stopping=False)
 
 
@@ -75,7 +78,7 @@ def apgd_ce(budget: Budget, objective: Objective) -> APGD:
 
 @dataclass(frozen=True)
 class TargetedAPGD:
-    """APGD-T: runs towards each of the likeliest wrong classes in turn, with each of `targeted_losses`.
+    """APGD-T: runs APGD towards each of the likeliest wrong classes in turn, with each of `targeted_losses`.
 
     Keeps the contract of `advmia.attacks.common.Attack`.
     """
@@ -134,7 +137,7 @@ def likeliest_wrong(logits: Tensor, y: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class AscentSettings:
-    """What `auto_ascend` ascends, how far, and the criterion at which an image stops (None: after all steps)."""
+    """The settings of `auto_ascend`: the objective, the budget, and when an image stops (None: after all steps)."""
 
     objective: Objective
     budget: Budget
@@ -144,7 +147,7 @@ class AscentSettings:
 def auto_ascend(
     model: nn.Module, x: Tensor, y: Tensor, start: Tensor, settings: AscentSettings
 ) -> tuple[Tensor, Tensor]:
-    """Runs APGD from `start` on a frozen model; the first step is 2 eps.
+    """Runs APGD from `start` on a frozen model, with 2 eps as the first step size.
 
     Returns the best points (B, C, H, W), and which images (B,) met the criterion `settings.success`. The best point is
     the first that meets it, or else the one of the highest objective. Images that meet it leave the batch.
@@ -170,7 +173,7 @@ def auto_ascend(
 
 @dataclass
 class ApgdRun:
-    """The state of the images that are still under attack. Every field has one entry an image, shape (B, ...)."""
+    """The state of the images that are still under attack. Every field has one entry per image, shape (B, ...)."""
 
     indices: Tensor  # in the batch that `auto_ascend` was given, int64
     x: Tensor
@@ -184,7 +187,7 @@ class ApgdRun:
     best_loss: Tensor
     best_gradient: Tensor
     step_size: Tensor  # (B, 1, 1, 1)
-    rises: Tensor  # the number of steps since the last checkpoint in which the loss rose
+    rises: Tensor  # in how many steps since the last checkpoint the loss rose
     checkpoint_step_size: Tensor  # at the last checkpoint
     checkpoint_best_loss: Tensor
 
@@ -192,6 +195,7 @@ class ApgdRun:
     def begin(
         cls, model: nn.Module, x: Tensor, y: Tensor, objective: Objective, start: Tensor, step_size: float
     ) -> ApgdRun:
+        """Returns the state at the point `start` (B, C, H, W), before the first step."""
         logits, loss, gradient = value_and_gradient(model, start, y, objective)
         step_sizes = torch.full((len(x), 1, 1, 1), step_size, device=x.device)
         return cls(
@@ -207,7 +211,7 @@ class ApgdRun:
         return self if mask.all() else ApgdRun(**{name: value[mask] for name, value in vars(self).items()})
 
     def step(self, model: nn.Module, objective: Objective, budget: Budget, *, is_first: bool, is_last: bool) -> None:
-        """Takes one step, with momentum from the second on (equation 1). After the last no gradient is computed."""
+        """Takes one step, with momentum from the second step on (equation 1). The last step computes no gradient."""
         z = project(self.current + self.step_size * self.gradient.sign(), self.x, budget.eps)
         weight = 1.0 if is_first else MOMENTUM
         step = self.current + weight * (z - self.current) + (1 - weight) * (self.current - self.previous)
@@ -241,12 +245,12 @@ class ApgdRun:
 
 
 def _where(mask: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    """Chooses by image, like torch.where; mask (B,), the others (B, ...)."""
+    """Chooses between whole images, like torch.where; mask (B,) bool, yes and no (B, ...)."""
     return torch.where(mask.view(-1, *[1] * (yes.dim() - 1)), yes, no)
 
 
 def checkpoint_steps(steps: int) -> dict[int, int]:
-    """Returns the checkpoints w_j of section 3.1: for each the number of steps since the one before."""
+    """Returns the checkpoints w_j of section 3.1, each with the number of steps since the one before."""
     shares = [0, 22]  # integers, in hundredths: 0.57 * 100 is slightly more than 57, so that ceil would give 58
     while shares[-1] < 100:
         shares.append(shares[-1] + max(shares[-1] - shares[-2] - 3, 6))
@@ -255,5 +259,5 @@ def checkpoint_steps(steps: int) -> dict[int, int]:
 
 
 def _label_misclassified(logits: Tensor, pair: Tensor) -> Tensor:
-    """Returns which images are misclassified, as the target or as another class; pair (B, 2) of label and target."""
+    """Returns which images (B,) are misclassified, as the target or as another class; pair (B, 2), label and target."""
     return misclassified(logits, pair[:, 0])

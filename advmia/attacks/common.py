@@ -56,10 +56,10 @@ def stops_early(attack: Attack | None) -> bool:
 
 @contextmanager
 def frozen_eval(model: nn.Module) -> Iterator[None]:
-    """Inside, the model is in eval mode and its parameters require no gradient. Afterwards all is as before.
+    """Keeps the model in eval mode, with parameters that require no gradient, during the block; then restores it.
 
-    The mode of each submodule is restored on its own, so that a batch norm that was in eval mode inside a network in
-    train mode stays so.
+    The mode of each submodule is restored separately: a batch norm that was in eval mode inside a network in train mode
+    is in eval mode again.
     """
     modes = [(module, module.training) for module in model.modules()]
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -139,7 +139,7 @@ def forward(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def project(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
-    """Returns the nearest image to x_adv within eps of x and within [0, 1]."""
+    """Returns the image nearest to x_adv that is within eps of x and in [0, 1]."""
     return (x + (x_adv - x).clamp_(-eps, eps)).clamp_(0, 1)
 
 
@@ -149,7 +149,7 @@ def uniform_start(x: Tensor, eps: float, rng: SampleRng) -> Tensor:
 
 
 def normal_start(x: Tensor, eps: float, rng: SampleRng, scale: float = 0.001) -> Tensor:
-    """Returns x plus 0.001 times normal noise, projected to the budget.
+    """Returns x plus `scale` times standard normal noise, projected to within eps of x and to [0, 1].
 
     TRADES, MART and HAT start there, because the gradient of the KL divergence from x's own prediction is zero at x.
     """

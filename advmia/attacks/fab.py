@@ -1,8 +1,8 @@
 """FAB-T: the fast adaptive boundary attack towards given classes, L-infinity, one restart from x itself (Croce and Hein
 2020b, "Minimally distorted adversarial examples with a fast adaptive boundary attack", section 3).
 
-Cost of N steps and min(9, K - 1) targets, for an image that is never misclassified within eps: 2 N forward and N
-backward passes a target, and one forward pass before.
+Cost of N steps, for an image that is never misclassified within eps: first one forward pass, then 2 N forward and N
+backward passes for each of the min(9, K - 1) targets.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from advmia.runtime.rng import SampleRng
 
 OVERSHOOT = 1.05  # eta in the paper
 LARGEST_BIAS = 0.1  # alpha_max: how much of a step may lead back towards x
-BACKWARD = 0.9  # beta: once over the boundary, the search goes on at this share of the distance from x
+BACKWARD = 0.9  # beta: from beyond the boundary, the search continues at this share of the distance from x
 
 
 @dataclass(frozen=True)
 class TargetedFAB:
-    """Searches for the point of the decision boundary that is nearest to x, until it is over it within eps.
+    """Searches for the misclassified point that is nearest to x, and stops at the first one within eps of x.
 
-    An image without such a point is returned unchanged. Networks run in float32, because tf32 moves the boundary that
-    the search closes in on. Keeps the contract of `advmia.attacks.common.Attack`.
+    If there is none, the image is returned unchanged. Networks run in float32, because tf32 moves the decision boundary
+    that the search approaches. Keeps the contract of `advmia.attacks.common.Attack`.
     """
 
     budget: Budget
@@ -79,10 +79,10 @@ class TargetedFAB:
             reached = misclassified(logits, pair[:, 0]) & is_near
             x_adv[indices[reached]] = point[reached]
             succeeded[indices[reached]] = True
-            # A point over the boundary is moved back towards x. Here any margin below zero is over it, a clear one is
-            # not asked for: as the steps close in on the boundary, they end less and less far beyond it.
-            is_over = margin(logits, pair[:, 0]) <= 0
-            current = torch.where(is_over.view(-1, 1, 1, 1), x + BACKWARD * (point - x), point)
+            # A point beyond the boundary is moved back towards x. The margin need not be clearly below zero for that:
+            # the closer the steps come to the boundary, the less far beyond it they end.
+            is_beyond = margin(logits, pair[:, 0]) <= 0
+            current = torch.where(is_beyond.view(-1, 1, 1, 1), x + BACKWARD * (point - x), point)
             indices, x, pair, current = (values[~reached] for values in (indices, x, pair, current))
             if not len(indices):
                 break

@@ -1,6 +1,6 @@
 """FGSM, PGD and CW: attacks that take sign steps up a loss.
 
-Cost an image: one forward and one backward pass for each step; FGSM takes one step.
+Cost for an image: one forward and one backward pass for each step; FGSM takes one step.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def pgd(budget: Budget, objective: Objective, *, random_start: bool = True) -> S
 def cw(budget: Budget, objective: Objective) -> SignAscent:
     """Returns the survey's CW: PGD up `advmia.losses.confident_margin` (Carlini and Wagner 2017, f_6).
 
-    Carlini and Wagner replace the pixels by a tanh of new variables. That tanh is flat at 0, so that black pixels would
-    not change, of which a fundus photograph has many. It is left out here, as in the survey.
+    Carlini and Wagner replace the pixels by a tanh of new variables. Here, as in the survey, this is left out: the tanh
+    is flat at 0, so black pixels, of which a fundus photograph has many, would not change.
     """
     return pgd(budget, objective)
 

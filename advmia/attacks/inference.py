@@ -1,8 +1,8 @@
 """The network as attacks see it: a frozen copy in eval mode, with batch norms folded into convolutions, run in blocks.
 
-In eval mode a batch norm scales and shifts each channel by fixed numbers, which the convolution before it can do. The
-copy computes the same function up to rounding, and saves attacks, which run it many times, the time of the batch norms.
-Adversarial images are always scored on the network itself.
+In eval mode a batch norm scales and shifts each channel by fixed numbers, which the convolution before it can do
+instead. The copy computes the same function up to rounding, and is faster without the batch norms: attacks run it many
+times. Adversarial images are always scored on the network itself.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from advmia.runtime.precision import fp32_only
 from advmia.runtime.terminal import say
 
-# Images in a block on a CPU, for images of up to 64 x 64 pixels. Larger images make smaller blocks of as many pixels,
-# but of two images at least. Blocks of 16 were 3 to 5 % faster than blocks of 8, but filling up needs twice the copies.
-_FILLED, _UNFILLED, _SIDE = 8, 16, 64
+# The number of images in a block on a CPU, for images of up to 64 x 64 pixels. Blocks of larger images have as many
+# pixels, but at least two images. Blocks of 16 were 3 to 5 % faster than blocks of 8, but need up to twice the copies
+# to be filled up.
+_FILLED_BLOCK, _UNFILLED_BLOCK, _BLOCK_SIDE = 8, 16, 64
 _MEMORY_SHARE = 0.6  # of a GPU's free memory, which `fitting_batch` uses
 _TOLERANCE = 1e-3  # how much the copy's outputs may differ from the network's, as a share of the largest
 
@@ -31,8 +32,8 @@ def inference_copy(model: nn.Module, x: Tensor) -> nn.Module:
     """Returns the copy of `model` that attacks run on, with the model's current weights.
 
     The copy is made once for each model, and refreshed when weights or running statistics have changed. x: images
-    (B, C, H, W), on which a new copy is compared with the model. If their outputs differ, nothing is folded: then a
-    batch norm does not follow the convolution that is registered before it.
+    (B, C, H, W), on which a new copy is compared with the model. If their outputs differ, some batch norm does not run
+    right after the convolution that is registered before it; then nothing is folded.
     """
     model_copy = _COPIES.get(model)
     if model_copy is None:
@@ -50,7 +51,7 @@ def compile_copies(model: nn.Module) -> None:
 
 
 def fitting_batch(model: nn.Module, x: Tensor, limit: int) -> int:
-    """Returns how many images like x (B, C, H, W) fit an attack's batch on a GPU, from B to `limit`; on a CPU, B.
+    """Returns how many images like x (B, C, H, W) an attack's batch may have: on a GPU B to `limit`, on a CPU B.
 
     Measures the memory of one forward and backward pass on x, and uses a part of the free memory.
     """
@@ -86,10 +87,10 @@ class Blocks(nn.Module):
         *,
         filled: bool = True,
     ) -> None:
-        """`callback` is called after each pass with its number of images.
+        """Takes a `callback` that is called with the number of images after each forward pass.
 
-        Without `filled`, blocks on a CPU are larger and short ones stay short. That is for training, where an image
-        depends on its batch anyway.
+        Without `filled`, blocks on a CPU are larger, and short ones stay short. Training uses this, because there an
+        image depends on its batch anyway.
         """
         super().__init__()
         self.network, self._gpu_block_size, self._callback, self._filled = network, gpu_block_size, callback, filled
@@ -110,8 +111,8 @@ class Blocks(nn.Module):
     def block_size(self, x: Tensor) -> int:
         """Returns the number of images per block. Callers that keep the graph should pass at most this many."""
         if x.device.type == "cpu":
-            largest = _FILLED if self._filled else _UNFILLED
-            return min(max(largest * _SIDE**2 // math.prod(x.shape[2:]), 2), largest)
+            largest = _FILLED_BLOCK if self._filled else _UNFILLED_BLOCK
+            return min(max(largest * _BLOCK_SIDE**2 // math.prod(x.shape[2:]), 2), largest)
         return self._gpu_block_size or max(len(x), 1)
 
 

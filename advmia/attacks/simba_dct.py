@@ -1,7 +1,7 @@
 """SimBA-DCT (Guo et al. 2019, "Simple black-box adversarial attacks", algorithm 1 with the cosine basis).
 
-Cost of N directions, for an image that is never misclassified: 1 forward pass before, then 1 or 2 for each direction. A
-direction is tried backwards, and forwards only if backwards does not help. No backward pass.
+Cost of N directions, for an image that is never misclassified: first one forward pass, then one or two for each
+direction, which is tried backwards, and forwards only if backwards does not help. No backward pass.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from advmia.runtime.rng import SampleRng
 
 @dataclass(frozen=True)
 class SimBA:
-    """Steps of size eps along random directions of the image's DCT basis; keeps those that lower the true class.
+    """Takes steps of size eps along random DCT directions; keeps those that lower the true class's probability.
 
     **eps is the size of a step, not a bound**: the result is in [0, 1] but may be further than eps from x; evaluations
     report how far. `budget.steps` is the number of directions. `notes["queries"]`: the number of forward passes for
-    each image of the last call, not counting the first look at the image itself. In all else SimBA keeps the contract
-    of `advmia.attacks.common.Attack`.
+    each image of the last call, without the first one, of the image itself. Otherwise SimBA keeps the contract of
+    `advmia.attacks.common.Attack`.
 
     Networks run in float32: at 224 pixels and eps 1, no pixel changes by more than 4e-5 in a step, which tf32 would
     round away.
@@ -85,6 +85,7 @@ class _Run:
 
     @property
     def x_adv(self) -> Tensor:
+        """The images (B, C, H, W) that the network sees, in [0, 1]; a view of `images`."""
         return self.images.permute(0, 3, 1, 2)
 
     def try_direction(self, coefficient: Tensor) -> Tensor:
@@ -110,7 +111,7 @@ class _Run:
         return queries
 
     def _try_planes(self, indices: Tensor, channel: Tensor, plane: Tensor) -> Tensor:
-        """Tries the planes (n, H, W) in place of the channels; keeps those that lower the log odds.
+        """Replaces the channels by the planes (n, H, W) and keeps those that lower the log odds.
 
         Returns the indices of the images whose odds did not fall. `images` still shows the tried planes there.
         """

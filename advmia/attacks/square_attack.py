@@ -29,7 +29,7 @@ class Square:
     """Tries random squares of plus or minus eps, and keeps those that lower the margin.
 
     `budget.steps` is the number of queries. `notes["queries"]`: the number of queries for each image of the last call,
-    not counting the first look at the image itself. Keeps the contract of `advmia.attacks.common.Attack`.
+    without the first forward pass, of the image itself. Keeps the contract of `advmia.attacks.common.Attack`.
     """
 
     budget: Budget

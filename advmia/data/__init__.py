@@ -1,1 +1,1 @@
-"""Data sets: what they consist of, their lists, cached images, batches, official downloads and phantoms."""
+"""Data sets: their declarations, lists, cached images, batches, official downloads and phantoms."""

@@ -30,7 +30,7 @@ from advmia.runtime.files import atomic_write, write_text
 
 CACHE_FOLDER = "cache"
 _FILES_AT_A_TIME = 256  # limits the memory for decoded images that wait to be written
-_CHECKSUM_BYTES = 1 << 24  # read at a time
+_CHECKSUM_BYTES = 1 << 24  # read at a time to compute the checksum
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class CachedArray:
 def cached_images(root: Path, samples: SampleList, *, workers: int) -> CachedArray:
     """Returns the list's images, decoded, resized and cropped: uint8 (N, S, S, 3).
 
-    `workers` threads decode where the cache has to be built. Raises `UserError` for an image that cannot be read, with
+    If the cache has to be built, `workers` threads decode. Raises `UserError` for an image that cannot be read, naming
     its row, and for a cache that cannot be written.
     """
     spec = samples.spec
@@ -85,7 +85,7 @@ class _Recipe:
     load: Callable[[Path], np.ndarray]
 
     def file_stem(self) -> str:
-        """Returns a name that differs for other files, another order, another transform or another Pillow."""
+        """Returns a name that depends on the files, their order, the transform and Pillow's version."""
         key = json.dumps([self.transform, PIL.__version__, self.samples.spec.folder, self.names])
         return f"{self.samples.spec.folder}-{hashlib.sha256(key.encode()).hexdigest()[:20]}"
 
@@ -139,7 +139,7 @@ def _cached(root: Path, recipe: _Recipe, workers: int) -> CachedArray:
 
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Lets one process at a time inside. The system releases the lock when the process dies."""
+    """Holds the lock file during the block; one process at a time can. The system releases it if the process dies."""
     with ExitStack() as stack:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -153,7 +153,7 @@ def _lock(path: Path) -> Iterator[None]:
 
 
 def _read_valid(path: Path, recipe: _Recipe, fingerprint: str) -> CachedArray | None:
-    """Maps the array from its file; None where it is missing, damaged, or made from other versions of the files."""
+    """Maps the array from its file; None if it is missing, damaged, or made from other versions of the images."""
     header = recipe.header()  # compared byte by byte, so that nothing in a damaged file is parsed
     try:
         facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
@@ -183,7 +183,7 @@ def _build(path: Path, recipe: _Recipe, fingerprint: str, workers: int) -> None:
     The old fingerprint is removed after the last file is decoded and before the array is replaced: a kill never leaves
     an array with another one's fingerprint, and a file that cannot be decoded costs nothing.
     """
-    for leftover in path.parent.glob(f".{path.stem}.*.tmp"):  # of a killed process: this one has the lock
+    for leftover in path.parent.glob(f".{path.stem}.*.tmp"):  # of a killed process, since this one holds the lock
         leftover.unlink()
     count, checksum = len(recipe.names), 0
     bar = tqdm(total=count, desc=f"caching {recipe.folder}", unit="img", disable=None)

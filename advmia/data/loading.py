@@ -23,8 +23,8 @@ from advmia.runtime.rng import generator_for
 Item = TypeVar("Item")
 Order = Literal["weighted", "shuffled"]
 
-PRELOAD_FRACTION = 0.25  # of the GPU's free memory: a list whose pixels take more is not copied there
-_COPY_BYTES = 2**28  # copied to the GPU at a time
+PRELOAD_FRACTION = 0.25  # of the GPU's free memory: pixels that take more are not copied there
+_COPY_BYTES = 2**28  # how much is copied to the GPU at a time
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class ImageData:
 
     @property
     def facts(self) -> dict[str, object]:
-        """Returns what a record states about the data. It differs for other lists and for other pixels."""
+        """The facts that a record states about the data. They differ if the list or the pixels do."""
         samples = self.samples
         return {
             "list": samples.path.name,
@@ -55,18 +55,18 @@ class ImageData:
 
     @property
     def empty_masks(self) -> int:
-        """Counts the masks that are all background."""
+        """The number of masks that are all background."""
         return 0 if self.masks is None else sum(not self.masks[index].any() for index in self.indices)
 
     @property
     def undefined_findings(self) -> list[str]:
-        """Returns the findings (multi-label) that all images have or none has: their AUROC is undefined."""
+        """The findings (multi-label) that all images have or none has: their AUROC is undefined."""
         names = self.samples.spec.findings
         positives = self.targets(self.indices).sum(dim=0) if names else torch.empty(0)
         return [name for name, count in zip(names, positives, strict=True) if count in (0, len(self))]
 
     def shard(self, rank: int, world_size: int) -> ImageData:
-        """Returns the part of one process: contiguous, in order. The shards of all ranks together are the whole."""
+        """Returns the part of one process: contiguous, in order. The shards of all ranks together are all images."""
         return replace(self, indices=np.array_split(self.indices, world_size)[rank])
 
     def targets(self, indices: np.ndarray) -> Tensor:
@@ -78,8 +78,7 @@ class ImageData:
     def preload(self, device: torch.device) -> ImageData:
         """Returns the data with a copy of all pixels in the GPU's memory.
 
-        Returns the data unchanged on a CPU, or where the copy would take more than `PRELOAD_FRACTION` of the memory
-        that is free.
+        Returns the data unchanged on a CPU, or if the copy would take more than `PRELOAD_FRACTION` of the free memory.
         """
         if device.type != "cuda":
             return self
@@ -110,14 +109,14 @@ class Batch:
     y: Tensor  # (B,) int64, (B, 14) float32 or (B, S, S) int64
     index: Tensor  # (B,) int64 on the CPU: in evaluation the sample's index in the list, in training in the epoch
     global_size: int = 0  # images of this batch in all processes together
-    weight: float = 1.0  # factor of this process' mean loss, so that the mean over processes is the batch's mean loss
+    weight: float = 1.0  # factor of this process's mean loss, so that the mean over processes is the batch's mean loss
 
     def __len__(self) -> int:
         return len(self.x)
 
 
 def load_data(root: Path, samples: SampleList, *, workers: int) -> ImageData:
-    """Loads the pixels of a list from the cache under the data root `root`, which `workers` threads fill if need be.
+    """Loads the pixels of a list from the cache under the data root `root`; `workers` threads fill it where needed.
 
     Raises `UserError` for an image that cannot be read and for a cache that cannot be written.
     """
@@ -132,7 +131,7 @@ def load_data(root: Path, samples: SampleList, *, workers: int) -> ImageData:
 def hold_out(data: ImageData, fraction: float, *, seed: int) -> tuple[ImageData, ImageData]:
     """Splits the data at random into (rest, held-out part of `fraction`), stratified by class for single labels.
 
-    Raises `UserError` where scikit-learn cannot split so, e.g. for a fraction that leaves a part empty.
+    Raises `UserError` if scikit-learn cannot split the data so, e.g. for a fraction that leaves a part empty.
     """
     from sklearn.model_selection import train_test_split  # takes a second to import
 
@@ -161,9 +160,9 @@ class EvaluationLoader:
         return self.waves(1, 0)
 
     def waves(self, batches: int, max_bytes: int, *, skip: int = 0) -> Iterator[Batch]:
-        """Yields the samples after the first `skip`, in waves of `batches` batches that are joined into one.
+        """Yields the samples after the first `skip` in waves: large batches that join `batches` batches each.
 
-        A wave has fewer batches, but at least one, where its float32 pixels would take more than `max_bytes`.
+        A wave joins fewer batches, but at least one, if its float32 pixels would take more than `max_bytes`.
         """
         size = self.data.samples.spec.size
         fitting = max_bytes // (self.batch_size * 3 * size * size * torch.float32.itemsize)
@@ -221,7 +220,7 @@ class TrainingLoader:
 
 
 def _copied(array: np.ndarray, device: torch.device) -> Tensor:
-    """Copies the array to the device in pieces: it may be mapped from a file larger than this machine's memory."""
+    """Copies the array to the device in pieces, because it may be mapped from a file larger than the memory."""
     copy = torch.empty(array.shape, dtype=torch.uint8, device=device)
     for indices in np.array_split(np.arange(len(array)), max(array.nbytes // _COPY_BYTES, 1)):
         copy[torch.from_numpy(indices).to(device)] = torch.from_numpy(array[indices]).to(device)

@@ -20,7 +20,7 @@ MARKER_NAME = "advmia-data.json"
 def read_markers(folder: Path) -> dict[str, dict[str, Any]]:
     """Returns the facts about each list of a data folder, by the list's name; {} for a folder without markers.
 
-    Raises `UserError` for a marker file that is damaged.
+    Raises `UserError` for a damaged marker file.
     """
     path = folder / MARKER_NAME
     if not path.exists():

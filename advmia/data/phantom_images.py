@@ -5,8 +5,8 @@ Lengths are in half image sides: x runs from -1 (left) to 1 (right), y from -1 (
 
 Each image shows its class in two ways. The lesions are strong, but vary in form and may be small. A faint weave, below
 8/255, tells healthy from ill everywhere. Natural training learns the weave, which an attack of eps 8/255 can erase and
-redraw for the other class; adversarial training has to learn the lesions. So a demonstration of a few minutes shows
-what real images show: a high clean accuracy that an attack brings to nothing, and a defence that holds.
+redraw for the other class; adversarial training has to learn the lesions. A demonstration of a few minutes therefore
+shows what real images show: a high clean accuracy that falls to nothing under attack, and a defence that works.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def axes(size: int) -> tuple[Array, Array]:
 
 
 def ellipse(x: Array, y: Array, centre: tuple[float, float], radii: tuple[float, float], soft: float = 0.05) -> Array:
-    """Returns the opacity of an ellipse whose edge fades over about `soft`."""
+    """Returns the opacity (S, S) of an ellipse whose edge fades over a length of about `soft`."""
     distance = np.hypot((x - centre[0]) / radii[0], (y - centre[1]) / radii[1]) - 1
     return fade(distance * min(radii), soft)
 
@@ -67,7 +67,7 @@ def paint(image: Array, colour: tuple[float, ...], opacity: Array) -> Array:
 
 
 def fundus(rng: Rng, size: int, grade: int) -> Array:
-    """Draws a fundus photograph (S, S, 3) of retinopathy grade 0 to 3; exactly 0 outside the camera's disc."""
+    """Draws a fundus photograph (S, S, 3) of retinopathy grade 0 to 3; it is exactly 0 outside the round field."""
     x, y = axes(size)
     radius = np.hypot(x, y)
     shade = rng.uniform(0.85, 1.1) * (1 - 0.35 * radius**2) + 0.05 * clouds(rng, size, 4)
@@ -128,9 +128,9 @@ def skin(rng: Rng, size: int, label: int) -> tuple[Array, Array]:
     opacity = _outline(rng, x, y, rng.uniform(*reach), ragged, soft)
     pigment = np.array(colour) * rng.uniform(0.8, 1.2) + 0.07 * clouds(rng, size, 8)[..., None]
     image = image + (pigment - image) * (0.92 * opacity)[..., None]
-    for spot in _spots(rng, label):
-        inside = ellipse(x, y, tuple(rng.uniform(-0.3, 0.3, 2)), tuple(rng.uniform(*spot[1], 2)), 0.08)
-        image = paint(image, spot[0], 0.7 * inside * opacity)
+    for spot_colour, radii in _spots(rng, label):
+        inside = ellipse(x, y, tuple(rng.uniform(-0.3, 0.3, 2)), tuple(rng.uniform(*radii, 2)), 0.08)
+        image = paint(image, spot_colour, 0.7 * inside * opacity)
     for _ in range(rng.integers(0, 4)):
         image = paint(image, (0.20, 0.13, 0.10), 0.8 * _hair(rng, x, y))
     image = image + weave(rng, size, label > 0)[..., None] + rng.normal(0, NOISE, image.shape)
@@ -147,7 +147,10 @@ def _outline(rng: Rng, x: Array, y: Array, radius: float, ragged: float, soft: f
 
 
 def _spots(rng: Rng, label: int) -> list[tuple[tuple[float, ...], tuple[float, float]]]:
-    """Returns colours and radii of the spots in a lesion: blue-grey veil and regression, or milia-like cysts."""
+    """Returns the spots in a lesion, each as its colour and its range of radii.
+
+    A melanoma has a blue-grey veil, regression and a dark spot; a keratosis has milia-like cysts.
+    """
     if label == 1:
         return [((0.35, 0.38, 0.48), (0.10, 0.22)), ((0.55, 0.20, 0.18), (0.08, 0.2)), ((0.1, 0.06, 0.06), (0.1, 0.2))]
     return [((0.85, 0.80, 0.68), (0.03, 0.06))] * int(rng.integers(4, 8)) if label == 2 else []
@@ -164,7 +167,7 @@ def _hair(rng: Rng, x: Array, y: Array) -> Array:
 
 
 def chest(rng: Rng, size: int, findings: frozenset[str] = frozenset()) -> tuple[Array, Array]:
-    """Draws a frontal chest radiograph (S, S) with findings named as in `CHEST_FINDINGS`, and the mask of its lungs."""
+    """Draws a frontal chest radiograph (S, S), with findings named as in `CHEST_FINDINGS`, and its lungs' mask."""
     x, y = axes(size)
     x, y = x * rng.uniform(0.95, 1.08) + rng.uniform(-0.04, 0.04), y + rng.uniform(-0.05, 0.05)
     large, airy = "Cardiomegaly" in findings, "Emphysema" in findings
@@ -192,7 +195,7 @@ def _lung(x: Array, y: Array, wide: float) -> Array:
 
 
 def _finding(rng: Rng, x: Array, y: Array, lungs: list[Array], name: str) -> tuple[float, Array]:
-    """Returns tone and opacity of one finding, on a random side."""
+    """Returns the grey tone and the opacity (S, S) of one finding, on a random side."""
     side = int(rng.integers(2))
     u, lung, both = x * (-1, 1)[side], lungs[side], np.maximum(*lungs)  # u grows from the spine outwards
     centre = rng.uniform(0.35, 0.6), rng.uniform(-0.4, 0.35)

@@ -1,7 +1,8 @@
 """Makes phantoms: generated images in the layout, file formats and list formats of the four data sets.
 
 With them every command runs without a download. They are marked (`advmia.data.markers`), so that results say "phantom".
-The first three quarters of a folder's images are for training, the rest for testing. Half are healthy (benign).
+The first three quarters of a folder's images are for training, the rest for testing. Half of them, a quarter in
+covidSeg, are healthy or benign.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from advmia.errors import UserError
 from advmia.runtime.files import write_error, write_text
 
 GENERATOR = 1  # version of the drawing: raise it when images change, so that older phantoms are not mixed with new ones
-COUNTS = (24, 20_000)  # least and most images a folder; fewer would lack a class in one of the splits
-SIZES = (32, 1024)  # least and most pixels a side
+COUNTS = (24, 20_000)  # fewest and most images in a folder; fewer would lack a class in one of the splits
+SIZES = (32, 1024)  # fewest and most pixels a side
 
 MULTI_LABEL_LIST = "MultiLabel_1w.csv"
 COVID_CLASSES: dict[str, frozenset[str]] = {  # start of the file name: findings that are drawn
@@ -79,7 +80,7 @@ def _xray(rng: Rng, size: int, position: Position) -> Phantom:
 
 
 def _findings(rng: Rng, index: int, count: int) -> frozenset[str]:
-    """Returns the findings of one of `count` ill patients: some in turn, so that all occur, and up to two at random."""
+    """Returns the findings of one of `count` ill patients: some in turn, so that all occur, and 0 to 2 at random."""
     turns = -(-len(CHEST_FINDINGS) // count)
     chosen = [index * turns + turn for turn in range(turns)] + list(rng.integers(0, 14, rng.integers(0, 3)))
     return frozenset(CHEST_FINDINGS[finding % len(CHEST_FINDINGS)] for finding in chosen)
@@ -92,7 +93,7 @@ def _covid_seg(rng: Rng, size: int, position: Position) -> Phantom:
     return Phantom({f"image/{name}": image, f"target/{name}": mask >= 0.5}, {"Seg.csv": f"{name},{name}"})
 
 
-# How the images of each folder are drawn, from a generator, the size and the position.
+# The functions that draw the images of each folder, from a generator, the image's size and its position.
 FOLDERS: dict[str, Callable[[Rng, int, Position], Phantom]] = {
     "mesidor": _mesidor,
     "mel2017": _mel2017,

@@ -1,4 +1,4 @@
-"""Reads the CSV lists of a data set and checks every row, before any work starts."""
+"""Reads the CSV lists of a data set and checks every row before any work starts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from advmia.data.markers import data_label
 from advmia.data.specs import DatasetSpec, Split
 from advmia.errors import UserError
 
-_QUOTED_CHARACTERS = 80  # of a cell, in messages
+_QUOTED_CHARACTERS = 80  # the most characters of a cell that a message quotes
 
 
 class ListedSample(NamedTuple):
@@ -75,8 +75,8 @@ def read_samples(spec: DatasetSpec, root: Path, split: Split, *, classes: int | 
         split: "train" or "test".
         classes: the number of classes, which every label must be below; None counts the classes of this list.
 
-    Raises `UserError`, which names the row, for a missing list, folder or image, an empty list, a row of the wrong form
-    and a label out of range.
+    Raises `UserError` for a missing list, folder or image, an empty list, a row of the wrong form and a label out of
+    range; the message names the row.
     """
     path = spec.list_path(root, split)
     listed = read_list(spec, path)
@@ -103,7 +103,7 @@ def read_samples(spec: DatasetSpec, root: Path, split: Split, *, classes: int | 
 
 
 def count_listed_classes(spec: DatasetSpec, root: Path) -> int | None:
-    """Returns the number of classes that the spec declares, or else that the training list has; None without a list."""
+    """Returns the number of classes that the spec declares, or else of the training list; None if there is no list."""
     path = spec.list_path(root, "train")
     if spec.classes is not None or not path.exists():
         return spec.classes
@@ -137,7 +137,7 @@ def _image_size(path: Path) -> tuple[int, int]:
 def read_list(spec: DatasetSpec, path: Path) -> list[ListedSample]:
     """Reads a list as text: blank rows are skipped; the header of a multi-label list is checked and dropped.
 
-    Raises `UserError` for a list that is missing, unreadable or empty, and for a row that has not two columns.
+    Raises `UserError` for a list that is missing, unreadable or empty, and for a row without exactly two columns.
     """
     second = "mask" if spec.mask_folder else "label"
     try:
@@ -173,13 +173,13 @@ def _drop_header(spec: DatasetSpec, path: Path, rows: list[tuple[int, list[str]]
 
 
 def _quoted(text: str) -> str:
-    """Shortens text for a message: after a quote that is never closed, one cell holds the rest of the file."""
+    """Shortens a text for a message: after a quotation mark that is never closed, a cell holds the rest of the file."""
     text = " ".join(text.split())
     return text if len(text) <= _QUOTED_CHARACTERS else f"{text[:_QUOTED_CHARACTERS]}..."
 
 
 def _check_files(path: Path, listed: Sequence[ListedSample], names: Sequence[str], folder: Path, kind: str) -> None:
-    """Raises `UserError` for a name that is no file in `folder`, or a link whose target is missing.
+    """Raises `UserError` for a name without a file in `folder`, and for a link whose target is missing.
 
     Names are looked up in the folder's listing, so that `../` and absolute paths never match.
     """

@@ -33,7 +33,7 @@ CHEST_FINDINGS = (
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes of a training image, drawn anew for each sample and epoch."""
+    """The random changes of training images, drawn anew for each sample and epoch."""
 
     rotation: float = 0.0  # degrees: uniform in [-rotation, rotation]; nearest pixel, black corners
     horizontal_flip: float = 0.0  # probability
@@ -67,7 +67,7 @@ class DatasetSpec:
         return root / self.folder / (self.train_list if split == "train" else self.test_list)
 
     def at_size(self, size: int) -> DatasetSpec:
-        """Returns the data set with images of `size` pixels a side; the crop keeps its fraction of the image."""
+        """Returns the data set with images of `size` pixels a side; the crop keeps its share of the image."""
         return replace(self, size=size, resize=round(size * self.resize / self.size))
 
 

@@ -1,1 +1,1 @@
-"""Grad-CAM maps of clean and of adversarial images, and the pictures of them."""
+"""Grad-CAM maps of clean and adversarial images, and pictures of these maps."""

@@ -58,7 +58,7 @@ class MappedNetwork:
     precision: Precision = FP32
 
     def show(self, batch: Batch, view: View) -> Tensor:
-        """Returns the batch's images (B, 3, H, W) in a view. Those under attack are the ones that `evaluate` scores."""
+        """Returns a batch's images (B, 3, H, W) in a view; adversarial images are those that `evaluate` scores."""
         if view.attack is None:
             return batch.x
         device = batch.x.device
@@ -79,8 +79,8 @@ class MapScores:
     predicted: int  # class
     confidence: float  # probability of the predicted class
     label_confidence: float  # probability of the true class, which the map explains
-    cosine: float  # similarity to the map of the clean image, 0 to 1
-    overlap: float  # of its brightest fifth with that of the clean image's map, 0 to 1
+    cosine: float  # similarity to the clean image's map, 0 to 1
+    overlap: float  # intersection over union of the brightest fifths of this map and the clean image's, 0 to 1
 
     def columns(self) -> dict[str, Any]:
         """Returns the scores that the CSV shows, by column."""
@@ -112,8 +112,8 @@ class MapFolder:
             folder: where the pictures go; it need not exist.
             run: everything that the pictures depend on, as JSON values.
 
-        Raises `UserError` where the folder holds the pictures of another run, or a file in the place of the CSV or
-        the contact sheet.
+        Raises `UserError` if the folder holds the pictures of another run, or a file with the name of the CSV or of the
+        contact sheet.
         """
         self.folder, self._run = folder, json.loads(json.dumps(run))
         self.record_path = folder / RECORD_NAME
@@ -127,18 +127,18 @@ class MapFolder:
                 self.path(name)
 
     def path(self, name: str) -> Path:
-        """Returns where a picture goes. Raises `UserError` where another run has a file of that name."""
+        """Returns a picture's path. Raises `UserError` if there is a file of that name that is not this run's."""
         path = self.folder / name
         if path.exists() and not self._is_ours:
             raise UserError(f"{path} exists and is not of this run: name another --saveDir")
         return path
 
     def begin(self) -> None:
-        """Records that this run writes here, so that it may replace its own pictures after an interruption."""
+        """Records that this run writes here, so that it can replace its own pictures after an interruption."""
         write_json(self.record_path, {"run": self._run, "finished": False})
 
     def finish(self, records: Sequence[dict[str, Any]]) -> None:
-        """Writes the CSV, a row for each map, and records that all pictures are there."""
+        """Writes the CSV, with a row for each map, and records that all pictures are written."""
         table = [COLUMNS, *([record[name] for name in COLUMNS] for record in records)]
         write_text(self.folder / TABLE_NAME, csv_text(table))
         maps = [record["map"] for record in records]
@@ -155,7 +155,7 @@ def draw_maps(
         loader: the images.
         views: the clean view first.
         folder: where all files go.
-        on_clean: lays every map over the clean image, as the published code does, not over the attacked one.
+        on_clean: lays every map over the clean image, as the published code does, instead of the adversarial one.
 
     Returns: a record for each map, with the CSV's columns as keys.
     """
@@ -188,7 +188,7 @@ def draw_maps(
                         "map": path.name,
                     }
                 )
-        sheet += [of_image for of_image in pictures if of_image]
+        sheet += [image_pictures for image_pictures in pictures if image_pictures]
     names = [f"{file}\nclass {label}" for file, label in zip(samples.files, samples.labels.tolist(), strict=True)]
     title = f"{samples.dataset_name}: Grad-CAM of the true class; below, the class predicted"
     save_sheet(sheet, names[: len(sheet)], [view.title for view in views], title, folder.path(SHEET_NAME))

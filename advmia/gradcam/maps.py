@@ -1,4 +1,4 @@
-"""Grad-CAM (Selvaraju et al. 2017, section 3): which parts of an image speak for a class, and how two maps compare."""
+"""Grad-CAM (Selvaraju et al. 2017, section 3): which parts of an image support a class. Also compares maps."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def grad_cam(model: nn.Module, layer: str, x: Tensor, y: Tensor) -> tuple[Tensor
     """Computes the Grad-CAM maps of a batch.
 
     A map is the ReLU of the sum of the layer's channels, each weighted by the mean of the class logit's gradient
-    (equations 1 and 2). It is enlarged bilinearly to the image's size and divided by its maximum; where nothing speaks
-    for the class it is all 0. The model's mode, gradients and statistics stay as they were.
+    (equations 1 and 2). It is enlarged bilinearly to the image's size and divided by its maximum. If no part of the
+    image supports the class, the map is all 0. The model's mode, gradients and statistics stay as they were.
 
     Args:
         model: a classifier, (B, 3, H, W) -> (B, K).
@@ -47,7 +47,7 @@ def grad_cam(model: nn.Module, layer: str, x: Tensor, y: Tensor) -> tuple[Tensor
 
 
 def cosine_similarity(maps: Tensor, clean_maps: Tensor) -> Tensor:
-    """Compares maps (B, H, W) pairwise: 1 for maps equal up to a factor, 0 for maps without a common pixel; (B,).
+    """Computes the similarity (B,) of maps (B, H, W) pairwise: 1 if equal up to a factor, 0 without a common pixel.
 
     A map that is all 0 has similarity 0 to every map.
     """
@@ -55,7 +55,7 @@ def cosine_similarity(maps: Tensor, clean_maps: Tensor) -> Tensor:
 
 
 def top_overlap(maps: Tensor, clean_maps: Tensor) -> Tensor:
-    """Computes the intersection over union of the brightest fifth of the pixels of maps (B, H, W), pairwise; (B,).
+    """Computes the intersection over union (B,) of the brightest fifths of the pixels of maps (B, H, W), pairwise.
 
     A map that is all 0 has no bright pixels: its overlap is 0.
     """

@@ -13,7 +13,7 @@ from torch import Tensor
 from advmia.runtime.files import atomic_write
 
 OPACITY = 0.4  # of the map's colours over the image's
-SHEET_ROWS = 16  # images on a contact sheet: more would not be legible
+SHEET_ROWS = 16  # the most images on a contact sheet: more would not be legible
 
 
 def overlay(x: Tensor, cam: Tensor) -> np.ndarray:
@@ -43,7 +43,7 @@ class SheetPicture:
 def save_sheet(
     pictures: Sequence[Sequence[SheetPicture]], names: Sequence[str], views: Sequence[str], title: str, path: Path
 ) -> None:
-    """Writes a PNG with a line of pictures for each of the first 16 images, and a column for each view.
+    """Writes a PNG with a row of pictures for each of the first `SHEET_ROWS` images, and a column for each view.
 
     Args:
         pictures: for each image, its picture in each view.

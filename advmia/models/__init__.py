@@ -4,10 +4,9 @@ Every network takes pixels (B, 3, H, W), float, in [0, 1], and normalises them i
 for classification, (B, classes, H, W) for segmentation. Parameter names are those of the survey's published weights, so
 that its checkpoints load here and ours load there.
 
-To add a network, write its module in this folder: a class with the constructor `(classes, normalize)` that applies
-`normalize` to its input first. Then add its `ModelSpec` to `MODELS`. The tasks that train networks of its kind, the
-`--model` flags, the checkpoints and the tests of all networks take it from there. Its parameter names must not be those
-of another network, because `identify` tells networks apart by them.
+A new network needs a module in this folder and an entry in `MODELS`, from which the tasks of its kind, the `--model`
+flags, the checkpoints and the tests take it. No two networks may have the same parameter names, because `identify`
+tells them apart by these.
 """
 
 from __future__ import annotations

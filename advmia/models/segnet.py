@@ -42,14 +42,14 @@ class SegNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.normalize(x)
-        pooled = []  # of each pooling: (indices, size before it)
+        poolings = []  # (indices, size before pooling) of each
         for stage in _ENCODER:
             out = self._convolve(out, stage)
             size = out.shape[2:]
             out, indices = F.max_pool2d(out, 2, return_indices=True)
-            pooled.append((indices, size))
+            poolings.append((indices, size))
         for stage in _DECODER:
-            indices, size = pooled.pop()
+            indices, size = poolings.pop()
             out = F.max_unpool2d(out, indices, [2, 2], output_size=size)
             out = self._convolve(out, stage)
         return self.conv11d(out)

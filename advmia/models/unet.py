@@ -54,7 +54,7 @@ class Up(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         x = self.up(x)  # (B, in/2, 2h, 2w)
-        height, width = skip.shape[2] - x.shape[2], skip.shape[3] - x.shape[3]  # what is missing
+        height, width = skip.shape[2] - x.shape[2], skip.shape[3] - x.shape[3]  # the rows and columns that are missing
         if height or width:
             x = F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
         return self.conv(torch.cat((skip, x), dim=1))  # (B, in, H, W) -> (B, out, H, W)

@@ -1,1 +1,1 @@
-"""What a run needs whatever it computes: processes, signals, files, precision, random numbers, progress bars."""
+"""What every run needs, whatever it computes: processes, signals, files, precision, random numbers, progress bars."""

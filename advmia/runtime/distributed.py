@@ -127,7 +127,7 @@ def process_group() -> Iterator[None]:
         raise
     except BaseException as error:
         # When one rank fails, the others see only a broken connection. They wait, so that the failing rank reports
-        # first. Rank 0 does not wait with an error of the user's: it is the one that reports it.
+        # first. Rank 0 does not wait when it has a `UserError`, because it is the rank that reports it.
         if world_size() > 1 and not pending_signal() and not (is_main() and isinstance(error, UserError)):
             time.sleep(_ERROR_DELAY)
         if pending_signal():  # the connection broke because the other ranks got the signal too and have ended

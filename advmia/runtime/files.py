@@ -49,10 +49,10 @@ def write_error(path: Path, error: OSError) -> UserError:
 
 @contextmanager
 def write_lock(path: Path) -> Iterator[None]:
-    """Inside, no other run can take the lock for `path`, which also covers files beside it such as `<path>.json`.
+    """Holds the lock for `path` during the block. It also covers files beside it, such as `<path>.json`.
 
-    The system drops the lock when its holder ends, even by a kill. Temporary files that a killed run has left are
-    removed. Raises `UserError` if another run holds the lock.
+    The system releases the lock when its process ends, even if that was killed. Removes temporary files that a killed
+    run has left. Raises `UserError` if another run holds the lock.
     """
     lock = path.with_name(f".{path.name}.lock")
     try:
@@ -64,7 +64,7 @@ def write_lock(path: Path) -> Iterator[None]:
         raise write_error(path, error) from error
     with file:
         for temporary in path.parent.glob(f"{glob.escape(f'.{path.name}')}.*.tmp"):
-            if not _writer_is_alive(temporary):  # one for `<path>.<more>` may have a lock of its own
+            if not _writer_is_alive(temporary):  # it may be of another run, which writes `<path>.<more>`
                 temporary.unlink(missing_ok=True)
         try:
             yield

@@ -14,7 +14,7 @@ from advmia.runtime.devices import pick_devices
 from advmia.runtime.signals import forward_signals
 from advmia.runtime.terminal import say
 
-_STOP_SECONDS = 30.0  # how long processes may go on after a forwarded signal, before they are killed
+_STOP_SECONDS = 30.0  # that the others get to end by themselves, when one has ended after a forwarded signal
 _POLL_SECONDS = 0.05
 
 
@@ -61,9 +61,9 @@ def _send(children: list[subprocess.Popen[bytes]], signal_number: int) -> None:
 
 
 def _wait(children: list[subprocess.Popen[bytes]], received: list[int]) -> int:
-    """Waits for all processes. Returns 0, or the status of the first that fails; the others are killed then.
+    """Waits for all processes. Returns 0, or the exit status of the first that fails; then it kills the others.
 
-    `received`: the signals that came and were forwarded. After one, processes get time to save their work.
+    `received`: the signals that were received and forwarded. After one, processes get time to save their work.
     """
     failed: subprocess.Popen[bytes] | None = None
     while failed is None and any(child.poll() is None for child in children):

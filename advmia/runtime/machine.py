@@ -1,4 +1,4 @@
-"""What a run asks of its machine: memory layout and allocator, seeds of the global generators, and versions."""
+"""Settings of the machine that a run computes on: memory layout, allocator, global random seeds, and versions."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class Precision:
 
     @contextmanager
     def scoring(self, *, early_stopping: bool = False) -> Iterator[None]:
-        """Inside, networks are scored: in fp32 under bf16, so that only successes that fp32 confirms count.
+        """Sets the precision in which the block scores networks: fp32 under bf16, so that fp32 confirms every success.
 
         Pass `early_stopping` for images of an early-stopping attack, which are always scored in fp32.
         """
@@ -71,13 +71,13 @@ FP32 = Precision("fp32")
 
 @contextmanager
 def fp32_only(device: torch.device) -> Iterator[None]:
-    """Inside, networks run in float32, whatever the precision: without autocast and without tf32."""
+    """Makes networks run in float32 during the block, whatever the precision: without autocast and without tf32."""
     with no_autocast(device), _without_tf32():
         yield
 
 
 def no_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Disables autocast where bf16 would change the result, not only its speed."""
+    """Returns a context without autocast, for passes whose result, not only their speed, bf16 would change."""
     return torch.autocast(device.type, enabled=False)
 
 

@@ -9,7 +9,7 @@ from typing import Generic, Protocol, TypeVar
 
 from tqdm import tqdm
 
-NOTE_SECONDS = 0.5  # at least so long between two notes: computing one may wait for the GPU, or rank all outcomes
+NOTE_SECONDS = 0.5  # least time between two notes: computing one may wait for the GPU, or rank all outcomes
 _FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
 
 
@@ -41,7 +41,7 @@ class ProgressBar(Generic[Batch]):
         self._batches, self._total, self._title, self._note = batches, total, title, note
         self._initial, self._size = initial, size
         self._bar: tqdm | None = None
-        self._noted = -math.inf  # when the note was last computed, by time.monotonic
+        self._note_time = -math.inf  # when the note was last computed, by time.monotonic
 
     def __iter__(self) -> Iterator[Batch]:
         options = {"unit": " images", "bar_format": _FORMAT, "disable": None, "leave": False}
@@ -52,8 +52,8 @@ class ProgressBar(Generic[Batch]):
                 self.refresh()
 
     def refresh(self) -> None:
-        """Computes the note again if it is older than `NOTE_SECONDS`. To be called within batches that take long."""
+        """Computes the note again if it is older than `NOTE_SECONDS`. Call it within batches that take long."""
         bar = self._bar
-        if bar is not None and not bar.disable and time.monotonic() - self._noted >= NOTE_SECONDS:
+        if bar is not None and not bar.disable and time.monotonic() - self._note_time >= NOTE_SECONDS:
             bar.set_postfix_str(self._note(bar.n))
-            self._noted = time.monotonic()
+            self._note_time = time.monotonic()

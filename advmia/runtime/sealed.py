@@ -16,7 +16,7 @@ _DIGEST_BYTES = 32  # a file begins with the SHA-256 of the rest, because torch 
 
 
 class DamagedError(Exception):
-    """Raised for a file whose content is not what was written."""
+    """The error of a file whose content is not what was written."""
 
 
 def write_sealed(path: Path, state: dict[str, Any]) -> None:

@@ -12,9 +12,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(KeyboardInterrupt):
-    """Raised when a signal ends the run. `number` is the signal's.
+    """The exception with which a signal ends the run.
 
-    `advice` is a line for the user: what is saved, and how to resume.
+    `number` is the signal's number. `advice` is a line for the user: what is saved, and how to resume.
     """
 
     def __init__(self, number: int) -> None:
@@ -32,7 +32,7 @@ class _SignalState:
 
 @contextmanager
 def stop_on_signal() -> Iterator[None]:
-    """Inside, a signal raises `Stopped` at once, or at the end of the current `defer_signals` block.
+    """Makes a signal during the block raise `Stopped`: at once, or at the end of the current `defer_signals` block.
 
     A second signal interrupts immediately.
     """
@@ -79,7 +79,7 @@ def request_stop(number: int) -> None:
 
 @contextmanager
 def forward_signals(callback: Callable[[int], None]) -> Iterator[list[int]]:
-    """Inside, SIGINT and SIGTERM only call `callback` with their number. Yields the list of those received so far."""
+    """Makes SIGINT and SIGTERM only call `callback` with their number. Yields the list of those received so far."""
     received: list[int] = []
 
     def receive(number: int) -> None:

@@ -1,4 +1,4 @@
-"""Settings that make attacks affordable."""
+"""Settings that make attacks fast enough for tests."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ def test_adapt_halves_only_what_stalls() -> None:
 
 
 def test_likeliest_wrong() -> None:
-    """Fails if the label itself is a target, or the targets are not the nine likeliest, sorted by logit."""
+    """Fails if the label itself is a target, or the targets are not the nine likeliest classes, sorted by logit."""
     for classes in (2, 3, 4, 9, 10, 11, 15):
         logits, y = gaussian(8, classes), torch.arange(8) % classes
         all_targets = likeliest_wrong(logits, y).tolist()

@@ -1,4 +1,4 @@
-"""Blocks: the same function as the network, on a few images at a time."""
+"""`Blocks`: it computes the network's function, on a few images at a time."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_graph_is_kept_of_one_block_at_a_time() -> None:
 
 
 def test_blocks_off_the_cpu() -> None:
-    """Fails if a GPU gets more than `gpu_block_size` images at a time, or blocks that are filled up."""
+    """Fails if a GPU gets more than `gpu_block_size` images at a time, or blocks are filled up there."""
     sizes: list[int] = []
     model = trained().to("meta")
     model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))

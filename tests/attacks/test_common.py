@@ -1,4 +1,4 @@
-"""The parts that attacks share: freezing the network, gradients, starts, the projection and the ascent."""
+"""The parts that attacks share: freezing the network, gradients, starting points, projection and ascent."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_frozen_eval_nests() -> None:
 
 
 def test_input_gradient_is_of_the_sum() -> None:
-    """Fails for the mean of the batch: an image's gradient would shrink with the number of images in its batch."""
+    """Fails if it is of the batch's mean: an image's gradient would shrink with the number of images in its batch."""
     model = trained().double()
     x, y = pixels(6)
 
@@ -67,7 +67,7 @@ def test_ascent_of_a_sum_of_pixels() -> None:
 
 
 def test_no_steps_give_the_start() -> None:
-    """Fails if a step is taken though the budget has none."""
+    """Fails if a step is taken although the budget has none."""
     x = torch.rand(2, 3, 4, 4)
     start = x.clone()
     x_adv = ascend(nn.Identity(), x, torch.zeros(2), cross_entropy, Budget(EPS, 0, EPS), start)

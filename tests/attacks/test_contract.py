@@ -1,4 +1,4 @@
-"""The contract of every attack (`advmia.attacks.common.Attack`), on several networks and occasions.
+"""The contract of every attack (`advmia.attacks.common.Attack`), on several networks and in several situations.
 
 All entries of `ATTACKS` are tested: a new attack with a builder of its own needs a line in `TRAITS`.
 """
@@ -69,7 +69,7 @@ class Run:
     x_adv: Tensor
 
 
-RIGHT, WRONG = 0, 1  # indices of an image that the network, in eval mode, classifies correctly, and of one that not
+RIGHT, WRONG = 0, 1  # indices of an image that the network, in eval mode, classifies correctly, and of a wrong one
 
 
 def run_attack(attack: str, model: nn.Module) -> Run:
@@ -83,7 +83,7 @@ def run_attack(attack: str, model: nn.Module) -> Run:
 
 
 def check_output(run: Run) -> None:
-    """x_adv is a detached batch of finite images in [0, 1], within the budget."""
+    """Checks that x_adv is a detached batch of finite images in [0, 1], within the budget."""
     assert not run.x_adv.requires_grad and run.x_adv.grad_fn is None
     assert run.x_adv.shape == run.x.shape and run.x_adv.dtype == run.x.dtype
     assert run.x_adv.isfinite().all()
@@ -92,7 +92,7 @@ def check_output(run: Run) -> None:
 
 
 def check_attacked_images(run: Run) -> None:
-    """The correct image is attacked. The misclassified one is left alone by early-stopping attacks, by no others."""
+    """Checks that the correct image is attacked, and the misclassified one unless the attack stops early."""
     traits = TRAITS[run.attack]
     change = float((run.x_adv[RIGHT] - run.x[RIGHT]).abs().max())
     is_misled = bool(predictions(run.model, run.x_adv)[RIGHT] != run.y[RIGHT])
@@ -105,14 +105,14 @@ def check_attacked_images(run: Run) -> None:
 
 
 def check_input(run: Run) -> None:
-    """The images and labels are unchanged, require no gradient, and share no memory with x_adv."""
+    """Checks that images and labels are unchanged, require no gradient, and share no memory with x_adv."""
     assert torch.equal(run.x, run.x_before) and torch.equal(run.y, run.y_before)
     assert not run.x.requires_grad and run.x.grad is None
     assert run.x_adv.data_ptr() != run.x.data_ptr()
 
 
 def check_model(run: Run) -> None:
-    """Values, gradients, frozen parameters and the modes of all modules are as before; there were all kinds of them."""
+    """Checks that values, gradients, frozen parameters and modes, of which there were all kinds, are as before."""
     assert same_tensors(run.after.values, run.before.values)
     assert same_tensors(run.after.gradients, run.before.gradients)
     assert run.after.requires_grad == run.before.requires_grad
@@ -127,7 +127,7 @@ def check_model(run: Run) -> None:
 )
 @for_each_attack
 def test_contract(attack: str, name: str) -> None:
-    """Fails if an attack breaks a clause of the contract on a single-label network, see the checks above."""
+    """Fails if an attack breaks a clause of the contract, which the checks above list, on a single-label network."""
     run = run_attack(attack, unsettle(network(name)))
     for check in (check_output, check_attacked_images, check_input, check_model):
         check(run)
@@ -166,7 +166,7 @@ def test_contract_with_the_other_tasks(task: Task, attack: str, objective: Objec
         assert not name.startswith("small") or (objective(model(x_adv), y) > objective(model(x), y)).all()
 
 
-# --- occasions -------------------------------------------------------------------------------------------------------
+# --- situations -------------------------------------------------------------------------------------------------------
 
 
 @for_each_attack
@@ -261,7 +261,7 @@ def test_gradients_outside_do_not_matter(attack: str) -> None:
 
 @for_each_attack
 def test_black_pixels_can_be_perturbed(attack: str) -> None:
-    """Fails for changes of variable that are flat at 0, like CW's tanh: a fundus photograph has a black border."""
+    """Fails for a change of variable that is flat at 0, like CW's tanh: a fundus photograph has a black border."""
     model = trained()
     x, y = pixels(8)
     is_right = right(model, x, y)

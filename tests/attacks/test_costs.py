@@ -25,23 +25,23 @@ def runs(k: int) -> int:
     return 1 if k == 2 else 2 * min(9, k - 1)
 
 
-def ways(k: int) -> int:
+def target_count(k: int) -> int:
     """Returns FAB-T's number of targets."""
     return min(9, k - 1)
 
 
-# Forward and backward passes an image.
+# Forward passes and backward passes for each image.
 COSTS: dict[str, tuple[Cost, Cost]] = {
     "fgsm": (lambda n, k: 1, lambda n, k: 1),
     "pgd": (lambda n, k: n, lambda n, k: n),
     "cw": (lambda n, k: n, lambda n, k: n),
     "apgd-ce": (lambda n, k: 1 + n + 1, lambda n, k: n),
     "apgd-t": (lambda n, k: 1 + runs(k) * (n + 1), lambda n, k: runs(k) * n),
-    "fab-t": (lambda n, k: 1 + ways(k) * 2 * n, lambda n, k: ways(k) * n),
+    "fab-t": (lambda n, k: 1 + target_count(k) * 2 * n, lambda n, k: target_count(k) * n),
     "square": (lambda n, k: n + 1, lambda n, k: 0),
     "aa": (
-        lambda n, k: 5 + (n + 2) + (1 + runs(k) * (n + 1)) + (1 + ways(k) * 2 * n) + (50 * n + 1),
-        lambda n, k: n + runs(k) * n + ways(k) * n,
+        lambda n, k: 5 + (n + 2) + (1 + runs(k) * (n + 1)) + (1 + target_count(k) * 2 * n) + (50 * n + 1),
+        lambda n, k: n + runs(k) * n + target_count(k) * n,
     ),
 }
 # Of the other tasks, whose attacks leave no image out.
@@ -64,10 +64,10 @@ class Counting(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.forwards += len(x)
         if x.requires_grad:
-            x.register_hook(self._note)
+            x.register_hook(self._count_backward)
         return self.model(x)
 
-    def _note(self, gradient: Tensor) -> None:
+    def _count_backward(self, gradient: Tensor) -> None:
         self.backwards += len(gradient)
 
 
@@ -84,6 +84,7 @@ class Sure(nn.Module):
 
 
 def counted(model: nn.Module, y: Tensor, attack: str, steps: int, task: Task) -> Counting:
+    """Returns the model as a `Counting`, after an attack on it."""
     counting = Counting(model.eval())
     x, _ = pixels(IMAGES, size=8)
     built = ATTACKS[attack].build(Budget(EPS, steps, EPS / 4), task.attacks[attack])
@@ -93,7 +94,7 @@ def counted(model: nn.Module, y: Tensor, attack: str, steps: int, task: Task) ->
 
 @pytest.mark.parametrize("attack", COSTS)
 def test_passes_of_single_label_attacks(attack: str) -> None:
-    """Fails if a pass is wasted: a forward pass whose logits are known, or a backward pass after the last step.
+    """Fails if a pass is wasted: a forward pass for logits that it has already, or a backward pass after the last step.
 
     All images withstand the attacks, so that none leaves early.
     """
@@ -147,8 +148,8 @@ def test_passes_of_simba(classes: int, fall: float, passes: int) -> None:
 
 
 @pytest.mark.parametrize("attack", ["square", "simba", "aa"])
-def test_queries_are_those_made(attack: str) -> None:
-    """Fails if `notes["queries"]` is not the number of forward passes without the first; some images leave early.
+def test_queries_are_counted(attack: str) -> None:
+    """Fails if `notes["queries"]` is not the number of forward passes after the first; some images leave early.
 
     AutoAttack counts Square's queries only: all 50 at an eps as small as here.
     """

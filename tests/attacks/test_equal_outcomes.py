@@ -30,7 +30,7 @@ CASES = [
     for attack in task.attacks
     if attack in task.default_attacks or name in ("mv2", "segnet")  # other attacks take far more passes
 ]
-# Steps or queries.
+# The budgets of attacks that need one of their own; the others have `OTHERS`.
 BUDGETS = {
     "square": Budget(8 / 255, steps=6, step_size=0),
     "simba": Budget(1.0, steps=6, step_size=0),

@@ -65,7 +65,7 @@ def test_to_plane_is_the_smallest_step() -> None:
 
 
 def test_to_plane_without_a_way() -> None:
-    """Fails if it divides by zero: the gradient vanishes, the point is on the plane, or in a corner of the box."""
+    """Fails if it divides by zero where the gradient vanishes, or the point is on the plane or in the box's corner."""
     point = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(0)).repeat(3, 1, 1, 1)
     normal = gaussian(3, 3, 4, 4)
     normal[0] = 0
@@ -77,12 +77,13 @@ def test_to_plane_without_a_way() -> None:
 def test_a_step_of_fab_does_not_depend_on_the_batch() -> None:
     """Fails in float32, where threads share the sum of a single image, so that it is rounded differently."""
     threads, generator = torch.get_num_threads(), torch.Generator().manual_seed(0)
-    x, now, gradient = (torch.rand(4, 3, 224, 224, generator=generator) for _ in range(3))
+    x, current, gradient = (torch.rand(4, 3, 224, 224, generator=generator) for _ in range(3))
     lead, gradient = torch.full((4,), 0.5), gradient - 0.5
     try:
         torch.set_num_threads(2)
-        together = step_to_boundary(now, x, gradient, lead)
-        alone = [step_to_boundary(now[i : i + 1], x[i : i + 1], gradient[i : i + 1], lead[i : i + 1]) for i in range(4)]
+        together = step_to_boundary(current, x, gradient, lead)
+        images = zip(*(values.split(1) for values in (current, x, gradient, lead)), strict=True)
+        alone = [step_to_boundary(*image) for image in images]
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(together, torch.cat(alone))

@@ -73,11 +73,6 @@ def test_the_seed_decides_where_pgd_starts() -> None:
 
 
 def test_the_surveys_settings() -> None:
-    """Fails if the budgets of FGSM and PGD differ from those in the survey's evaluation."""
-    for grey_eps, step_size in {1: 0.5, 2: 0.5, 4: 1, 8: 2}.items():
-        pgd_expected, fgsm_expected = (
-            Budget(grey_eps / 255, 20, step_size / 255),
-            Budget(grey_eps / 255, 1, grey_eps / 255),
-        )
-        assert ATTACKS["pgd"].budget(grey_eps) == pgd_budget(grey_eps) == pgd_expected
-        assert ATTACKS["fgsm"].budget(grey_eps) == fgsm_budget(grey_eps) == fgsm_expected
+    """Fails if FGSM or PGD has another budget than the survey's, whose numbers test_budgets.py checks."""
+    assert ATTACKS["pgd"].budget is pgd_budget
+    assert ATTACKS["fgsm"].budget is fgsm_budget

@@ -1,4 +1,4 @@
-"""The copy that attacks run on: it computes the network's function, follows its weights and leaves it unchanged."""
+"""The copy that attacks run on: it computes the network's function, follows its weights and does not change it."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_frozen_and_apart() -> None:
 
 @pytest.mark.parametrize("change", ["step", "statistics", "load"])
 def test_follows_the_weights(change: str) -> None:
-    """Fails if the copy has weights or statistics from before a training step or a loading."""
+    """Fails if the copy still has the weights or statistics from before they changed."""
     model = settled("mv2")
     inference_copy(model, batch())
     if change == "step":
@@ -104,7 +104,7 @@ def test_follows_the_weights(change: str) -> None:
     assert (actual - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
-def test_made_once() -> None:
+def test_one_copy() -> None:
     """Fails if every call makes a new copy."""
     model = settled("mv2")
     assert inference_copy(model, batch()) is inference_copy(model, batch())
@@ -120,7 +120,7 @@ def test_released_with_the_network() -> None:
 
 
 class Misleading(nn.Module):
-    """Its batch norm is registered after a convolution but runs before it."""
+    """A network whose batch norm is registered after a convolution but runs before it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class Misleading(nn.Module):
 
 
 class Rectified(nn.Module):
-    """A ReLU runs between its convolution and its batch norm, which does nothing yet, as in any new network."""
+    """A network with a ReLU between convolution and batch norm, which does nothing yet, as in any new network."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -158,11 +158,11 @@ def test_a_network_that_cannot_be_folded(kind: type[nn.Module]) -> None:
 def test_methods_attack_the_copy(name: str) -> None:
     """Fails if a method's attack runs on the network, or its update on the copy."""
     model, x = network("small"), batch(4)
-    attacked = record_calls(inference_copy(model, x))
+    attack_passes = record_calls(inference_copy(model, x))
     passes = record_calls(model)
     settings = methods.MethodSettings(cross_entropy, training_budget(8), 6.0, 1.0, 3.5, network("small"))
     methods.METHODS[name](settings)(model, x, torch.tensor([0, 1, 2, 0]), rng=streams(4))
-    assert len(attacked) == {"pgdat": 10, "trades": 11, "mart": 10, "hat": 11}[name]
+    assert len(attack_passes) == {"pgdat": 10, "trades": 11, "mart": 10, "hat": 11}[name]
     assert len(passes) == {"pgdat": 1, "trades": 2, "mart": 2, "hat": 3}[name]
 
 
@@ -171,7 +171,7 @@ def test_evaluation_attacks_the_copy_and_scores_the_network(transfer: bool) -> N
     """Fails if the attack runs on the network itself, or the copy is scored."""
     model, source = network("small"), network("small")
     x = image_data(4).images
-    attacked = record_calls(inference_copy(source if transfer else model, to_pixels(torch.from_numpy(x))))
+    attack_passes = record_calls(inference_copy(source if transfer else model, to_pixels(torch.from_numpy(x))))
     passes = record_calls(model)
     attack = SINGLE_LABEL.attacks["pgd"]
     evaluate(
@@ -181,7 +181,7 @@ def test_evaluation_attacks_the_copy_and_scores_the_network(transfer: bool) -> N
         ATTACKS["pgd"].build(pgd_budget(8), attack),
         source=source if transfer else None,
     )
-    assert (len(attacked), len(passes)) == (20, 1)
+    assert (len(attack_passes), len(passes)) == (20, 1)
 
 
 # --- compiled --------------------------------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ def test_compiled_copy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_where_compiling_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    """Fails if a run ends for want of a compiler, or there is no warning."""
+    """Fails if a run ends because there is no compiler, or there is no warning."""
 
     def broken(network: nn.Module, **_: object) -> object:
         def fail(x: Tensor) -> Tensor:
@@ -238,7 +238,7 @@ def test_a_cpu_keeps_its_batch() -> None:
 
 @pytest.mark.gpu
 def test_the_batch_that_fits_a_gpu() -> None:
-    """Fails if the batch size does not fit the GPU's memory, is below the given one, or above the limit."""
+    """Fails if the batch size does not fit the GPU's memory, is smaller than the batch passed, or above the limit."""
     device = torch.device("cuda")
     model = settled("mv2").to(device).eval()
     x = batch(4).to(device)

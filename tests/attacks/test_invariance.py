@@ -1,4 +1,4 @@
-"""What must not matter to an attack: precision and shift of the logits, class order, memory layout, and the batch."""
+"""Changes that must not matter to an attack: of the logits' precision and shift, class order, layout, and batch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("few_queries")
 
 @pytest.mark.parametrize("attack", slow_marked(TRAITS))
 def test_half_precision_logits(attack: str) -> None:
-    """Fails if logits meet a float32 tensor in place, or losses are computed in half precision."""
+    """Fails if an in-place operation mixes half-precision logits with float32, or a loss is in half precision."""
     dtypes: set[torch.dtype] = set()
     task_objective = SINGLE_LABEL.attacks.get(attack, cross_entropy)
 
@@ -47,7 +47,7 @@ def test_half_precision_logits(attack: str) -> None:
 
 @pytest.mark.parametrize("attack", slow_marked(TRAITS))
 def test_a_constant_added_to_the_logits_changes_nothing(attack: str) -> None:
-    """Fails for losses of single logits, like torchattacks' CW. A softmax does not depend on the constant."""
+    """Fails for losses of single logits, like that of torchattacks' CW. A softmax does not depend on the constant."""
     model = trained()
     x, y = pixels(32)
     x_adv = build(attack)(model, x, y, rng=streams(32))
@@ -90,7 +90,7 @@ def test_the_order_of_the_classes_changes_nothing(attack: str) -> None:
 
 @pytest.mark.parametrize("attack", slow_marked(TRAITS))
 def test_memory_layout_changes_nothing(attack: str) -> None:
-    """Fails if noise is drawn in memory order: the loader's images are channels-last, a user's may not be."""
+    """Fails if noise is drawn in memory order: the loader's images are channels-last, but a user's may not be."""
     model = trained()
     x, y = pixels(16)
     x_last = x.contiguous(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""FGSM, PGD and TRADES' ascent against torchattacks and foolbox, and faults of these that ours must not have."""
+"""FGSM, PGD and TRADES' ascent against torchattacks and foolbox, whose faults ours must not have."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ LAYOUTS = (torch.contiguous_format, torch.channels_last)
 
 
 def foolbox_example(attack: Any, model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
-    """Returns a foolbox attack's images, whether they mislead the network or not."""
+    """Returns a foolbox attack's images, also those that do not mislead the network."""
     raw, _, _ = attack(foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu"), x, y, epsilons=eps)
     return raw
 
@@ -139,7 +139,7 @@ def test_the_ascent_of_trades_and_hat(classes: int) -> None:
 # --- faults of the peers that ours must not share --------------------------------------------------------------------
 
 
-def test_batch_norm_held_in_eval() -> None:
+def test_batch_norm_in_eval_mode() -> None:
     """Fails if a batch norm in eval mode is put into train mode with the rest of the network, as by torchattacks."""
     model = unsettle(network("small"))
     before = Snapshot.of(model)

@@ -82,7 +82,7 @@ def ours(victim: Victim, name: str, scale: float = 1) -> int:
 
 
 def peer_part(name: str, model: nn.Module, eps: float, steps: int, classes: int) -> Any:
-    """Returns one attack of pyautoattack, with as many targets as there are wrong classes in place of nine."""
+    """Returns one attack of pyautoattack, with as many targets as there are wrong classes, instead of nine."""
     common = {"norm": "Linf", "eps": eps, "seed": 0, "device": "cpu"}
     if name == "apgd-ce":
         return autopgd_base.APGDAttack(model, n_iter=steps, **common)
@@ -106,7 +106,7 @@ def peer_suite(victim: Victim, parts: tuple[str, ...]) -> Tensor:
 
 @cache
 def theirs(victim: Victim, name: str, scale: float = 1) -> int:
-    """Returns how many images withstand pyautoattack's attack; its AutoAttack has APGD-T from 4 classes on only."""
+    """Returns how many images withstand pyautoattack's attack; its AutoAttack has APGD-T only for 4 classes or more."""
     x, y = victim.data()
     if name == "aa":
         return victim.left(peer_suite(victim, tuple(p for p in PARTS if p != "apgd-t" or victim.classes >= 4)))
@@ -128,7 +128,7 @@ def assert_some_survive(victim: Victim, *left: int) -> None:
 def test_at_least_as_strong_as_the_peer(victim: Victim, name: str) -> None:
     """Fails if an attack misleads on fewer images than the published code, e.g. by a wrong projection or few queries.
 
-    It does not show how APGD chooses its step sizes, because these networks are smooth; the next test but one does.
+    It does not test how APGD chooses its step sizes, because these networks are smooth; the loss test below does.
     """
     assert STEPS["square"] == 50 * STEPS["aa"]  # so our AutoAttack has as many queries as the peer's
     assert_some_survive(victim, ours(victim, name), theirs(victim, name))
@@ -170,9 +170,9 @@ def test_the_hardened_network_is_the_robust_one(victim: Victim) -> None:
 def test_fab_comes_as_near_as_the_peers(classes: int) -> None:
     """Fails if the nearest misclassified point of an image is over 2 % further from x than the peer's.
 
-    That is so if a point must be clearly over the boundary to be moved back towards x: as steps come nearer to it, they
-    end less far over it, and some images stay up to 20 % further away. Our eps is so small that the search goes on to
-    the end; its points are the inputs of the network.
+    They are up to 20 % further away if a point is moved back towards x only when it is clearly beyond the boundary: the
+    closer the steps come to the boundary, the less far beyond it they end. Our eps is so small that the search takes
+    all steps; its points are the inputs of the network.
     """
     model = trained(classes)
     x, y = pixels(IMAGES, classes=classes)
@@ -195,10 +195,10 @@ def test_fab_comes_as_near_as_the_peers(classes: int) -> None:
 
 @pytest.mark.parametrize("classes", [2, 3, 4])
 def test_few_classes_with_survivors(classes: int) -> None:
-    """pyautoattack's standard version: its targeted loss ranks four logits, and it has nine targets.
+    """Fails if our AutoAttack raises with few classes, like pyautoattack's standard version, or is too weak.
 
-    Fails if ours asks for more classes than there are. The peer raises only where APGD-CE leaves survivors, so that
-    weak networks do not show it: shown with a large eps.
+    The peer's targeted loss ranks four logits, and it has nine targets. It raises only if images withstand APGD-CE: not
+    with a large eps, where the network is weak.
     """
     model = trained(classes)
     x, y = pixels(16, classes=classes)
@@ -215,10 +215,10 @@ def test_few_classes_with_survivors(classes: int) -> None:
 
 
 def test_why_the_autoattack_of_torchattacks_is_no_measure() -> None:
-    """It runs APGD and FAB with 10 steps in place of 100, and Square with the rescaled schedule.
+    """Fails if a later version runs what the paper runs: ours can then be compared with it.
 
-    Fails if a later version runs what the paper runs: it can then be a measure. So Square is held to peers without
-    rescaling only: `test_at_least_as_strong_as_the_peer` and the next.
+    It runs APGD and FAB with 10 steps instead of 100, and Square with the rescaled schedule. So our Square is compared
+    only with peers without rescaling: in `test_at_least_as_strong_as_the_peer` and in the next test.
     """
     suite = torchattacks.AutoAttack(trained(4), eps=6 / 255, n_classes=4)._autoattack.attacks
     assert [type(attack).__name__ for attack in suite] == ["APGD", "APGDT", "FAB", "Square"]
@@ -242,7 +242,7 @@ def test_few_queries_of_square_without_rescaling(victim: Victim) -> None:
     assert own <= unscaled + SLACK
 
 
-# --- Square's windows ------------------------------------------------------------------------------------------------
+# --- Square's squares ------------------------------------------------------------------------------------------------
 
 
 def shown_beside_stripes(calls: list[Tensor]) -> Tensor:
@@ -252,10 +252,10 @@ def shown_beside_stripes(calls: list[Tensor]) -> Tensor:
 
 
 def test_squares_reach_the_last_row_and_column() -> None:
-    """Algorithm 2 draws a window's corner from 0 to w - h inclusive; the peers' from 0 to w - h - 1.
+    """Fails if a square's corner is drawn from 0 to w - h - 1, as by the peers, and not to w - h as in algorithm 2.
 
-    Fails if ours draws so too: no window then holds the last row or column, which keep the stripes they began with.
-    Square is therefore stronger than the peers' in the tests above (restricted as theirs, it leaves as many images).
+    No square then contains the last row or column, which keep their first stripes. Our Square is therefore stronger
+    than the peers' in the tests above; with the same restriction, as many images withstand it.
     """
     model = Wrapped(nn.Flatten(), lambda flat: 0 * flat[:, :2] + torch.tensor([1.0, 0.0]))
     x, y = torch.full((4, 3, 16, 16), 0.5), torch.zeros(4, dtype=torch.int64)
@@ -278,7 +278,7 @@ def test_squares_reach_the_last_row_and_column() -> None:
 
 
 def test_square_fools_a_network_that_looks_at_the_last_row_and_column() -> None:
-    """Fails as the test above: after their first stripes, the peers never change the last row and column."""
+    """Fails if the last row and column keep their first stripes, as with the peers."""
     weight = torch.zeros(16, 16)
     weight[-1], weight[:, -1] = 1, 1
     threshold = 0.5 - 0.8 * 0.1  # four fifths of what eps 0.1 allows: random stripes do not reach that
@@ -315,7 +315,7 @@ class FoolboxCW(foolbox.attacks.LinfProjectedGradientDescentAttack):  # type: ig
 
 @pytest.mark.parametrize("victim", NATURAL + HARDENED[1:], ids=str)
 def test_cw_is_pgd_up_the_function_of_foolboxs_cw(victim: Victim) -> None:
-    """Fails for another function, confidence, step or start; compared with foolbox, as torchattacks' CW is wrong."""
+    """Fails for another function, confidence, step or start than foolbox's; torchattacks' CW is wrong, see below."""
     model = victim.model()
     x, y = victim.data()
     budget = cw_budget(victim.grey_eps)
@@ -331,9 +331,9 @@ def test_cw_is_pgd_up_the_function_of_foolboxs_cw(victim: Victim) -> None:
 
 
 def test_cw_and_a_constant_added_to_the_logits() -> None:
-    """torchattacks multiplies logits by a mask in place of choosing them: where all are below 0 it sees two zeros.
+    """Fails if CW depends on a constant that is added to the logits, like that of torchattacks.
 
-    Fails if ours looks at single logits.
+    torchattacks multiplies the logits by a mask instead of choosing among them: if all are below 0, it sees two zeros.
     """
     victim = Victim(3)
     x, y = victim.data()
@@ -347,9 +347,9 @@ def test_cw_and_a_constant_added_to_the_logits() -> None:
 
 
 def test_cw_and_black_pixels() -> None:
-    """Carlini and Wagner's tanh is flat at 0: torchattacks' CW does not move a black pixel, foolbox's hardly does.
+    """Fails if CW changes variables by a tanh, which is flat at 0: a fundus photograph has a black border.
 
-    Fails if ours changes the variable so: a fundus has a black border. Both networks are misled.
+    torchattacks' CW does not change a black pixel, and foolbox's hardly does, though both mislead the network.
     """
     model = trained()
     x, y = pixels(16)

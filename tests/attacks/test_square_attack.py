@@ -66,9 +66,10 @@ def test_square_keeps_what_lowers_the_margin() -> None:
 
 
 def test_square_keeps_a_success_with_a_higher_margin() -> None:
-    """Fails if an image stops at a success whose image is then not returned.
+    """Fails if the search stops at a success, but returns an earlier image with a lower margin.
 
-    The first proposal has the lower margin, but is no clear success, because one logit is large. The second is one.
+    The first proposal has the lower margin, but is no clear success, because one logit is large. The second is a clear
+    one.
     """
     model = LogitsFromList([(9.0, 0.0, 0.0), (0.0, 9e-4, -100.0), (0.0, 1e-4, 0.0)])
     calls = record_calls(model)

@@ -1,4 +1,4 @@
-"""How much each attack finds: it misleads a network, and a larger budget finds no less."""
+"""The strength of each attack: it misleads a network, and with a larger budget on no fewer images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_attack_misleads_a_network(attack: str) -> None:
 
 @pytest.mark.parametrize("attack", slow_marked(TRAITS))
 def test_more_steps_lose_no_image(attack: str) -> None:
-    """Fails if an attack loses a success: it returns the last point instead of the best, or a later one instead.
+    """Fails if an attack loses a success, because it returns the last point or another later one.
 
     FGSM takes one step, whatever the budget. PGD and CW return the last point, and the checkpoints of APGD depend on
     the number of steps. With more steps they mislead on as many images as before, but not on the same.
@@ -50,7 +50,8 @@ def test_a_larger_eps_misleads_on_no_fewer_images(attack: str) -> None:
     model = trained()
     x, y = pixels(48)
     misled = [
-        ~right(model, build(attack, eps=eps / 255)(model, x, y, rng=streams(48)), y) for eps in (0.5, 2, 4, 7, 10)
+        ~right(model, build(attack, eps=grey_eps / 255)(model, x, y, rng=streams(48)), y)
+        for grey_eps in (0.5, 2, 4, 7, 10)
     ]
     for smaller, larger in pairwise(misled):
         assert larger.sum() >= smaller.sum()
@@ -59,7 +60,7 @@ def test_a_larger_eps_misleads_on_no_fewer_images(attack: str) -> None:
 
 
 def test_autoattack_succeeds_where_its_parts_do() -> None:
-    """Fails if an image goes on to the next attack after a success, or gets the x_adv of an attack that failed.
+    """Fails if an image is attacked again after a success, or gets the x_adv of an attack that failed on it.
 
     APGD-CE comes first, with the same random numbers as alone, and FAB-T draws none.
     """
@@ -76,12 +77,12 @@ def test_pgd_is_stronger_than_fgsm_and_more_eps_than_less() -> None:
     model = trained(4)
     x, y = pixels(64, classes=4)
 
-    def loss(attack: str, eps: float) -> float:
-        budget = ATTACKS[attack].budget(eps)
+    def loss(attack: str, grey_eps: float) -> float:
+        budget = ATTACKS[attack].budget(grey_eps)
         x_adv = ATTACKS[attack].build(budget, cross_entropy)(model, x, y, rng=streams(64))
         with torch.no_grad():
             return float(cross_entropy(model(x_adv), y).mean())
 
-    losses = [loss("pgd", eps) for eps in (1, 2, 4, 8)]
+    losses = [loss("pgd", grey_eps) for grey_eps in (1, 2, 4, 8)]
     assert losses == sorted(losses)
     assert losses[-1] > loss("fgsm", 8)

@@ -1,4 +1,4 @@
-"""Batches: which rows, in which order, how augmented - and that none of it depends on the batch size."""
+"""Batches: their rows, order and augmentation, none of which depends on the batch size."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ THREE = Augmentation(rotation=20, horizontal_flip=0.5, vertical_flip=0.5)
 
 
 def some_data(labels: list[Any], *, name: str = "melMulti", side: int = 4) -> ImageData:
-    """Images whose pixels spell their row (below 65,536); masks, for segmentation, likewise."""
+    """Returns images whose first two channels encode their row (below 65,536), and masks for segmentation."""
     count = len(labels)
     spec = DATASETS[name]
     dtype = torch.float32 if spec.task == "multi-label" else torch.int64
@@ -62,7 +62,7 @@ def some_data(labels: list[Any], *, name: str = "melMulti", side: int = 4) -> Im
 
 
 def rows_shown(x: Tensor) -> list[int]:
-    """The rows that a batch's pixels spell, at the centre, where augmentation does not reach."""
+    """Returns the rows that a batch's pixels encode, read at the centre, which augmentation does not change."""
     centre = (x[:, :, x.shape[2] // 2, x.shape[3] // 2] * 255).round().long()
     return (centre[:, 0] * 256 + centre[:, 1]).tolist()
 
@@ -86,7 +86,7 @@ def test_evaluation_takes_every_row_once_in_order(count: int, bs: int, sizes: li
     """Fails if the last short batch is dropped or filled up, or the order or the index is not the list's."""
     data = some_data([row % 3 for row in range(count)])
     loader = EvaluationLoader(data, bs, CPU)
-    for _ in range(2):  # a loader can be walked again
+    for _ in range(2):  # a loader can be iterated again
         batches = list(loader)
         assert [len(batch) for batch in batches] == sizes and len(loader) == len(sizes)
         assert torch.cat([batch.index for batch in batches]).tolist() == list(range(count))
@@ -95,7 +95,7 @@ def test_evaluation_takes_every_row_once_in_order(count: int, bs: int, sizes: li
 
 
 def test_evaluation_pixels() -> None:
-    """Fails if evaluation images are augmented, normalised or of another type than promised."""
+    """Fails if evaluation images are augmented, normalised or of another dtype than float32."""
     data = some_data([0, 1, 2])
     batch = next(iter(EvaluationLoader(data, 3, CPU)))
     assert isinstance(batch, Batch) and batch.x.dtype == torch.float32 and batch.x.shape == (3, 3, 4, 4)
@@ -107,10 +107,10 @@ def test_evaluation_pixels() -> None:
 def test_index_of_a_held_out_part_is_the_row_in_the_list(bs: int) -> None:
     """Fails if a sample's noise would change with the part that it is evaluated in."""
     data = some_data([row % 2 for row in range(40)])
-    _, held = hold_out(data, 0.25, seed=0)
-    batches = list(EvaluationLoader(held, bs, CPU))
+    _, held_out = hold_out(data, 0.25, seed=0)
+    batches = list(EvaluationLoader(held_out, bs, CPU))
     index = torch.cat([batch.index for batch in batches]).tolist()
-    assert index == held.indices.tolist() == sorted(index) and len(index) == 10
+    assert index == held_out.indices.tolist() == sorted(index) and len(index) == 10
     assert [row for batch in batches for row in rows_shown(batch.x)] == index
     assert torch.cat([batch.y for batch in batches]).tolist() == [row % 2 for row in index]
 
@@ -158,14 +158,14 @@ def test_an_epoch_does_not_depend_on_the_batch_size(order: Order) -> None:
 
 @pytest.mark.parametrize("order", ["weighted", "shuffled"])
 def test_an_epoch_depends_on_seed_and_number_alone(order: Order) -> None:
-    """Fails if a resumed run sees other batches than one that went through, or if epochs or seeds repeat."""
+    """Fails if a resumed run sees other batches than an uninterrupted one, or two epochs or seeds have equal ones."""
     data = some_data([row % 2 for row in range(40)], side=8)
     loader = training(data, order=order)
-    gone_through = [whole_epoch(loader, number) for number in range(3)]
+    uninterrupted = [whole_epoch(loader, number) for number in range(3)]
     torch.manual_seed(99)
     resumed = whole_epoch(training(data, order=order), 2)
-    assert all(torch.equal(a, b) for a, b in zip(gone_through[2], resumed, strict=True))
-    others = [*gone_through[:2], whole_epoch(training(data, order=order, seed=1), 2)]
+    assert all(torch.equal(a, b) for a, b in zip(uninterrupted[2], resumed, strict=True))
+    others = [*uninterrupted[:2], whole_epoch(training(data, order=order, seed=1), 2)]
     orders = {tuple(rows_shown(epoch[0])) for epoch in (*others, resumed)}
     assert len(orders) == 4
 
@@ -179,7 +179,7 @@ def test_batch_sizes(order: Order, count: int, bs: int, sizes: list[int]) -> Non
 
 
 def test_weighted_sampling_evens_out_the_classes() -> None:
-    """Fails if classes come as often as they are in the list, or if one sample of a class is preferred."""
+    """Fails if classes are drawn as often as they are in the list, or one sample of a class is preferred."""
     labels = [0] * 90 + [1] * 8 + [2] * 2
     data = some_data(labels, side=1)
     drawn: list[int] = []
@@ -198,7 +198,7 @@ def test_weighted_sampling_evens_out_the_classes() -> None:
 
 
 def test_weighted_sampling_draws_with_replacement() -> None:
-    """Fails if every row comes once: rare classes would never be seen more often than they are."""
+    """Fails if every row is drawn once: rare classes would not be seen more often than they are in the list."""
     x, _, _ = whole_epoch(training(some_data([0] * 30 + [1] * 2)))
     assert len(set(rows_shown(x))) < 32
 
@@ -206,10 +206,10 @@ def test_weighted_sampling_draws_with_replacement() -> None:
 def test_weighted_sampling_of_a_part() -> None:
     """Fails if rows that were held out are trained on, or weights are counted over the whole list."""
     data = some_data([0] * 60 + [1] * 20, side=1)
-    kept, held = hold_out(data, 0.25, seed=0)
-    assert len(training(kept, bs=1)) == 60
-    rows = [row for number in range(100) for row in rows_shown(whole_epoch(training(kept, bs=60), number)[0])]
-    assert set(rows) == set(kept.indices.tolist()) and not set(rows) & set(held.indices.tolist())
+    rest, held_out = hold_out(data, 0.25, seed=0)
+    assert len(training(rest, bs=1)) == 60
+    rows = [row for number in range(100) for row in rows_shown(whole_epoch(training(rest, bs=60), number)[0])]
+    assert set(rows) == set(rest.indices.tolist()) and not set(rows) & set(held_out.indices.tolist())
     assert abs(np.mean(np.array(rows) >= 60) - 0.5) < 0.03
 
 
@@ -222,7 +222,7 @@ def test_shuffled_order_is_a_permutation() -> None:
 
 
 def test_masks_stay_with_their_images() -> None:
-    """Fails if images are shuffled and masks are not, or otherwise."""
+    """Fails if images and masks are shuffled differently."""
     data = some_data([0] * 30, name="mel")
     for batch in training(data, bs=8, order="shuffled", augmentation=data.samples.spec.augmentation).epoch(0):
         rows = torch.tensor(rows_shown(batch.x))
@@ -230,7 +230,7 @@ def test_masks_stay_with_their_images() -> None:
 
 
 def test_multi_label_targets_stay_with_their_images() -> None:
-    """Fails if bits are shuffled apart from the images."""
+    """Fails if bits and images are shuffled differently."""
     bits = [[float(row >> finding & 1) for finding in range(14)] for row in range(40)]
     data = some_data(bits, name="xray_multilabel")
     for batch in training(data, bs=8, order="shuffled", augmentation=Augmentation(horizontal_flip=0.5)).epoch(0):
@@ -262,16 +262,16 @@ def test_hold_out_keeps_the_shares_of_the_classes(fraction: float) -> None:
     """Fails if rows are in both parts or in none, or a rare class is in one part alone."""
     labels = [0] * 200 + [1] * 60 + [2] * 20
     data = some_data(labels, side=1)
-    kept, held = hold_out(data, fraction, seed=3)
-    assert sorted([*kept.indices, *held.indices]) == list(range(280))
-    assert len(held) == round(280 * fraction) and len(kept) == 280 - len(held)
+    rest, held_out = hold_out(data, fraction, seed=3)
+    assert sorted([*rest.indices, *held_out.indices]) == list(range(280))
+    assert len(held_out) == round(280 * fraction) and len(rest) == 280 - len(held_out)
     for label, count in enumerate((200, 60, 20)):
-        assert abs(sum(labels[row] == label for row in held.indices) - fraction * count) <= 1
-    assert held.samples.classes == kept.samples.classes == 3
+        assert abs(sum(labels[row] == label for row in held_out.indices) - fraction * count) <= 1
+    assert held_out.samples.classes == rest.samples.classes == 3
 
 
 def test_hold_out_depends_on_the_seed_alone() -> None:
-    """Fails if a resumed run would choose its epoch on other images."""
+    """Fails if a resumed run would choose its best epoch on other images."""
     data = some_data([0, 1] * 50, side=1)
     parts = [hold_out(data, 0.2, seed=seed)[1].indices.tolist() for seed in (0, 0, 1)]
     assert parts[0] == parts[1] != parts[2]
@@ -280,17 +280,17 @@ def test_hold_out_depends_on_the_seed_alone() -> None:
 @pytest.mark.parametrize(("name", "label"), [("mel", 0), ("xray_multilabel", [0.0] * 14)])
 def test_hold_out_without_classes(name: str, label: object) -> None:
     """Fails if a list without one class a row cannot be split."""
-    kept, held = hold_out(some_data([label] * 20, name=name, side=1), 0.25, seed=0)
-    assert sorted([*kept.indices, *held.indices]) == list(range(20)) and len(held) == 5
+    rest, held_out = hold_out(some_data([label] * 20, name=name, side=1), 0.25, seed=0)
+    assert sorted([*rest.indices, *held_out.indices]) == list(range(20)) and len(held_out) == 5
 
 
 def test_hold_out_of_a_part() -> None:
     """Fails if a part's rows are matched with the whole list's labels."""
     data = some_data([0] * 60 + [1] * 20, side=1)
-    kept, _ = hold_out(data, 0.5, seed=0)
-    rest, held = hold_out(kept, 0.5, seed=0)
-    assert sorted([*rest.indices, *held.indices]) == kept.indices.tolist()
-    assert (held.indices >= 60).sum() == 5
+    part, _ = hold_out(data, 0.5, seed=0)
+    rest, held_out = hold_out(part, 0.5, seed=0)
+    assert sorted([*rest.indices, *held_out.indices]) == part.indices.tolist()
+    assert (held_out.indices >= 60).sum() == 5
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ def test_hold_out_of_a_part() -> None:
     ],
 )
 def test_hold_out_of_a_bad_fraction(labels: list[int], fraction: float) -> None:
-    """Fails if scikit-learn's error comes through bare, or names no flag."""
+    """Fails if scikit-learn's error is not turned into a message that names the flag."""
     with pytest.raises(UserError) as caught:
         hold_out(some_data(labels, side=1), fraction, seed=0)
     text = str(caught.value)
@@ -320,7 +320,7 @@ def test_hold_out_of_a_bad_fraction(labels: list[int], fraction: float) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A data root with a segmentation list; mask n is image n's red channel above 127."""
+    """Returns a data root with a segmentation list; mask n is the red channel of image n, which is 0 or 255."""
     spec = DATASETS["mel"]
     rng = np.random.default_rng(0)
     for folder in ("img", "target"):
@@ -349,7 +349,7 @@ def test_masks_of_files_stay_with_their_images(root: Path) -> None:
 
 
 def test_facts_tell_data_apart(root: Path) -> None:
-    """Fails if a record would say the same of two runs on other lists, pixels, masks, or generated images."""
+    """Fails if a record is the same for two runs with different lists, pixels, masks or markers."""
     facts = [load(root).facts, load(root, 3).facts]
     folder = root / "mel2017"
     image = np.zeros((16, 16), dtype=np.uint8)
@@ -383,36 +383,36 @@ def test_batches_on_a_gpu() -> None:
 
 
 def test_a_copy_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails when a piece is left out or put in another's place."""
+    """Fails if a piece is left out or in another position."""
     array = np.random.default_rng(0).integers(256, size=(7, 2, 2, 3), dtype=np.uint8)
     monkeypatch.setattr(loading, "_COPY_BYTES", 24)
     assert torch.equal(loading._copied(array, CPU), torch.from_numpy(array))
 
 
 @pytest.mark.parametrize("name", ["melMulti", "mel", "xray_multilabel"])
-def test_resident_pixels_give_the_same_batches(name: str) -> None:
-    """Fails when images or masks that a GPU holds are other rows', or lose their type on the way."""
+def test_preloaded_pixels_give_the_same_batches(name: str) -> None:
+    """Fails if preloaded images or masks are those of other rows, or of another dtype."""
     labels = [[0.0] * 14] * 9 if name == "xray_multilabel" else [0, 1, 2] * 3
     data = some_data(labels, name=name)
     masks = None if data.masks is None else torch.from_numpy(data.masks)
-    resident = replace(data, preloaded=(torch.from_numpy(data.images), masks))
+    preloaded = replace(data, preloaded=(torch.from_numpy(data.images), masks))
     order: Order = "weighted" if name == "melMulti" else "shuffled"
-    for one, other in zip(
+    for expected, batch in zip(
         [*EvaluationLoader(data, 4, CPU), *training(data, order=order).epoch(1)],
-        [*EvaluationLoader(resident, 4, CPU), *training(resident, order=order).epoch(1)],
+        [*EvaluationLoader(preloaded, 4, CPU), *training(preloaded, order=order).epoch(1)],
         strict=True,
     ):
-        assert one.y.dtype == other.y.dtype
-        assert all(torch.equal(getattr(one, part), getattr(other, part)) for part in ("x", "y", "index"))
+        assert batch.y.dtype == expected.y.dtype
+        assert all(torch.equal(getattr(batch, part), getattr(expected, part)) for part in ("x", "y", "index"))
 
 
 def test_a_cpu_keeps_no_copy() -> None:
-    """Fails if pixels are held twice in a CPU's memory."""
+    """Fails if the CPU's memory has a second copy of the pixels."""
     assert some_data([0, 1]).preload(CPU).preloaded is None
 
 
 def test_one_batch_is_read_ahead() -> None:
-    """Fails when batches change their order, one is lost, reading waits for its use, or more than one is held."""
+    """Fails if batches change their order, one is lost, none is read ahead, or more than one is."""
     produced: list[int] = []
 
     def items() -> Iterator[int]:
@@ -443,15 +443,15 @@ def test_an_error_while_reading_ahead_is_raised() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("share", [1.0, 0.0], ids=["resident", "read ahead"])
+@pytest.mark.parametrize("share", [1.0, 0.0], ids=["preloaded", "read ahead"])
 def test_where_a_gpu_finds_its_pixels(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails when pixels or augmentation differ from those on a CPU, or when a list that fits is not kept."""
+    """Fails if pixels or augmentation differ from those on a CPU, or a list that fits the memory is not preloaded."""
     monkeypatch.setattr("advmia.data.loading.PRELOAD_FRACTION", share)
     device = torch.device("cuda")
     data = some_data([0, 1, 2] * 3, side=16)
-    placed = data.preload(device)
-    assert (placed.preloaded is not None) == (share == 1.0)
+    data_on_gpu = data.preload(device)
+    assert (data_on_gpu.preloaded is not None) == (share == 1.0)
     expected = [*EvaluationLoader(data, 4, CPU), *training(data).epoch(1)]
-    on_gpu = [*EvaluationLoader(placed, 4, device), *replace(training(placed), device=device).epoch(1)]
-    for ours, theirs in zip(on_gpu, expected, strict=True):
+    batches = [*EvaluationLoader(data_on_gpu, 4, device), *replace(training(data_on_gpu), device=device).epoch(1)]
+    for ours, theirs in zip(batches, expected, strict=True):
         assert torch.equal(ours.x.cpu(), theirs.x) and torch.equal(ours.y.cpu(), theirs.y)

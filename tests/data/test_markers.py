@@ -1,4 +1,4 @@
-"""What a folder's images really are, said beside the lists and repeated by every result."""
+"""Markers: they say what a folder's images really are, beside its lists and in every result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from advmia.errors import UserError
 
 
 def test_no_marker_means_the_official_images(tmp_path: Path) -> None:
-    """Fails if official files put by hand need a marker."""
+    """Fails if official files that a user has placed by hand need a marker."""
     assert read_markers(tmp_path) == {}
     assert data_label(tmp_path, "train.csv") == ""
 

@@ -1,4 +1,4 @@
-"""The phantoms: the four layouts' formats, determinism, consistent labels, refusals."""
+"""The phantoms: the four layouts' formats, determinism, consistent labels, and refused arguments and folders."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_files_have_the_real_formats(root: Path, folder: str, images: str, kind:
             assert set(np.unique(pixels)) == {0, 255} and 0.02 < (pixels > 0).mean() < 0.8
 
 
-def test_masks_follow_what_is_seen(root: Path) -> None:
+def test_masks_lie_on_lesions_and_lungs(root: Path) -> None:
     """Fails if masks do not lie on the lesions and lungs."""
     for folder, image_folder in (("mel2017", "img"), ("covidSeg", "image")):
         for name, mask_name in rows(root / folder / "testSeg.csv"):
@@ -143,7 +143,7 @@ def test_same_seed_same_bytes_and_other_seed_other_images(root: Path, tmp_path: 
 
 
 def test_running_again_changes_nothing_and_says_so(root: Path) -> None:
-    """Fails if a second run writes a file, or does not say that all is there."""
+    """Fails if a second run writes a file, or does not report that all files exist."""
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     report = make_phantoms(root, count=COUNT, size=SIZE)
     assert before == {path: path.stat().st_mtime_ns for path in root.rglob("*")}
@@ -151,8 +151,8 @@ def test_running_again_changes_nothing_and_says_so(root: Path) -> None:
     assert "  testbin.csv: 7 images; 4 of class 0, 3 of class 1" in report
 
 
-def test_a_killed_run_is_taken_up(root: Path, tmp_path: Path) -> None:
-    """Fails if an incomplete folder is not completed, to the same bytes."""
+def test_a_killed_run_is_continued(root: Path, tmp_path: Path) -> None:
+    """Fails if an incomplete folder is not completed to the same bytes."""
     make_phantoms(tmp_path, ["covidSeg"], count=COUNT, size=SIZE)
     (tmp_path / "covidSeg" / "testSeg.csv").unlink()
     (tmp_path / "covidSeg" / "image" / "Normal-3.png").write_bytes(b"half")
@@ -161,7 +161,7 @@ def test_a_killed_run_is_taken_up(root: Path, tmp_path: Path) -> None:
 
 
 def test_marker_records_the_arguments(root: Path) -> None:
-    """Fails if a marker does not say what phantoms were made with."""
+    """Fails if a marker does not record the arguments that phantoms were made with."""
     markers = read_markers(root / "mel2017")
     assert len(markers) == 6
     facts = markers["testSeg.csv"]
@@ -222,14 +222,14 @@ def test_bad_arguments(tmp_path: Path, folders: list[str], arguments: dict[str, 
 
 
 def test_a_file_in_the_way(tmp_path: Path) -> None:
-    """Fails if a file in the folder's place ends in a traceback."""
+    """Fails if a file with the folder's name ends in a traceback."""
     (tmp_path / "xray").write_text("")
     with pytest.raises(UserError, match="is a file"):
         make_phantoms(tmp_path, ["xray"], count=COUNT, size=SIZE)
 
 
 def test_smallest_count_shows_all_classes(tmp_path: Path) -> None:
-    """Fails if the least count lacks a class in the test lists."""
+    """Fails if a class is missing in a test list of the smallest count."""
     make_phantoms(tmp_path, count=24, size=32)
     assert {label for _, label in rows(tmp_path / "mesidor" / "test.csv")} == {"0", "1", "2", "3"}
     assert {label for _, label in rows(tmp_path / "mel2017" / "test.csv")} == {"0", "1", "2"}

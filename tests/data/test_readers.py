@@ -1,4 +1,4 @@
-"""Reading lists: what becomes of good rows, and the message for each kind of bad input."""
+"""Reading lists: the samples of good rows, and the message for each kind of bad input."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def write_list(root: Path, name: str, text: str | bytes, split: Split = "train")
 
 
 def complaint(root: Path, name: str, split: Split = "train", classes: int | None = None) -> str:
-    """What the user is message: one line."""
+    """Returns the message of the error with which a list is refused; it must be one line."""
     with pytest.raises(UserError) as caught:
         read_samples(DATASETS[name], root, split, classes=classes)
     text = str(caught.value)
@@ -96,7 +96,7 @@ def test_multi_label(first: str, tmp_path: Path) -> None:
 
 
 def test_segmentation(tmp_path: Path) -> None:
-    """Fails if masks and images are mixed up, or labels are made out of names."""
+    """Fails if masks and images are mixed up, or file names are read as labels."""
     write_list(tmp_path, "mel", "a.png,b.png\nc.png,d.png\n")
     samples = read_samples(DATASETS["mel"], tmp_path, "train")
     assert (samples.files, samples.masks) == (("a.png", "c.png"), ("b.png", "d.png"))
@@ -117,7 +117,7 @@ def test_first_rows_keep_the_number_of_classes(tmp_path: Path) -> None:
 
 
 def test_digest_is_of_the_file(tmp_path: Path) -> None:
-    """Fails if two lists that differ in a byte could be taken for one another."""
+    """Fails if two lists that differ in one byte have the same digest."""
     path = write_list(tmp_path, "melBin", "a.png,0\nb.png,1\n")
     samples = read_samples(DATASETS["melBin"], tmp_path, "train")
     assert samples.digest == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -149,7 +149,7 @@ def test_classes_come_from_the_training_list(labels: list[int], classes: int, tm
 
 
 def test_a_test_list_may_lack_classes_but_have_no_more(tmp_path: Path) -> None:
-    """Fails if the test list's own labels decide about K, or if a label beyond K reaches the loss."""
+    """Fails if the test list's labels determine K, or a label of K or more reaches the loss."""
     write_list(tmp_path, "melMulti", "a.png,0\nb.png,2\n", "test")
     assert read_samples(DATASETS["melMulti"], tmp_path, "test", classes=3).classes == 3
     text = complaint(tmp_path, "melMulti", "test", classes=2)
@@ -163,20 +163,20 @@ def test_declared_classes_need_no_list(name: str, tmp_path: Path) -> None:
 
 
 def test_classes_without_a_training_list(tmp_path: Path) -> None:
-    """Fails if testing needs the training list: where it is missing, the checkpoint says K."""
+    """Fails if testing needs the training list: if it is missing, the checkpoint says K."""
     write_list(tmp_path, "melMulti", "a.png,0\nb.png,1\n", "test")
     assert count_listed_classes(DATASETS["melMulti"], tmp_path) is None
 
 
 def test_classes_of_a_bad_training_list(tmp_path: Path) -> None:
-    """Fails if a gap in the training list is overlooked when only K is asked for."""
+    """Fails if a gap in the training list's labels is overlooked when only K is needed."""
     write_list(tmp_path, "melMulti", "a.png,0\nb.png,2\n")
     with pytest.raises(UserError, match=r"train\.csv row 2: label 2 is out of range"):
         count_listed_classes(DATASETS["melMulti"], tmp_path)
 
 
 def test_shared_images_are_counted_once_each(tmp_path: Path) -> None:
-    """Fails if repeated rows count twice, or the labels have a say."""
+    """Fails if repeated rows count twice, or the labels matter."""
     write_list(tmp_path, "melBin", "a.png,0\nb.png,1\nb.png,1\nc.png,0\n", "train")
     write_list(tmp_path, "melBin", "b.png,0\nc.png,0\nd.png,1\nb.png,0\n", "test")
     train, test = (read_samples(DATASETS["melBin"], tmp_path, split) for split in ("train", "test"))
@@ -261,7 +261,7 @@ BAD_LISTS = [
 
 @pytest.mark.parametrize(("name", "text", "says"), BAD_LISTS)
 def test_bad_lists(name: str, text: str | bytes, says: list[str], tmp_path: Path) -> None:
-    """Fails if bad input gets through, or the message lacks the file, the row, or what was expected."""
+    """Fails if bad input is accepted, or the message lacks the file, the row, or what was expected."""
     path = write_list(tmp_path, name, text)
     message = complaint(tmp_path, name)
     assert str(path) in message
@@ -287,7 +287,7 @@ def test_absolute_path(tmp_path: Path) -> None:
     ],
 )
 def test_a_quote_that_is_never_closed(text: str, tmp_path: Path) -> None:
-    """Fails if the message repeats the whole rest of the file, or breaks into lines."""
+    """Fails if the message quotes all the rest of the file, or has several lines."""
     path = write_list(tmp_path, "melBin", text)
     message = complaint(tmp_path, "melBin")
     assert f"{path} row 2: expected " in message and "png" in message
@@ -336,7 +336,7 @@ def _image_is_a_link_to_nowhere(folder: Path) -> None:
     ],
 )
 def test_bad_folders(harm: Callable[[Path], None], says: str, tmp_path: Path) -> None:
-    """Fails if the system's error comes through bare, or later, when work has begun."""
+    """Fails if the system's error is not turned into a message, or comes only after work has begun."""
     write_list(tmp_path, "mel", "a.png,b.png\n")
     folder = tmp_path / "mel2017"
     harm(folder)

@@ -1,4 +1,4 @@
-"""The data sets as declared, against the published facts of the survey."""
+"""The declarations of the data sets, against the published facts of the survey."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PUBLISHED: dict[str, tuple[Any, ...]] = {
 }
 
 
-def test_no_data_set_is_missing_or_made_up() -> None:
+def test_published_facts_are_complete() -> None:
     """Fails if a data set is added without its published facts here."""
     assert set(DATASETS) == set(PUBLISHED)
     assert all(name == spec.name for name, spec in DATASETS.items())
@@ -35,7 +35,7 @@ def test_no_data_set_is_missing_or_made_up() -> None:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_facts(name: str) -> None:
-    """Fails if a size, list, augmentation or normalisation strays from the survey's."""
+    """Fails if a size, list, augmentation or normalisation differs from the survey's."""
     task, folder, list_name, resize, size, augmentation, normalisation, classes, images, masks = PUBLISHED[name]
     spec = DATASETS[name]
     assert (spec.task, spec.resize, spec.size, spec.classes) == (task, resize, size, classes)
@@ -82,7 +82,7 @@ def test_spellings_in_circulation(alias: str, name: str) -> None:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_at_its_own_size_nothing_changes(name: str) -> None:
-    """Fails if `--imgSize` with the data set's own size is another transform."""
+    """Fails if `--imgSize` with the data set's own size changes the transform."""
     assert DATASETS[name].at_size(DATASETS[name].size) == DATASETS[name]
 
 

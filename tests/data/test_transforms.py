@@ -1,4 +1,4 @@
-"""The image transforms against torchvision and Pillow, to the bit where the reference's is the same."""
+"""The image transforms, against torchvision and Pillow: equal to the bit, except segmentation images."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SIZES = {(spec.resize, spec.size) for spec in DATASETS.values()} | {
 
 
 def some_image(mode: str, width: int = 90, height: int = 61, seed: int = 0) -> Image.Image:
-    """Smooth colours with noise on top, in any of Pillow's 8-bit modes."""
+    """Returns smooth colours with noise added, in any of Pillow's 8-bit modes."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)).resize((width, height))
     image = Image.fromarray(np.asarray(coarse) // 2 + rng.integers(0, 128, (height, width, 3), dtype=np.uint8))
@@ -43,7 +43,7 @@ def save(image: Image.Image, path: Path, **options: Any) -> Path:
 
 
 def official_pixels(path: Path, resize: int, size: int) -> Tensor:
-    """torchvision's way: (3, size, size) float32."""
+    """Returns the pixels by torchvision, (3, size, size) float32."""
     with Image.open(path) as image:
         return Compose([Resize((resize, resize)), CenterCrop(size), ToTensor()])(image.convert("RGB"))
 
@@ -67,7 +67,7 @@ def test_images_are_torchvisions(mode: str, resize: int, size: int, tmp_path: Pa
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 300), (256, 256), (224, 224), (299, 299)], ids=str)
 def test_any_shape(size: tuple[int, int], tmp_path: Path) -> None:
-    """Fails if the aspect ratio is kept, or if an image of the right size takes another path."""
+    """Fails if the aspect ratio is kept, or an image of the right size is treated differently."""
     path = save(some_image("RGB", *size), tmp_path / "image.png")
     check_official(path, 256, 224)
     check_official(path, 299, 299)
@@ -100,7 +100,7 @@ def test_segmentation_images_are_within_one_grey_level(official: Path) -> None:
 
 
 def test_exif_rotation_is_not_applied(tmp_path: Path) -> None:
-    """Fails if the camera's orientation is followed: the masks were drawn on the pixels as stored."""
+    """Fails if the camera's orientation is applied: the masks were drawn on the pixels as stored."""
     exif = Image.Exif()
     exif[0x0112] = 6  # orientation: turn by 90 degrees
     turned = save(some_image("RGB"), tmp_path / "turned.jpg", exif=exif, quality=95)
@@ -126,10 +126,10 @@ def test_more_than_8_bits_are_refused(mode: str, dtype: type, tmp_path: Path) ->
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
 def test_damaged_files_raise_what_the_cache_expects(suffix: str, tmp_path: Path) -> None:
     """Fails if a file that is cut short gives pixels, or an exception that would end in a traceback."""
-    whole = save(some_image("RGB", 40, 30), tmp_path / f"whole.{suffix}").read_bytes()
+    content = save(some_image("RGB", 40, 30), tmp_path / f"intact.{suffix}").read_bytes()
     damaged = tmp_path / f"damaged.{suffix}"
-    for length in (0, 1, 10, len(whole) // 2, len(whole) * 9 // 10):
-        damaged.write_bytes(whole[:length])
+    for length in (0, 1, 10, len(content) // 2, len(content) * 9 // 10):
+        damaged.write_bytes(content[:length])
         with pytest.raises((OSError, ValueError, SyntaxError)):
             load_image(damaged, 16, 16)
     damaged.write_text("<html>404</html>")
@@ -141,7 +141,7 @@ def test_damaged_files_raise_what_the_cache_expects(suffix: str, tmp_path: Path)
 
 
 def test_mask_threshold(tmp_path: Path) -> None:
-    """Fails if foreground begins anywhere else than at 128, or is another number than 1."""
+    """Fails if foreground does not begin at grey level 128, or is another number than 1."""
     levels = np.array([[0, 1, 127, 128, 129, 254, 255, 64]] * 8, dtype=np.uint8)
     mask = load_mask(save(Image.fromarray(levels), tmp_path / "mask.png"), 8)
     assert mask.dtype == np.uint8 and mask.shape == (8, 8)
@@ -207,7 +207,7 @@ def some_draws(count: int, seed: int = 1) -> Tensor:
 
 
 def pillow_augment(image: Tensor, augmentation: Augmentation, draw: Tensor) -> Tensor:
-    """The three changes in the reference's order, each as Pillow does it."""
+    """Applies the three changes in the reference's order with Pillow."""
     turned = Image.fromarray(image.numpy())
     if augmentation.rotation:
         angle = (2 * float(draw[0]) - 1) * augmentation.rotation
@@ -260,8 +260,8 @@ def test_angle_of_a_draw(draw: float, angle: float) -> None:
     assert np.array_equal(augment(image, THREE, draws)[0].numpy(), np.asarray(expected))
 
 
-def test_angles_seen_in_the_pixels() -> None:
-    """Fails if angles leave +-20 degrees or gather anywhere; they are measured, without Pillow, from coordinates."""
+def test_angles_measured_in_the_pixels() -> None:
+    """Fails if angles leave +-20 degrees or are not uniform; they are measured from coordinates, without Pillow."""
     side, count, radius = 65, 1000, 30
     rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     coordinates = torch.stack([rows, columns, torch.ones_like(rows)], dim=-1).to(torch.uint8)
@@ -293,7 +293,7 @@ def test_probability_of_flips(horizontal: float, vertical: float) -> None:
 
 @pytest.mark.parametrize("augmentation", [THREE, Augmentation(horizontal_flip=0.5), Augmentation()], ids=str)
 def test_each_sample_is_changed_by_its_own_draw(augmentation: Augmentation) -> None:
-    """Fails if a batch shares a draw, or the neighbours in the batch have a say."""
+    """Fails if a batch shares a draw, or an image's change depends on its neighbours in the batch."""
     images, draws = some_batch(16, 24), some_draws(16)
     before = images.clone()
     together = augment(images, augmentation, draws)
@@ -305,7 +305,7 @@ def test_each_sample_is_changed_by_its_own_draw(augmentation: Augmentation) -> N
 
 
 def test_no_augmentation_changes_nothing() -> None:
-    """Fails if segmentation images, which are not augmented, are touched."""
+    """Fails if segmentation images, which are not augmented, are changed."""
     images = some_batch(4, 9)
     assert torch.equal(augment(images, Augmentation(), some_draws(4)), images)
 

@@ -1,4 +1,4 @@
-"""gradVisual.py's pictures and files: names, contents, and what happens to files that are there already."""
+"""gradVisual.py's pictures and files: names, contents, and how existing files are treated."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("few_steps")
 
 
 def unsaturate(model: nn.Module, images: Path) -> None:
-    """Gives a random network batch statistics of the images, and balanced logits: its predictions then differ."""
+    """Gives a random network the images' batch statistics, and balanced logits, so that its predictions differ."""
     spec = DATASETS["melBin"].at_size(16)
     arrays = [load_image(path, spec.resize, spec.size) for path in sorted(images.iterdir())]
     x = to_pixels(torch.from_numpy(np.stack(arrays)))
@@ -38,7 +38,7 @@ def unsaturate(model: nn.Module, images: Path) -> None:
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with phantoms in ./data and random weights of the three networks, for two classes."""
+    """Returns a folder with phantoms in ./data and random weights of the three networks, for two classes."""
     folder = tmp_path_factory.mktemp("visual")
     make_phantoms(folder / "data", ["mel2017", "xray"], count=24, size=48)
     torch.manual_seed(0)
@@ -73,7 +73,8 @@ def test_files_of_a_run(
 ) -> None:
     """Fails if a file has another name than the published code's, a map has no JPEG, or sheet or CSV are missing.
 
-    For all networks, and for `mel` and `xray`, the published code's names of melBin and xrayBin.
+    All networks are tested, and the data sets `mel` and `xray`, which are the published code's names of melBin and
+    xrayBin.
     """
     maps = tmp_path / "maps"
     assert draw(monkeypatch, workplace, "--saveDir", maps, "--epsilons", *grey_eps, model=model, dataset=dataset) == 0

@@ -50,7 +50,7 @@ def test_maps_of_the_three_networks_equal_cam(name: str) -> None:
 
 
 def test_map_by_finite_differences() -> None:
-    """Fails if the gradient is of another class's logit or by another tensor than the layer's output."""
+    """Fails if the gradient is of another class's logit, or with respect to another tensor than the layer's output."""
     model = small_net().double()
     x, y = pixels(2)
     x = x.double()
@@ -88,7 +88,7 @@ def test_the_network_stays_as_it_was() -> None:
     assert not maps.requires_grad and not logits.requires_grad
 
 
-def test_a_map_where_nothing_speaks_for_the_class() -> None:
+def test_a_map_where_nothing_supports_the_class() -> None:
     """Fails if a map without positive evidence is NaN instead of 0, or overlaps with another map."""
     model = small_net()
     with torch.no_grad():
@@ -101,7 +101,7 @@ def test_a_map_where_nothing_speaks_for_the_class() -> None:
 
 
 def test_comparison_of_two_maps() -> None:
-    """Fails if hand-made maps of ten pixels, whose brightest fifth is two pixels, get other scores than by hand."""
+    """Fails if maps of ten pixels, whose brightest fifth is two pixels, get other scores than computed by hand."""
     first = torch.tensor([[[9.0, 8, 1, 1, 1, 1, 1, 1, 1, 1]]])
     second = torch.tensor([[[9.0, 1, 8, 1, 1, 1, 1, 1, 1, 1]]])
     assert top_overlap(first, first).item() == 1

@@ -22,7 +22,7 @@ def test_overlay_shows_image_and_map() -> None:
     assert (bright > cold).all()
 
 
-def test_a_sheet_has_room_for_so_many_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sheet_shows_a_limited_number_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails if images beyond `SHEET_ROWS` make the sheet longer, or a name with `$` is taken for a formula."""
     monkeypatch.setattr(pictures, "SHEET_ROWS", 2)
     picture = SheetPicture(np.zeros((4, 4, 3), dtype=np.uint8), 0, 0.5)

@@ -45,7 +45,7 @@ def reference_logits(reference_fixtures: Path) -> dict[str, dict]:
 
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Returns the empty download cache of torch; inside the test, downloads fail as without an internet connection."""
+    """Returns torch's download cache, which is empty; downloads fail as without an internet connection."""
 
     def refuse(*args: object, **kwargs: object) -> None:
         raise URLError("no network")
@@ -113,7 +113,7 @@ def test_state_dict_names_and_shapes(reference_shapes: dict[str, dict[str, list[
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_logits(name: str, reference_logits: dict[str, dict]) -> None:
-    """Fails if a network computes something else than the reference's with the same weights."""
+    """Fails if a network computes other logits than the reference's network with the same weights."""
     record = reference_logits[name]
     model = build_model(name, record["classes"]).eval()
     model.load_state_dict(deterministic_weights(model, record["seed"]), strict=True)
@@ -164,7 +164,7 @@ def test_normalize_keeps_dtype_and_input() -> None:
 
 
 def test_mean_without_std() -> None:
-    """Fails if half of a normalisation is accepted."""
+    """Fails if a mean without a standard deviation is accepted."""
     with pytest.raises(ValueError, match="both mean and std"):
         build_model("res18", 2, mean=(0.5, 0.5, 0.5))
 
@@ -252,7 +252,7 @@ def test_cam_layer_is_the_map_that_the_classifier_averages(name: str) -> None:
 
 
 def test_segmentation_networks_have_no_cam_layer() -> None:
-    """Fails if Grad-CAM is offered for a network without one class for each image."""
+    """Fails if Grad-CAM is offered for a network that does not predict one class for each image."""
     assert all(MODELS[name].cam_layer is None for name in SEGMENTERS)
 
 
@@ -307,7 +307,7 @@ def test_imagenet_weights_without_internet(no_network: Path) -> None:
 @pytest.mark.parametrize(
     "failure", [OSError("disk\nfull"), RuntimeError("invalid hash value"), TimeoutError("timed out")]
 )
-def test_imagenet_download_breaks_off(failure: Exception, no_network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_imagenet_download_fails(failure: Exception, no_network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails if a full disk, a wrong hash or a timeout ends in a traceback, or in several lines."""
 
     def fail(*args: object, **kwargs: object) -> None:
@@ -341,7 +341,7 @@ def test_imagenet_file_in_the_cache_is_broken(
 
 
 def test_imagenet_file_in_the_cache_is_of_another_network(no_network: Path) -> None:
-    """Fails if weights are loaded in part."""
+    """Fails if only some of the weights are loaded."""
     torch.save({"features.conv0.weight": torch.zeros(1)}, no_network / WEIGHTS_FILE)
     with pytest.raises(UserError, match="Missing key") as caught:
         build_model("chexnet", 2, init="imagenet")
@@ -349,7 +349,7 @@ def test_imagenet_file_in_the_cache_is_of_another_network(no_network: Path) -> N
 
 
 def test_only_chexnet_has_imagenet_weights() -> None:
-    """Fails if another network silently starts from random weights instead."""
+    """Fails if a network without ImageNet weights silently starts from random weights."""
     for name in MODELS:
         if name != "chexnet":
             with pytest.raises(UserError, match=f"{name}.*chexnet.*--init random"):
@@ -380,7 +380,7 @@ def test_classes_and_network_of_weights() -> None:
 
 
 def test_classes_of_another_networks_weights() -> None:
-    """Fails if the error does not say whose weights were expected and whose were given."""
+    """Fails if the error does not say which network's weights were expected and which were passed."""
     with pytest.raises(UserError, match=r"unet.*outc\.conv\.weight.*segnet"):
         classes_of_weights("unet", meta_model("segnet", 2).state_dict())
     with pytest.raises(UserError, match="no known model"):

@@ -89,8 +89,8 @@ def test_every_readme_command(tmp_path: Path, warm_interpreter: Path) -> None:
 
 def test_all_survey_scripts_are_shown() -> None:
     """Fails if a script of the survey is missing from the README, or comes before a script whose networks it needs."""
-    shown = [words[0] for words in readme_commands() if words[0].startswith("scripts/survey/")]
-    assert shown == [f"scripts/survey/{name}.sh" for name in SURVEY]
+    scripts = [words[0] for words in readme_commands() if words[0].startswith("scripts/survey/")]
+    assert scripts == [f"scripts/survey/{name}.sh" for name in SURVEY]
     existing = {path.stem for path in (ROOT / "scripts" / "survey").glob("*.sh")} - {"settings"}
     assert existing == set(SURVEY)
 

@@ -26,10 +26,10 @@ RECIPES = ("an attack", "a network", "a training method", "a data set")
 
 @dataclass(frozen=True)
 class Block:
-    """A block of code, and the file and place that its first line names."""
+    """A block of code, and the file and the location in it that its first line names."""
 
     path: str
-    place: str  # "" for a new file, or "in NAME", "in FIELD of NAME" (a literal), "before CLASS" or "replaces NAME"
+    location: str  # "" for a new file, or "in NAME", "in FIELD of NAME" (a literal), "before CLASS" or "replaces NAME"
     code: str
 
 
@@ -39,17 +39,17 @@ def blocks() -> list[Block]:
     for text in re.findall(r"^```python\n(.*?)^```$", TEXT, re.M | re.S):
         head, code = text.split("\n", 1)
         match = re.fullmatch(r"# (new file )?(\S+?\.py)(?:, (.+))?", head)
-        assert match and bool(match[1]) != bool(match[3]), f"the first line of a block names no file or place: {head}"
+        assert match and bool(match[1]) != bool(match[3]), f"a block does not name its file or location: {head}"
         code_blocks.append(Block(match[2], match[3] or "", code))
     return code_blocks
 
 
 def insert(source: str, block: Block) -> str:
-    """Returns the source with the block's imports after the first import, and its other lines at `block.place`."""
+    """Returns the source with the block's imports after the first import, and its other lines at `block.location`."""
     lines = block.code.splitlines(keepends=True)
     imports = "".join(line for line in lines if line.startswith(("from ", "import ")))
     body = "".join(line for line in lines if not line.startswith(("from ", "import "))).strip("\n") + "\n"
-    preposition, *words = block.place.split()
+    preposition, *words = block.location.split()
     name, indent = words[-1], "    " if "of" in words else ""
     # From the line that opens NAME, or FIELD within it, up to the line that closes it.
     opening = rf"^{name}\b.*[({{\[]\n" + (rf"(?:.*\n)*?    {words[0]}=[({{\[]\n" if indent else "")
@@ -59,7 +59,7 @@ def insert(source: str, block: Block) -> str:
         "replaces": rf"^{name} = .*\n",
     }
     match = re.search(patterns[preposition], source, re.M)
-    assert match, f"{block.path} has no place {block.place!r}"
+    assert match, f"{block.path} has no location {block.location!r}"
     start = match.start() if preposition == "replaces" else match.end()
     source = source[:start] + body + ("\n\n" if preposition == "before" else "") + source[match.end() :]
     return source.replace("annotations\n", f"annotations\n\n{imports}", 1)
@@ -74,9 +74,9 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(path, folder)
     for block in blocks():
         path = folder / block.path
-        assert path.exists() == bool(block.place), block.path
+        assert path.exists() == bool(block.location), block.path
         path.write_text(
-            insert(path.read_text(encoding="utf-8"), block) if block.place else block.code, encoding="utf-8"
+            insert(path.read_text(encoding="utf-8"), block) if block.location else block.code, encoding="utf-8"
         )
     return folder
 
@@ -97,7 +97,7 @@ def test_recipes_pass_the_linter(extended: Path) -> None:
 
 def test_the_new_method_comes_last() -> None:
     """Fails unless METHOD_NAMES in CONTRIBUTING.md is that of the package with the new method at the end."""
-    (block,) = [block for block in blocks() if block.place == "replaces METHOD_NAMES"]
+    (block,) = [block for block in blocks() if block.location == "replaces METHOD_NAMES"]
     assert tuple(re.findall(r'"(\w+)"', block.code)) == (*METHOD_NAMES, "fgsmat")
 
 
@@ -105,7 +105,7 @@ def test_every_wing_is_explained() -> None:
     """Fails if a wing or top module is missing from the table of CONTRIBUTING.md, or the table has another order."""
     table = TEXT[TEXT.index("| wing or module |") : TEXT.index("A module imports only")]
     names = [re.findall(r"`(\w+)`", line.split("|")[1]) for line in table.splitlines()[2:] if line]
-    layers = [[wing for wing in wings if wing not in ("version", "scripts")] for wings, _ in LAYERS]
+    layers = [[wing for wing in wings if wing not in ("version", "scripts")] for wings in LAYERS]
     assert names == [layer for layer in layers if layer]
 
 

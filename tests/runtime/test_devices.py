@@ -1,4 +1,4 @@
-"""Which devices `--gpu` names."""
+"""The devices that `--gpu` names."""
 
 from __future__ import annotations
 

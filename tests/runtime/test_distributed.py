@@ -58,7 +58,7 @@ def free_port() -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["hat", "findings", "masks"])
 def test_two_processes_train(name: str, python: Callable[..., Any], tmp_path: Path) -> None:
-    """Fails if a process hangs, or if both write files or print: one epoch of a training of each task."""
+    """Fails if a process hangs, or if both write files or print, in one epoch of a training of each task."""
     process = python(*TRAININGS[name], "--epoch", 1, *TWO, "--saveDir", tmp_path / "two")
     assert process.returncode == 0, process.stderr
     assert process.stdout.count("epoch 1/1 ") == 1 and process.stderr.count("training ") == 1
@@ -107,8 +107,7 @@ def _update_in_process(rank: int, file: str, method: str, batch: int) -> None:
 @pytest.mark.parametrize("batch", [8, 5, 1], ids=["equal shares", "unequal shares", "an empty share"])
 @pytest.mark.parametrize("method", METHODS)
 def test_the_first_update_is_that_of_one_process(method: str, batch: int, tmp_path: Path) -> None:
-    """Fails if gradients are summed, not averaged, if a share's weight is not its number of images, or if noise depends
-    on the rank.
+    """Fails if gradients are summed, a share's weight is not its number of images, or noise depends on the rank.
 
     Without batch norm and augmentation, to float tolerance. Later updates are not compared: they start from weights
     with other rounding errors, which change the signs of some gradients.
@@ -145,8 +144,7 @@ TESTS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TESTS)
 def test_two_processes_find_what_one_does(name: str, python: Callable[..., Any], tmp_path: Path) -> None:
-    """Fails if an image is left out or counted twice, if a score is not of all images, or if the outcome of an image
-    depends on the rank that attacks it.
+    """Fails if an image is left out or counted twice, or its outcome depends on the rank that attacks it.
 
     Results are compared to the last bit, image by image, for an odd number of images.
     """
@@ -194,7 +192,7 @@ def torchrun(folder: Path, world: Path, *words: object) -> Iterator[subprocess.P
 
 @pytest.mark.slow
 def test_torchrun_on_two_machines(world: Path, python: Callable[..., Any], tmp_path: Path) -> None:
-    """Fails if torchrun trains another network than `--gpu cpu cpu`, or if a rank but the first writes or prints."""
+    """Fails if torchrun trains to other weights than `--gpu cpu cpu`, or a rank other than 0 writes or prints."""
     words = [*TRAININGS["pgdat"], "--epoch", 1]
     assert python(*words, *TWO, "--saveDir", tmp_path / "gpu").returncode == 0
     nodes = list(torchrun(tmp_path, world, *words, "--gpu", "cpu", "--saveDir"))
@@ -207,10 +205,10 @@ def test_torchrun_on_two_machines(world: Path, python: Callable[..., Any], tmp_p
 
 @pytest.mark.slow
 def test_the_slurm_example(world: Path, tmp_path: Path) -> None:
-    """Fails if the script reads a variable that Slurm does not set, gives torchrun an unknown option, or does not pass
-    the number of cores on to srun, which does not take it from the job.
+    """Fails if the script reads a variable that Slurm does not set, or gives torchrun an unknown option.
 
-    A stand-in for `srun` runs the command once, as on one machine of two devices.
+    Fails too if it does not tell srun the number of cores, which srun does not take from the job. A replacement for
+    `srun` runs the command once, as on one machine of two devices.
     """
     srun = '[ "$1 $2" = "--cpus-per-task 32" ] && shift 2 && exec "$@"'
     for name, program in (("srun", srun), ("scontrol", "echo 127.0.0.1")):
@@ -253,7 +251,7 @@ def running(world: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.Po
 
 
 def children(parent: int) -> list[int]:
-    """Returns the ids of the processes that another has started, in the order of their ranks."""
+    """Returns the ids of the processes that `parent` has started, in the order of their ranks."""
     ranks = {}
     for child in map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split()):
         variables = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
@@ -270,8 +268,8 @@ def is_alive(process: int) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-def test_one_that_dies_ends_the_others(rank: int, running: Callable[..., subprocess.Popen[str]]) -> None:
-    """Fails if the other process waits for ever, or if the end is not reported by exactly one line."""
+def test_a_process_that_dies_ends_the_others(rank: int, running: Callable[..., subprocess.Popen[str]]) -> None:
+    """Fails if the other process waits for ever, or the death is not reported by exactly one line."""
     parent = running("--epoch", 400)
     ranks = children(parent.pid)
     os.kill(ranks[rank], signal.SIGKILL)
@@ -286,7 +284,7 @@ def test_one_that_dies_ends_the_others(rank: int, running: Callable[..., subproc
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_the_end_of_their_parent(number: signal.Signals, running: Callable[..., subprocess.Popen[str]]) -> None:
-    """Fails if a signal is not passed on, if children outlive their parent, or if a killed run cannot be resumed."""
+    """Fails if a signal is not forwarded, children outlive their parent, or a killed run cannot be resumed."""
     parent = running("--epoch", 40)
     ranks = children(parent.pid)
     parent.send_signal(number)
@@ -321,7 +319,7 @@ def test_a_stopped_training_resumes_in_two_processes(
 
 @pytest.mark.slow
 def test_a_fault_of_one_rank_is_reported_once(world: Path) -> None:
-    """Fails if more than one process reports a fault of the first, or if one prints a traceback."""
+    """Fails if more than one process reports an error of rank 0, or one prints a traceback."""
     no_folder = world / "weights" / "mv2" / "no-folder"
     process = run_process(*TRAININGS["nat"], *TWO, "--saveDir", no_folder, cwd=world)
     assert process.returncode == 2

@@ -21,7 +21,7 @@ FORK = multiprocessing.get_context("fork")
 
 
 def test_replaces_the_file_and_leaves_nothing_else(tmp_path: Path) -> None:
-    """Fails if the temporary file stays, the parents are not made, or the text is not UTF-8."""
+    """Fails if the temporary file stays, the parent folders are not created, or the text is not UTF-8."""
     path = tmp_path / "new" / "folder" / "file.txt"
     for text in ("first\n", "zweite Fassung: äöü\n"):
         write_text(path, text)
@@ -45,10 +45,10 @@ def test_the_bytes_are_on_disk_before_the_name(tmp_path: Path, monkeypatch: pyte
     """Fails if the file is renamed before fsync: a power cut could leave an empty file under its name."""
     path = tmp_path / "file.txt"
     path.write_text("old")
-    seen = []
-    monkeypatch.setattr(os, "fsync", lambda descriptor: seen.append((path.read_text(), os.fstat(descriptor).st_size)))
+    syncs = []
+    monkeypatch.setattr(os, "fsync", lambda number: syncs.append((path.read_text(), os.fstat(number).st_size)))
     write_text(path, "new text")
-    assert seen == [("old", len("new text"))]
+    assert syncs == [("old", len("new text"))]
 
 
 def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
@@ -81,16 +81,16 @@ def _a_folder(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "place",
+    "make_path",
     [
         pytest.param(_below_a_file, id="parent is a file"),
         pytest.param(_a_folder, id="name is taken by a folder"),
         pytest.param(lambda folder: folder / ("n" * 300), id="name too long"),
     ],
 )
-def test_unwritable_places(place: object, tmp_path: Path) -> None:
-    """Fails if the system's error is not turned into a `UserError` that names the path and what to do."""
-    path = place(tmp_path)  # type: ignore[operator]
+def test_unwritable_paths(make_path: object, tmp_path: Path) -> None:
+    """Fails if the system's error is not turned into a `UserError` that says the path and what to do."""
+    path = make_path(tmp_path)  # type: ignore[operator]
     with pytest.raises(UserError) as caught:
         write_text(path, "text")
     text = str(caught.value)
@@ -131,8 +131,8 @@ def test_earlier_files_are_never_replaced(tmp_path: Path) -> None:
         moved = rename_existing(weights, record)
         assert [path.read_text() for path in moved] == [content] * len(moved)
         assert not weights.exists() and not record.exists()
-    kept = {path.name: path.read_text() for path in tmp_path.iterdir()}
-    assert kept == {
+    contents = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert contents == {
         "weights.earlier-1": "first",
         "weights.json.earlier-1": "first",
         "weights.earlier-2": "second",
@@ -160,7 +160,7 @@ def test_renaming_missing_files(tmp_path: Path) -> None:
 
 
 def test_a_second_writer_is_refused(tmp_path: Path) -> None:
-    """Fails if two runs may write one file, the lock outlasts its block, or a file is left in the folder."""
+    """Fails if two runs can write one file, the lock outlasts its block, or a file is left in the folder."""
     path = tmp_path / "new" / "weights"
     with write_lock(path):
         with pytest.raises(UserError, match=r"another run is writing .*weights now"), write_lock(path):
@@ -173,7 +173,7 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_writer_that_is_killed(tmp_path: Path) -> None:
-    """Fails if a lock outlives its holder, a half-written file is not removed, or another run's file is."""
+    """Fails if a lock outlives its process, a half-written file is not removed, or another run's file is removed."""
     path = tmp_path / "weights"
     code = "import os, sys; from pathlib import Path; from advmia.runtime.files import atomic_write, write_lock\n"
     code += "path = Path(sys.argv[1])\n"
@@ -183,11 +183,11 @@ def test_a_writer_that_is_killed(tmp_path: Path) -> None:
     (half,) = tmp_path.glob(".weights.state.*.tmp")
     assert killed.returncode == -9 and path.with_name(".weights.lock").exists()
     other = tmp_path / ".weights2.state.7.tmp"
-    living = tmp_path / f".weights.earlier-1.json.{os.getpid()}.tmp"  # another run writes this one
-    for path_of_other in (other, living):
-        path_of_other.touch()
+    unfinished = tmp_path / f".weights.earlier-1.json.{os.getpid()}.tmp"  # of a run that is still writing
+    for file in (other, unfinished):
+        file.touch()
     with write_lock(path):
-        assert not half.exists() and other.exists() and living.exists()
+        assert not half.exists() and other.exists() and unfinished.exists()
 
 
 def test_the_longest_name(tmp_path: Path) -> None:

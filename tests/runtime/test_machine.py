@@ -36,7 +36,7 @@ print(faults() - before)
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="another C library than glibc")
 def test_freed_memory_is_kept() -> None:
-    """Fails if large tensors get new memory from the system each time: 20,000 pages of 4 KiB in each round."""
+    """Fails if large tensors get new memory from the system each time, which is 20,000 pages of 4 KiB in each round."""
 
     def faults(how: str) -> int:
         words = [sys.executable, "-c", PROGRAM, how]

@@ -1,4 +1,4 @@
-"""Which passes run in bf16 and which in float32, and that a run's record includes its precision."""
+"""The precision of each pass: which run in bf16 and which in float32. Runs of different precisions stay apart."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def attacks_run_on_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_kl_ascent_is_never_rounded(method: str) -> None:
-    """Fails if TRADES or HAT ascends the KL in bf16, which loses its small gradients, or the rest does not."""
+    """Fails if TRADES or HAT ascends the KL in bf16, which loses its small gradients, or others do not run in bf16."""
     model, (x, y) = Rounding(), pixels(4)
     settings = MethodSettings(cross_entropy, training_budget(8), 6.0, 1.0, 3.5, network("small"))
     with BF16.autocast(CPU):
         loss = METHODS[method](settings)(model, x, y, rng=streams(4))
-    of_attack = {dtype for dtype, attacks in model.passes if attacks}
-    assert of_attack == {"nat": set(), "trades": {torch.float32}, "hat": {torch.float32}}.get(method, {torch.bfloat16})
+    dtypes = {dtype for dtype, is_attack in model.passes if is_attack}
+    assert dtypes == {"nat": set(), "trades": {torch.float32}, "hat": {torch.float32}}.get(method, {torch.bfloat16})
     assert model.passes[-1] == (torch.bfloat16, False)  # the update's
     assert loss.dtype == torch.float32
     loss.backward()
@@ -71,9 +71,9 @@ def test_success_is_confirmed_in_float32(attack: str) -> None:
     if isinstance(built, AutoAttack):
         built.attacks.pop("square")  # it would take a hundred queries
     evaluate(model, loader, SINGLE_LABEL, built, options=EvaluationOptions(precision=BF16))
-    *attacking, scoring = (dtype for dtype, _ in model.passes)
-    assert set(attacking) == {torch.bfloat16 if attack in ("fgsm", "pgd", "cw") else torch.float32}
-    assert scoring == torch.float32
+    *attack_dtypes, scoring_dtype = (dtype for dtype, _ in model.passes)
+    assert set(attack_dtypes) == {torch.bfloat16 if attack in ("fgsm", "pgd", "cw") else torch.float32}
+    assert scoring_dtype == torch.float32
 
 
 def test_bf16_attacks_are_as_strong() -> None:
@@ -118,19 +118,19 @@ def test_whether_to_fold_is_decided_in_float32() -> None:
 
 @pytest.mark.parametrize(("attack", "exact"), [("pgd", False), ("square", False), ("fab-t", True), ("simba", True)])
 def test_attacks_that_run_without_tf32(attack: str, exact: bool) -> None:
-    """Fails if SimBA or FAB runs in tf32, which loses their small steps, or attacks that are faster in it do not.
+    """Fails if SimBA or FAB runs in tf32, which loses their small steps, or an attack that is faster in tf32 does not.
 
     Fails too if images of an early-stopping attack are scored in tf32.
     """
-    model, seen = network("small"), []
-    model.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+    model, switches = network("small"), []
+    model.register_forward_hook(lambda *_: switches.append(torch.backends.cudnn.allow_tf32))
     loader = EvaluationLoader(image_data(4), 4, CPU)
     built = ATTACKS[attack].build(Budget(8 / 255, 2, 8 / 255), SINGLE_LABEL.attacks[attack])
     Precision.allow_tf32(True)
     evaluate(model, loader, SINGLE_LABEL, built, options=EvaluationOptions(precision=Precision("tf32")))
     Precision.allow_tf32(False)
-    *attacking, scoring = seen
-    assert set(attacking) == {not exact} and scoring == (attack == "pgd")
+    *attack_switches, scoring_switch = switches
+    assert set(attack_switches) == {not exact} and scoring_switch == (attack == "pgd")
 
 
 def test_scoring_switches_tf32_off_and_on_again() -> None:
@@ -165,10 +165,10 @@ def test_on_a_gpu(precision: str) -> None:
 
 
 @pytest.mark.slow
-def test_precision_makes_another_run(
+def test_another_precision_is_another_run(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fails if a checkpoint or results of one precision are taken for those of another one."""
+    """Fails if a checkpoint or results of one precision are used as those of another one."""
 
     def run(*words: object) -> str:
         capsys.readouterr()

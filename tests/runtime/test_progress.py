@@ -1,4 +1,4 @@
-"""Progress bars: the numbers that they show on a terminal, and their silence elsewhere."""
+"""Progress bars: the numbers that they show on a terminal. Elsewhere they show nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.running import ROOT
 
 
 def test_batches_pass_through(capsys: pytest.CaptureFixture) -> None:
-    """Fails if a batch is lost, or without a terminal something is printed or a note is computed."""
+    """Fails if a batch is lost, or if, without a terminal, something is printed or a note is computed."""
 
     def note(_: int) -> str:
         raise AssertionError("the note was computed")
@@ -47,7 +47,7 @@ def test_notes_are_refreshed_within_batches(monkeypatch: pytest.MonkeyPatch, cap
 
 
 def test_notes_are_few(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    """Fails if a note is computed for each batch of a fast loop, or counts batches in place of images."""
+    """Fails if a note is computed for each batch of a fast loop, or counts batches instead of images."""
     now, notes = [0.0], []
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)

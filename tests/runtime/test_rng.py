@@ -28,7 +28,7 @@ def test_noise_does_not_depend_on_the_batch(draw: str) -> None:
 
 
 @pytest.mark.parametrize("draw", DRAWS)
-def test_a_stream_goes_on(draw: str) -> None:
+def test_a_stream_continues(draw: str) -> None:
     """Fails if each call starts the streams anew, or one sample's draws change another's stream."""
     pair, single = SampleRng.of(0, samples=[3, 4]), SampleRng.of(0, samples=[4])
     like = torch.zeros(2, *SHAPE)

@@ -1,9 +1,9 @@
 """`python -m advmia prepare`: turns an official download into the layout that the scripts read.
 
-The steps are the same for all downloads: collect images and labels, split, make lists, place the files, report. Each
+The steps are the same for all downloads: collect images and labels, split, make lists, write the files, report. Each
 download has its own function for the first step (`DOWNLOADS`); the other steps are here. All conflicts with existing
-files are found before anything is written, and no different file is replaced. Running again continues an interrupted
-run, or changes nothing. Lists are written last, so that no list names a file that is missing.
+files are reported before anything is written, and no file is replaced by a different one. Running again continues an
+interrupted run, or changes nothing. Lists are written last, so that no list names a missing file.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def prepare_dataset(
     files = _files(folder, lists)
     missing = missing_files(files)
     write_files(missing, link=link)
-    for image_list in lists:  # markers before lists: no list is ever there without its marker
+    for image_list in lists:  # markers before lists, so that no list is ever without its marker
         facts = {
             "label": collection.label,
             "download": source.name if collection.label else dataset,
@@ -86,7 +86,7 @@ def prepare_dataset(
 
 
 def _collect(dataset: str, source: Path, data_root: Path) -> Collection:
-    """Reads the download. Raises `UserError` where it is unknown, unreadable, or labels an image twice."""
+    """Reads the download. Raises `UserError` if it is unknown or unreadable, or labels an image twice."""
     if dataset not in DOWNLOADS:
         raise UserError(f"unknown download {dataset!r}: choose from {', '.join(DOWNLOADS)}")
     if data_root.resolve().is_relative_to(source.resolve()):
@@ -126,7 +126,7 @@ def _lists(dataset: str, collection: Collection, meta: Path | None, split: str) 
 def _new_lists(folder: Path, lists: list[ImageList], label: str) -> list[ImageList]:
     """Returns the lists that do not exist yet.
 
-    Raises `UserError` for a list that exists with other rows, or whose images are others.
+    Raises `UserError` for a list that exists with other rows or for other images.
     """
     new = []
     for image_list in lists:
@@ -161,7 +161,7 @@ def _files(folder: Path, lists: list[ImageList]) -> dict[Path, Content]:
 
 
 def _written(files: dict[Path, Content], missing: dict[Path, Content], new_lists: int, link: bool) -> str:
-    """Returns the report's last line: what was written, and what was there."""
+    """Returns the report's last line: what was written, and what existed already."""
     if not missing and not new_lists:
         return f"everything is in place ({len(files)} files): nothing was written"
     converted = sum(isinstance(content, Pixels) for content in missing.values())

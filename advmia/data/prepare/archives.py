@@ -1,4 +1,4 @@
-"""Reads MedMNIST and MedSegBench: NumPy archives that stand in for data sets which need a registration."""
+"""Reads MedMNIST and MedSegBench: NumPy archives that can replace data sets whose download needs a registration."""
 
 from __future__ import annotations
 
@@ -106,13 +106,13 @@ MEDSEGBENCH = {
 
 
 class NpzArray:
-    """One array of an .npz file, whose items are read when they are needed: large archives do not fit in memory.
+    """One array of an .npz file, whose items are read only when needed, because large archives do not fit in memory.
 
     Reads numbers only, never pickled objects. `array[index]` is fast when the indices ascend.
     """
 
     def __init__(self, path: Path, key: str) -> None:
-        """Reads the array's header. Raises `UserError` for a missing or damaged array, and one without numbers."""
+        """Reads the array's header. Raises `UserError` for an array that is missing, damaged or not of numbers."""
         self.where = f"{path}, array {key}"
         try:
             self._stream, actual_size = _open_member(path, key)
@@ -130,7 +130,7 @@ class NpzArray:
                 f"{self.where}: expected numbers in C order, got dtype {self.dtype}; download the archive again"
             )
         size = self._start + self.dtype.itemsize * math.prod(self.shape)
-        if actual_size != size:  # checked first: a wrong shape must not take that much memory
+        if actual_size != size:  # checked before reading: memory for a wrong shape must not be allocated
             raise UserError(
                 f"{self.where}: {self.dtype} of shape {self.shape} are {size} bytes, but it has {actual_size};"
                 " download the archive again"
@@ -144,7 +144,7 @@ class NpzArray:
         try:
             self._stream.seek(self._start + index * size)
             return np.frombuffer(self._stream.read(size), self.dtype).reshape(self.shape[1:])
-        except Exception as error:  # as above
+        except Exception as error:  # damaged archives raise many kinds of exceptions, as in __init__
             raise UserError(f"{self.where}, item {index}: damaged ({error}); download the archive again") from error
 
 
@@ -160,19 +160,19 @@ def _open_member(path: Path, key: str) -> tuple[IO[bytes], int]:
 
 
 def medmnist(source: Path) -> Collection:
-    """Reads a MedMNIST archive; its file name tells which: `retinamnist_64.npz`, `chestmnist.npz`."""
+    """Reads the MedMNIST archive that the file name names, such as `retinamnist_64.npz` or `chestmnist.npz`."""
     return _collect(source, MEDMNIST, "labels")
 
 
 def medsegbench(source: Path) -> Collection:
-    """Reads a MedSegBench archive; its file name tells which: `covid19radio_256.npz`, `isic2018_128.npz`."""
+    """Reads the MedSegBench archive that the file name names, such as `covid19radio_256.npz`, `isic2018_128.npz`."""
     return _collect(source, MEDSEGBENCH, "label")
 
 
 def _collect(source: Path, archives: dict[str, Archive], labels_key: str) -> Collection:
     name = source.name.lower().removesuffix(".npz").partition("_")[0]
     if name not in archives:
-        patterns = ", ".join(f"{known_name}*.npz" for known_name in archives)
+        patterns = ", ".join(f"{archive_name}*.npz" for archive_name in archives)
         raise UserError(
             f"expected --source to be one of {patterns}, got {source.name}: the file name tells the data set; rename it"
         )

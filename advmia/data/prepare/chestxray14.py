@@ -53,7 +53,7 @@ def _official(spec: DatasetSpec, records: list[Record]) -> Division:
     return _sized(spec, ([r for r in records if r.part == "train"], [r for r in records if r.part == "test"]))
 
 
-_MULTI = (
+_MULTI_LABEL_SIZE = (
     f"; the multi-label lists are {MULTI_LABEL_TRAIN} and {MULTI_LABEL_TEST} of these, or all where there are fewer"
 )
 
@@ -61,17 +61,17 @@ RULES = {
     "published": Rule(
         _by_image,
         "derived: every fifth image by the hash of its name is test; the published lists are random by image too, so"
-        " that patients are on both sides, but cannot be derived exactly: --meta takes them" + _MULTI,
+        " that patients are on both sides, but cannot be derived exactly: --meta takes them" + _MULTI_LABEL_SIZE,
     ),
     "official": Rule(
         _official,
         "derived: the NIH's train_val_list.txt and test_list.txt, made patient by patient; the published lists are"
-        " random by image" + _MULTI,
+        " random by image" + _MULTI_LABEL_SIZE,
     ),
     "patient": Rule(
         _by_patient,
         "derived: patients are ranked by the hash of their ID until a fifth of the images is test; the published lists"
-        " are random by image" + _MULTI,
+        " are random by image" + _MULTI_LABEL_SIZE,
     ),
 }
 
@@ -130,7 +130,7 @@ def _bits(findings: set[str]) -> str:
 
 
 def _parts(files: list[Path]) -> dict[str, str]:
-    """Returns "train" or "test" by image name, from the official lists; {} where they are not in the download."""
+    """Returns "train" or "test" by image name, from the official lists; {} if they are not in the download."""
     parts: dict[str, str] = {}
     for path in index(files, "|".join(OFFICIAL_LISTS)).values():
         part = OFFICIAL_LISTS[path.name.lower()]

@@ -1,4 +1,4 @@
-"""Contents of the layout's files, and how they are written without ever replacing a different file."""
+"""Contents of the layout's files. Writing them never replaces a different file."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ BATCH = 128  # files in memory at a time
 
 @dataclass(frozen=True)
 class Original:
-    """A file of the download, to be copied byte by byte, or linked."""
+    """A file of the download, which is copied byte by byte or linked."""
 
     path: Path
 
     def same_as(self, existing: Path) -> bool:
-        """Tells whether `existing` holds the same bytes. Sizes are compared first, since they are fast to read."""
+        """Returns whether `existing` has the same bytes. Compares sizes first, because they are fast to read."""
         if existing.stat().st_size != self.path.stat().st_size:
             return False
         return existing.samefile(self.path) or existing.read_bytes() == self.path.read_bytes()
@@ -55,7 +55,7 @@ class Pixels:
     compute: Callable[[], np.ndarray]  # returns uint8 (H, W) or (H, W, 3)
 
     def same_as(self, existing: Path) -> bool:
-        """Tells whether `existing` has the same pixels; the bytes of a PNG differ between versions of its library."""
+        """Returns whether `existing` has the same pixels; the bytes of a PNG depend on the version of its library."""
         try:
             with Image.open(existing) as image:
                 return np.array_equal(np.asarray(image), self.compute())
@@ -63,7 +63,7 @@ class Pixels:
             return False
 
     def loaded(self) -> Pixels:
-        """Returns the content with its pixels in memory: archives must be read in order, by one thread."""
+        """Returns the content with its pixels in memory, because archives must be read in order, by one thread."""
         pixels = self.compute()
         return Pixels(lambda: pixels)
 
@@ -78,7 +78,7 @@ Content = Original | Pixels
 
 
 def missing_files(files: dict[Path, Content]) -> dict[Path, Content]:
-    """Returns those of `files` (content by target) that have to be written. A broken link counts as missing.
+    """Returns those of `files` (content by target path) that have to be written. A broken link counts as missing.
 
     Raises `UserError` for a target that exists with other content, before anything is written.
     """

@@ -59,7 +59,7 @@ def collect(source: Path) -> Collection:
     records, absent, notes = [], [], []
     for title, part in PARTS.items():
         paths = [path for name, path in tables.items() if name.startswith(f"isic-2017_{title.lower()}")]
-        diagnoses = [diagnosed for path in paths for diagnosed in _diagnoses(path)]
+        diagnoses = [diagnosis for path in paths for diagnosis in _diagnoses(path)]
         if not diagnoses:
             notes.append(f"the {title} part is not in the download (no labels for it)")
         for image, diagnosis in diagnoses:
@@ -108,7 +108,7 @@ def _flag(text: str, where: str) -> int:
 
 
 def _record(image: str, path: Path, mask: Path | None, diagnosis: str, part: str) -> Record:
-    """Returns an image's record. Masks are named as in the published lists, whatever their letter case here."""
+    """Returns an image's record. Masks are named as in the published lists, whatever the download's letter case."""
     kind = DIAGNOSES[int(diagnosis)]
     entries = {"melMulti": diagnosis, "melBin": str(int(diagnosis != "0"))}
     if mask is not None:

@@ -11,12 +11,12 @@ from advmia.data.specs import DATASETS, DatasetSpec, Split
 
 @dataclass(frozen=True)
 class ImageList:
-    """One list, to be written."""
+    """One list of images that is to be written."""
 
     spec: DatasetSpec
     split: Split
     rows: list[tuple[Record, str]]  # image and entry: label, bits or mask name
-    origin: str  # how it was made, for the marker
+    origin: str  # for the marker: "derived", or the published list's checksum
 
     @property
     def name(self) -> str:
@@ -33,7 +33,7 @@ class ImageList:
         return {record.name for record, _ in self.rows}
 
     def counts(self) -> dict[str, int]:
-        """Counts rows by label, by finding (and "none" for no finding), or, for masks, by the image's kind if known."""
+        """Counts rows by label, by finding (and "none"), or, for masks, by the image's kind where it is recorded."""
         entries = [entry for _, entry in self.rows]
         if self.spec.task == "segmentation":
             return dict(sorted(Counter(record.kind for record, _ in self.rows if record.kind).items()))
@@ -61,7 +61,7 @@ def derived_lists(collection: Collection, rule: Rule) -> list[ImageList]:
 
 
 def describe_lists(collection: Collection, lists: list[ImageList], split: str) -> list[str]:
-    """Returns report lines: rows and classes of every list, and images or patients in both training and test lists."""
+    """Returns report lines: the rows and classes of every list, and the leakage from training to test lists."""
     lines = []
     explained: set[str] = set()
     for image_list in lists:
@@ -112,7 +112,7 @@ def _leakage(collection: Collection, train: ImageList, test: ImageList, split: s
 
 
 def _leakage_between_tasks(train: ImageList, test: ImageList) -> list[str]:
-    """Returns a report line where a test list shares images with the training list of another task."""
+    """Returns a report line if a test list shares images with the training list of another task, or no line."""
     shared = len(train.images() & test.images())
     if not shared:
         return []

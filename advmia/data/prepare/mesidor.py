@@ -22,7 +22,7 @@ from advmia.errors import UserError
 
 TEST_FRACTION = 240 / 1200  # in the published lists
 
-# Errata of ADCIS, the distributor: image -> (first grade, corrected grade). Copies with either are in use.
+# Errata of ADCIS, the distributor: image -> (first grade, corrected grade). Copies with either grade are in use.
 ERRATA = {
     "20051020_63045_0100_PP": ("3", "0"),
     "20051020_64007_0100_PP": ("1", "3"),

@@ -15,7 +15,10 @@ from advmia.errors import UserError
 
 
 def published_lists(collection: Collection, meta: Path) -> tuple[list[ImageList], list[str]]:
-    """Returns the published lists below `meta`, without rows whose image the download lacks, and report lines."""
+    """Returns the published lists below `meta`, without rows whose image is not in the download, and report lines.
+
+    Raises `UserError` if there is no such list, or no listed image is in the download.
+    """
     if not meta.is_dir():
         raise UserError(f"expected --meta to be the folder of the published lists, got {meta}: no such folder")
     by_name = {record.name.lower(): record for record in collection.records}
@@ -31,18 +34,18 @@ def published_lists(collection: Collection, meta: Path) -> tuple[list[ImageList]
         notes += [f"{name}: {remark}" for remark in remarks]
         checksum = hashlib.sha256(path.read_bytes()).hexdigest()
         lists.append(ImageList(spec, split, rows, f"published list, sha256 {checksum}"))
-    kept = [image_list for image_list in lists if image_list.rows]
-    if not kept:
+    filled = [image_list for image_list in lists if image_list.rows]
+    if not filled:
         names = ", ".join(list_name(spec, split) for spec, split in expected)
         raise UserError(
             f"expected {names} below {meta}, naming images of the download;"
             f" got {len(lists)} such lists and no row whose image is there: check --meta and --source"
         )
-    return kept, notes
+    return filled, notes
 
 
 def _find_list(meta: Path, name: str, spec: DatasetSpec) -> Path | None:
-    """Returns the list of this name that belongs to the data set, or None. Raises `UserError` for several."""
+    """Returns the list of this name that belongs to the data set, or None. Raises `UserError` if several differ."""
     ranked = [(_rank(meta, path, spec), path) for path in sorted(meta.rglob(name))]
     best = min((rank for rank, _ in ranked if rank is not None), default=None)
     candidates = [path for rank, path in ranked if rank is not None and rank == best]
@@ -57,8 +60,8 @@ def _find_list(meta: Path, name: str, spec: DatasetSpec) -> Path | None:
 def _rank(meta: Path, path: Path, spec: DatasetSpec) -> int | None:
     """Rates how well the folder of a list fits the data set, 0 best; None for a list of another data set.
 
-    Data sets share list names, so the folders decide: the nearest one above the list, up to `meta` itself, whose name
-    contains a data set's name.
+    Data sets share list names. So the folder decides: the nearest one above the list, up to `meta` itself, that has a
+    data set's name in its own.
     """
     own = {spec.folder.lower(), spec.download.lower()}
     foreign = {name.lower() for other in DATASETS.values() for name in (other.folder, other.download)} - own

@@ -28,7 +28,7 @@ class Record:
     kind: str = ""  # class of an image with a mask, for counting; "" where it is unknown
     part: str = ""  # of the official split; "" where there is none
     group: str = ""  # the patient, or whatever connects images that must not be split; "" where it is unknown
-    corrected: dict[str, str] = field(default_factory=dict)  # by spec name: an entry that errata make equally right
+    corrected: dict[str, str] = field(default_factory=dict)  # by spec name: the entry before or after an erratum
 
 
 Division = tuple[list[Record], list[Record]]  # train, test
@@ -86,9 +86,9 @@ def index(files: Iterable[Path], pattern: str) -> dict[str, Path]:
 
 
 def require(items: Sized, what: str, source: Path, files: Iterable[Path]) -> None:
-    """Raises `UserError` if there are no items; its text tells archives that are not unpacked from a wrong folder.
+    """Raises `UserError` if there are no items; the message says whether archives below `source` are not unpacked.
 
-    `what`: the items' name for the message. `files`: everything below `source`.
+    `what`: the items' name for the message. `files`: all files below `source`.
     """
     if len(items):
         return
@@ -119,12 +119,10 @@ def read_csv(path: Path) -> list[list[str]]:
 
 
 def columns(path: Path, rows: Sequence[Sequence[str]], names: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """Returns the named columns of a table whose first row is the header.
+    """Returns the named columns of a table: ("FILE row N", values in the order of `names`) for each row with text.
 
-    Columns are looked up by name, without spaces at the ends: additional or damaged columns do not matter.
-
-    Returns: for each row that is not empty, ("FILE row N", values in the order of `names`). Raises `UserError` for a
-    missing column and for a row that is too short.
+    The first row is the header. Columns are looked up by name, without spaces at the ends, so that additional or
+    damaged columns do not matter. Raises `UserError` for a missing column and for a row that is too short.
     """
     header = [name.strip() for name in rows[0]] if rows else []
     missing = [name for name in names if name not in header]
@@ -145,7 +143,7 @@ def columns(path: Path, rows: Sequence[Sequence[str]], names: Sequence[str]) -> 
 
 
 def skipped(names: Sequence[str], why: str) -> list[str]:
-    """Returns a report line about names that were left out, or no line."""
+    """Returns a report line about names that were left out, or no line if there are none."""
     return [f"skipped {len(names)}: {why} (e.g. {names[0]})"] if names else []
 
 
@@ -172,5 +170,5 @@ def hash_split(records: Sequence[Record], test_fraction: float, *, by_group: boo
 
 
 def sample(records: Sequence[Record], count: int) -> list[Record]:
-    """Returns the first `count` records in the order of their names' hashes; all where there are fewer."""
+    """Returns the first `count` records in the order of their names' hashes; all as they are if there are no more."""
     return sorted(records, key=lambda record: digest(record.name))[:count] if len(records) > count else list(records)

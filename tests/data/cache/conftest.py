@@ -14,7 +14,7 @@ from tests.data.cache.data_root import COUNT, SPEC, write_image, write_list
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A data root with one small segmentation list."""
+    """Returns a data root with one small segmentation list."""
     rng = np.random.default_rng(0)
     folder = tmp_path / "data" / SPEC.folder
     for name, shape in ((SPEC.image_folder, (20, 30, 3)), (str(SPEC.mask_folder), (20, 30))):
@@ -27,7 +27,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the images that were decoded, in any order."""
+    """Returns a list that gets the names of the images that are decoded, in any order."""
     names: list[str] = []
 
     def load(path: Path, resize: int, size: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A small data root for the tests of the cache, and what its cache must hold."""
+"""A small data root for the tests of the cache, and the pixels that its cache must contain."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def image_path(root: Path, number: int) -> Path:
 
 
 def direct(root: Path) -> np.ndarray:
-    """Returns the pixels that the cache must hold."""
+    """Returns the pixels that the cache must contain, decoded without it."""
     return np.stack([load_image(image_path(root, number), SPEC.resize, SPEC.size) for number in range(COUNT)])
 
 

@@ -1,4 +1,4 @@
-"""The cache gives the pixels that decoding gives, decodes once, and survives what happens to files and processes."""
+"""The cache: it returns the pixels that decoding gives, decodes once, and notices changed and damaged files."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from tests.data.cache.data_root import (
     write_list,
 )
 
-# ---------------------------------------------------------------- what it holds
+# ---------------------------------------------------------------- its pixels
 
 
 @pytest.mark.parametrize("workers", [1, 3, 16])
-def test_holds_what_decoding_gives(workers: int, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pixels_are_those_of_decoding(workers: int, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails if rows are mixed up by the threads or the chunks, or a byte or the checksum differs."""
     monkeypatch.setattr(cache, "_FILES_AT_A_TIME", 2)
     for _ in range(2):  # as built, and as read again
@@ -66,7 +66,7 @@ def test_real_images(official: Path, tmp_path: Path) -> None:
 
 
 def test_checksum_of_a_large_array(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails if the checksum read in pieces is not that of the whole."""
+    """Fails if the checksum that is computed in pieces is not that of the array."""
     monkeypatch.setattr(cache, "_CHECKSUM_BYTES", 7)
     assert get(root).crc32 == zlib.crc32(direct(root).tobytes())
 
@@ -83,8 +83,8 @@ def test_decodes_once(root: Path, decoded: list[str]) -> None:
     assert decoded == []
 
 
-def test_lists_share_an_array_by_their_files(root: Path, decoded: list[str]) -> None:
-    """Fails if order, length or size of the images do not tell arrays apart, or the list's own name does."""
+def test_other_files_are_another_array(root: Path, decoded: list[str]) -> None:
+    """Fails if lists share an array although the number, the order or the size of their images differs."""
     get(root)
     for numbers, count in ((range(COUNT), 1), ((4, 3, 2, 1, 0), 2), ((0, 1, 2), 3), ((0, 0, 1), 4)):
         write_list(root, numbers)
@@ -99,7 +99,7 @@ def test_lists_share_an_array_by_their_files(root: Path, decoded: list[str]) -> 
 
 
 def test_limit_is_another_array(root: Path, decoded: list[str]) -> None:
-    """Fails if the first rows of a list are taken for the list, or the list for its first rows."""
+    """Fails if a list and its first rows share an array."""
     assert np.array_equal(cached_images(root, samples_of(root).first(2), workers=1).pixels, direct(root)[:2])
     assert len(decoded) == 2
     assert np.array_equal(get(root).pixels, direct(root))
@@ -107,9 +107,9 @@ def test_limit_is_another_array(root: Path, decoded: list[str]) -> None:
 
 def test_crop_and_plain_resize_differ(root: Path) -> None:
     """Fails if two transforms to one size share an array: melBin's crop and the segmentation's plain resize."""
-    write = "".join(f"{number}.png,0\n" for number in range(COUNT))
+    rows = "".join(f"{number}.png,0\n" for number in range(COUNT))
     cropped = DATASETS["melBin"].at_size(16)
-    cropped.list_path(root, "train").write_text(write)
+    cropped.list_path(root, "train").write_text(rows)
     plain = get(root).pixels
     assert cropped.folder == SPEC.folder and cropped.resize != SPEC.resize
     pixels = cached_images(root, read_samples(cropped, root, "train"), workers=1).pixels
@@ -134,7 +134,7 @@ def _same_size_other_content(root: Path) -> None:
     ],
 )
 def test_a_changed_image_is_decoded_anew(change: Callable[[Path], object], root: Path, decoded: list[str]) -> None:
-    """Fails if pixels of an image that was replaced since are still handed out."""
+    """Fails if the old pixels of an image that has been replaced are still returned."""
     old = np.array(get(root).pixels)
     decoded.clear()
     change(root)
@@ -181,7 +181,7 @@ def _as_signed(paths: dict[str, Path]) -> None:
 def test_a_damaged_cache_is_built_again(
     harm: Callable[[dict[str, Path]], object], root: Path, decoded: list[str]
 ) -> None:
-    """Fails if damage gets into training, or ends in a traceback instead of a rebuild."""
+    """Fails if damaged pixels are returned, or damage ends in a traceback instead of a rebuild."""
     get(root)
     decoded.clear()
     harm(cache_files(root))
@@ -192,8 +192,8 @@ def test_a_damaged_cache_is_built_again(
     assert len(decoded) == COUNT
 
 
-def test_an_array_of_other_facts_is_not_taken(root: Path) -> None:
-    """Fails if a whole array that belongs to other files passes for this list's."""
+def test_an_array_of_other_files_is_not_used(root: Path) -> None:
+    """Fails if an undamaged array of other files is used for this list."""
     get(root)
     paths = cache_files(root)
     other = np.zeros((COUNT, 16, 16, 3), dtype=np.uint8)
@@ -202,7 +202,7 @@ def test_an_array_of_other_facts_is_not_taken(root: Path) -> None:
 
 
 def test_a_disk_that_loses_bytes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails if an array that does not read back is used, or built for ever."""
+    """Fails if an array that reads back with other bytes is used, or is built again and again."""
     checksum = zlib.crc32
     monkeypatch.setattr(cache, "_checksum", lambda array: checksum(array.tobytes()) ^ 1)
     with pytest.raises(UserError, match="does not read back as it was written"):
@@ -232,7 +232,7 @@ def _link_to_nowhere(path: Path) -> None:
 )
 @pytest.mark.parametrize("kind", ["image", "mask"])
 def test_unreadable_files(kind: str, harm: Callable[[Path], object], says: str, root: Path) -> None:
-    """Fails if the message lacks row or file, or if half an array stays behind."""
+    """Fails if the message lacks row or file, or half an array stays in the folder."""
     SPEC.list_path(root, "train").write_text("0.png,0.png\n\n1.png,1.png\n2.png,2.png\n")
     samples = samples_of(root)
     folder = root / SPEC.folder / str(SPEC.image_folder if kind == "image" else SPEC.mask_folder)
@@ -246,11 +246,11 @@ def test_unreadable_files(kind: str, harm: Callable[[Path], object], says: str, 
     assert {path.suffix for path in (root / CACHE_FOLDER).glob("*")} <= {".lock"}
 
 
-def test_an_image_that_is_mended(root: Path, decoded: list[str]) -> None:
-    """Fails if a failed build gets in the next one's way."""
-    whole = image_path(root, 3).read_bytes()
+def test_an_image_that_is_restored(root: Path, decoded: list[str]) -> None:
+    """Fails if a failed build hinders the next one."""
+    content = image_path(root, 3).read_bytes()
     os.truncate(image_path(root, 3), 50)
     with pytest.raises(UserError, match=r"row 4: cannot read .*3\.png"):
         get(root)
-    image_path(root, 3).write_bytes(whole)
+    image_path(root, 3).write_bytes(content)
     assert np.array_equal(get(root).pixels, direct(root))

@@ -1,4 +1,4 @@
-"""The cache when processes meet or die, disks fill up, and folders are read-only."""
+"""The cache with several processes, killed processes, full disks and read-only folders."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def join(process: Any) -> int:
 
 
 def test_two_processes_decode_once(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails without the lock: the first process decodes only when the second one waits for it, or builds as well."""
+    """Fails without the lock. The first process decodes when the second has reached the lock, or decodes as well."""
     log = tmp_path / "decoded.txt"
     arrived = FORK.Semaphore(0)
     both = FORK.Event()
@@ -85,7 +85,7 @@ def test_two_processes_decode_once(root: Path, tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize("killed_at", ["while decoding", "between array and facts", "while writing the facts"])
 def test_a_killed_builder(killed_at: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails if what kill -9 leaves is used, gets in the next run's way, or stays for ever."""
+    """Fails if the files that `kill -9` leaves are used, hinder the next run, or stay for ever."""
 
     def die(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -115,7 +115,7 @@ def test_a_killed_builder(killed_at: str, root: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("step", ["load_image", "write_text"])
 def test_a_killed_rebuild(step: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails if old facts outlive the array that they were about, or both are lost before the new array is whole."""
+    """Fails if the old facts outlive their array, or are removed before all images are decoded."""
     get(root)
     write_image(image_path(root, 0), np.random.default_rng(9))
 
@@ -130,7 +130,7 @@ def test_a_killed_rebuild(step: str, root: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_full_disk(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Fails if the limit that the system sets to a file ends the process otherwise than by a `UserError`."""
+    """Fails if the system's limit on a file's size ends the process, but not with a `UserError`."""
 
     def build() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
@@ -159,7 +159,7 @@ def test_disk_fills_up_before_the_last_byte(root: Path, monkeypatch: pytest.Monk
 
 @pytest.fixture
 def read_only(root: Path) -> Iterator[Callable[[], None]]:
-    """Takes the right to write away from the data root, and gives it back."""
+    """Yields a function that makes the data root read-only until the end of the test."""
     with ExitStack() as stack:
 
         def take() -> None:
@@ -177,14 +177,14 @@ def read_only(root: Path) -> Iterator[Callable[[], None]]:
 
 
 def test_read_only_root_without_a_cache(root: Path, read_only: Callable[[], None]) -> None:
-    """Fails if the system's error comes through bare."""
+    """Fails if the system's error is not turned into a `UserError`."""
     read_only()
     with pytest.raises(UserError, match=r"cannot write the image cache at .*cache \(Permission denied\)"):
         get(root)
 
 
 def test_read_only_root_with_a_cache(root: Path, read_only: Callable[[], None], decoded: list[str]) -> None:
-    """Fails if a finished array is of no use to who may only read it."""
+    """Fails if a finished array cannot be used by a user who may only read it."""
     get(root)
     decoded.clear()
     read_only()
@@ -199,22 +199,18 @@ def _lock_is_a_folder(root: Path) -> None:
 
 
 def test_a_finished_array_needs_no_lock(root: Path, decoded: list[str]) -> None:
-    """Fails if reading needs the right to write; as in a read-only folder, but for the super-user too."""
+    """Fails if reading needs the right to write. Unlike a read-only folder, this also tests the super-user."""
     _lock_is_a_folder(root)
     decoded.clear()
     assert np.array_equal(get(root).pixels, direct(root)) and decoded == []
-
-
-def _cache_is_a_file(root: Path) -> None:
-    (root / CACHE_FOLDER).touch()
 
 
 def _unlockable(_: object, __: int) -> None:
     raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
 
-def test_places_that_cannot_be_locked(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails if a file system without locks, or a file in the folder's place, ends in a traceback."""
+def test_folders_that_cannot_be_locked(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if a file system without locks, or a folder with the lock's name, ends in a traceback."""
     with monkeypatch.context() as patch:
         patch.setattr(cache.fcntl, "flock", _unlockable)
         with pytest.raises(UserError, match=r"cannot write the image cache at .* \(No locks available\): .*--dataRoot"):
@@ -225,8 +221,8 @@ def test_places_that_cannot_be_locked(root: Path, monkeypatch: pytest.MonkeyPatc
         get(root)
 
 
-def test_a_file_in_the_cache_folders_place(root: Path) -> None:
-    """Fails if the system's error comes through bare."""
-    _cache_is_a_file(root)
+def test_a_file_with_the_cache_folders_name(root: Path) -> None:
+    """Fails if the system's error is not turned into a `UserError`."""
+    (root / CACHE_FOLDER).touch()
     with pytest.raises(UserError, match=r"cannot write the image cache at .* \(File exists\)"):
         get(root)

@@ -89,7 +89,7 @@ class TestArchives:
         ],
     )
     def test_medsegbench(self, tmp_path: Path, name: str, colour: bool, folder: str, images: str, label: str) -> None:
-        """Fails if masks are not 0 and 255, belong to other images, or an array more in the archive matters."""
+        """Fails if masks are not 0 and 255 or belong to other images, or an additional array in the archive matters."""
         rng = np.random.default_rng(1)
         arrays = {}
         for part, rows in (("train", 3), ("val", 1), ("test", 2)):
@@ -125,7 +125,7 @@ class TestArchives:
 
 
 def test_an_archive_damaged_in_the_middle_leaves_no_lists(tmp_path: Path) -> None:
-    """Fails if damage that only the checksum shows ends in a traceback, or lists are written nonetheless."""
+    """Fails if damage that only the checksum shows ends in a traceback, or lists are written."""
     path = tmp_path / "retinamnist.npz"
     arrays = make_npz(path, {"train": [[0]] * 40, "val": [[1]], "test": [[0]]})
     np.savez(path, **arrays)  # not compressed: the damage is found by the checksum only

@@ -1,4 +1,4 @@
-"""Downloads with faults: each gives one line that names file and row."""
+"""Downloads with faults: each fault is reported in one line that names the file and the row."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def test_bad_input(
     options: dict[str, object],
     message: str,
 ) -> None:
-    """Fails if a fault gives no message, one of several lines or without its place, or lists are written."""
+    """Fails if a fault has no message, or one of several lines or without file and row, or if lists are written."""
     source = build(tmp_path)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as caught:

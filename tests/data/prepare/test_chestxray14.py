@@ -70,7 +70,7 @@ class TestChestXray14:
         assert [len(listed) for listed in names.values()] == [16, 4, 5, 2]
         assert names["trainMultiLabel_1w"] < names["trainbin"] and names["testMultiLabel_1w"] < names["testbin"]
 
-    def test_newer_labels_win_and_gaps_are_told(self, tmp_path: Path) -> None:
+    def test_newer_labels_are_used_and_gaps_are_reported(self, tmp_path: Path) -> None:
         """Fails if the older label file is read, or images without a label (or the reverse) are not reported."""
         rows = [(f"{n:08d}_000.png", "No Finding", n) for n in range(6)]
         source = make_chest(tmp_path / "source", rows)

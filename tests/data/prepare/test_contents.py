@@ -37,12 +37,12 @@ class TestNothingIsReplaced:
 
     @pytest.mark.parametrize("name", ["img/ISIC_0000002.jpg", "target/ISIC_0000002_segmentation.png", "test.csv"])
     def test_a_different_file_stops_all(self, tmp_path: Path, name: str) -> None:
-        """Of the same size too, and before anything is written."""
+        """Fails if a different file, even of the same size, is replaced, or others are written before the error."""
         source = make_isic(tmp_path / "source")
-        prepare_dataset("isic2017", source, tmp_path / "whole")
+        prepare_dataset("isic2017", source, tmp_path / "complete")
         existing = tmp_path / "data" / "mel2017" / name
         existing.parent.mkdir(parents=True)
-        content = (tmp_path / "whole" / "mel2017" / name).read_bytes()
+        content = (tmp_path / "complete" / "mel2017" / name).read_bytes()
         existing.write_bytes(content[:-3] + b"xyz")
         before = snapshot(tmp_path / "data")
         with pytest.raises(UserError) as caught:
@@ -64,7 +64,7 @@ class TestNothingIsReplaced:
                 prepare_dataset("covid19radiography", source, tmp_path / "data")
 
     def test_the_same_rows_for_other_images(self, tmp_path: Path) -> None:
-        """Fails if a list of equal rows is taken though its marker names other images."""
+        """Fails if a list with equal rows is accepted although its marker says that its images are others."""
         source = make_isic(tmp_path / "source")
         prepare_dataset("isic2017", source, tmp_path / "data")
         marker = tmp_path / "data/mel2017/advmia-data.json"
@@ -79,8 +79,8 @@ class TestNothingIsReplaced:
     def test_a_killed_run_continues(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Fails if a killed run leaves lists, or the next run does not finish it."""
         source = make_isic(tmp_path / "source")
-        whole = tmp_path / "whole"
-        prepare_dataset("isic2017", source, whole)
+        complete = tmp_path / "complete"
+        prepare_dataset("isic2017", source, complete)
         write = Original.write
 
         def killed(self: Original, target: Path, link: bool) -> None:
@@ -94,11 +94,13 @@ class TestNothingIsReplaced:
         monkeypatch.undo()
         assert not list((tmp_path / "data/mel2017").glob("*.csv"))  # no list names a file that is not there
         prepare_dataset("isic2017", source, tmp_path / "data")
-        contents = [{name: data for name, (_, data) in snapshot(root).items()} for root in (whole, tmp_path / "data")]
+        contents = [
+            {name: data for name, (_, data) in snapshot(root).items()} for root in (complete, tmp_path / "data")
+        ]
         assert contents[0] == contents[1]
 
     def test_hand_placed_lists_with_other_line_ends_stay(self, tmp_path: Path) -> None:
-        """Fails if a list that differs in line ends only is refused or rewritten."""
+        """Fails if a list that differs only in its line ends is refused or rewritten."""
         source = make_isic(tmp_path / "source")
         prepare_dataset("isic2017", source, tmp_path / "data")
         path = tmp_path / "data/mel2017/train.csv"

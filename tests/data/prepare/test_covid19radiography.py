@@ -34,8 +34,8 @@ class TestCovid:
         total = {kind: sum(int(side.get(kind, 0)) for side in counts) for side in counts for kind in side}
         assert total == {"COVID": 2, "Normal": 1, "Viral Pneumonia": 1, "Lung_Opacity": 1}
 
-    def test_images_without_mask_are_told(self, tmp_path: Path) -> None:
-        """Fails if an image without a mask is listed, or left out without a word."""
+    def test_images_without_mask_are_reported(self, tmp_path: Path) -> None:
+        """Fails if an image without a mask is listed, or left out without a report."""
         source = make_covid(tmp_path / "source", list(COVID_NAMES))
         next(source.rglob("masks/COVID-1.png")).unlink()
         lines = prepare_dataset("covid19radiography", source, tmp_path / "data")

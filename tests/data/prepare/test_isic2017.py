@@ -1,4 +1,4 @@
-"""Preparing ISIC 2017: real images, and a tiny download with oddities."""
+"""Preparing ISIC 2017: real images, and a tiny download with unusual files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class TestIsic2017:
         line_with(lines, "copied 138 files, converted 0, found 0 in place, wrote 6 lists")
         assert data_label(folder, "train.csv") == ""
 
-    def test_published_order_and_oddities(self, tmp_path: Path) -> None:
+    def test_published_order_and_unusual_files(self, tmp_path: Path) -> None:
         """Fails if the test list is in another order, or a name's letter case gets into the layout."""
         lines = prepare_dataset("isic2017", make_isic(tmp_path / "source"), tmp_path / "data")
         folder = tmp_path / "data" / "mel2017"

@@ -1,4 +1,4 @@
-"""The layout as a whole: lists that are the same everywhere, and that the readers can read."""
+"""The layout of all data sets: its lists are the same on every machine, and the readers can read them."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from tests.support.downloads import (
 
 
 @pytest.mark.parametrize("split", ["published", "patient"])
-def test_the_same_lists_everywhere(tmp_path: Path, split: str) -> None:
-    """Lists depend on names and labels, not on where and in which order the files lie."""
+def test_the_same_lists_on_every_machine(tmp_path: Path, split: str) -> None:
+    """Fails if lists depend on the files' folder or order, and not only on names and labels."""
     rows = [(f"{n // 3:08d}_{n % 3:03d}.png", "No Finding" if n % 2 else "Mass", n // 3) for n in range(30)]
     texts: list[dict[str, str]] = []
     for order in (rows, rows[::-1]):
@@ -44,7 +44,7 @@ def test_the_same_lists_everywhere(tmp_path: Path, split: str) -> None:
 
 
 def test_the_download_inside_hidden_and_nested_folders(tmp_path: Path) -> None:
-    """What macOS leaves in archives is passed over, and a second copy of the same file counts once."""
+    """Fails if the files that macOS adds to archives are read, or a second copy of a file counts."""
     source = make_isic(tmp_path / "source")
     save_image(source / "__MACOSX" / "ISIC_0000001.jpg", 77)
     save_image(source / "ISIC-2017_Training_Data" / "copy" / "ISIC_0000001.jpg", 1)

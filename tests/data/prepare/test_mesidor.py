@@ -15,7 +15,7 @@ from tests.support.downloads import GRADES, line_with, make_mesidor, read_list
 
 class TestMesidor:
     def test_both_pairs_of_lists(self, tmp_path: Path) -> None:
-        """Fails if the binary lists split otherwise than the grades, or macOS's files count as images."""
+        """Fails if the binary lists are split differently from the grades, or macOS's files count as images."""
         source = make_mesidor(tmp_path / "source", GRADES)
         (source / "Base11" / "._20060410_58736_0200_PP.tif").write_bytes(b"what macOS leaves")
         lines = prepare_dataset("mesidor", source, tmp_path / "data")
@@ -33,13 +33,13 @@ class TestMesidor:
         assert not [line for line in lines if line.startswith("skipped")]
 
     def test_errata_are_reported(self, tmp_path: Path) -> None:
-        """Fails if first and corrected grades are not told apart."""
+        """Fails if first and corrected grades are not distinguished."""
         odd = {"20051020_63045_0100_PP": 0.0, "20051020_64007_0100_PP": 1.0, "20051020_63936_0100_PP": 1.0}
         lines = prepare_dataset("mesidor", make_mesidor(tmp_path / "source", GRADES | odd), tmp_path / "data")
         line_with(lines, "errata: of 3 images", "corrected grade for 2 and the first for 1")
 
     def test_duplicate_pairs(self, tmp_path: Path) -> None:
-        """Fails if the patient split cuts a known pair of duplicates, or a cut is not reported."""
+        """Fails if the patient split separates a known pair of duplicates, or a separated pair is not reported."""
         pairs = {image: 1.0 for pair in DUPLICATES for image in pair}
         assert len(pairs) == 26
         source = make_mesidor(tmp_path / "source", pairs)

@@ -15,7 +15,10 @@ from tests.support.downloads import GRADES, line_with, make_chest, make_isic, ma
 
 class TestMeta:
     def test_lists_of_the_right_data_set_are_taken(self, tmp_path: Path) -> None:
-        """Data sets share list names: the folder decides. Absent rows are left out, the list's labels stand."""
+        """Fails if a list of another data set with the same name is used, or labels are not the published list's.
+
+        Fails too if a row whose image is absent is listed, or not reported.
+        """
         meta = tmp_path / "meta"
         write_lists(meta / "mesidor", train="20060410_58736_0200_PP.tif,0\n", test="20060411_58736_0200_PP.tif,1\n")
         write_lists(
@@ -64,7 +67,7 @@ class TestMeta:
         line_with(lines, "trainbin.csv: not below")
         assert not (tmp_path / "data/xray/trainbin.csv").exists()
 
-    def test_errata_are_no_disagreement(self, tmp_path: Path) -> None:
+    def test_errata_are_not_disagreements(self, tmp_path: Path) -> None:
         """Fails if a published erratum counts as disagreement, or the list's label is not kept."""
         source = make_mesidor(tmp_path / "source", {"20051020_63045_0100_PP": 0.0, "20051020_64007_0100_PP": 3.0})
         text = "20051020_63045_0100_PP.tif,3\n20051020_64007_0100_PP.tif,2\n"
@@ -75,7 +78,7 @@ class TestMeta:
         line_with(lines, "train.csv: 1 rows disagree", "20051020_64007_0100_PP.tif: 2 in the list, 3")
 
     def test_lists_of_another_data_set_are_not_taken(self, tmp_path: Path) -> None:
-        """Fails if lists in another data set's folder are taken."""
+        """Fails if lists in another data set's folder are used."""
         write_lists(tmp_path / "meta" / "mesidor", train="ISIC_0000001.jpg,0\n", test="ISIC_0000002.jpg,1\n")
         with pytest.raises(UserError, match="got 0 such lists"):
             prepare_dataset("isic2017", make_isic(tmp_path / "source"), tmp_path / "data", meta=tmp_path / "meta")
@@ -88,7 +91,7 @@ class TestMeta:
         assert read_list(tmp_path / "data/mesidor/train.csv") == [("20060411_58736_0200_PP.tif", "1")]
 
     def test_two_candidates(self, tmp_path: Path) -> None:
-        """Fails if one of two differing lists is taken silently, or two equal ones are refused."""
+        """Fails if one of two different lists is used silently, or two equal ones are refused."""
         source = make_mesidor(tmp_path / "source", GRADES)
         write_lists(tmp_path / "meta" / "a" / "mesidor", train="20060410_58736_0200_PP.tif,0\n")
         write_lists(tmp_path / "meta" / "b" / "mesidor", train="20060410_58736_0200_PP.tif,0\n")

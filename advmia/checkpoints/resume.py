@@ -76,8 +76,8 @@ def read_training(checkpoint: Path, settings: TrainingSettings) -> dict[str, Any
         raise UserError(f"{path} is damaged, or not the state of a training ({error}); {_ADVICE}") from error
     differences = list(_differences(saved_settings, _as_read(settings)))
     if differences:
-        listed = "; ".join(differences)
-        raise UserError(f"{path} is of a training with other settings: {listed}. Repeat its arguments, or {_ADVICE}")
+        text = "; ".join(differences)
+        raise UserError(f"{path} is of a training with other settings: {text}. Repeat its arguments, or {_ADVICE}")
     return parts
 
 

@@ -61,7 +61,7 @@ class TrainingSettings:
 
 
 def classification_name(settings: TrainingSettings) -> str:
-    """Returns the published code's file name: `ResNet_melBin_nat_class2_maxLR0.01_weightDecay0.001`."""
+    """Returns the published file name, e.g. `ResNet_melBin_nat_class2_maxLR0.01_weightDecay0.001`."""
     head = f"{MODELS[settings.model].class_name}_{settings.dataset}_{settings.method}"
     tail = f"maxLR{settings.lr}_weightDecay{settings.weight_decay}"
     if settings.method == "nat":
@@ -71,7 +71,7 @@ def classification_name(settings: TrainingSettings) -> str:
 
 
 def segmentation_name(settings: TrainingSettings) -> str:
-    """Returns the published code's file name: `UNet_mel_PGDAT_CrossEntropyLoss_Adam_eps8-255_step10_stepSize2-255`."""
+    """Returns the published file name, e.g. `UNet_mel_PGDAT_CrossEntropyLoss_Adam_eps8-255_step10_stepSize2-255`."""
     name = f"{MODELS[settings.model].class_name}_{settings.dataset}_{settings.method.upper()}_CrossEntropyLoss_Adam"
     if settings.method == "nat":
         return name

@@ -76,7 +76,7 @@ def report(
 
 
 def _black_box(table: ScoreTable, score: str, transfer: bool) -> Check:
-    """Warns if an attack that uses outputs only leaves a lower score than every attack that uses gradients."""
+    """Warns if an attack that sees only outputs leaves a lower score than every attack that uses gradients."""
     if transfer:
         return Check("black-box", "not checked", "the adversarial images were made on another network than the target")
     pairs = []

@@ -92,8 +92,8 @@ def resample_counts(n: int) -> Iterator[np.ndarray]:
     step = max(1, _CHUNK // n)
     for start in range(0, RESAMPLES, step):
         size = min(step, RESAMPLES - start)
-        drawn = rng.randint(0, n, size=(size, n), dtype=np.int64) + n * np.arange(size)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n).astype(np.int32)
+        draws = rng.randint(0, n, size=(size, n), dtype=np.int64) + n * np.arange(size)[:, None]
+        yield np.bincount(draws.ravel(), minlength=size * n).reshape(size, n).astype(np.int32)
 
 
 def _mean_of_defined(values: np.ndarray) -> np.ndarray:

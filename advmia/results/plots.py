@@ -113,8 +113,8 @@ def _draw(curves: Sequence[Curve], attacks: Sequence[str], title: str, axis_labe
         panel.set_ylabel(axis_label)
     artists: dict[str, Artist] = {}
     for panel in panels:
-        drawn, names = panel.get_legend_handles_labels()
-        artists |= dict(zip(names, drawn, strict=True))
+        handles, names = panel.get_legend_handles_labels()
+        artists |= dict(zip(names, handles, strict=True))
     names = [curve.name for curve in curves if curve.name in artists]
     figure.legend(
         [artists[name] for name in names],

@@ -23,7 +23,7 @@ SHARED_SETTINGS = ("epochs", "batch_size", "lr", "weight_decay", "init", "seed",
 _FACTS = ("dataset", "target_model", "target_weight", "source_model", "source_weight")
 _RUN = ("seed", "size", "data", "target_sha256", "source_sha256")
 _DATA = ("content", "sha256", "pixels_crc32")
-_DIGEST_LENGTH, _SHOWN_DIGITS = 32, 8  # a text of 32 or more is a digest; tables show its first 8
+_DIGEST_LENGTH, _SHOWN_DIGITS = 32, 8  # characters: a text of 32 or more is a digest; tables show its first 8
 
 
 @dataclass(frozen=True)

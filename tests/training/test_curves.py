@@ -22,7 +22,7 @@ def epoch(number: int, *, robust: bool = True, loss: float | None = None) -> Epo
     return Epoch(number, 1 / number if loss is None else loss, 0.01, 1.0, clean, robust_scores if robust else None)
 
 
-def drawn(folder: Path, epochs: list[Epoch], best: int) -> np.ndarray:
+def picture_of(folder: Path, epochs: list[Epoch], best: int) -> np.ndarray:
     with TrainingCurves(folder / NAME, "accuracy", "accuracy under PGD-20") as picture:
         for new in epochs:
             picture.add(new, best)
@@ -41,7 +41,7 @@ BLUE, ORANGE, GREEN = (0, 114, 178), (213, 94, 0), (0, 158, 115)  # clean, robus
 @pytest.mark.parametrize("count", [1, 3, 100])
 def test_curves(count: int, tmp_path: Path) -> None:
     """Fails if the picture is blank, lacks a curve or the line of the best epoch, or is not beside the checkpoint."""
-    picture = drawn(tmp_path, [epoch(number) for number in range(1, count + 1)], best=count)
+    picture = picture_of(tmp_path, [epoch(number) for number in range(1, count + 1)], best=count)
     height, width, _ = picture.shape
     assert 500 < height < 1500 and 500 < width < 1500
     assert all(pixels_of(picture, colour) > 50 for colour in (BLUE, ORANGE, GREEN))
@@ -51,9 +51,9 @@ def test_curves(count: int, tmp_path: Path) -> None:
 def test_curves_of_natural_training_and_without_a_score(tmp_path: Path) -> None:
     """Fails if natural training gets a robust curve, or an undefined score or loss raises."""
     epochs = [epoch(number, robust=False) for number in (1, 2, 3)]
-    assert pixels_of(drawn(tmp_path, epochs, best=2), ORANGE) == 0
+    assert pixels_of(picture_of(tmp_path, epochs, best=2), ORANGE) == 0
     undefined = Epoch(1, math.nan, 0.01, 1.0, {"accuracy": math.nan}, None)
-    assert pixels_of(drawn(tmp_path, [undefined], best=0), GREEN) == 0
+    assert pixels_of(picture_of(tmp_path, [undefined], best=0), GREEN) == 0
 
 
 def test_curves_are_redrawn_seldom_and_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,5 +78,5 @@ def test_no_picture_stops_no_training(tmp_path: Path, capsys: pytest.CaptureFixt
     with TrainingCurves(tmp_path / "file" / NAME, "accuracy", "accuracy") as picture:
         picture.add(epoch(1), 1)
         picture._draw()
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and f"no training curves at {tmp_path}/file/{NAME}.png: " in said
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and f"no training curves at {tmp_path}/file/{NAME}.png: " in message

@@ -69,5 +69,5 @@ def test_a_budget_cannot_be_changed() -> None:
     ("level", "token"), [(0, "0"), (0.5, "05"), (1, "1"), (1.0, "1"), (2, "2"), (2.5, "2.5"), (8, "8"), (0.25, "025")]
 )
 def test_grey_token(level: float, token: str) -> None:
-    """Fails if file names and output lines do not have the reference's spelling (0.5 is `05`)."""
+    """Fails if file names and output lines do not have the published spelling (0.5 is `05`)."""
     assert grey_token(level) == token

@@ -173,7 +173,7 @@ def test_an_epoch_depends_on_seed_and_number_alone(order: Order) -> None:
 @pytest.mark.parametrize(("count", "bs", "sizes"), [(10, 4, [4, 4, 2]), (8, 4, [4, 4]), (3, 16, [3])])
 @pytest.mark.parametrize("order", ["weighted", "shuffled"])
 def test_batch_sizes(order: Order, count: int, bs: int, sizes: list[int]) -> None:
-    """Fails if the last short batch is dropped: the reference keeps it."""
+    """Fails if the last short batch is dropped: the published code keeps it."""
     loader = training(some_data([row % 2 for row in range(count)]), bs=bs, order=order)
     assert [len(batch) for batch in loader.epoch(0)] == sizes and len(loader) == len(sizes)
 

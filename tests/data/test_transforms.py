@@ -207,7 +207,7 @@ def some_draws(count: int, seed: int = 1) -> Tensor:
 
 
 def pillow_augment(image: Tensor, augmentation: Augmentation, draw: Tensor) -> Tensor:
-    """Applies the three changes in the reference's order with Pillow."""
+    """Applies the three changes in the published code's order with Pillow."""
     turned = Image.fromarray(image.numpy())
     if augmentation.rotation:
         angle = (2 * float(draw[0]) - 1) * augmentation.rotation

@@ -1,4 +1,4 @@
-"""Tests of the networks: the reference's names and numbers, shapes, gradients, initial weights, recognition."""
+"""Tests of the networks: the published names and numbers, shapes, gradients, initial weights, recognition."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def deterministic_weights(model: nn.Module, seed: int) -> dict[str, Tensor]:
     return weights
 
 
-# --- the reference ---------------------------------------------------------------------------------------------------
+# --- the published code ----------------------------------------------------------------------------------------------
 
 
 def test_state_dict_names_and_shapes(reference_shapes: dict[str, dict[str, list[int]]]) -> None:
@@ -113,7 +113,7 @@ def test_state_dict_names_and_shapes(reference_shapes: dict[str, dict[str, list[
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_logits(name: str, reference_logits: dict[str, dict]) -> None:
-    """Fails if a network computes other logits than the reference's network with the same weights."""
+    """Fails if a network computes other logits than the published network with the same weights."""
     record = reference_logits[name]
     model = build_model(name, record["classes"]).eval()
     model.load_state_dict(deterministic_weights(model, record["seed"]), strict=True)

@@ -70,6 +70,10 @@ class Task:
         """Names of the data sets of this task."""
         return tuple(spec.name for spec in DATASETS.values() if spec.task == self.name)
 
+    def criterion(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Returns the mean loss over the batch, which training descends."""
+        return self.objective(logits, y).mean()
+
 
 def sgd(parameters: Iterable[Parameter], lr: float, weight_decay: float) -> Optimizer:
     """Returns SGD with momentum 0.9, as the survey trains classifiers."""

@@ -207,7 +207,7 @@ class _Ours:
 
     def _update(self, batch: Batch, x_adv: torch.Tensor) -> None:
         with self.precision.autocast(self.device):
-            loss = self.task.objective(self.model(x_adv), batch.y).mean()
+            loss = self.task.criterion(self.model(x_adv), batch.y)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()

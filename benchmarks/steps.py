@@ -64,7 +64,7 @@ class Subject:
 
     def loss(self, logits: Tensor, y: Tensor) -> Tensor:
         """Computes the loss that the task trains with, a scalar."""
-        return self.task.objective(logits, y).mean()
+        return self.task.criterion(logits, y)
 
     def rng(self) -> SampleRng:
         """Returns the random numbers of the batch, the same ones at every call."""

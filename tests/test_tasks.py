@@ -25,7 +25,7 @@ def task(request: pytest.FixtureRequest) -> Task:
 
 
 def example(task: Task, dataset: str) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """Returns two images of 32 pixels, their targets, and the number of classes."""
+    """Two images of 32 pixels, their targets, and the number of classes."""
     spec = DATASETS[dataset]
     classes = spec.classes or 3
     x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -57,7 +57,7 @@ def test_methods_are_declared_once() -> None:
 
 @pytest.mark.slow
 def test_every_allowed_combination(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails if for any combination a weight gets no gradient from a method's loss, or an attack leaves its budget."""
+    """Fails if a method's loss has no gradient by some weight, or an attack leaves its budget, for any combination."""
     # Otherwise AutoAttack's Square makes 50 queries for each step.
     monkeypatch.setattr("advmia.attacks.auto_attack.QUERIES_PER_STEP", 2)
     # One data set of those that need the same network.
@@ -109,4 +109,4 @@ def test_scores_are_the_columns(task: Task) -> None:
     scores = meter.compute() | task.against_clean(outcomes, outcomes, y)
     assert tuple(scores) == task.score_names and task.selection in scores
     assert len(outcomes) == len(x)
-    assert task.objective(logits, y).isfinite().all()
+    assert torch.isfinite(task.criterion(logits, y))

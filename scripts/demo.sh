@@ -10,13 +10,13 @@ find_python requirements.txt
 DEMO=${DEMO:-demo}
 
 COMMON=(--dataset melBin --dataRoot "$DEMO/data" --imgSize 32 "$@")
-TRAIN=(trainCls.py "${COMMON[@]}" --model mv2 --eps 8 --epoch "${EPOCHS:-6}" --bs 16 --resume --saveDir "$DEMO/clsCkpt")
+TRAIN=("${COMMON[@]}" --model mv2 --eps 8 --epoch "${EPOCHS:-6}" --bs 16 --resume --saveDir "$DEMO/clsCkpt")
 "$PYTHON" -m advmia phantoms --dataRoot "$DEMO/data" --dataset mel2017 --count 400 --size 64
 for method in nat pgdat; do
-  "$PYTHON" "${TRAIN[@]}" --method $method
+  "$PYTHON" trainCls.py "${TRAIN[@]}" --method $method
 done
-for method in nat pgdat; do
-  weights=$(checkpoint_of "${TRAIN[@]}" --method $method)
+for record in "$DEMO"/clsCkpt/*.json; do
+  weights=${record%.json}
   "$PYTHON" testCls.py "${COMMON[@]}" --targetModel mv2 --targetWeight "$weights" --attacks fgsm pgd --epsilons 2 4 8 --bs 32 --resultDir "$DEMO/results"
   "$PYTHON" gradVisual.py --limit 8 "${COMMON[@]}" --model mv2 --weight "$weights" --saveDir "$DEMO/maps/${weights##*/}"
 done

@@ -26,9 +26,8 @@ def conclude(
     if probe is None:
         probe = probe_network(source or target, loader, task, target=target, seed=results.run["seed"])
     table = {(row.attack, row.grey_eps): row.scores[task.selection] for row in results.rows}
-    transfer = results.run["source_sha256"] != results.run["target_sha256"]
     others = _results_beside(results, task.selection)
-    checks = report(table, probe, score=task.selection, transfer=transfer, others=others)
+    checks = report(table, probe, score=task.selection, transfer=results.is_transfer, others=others)
     results.details["probe"], results.details["reliability"] = asdict(probe), [vars(check) for check in checks]
     results.save()
     return checks
@@ -69,6 +68,5 @@ def _results_beside(results: ResultFile, score: str) -> dict[str, ScoreTable]:
 
 def _is_comparable(other: RunRecord, results: ResultFile) -> bool:
     """Returns whether two runs differ in the source only, and one of them is a white-box run."""
-    run = results.run
-    same = {**other.run, "source_sha256": None} == {**run, "source_sha256": None}
-    return same and other.is_transfer != (run["source_sha256"] != run["target_sha256"])
+    same = {**other.run, "source_sha256": None} == {**results.run, "source_sha256": None}
+    return same and other.is_transfer != results.is_transfer

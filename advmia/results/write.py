@@ -38,6 +38,11 @@ class ResultFile:
     def json_path(self) -> Path:
         return self.stem.with_name(self.stem.name + ".json")
 
+    @property
+    def is_transfer(self) -> bool:
+        """Whether the source is another network than the target."""
+        return self.run["source_sha256"] != self.run["target_sha256"]
+
     def resume(self) -> list[Path]:
         """Takes over the rows of an earlier file of the same run.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,11 +10,20 @@ import pytest
 import torch
 
 from advmia import budgets
+from tests.support import networks
 from tests.support.running import ROOT
 from tests.support.warm import warm_python
 from tests.support.world import make_world
 
 SHARED = ROOT.parent / "shared"
+FRESH = """#!{python}
+import runpy, sys
+sys.executable, sys.argv = sys.argv[0], sys.argv[1:]  # the commands that it starts have small networks too
+sys.path.insert(0, {root!r})
+from tests.support.networks import small_networks
+with small_networks():
+    runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -48,9 +58,28 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def warm_interpreter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A program that replaces `python` and has already imported torch, for tests that run many short commands."""
+    """A program that replaces `python` and has already imported torch, for tests that run many short commands.
+
+    Its networks are those of `small_networks`.
+    """
     with warm_python(tmp_path_factory.mktemp("warm")) as program:
         yield program
+
+
+@pytest.fixture(scope="session")
+def fresh_interpreter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A program that replaces `python`, an interpreter of its own, whose networks are those of `small_networks`."""
+    program = tmp_path_factory.mktemp("fresh") / "python"
+    program.write_text(FRESH.format(python=sys.executable, root=str(ROOT)))
+    program.chmod(0o755)
+    return program
+
+
+@pytest.fixture
+def small_networks() -> Iterator[None]:
+    """Makes the networks of this process as small as those of the warm interpreter and in `world`."""
+    with networks.small_networks():
+        yield
 
 
 @pytest.fixture

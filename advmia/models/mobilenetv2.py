@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 # The stages of the paper's table 2: (expansion, output channels, number of blocks, stride of the first block).
-_STAGES = (
+STAGES: tuple[tuple[int, int, int, int], ...] = (
     (1, 16, 1, 1),
     (6, 24, 2, 1),
     (6, 32, 3, 2),
@@ -76,7 +76,7 @@ class MobileNetV2(nn.Module):
 def _inverted_residuals(in_channels: int) -> nn.Sequential:
     """Builds the blocks of all stages as one sequence; the first block of a stage has the stage's stride."""
     blocks = []
-    for expansion, out_channels, count, stride in _STAGES:
+    for expansion, out_channels, count, stride in STAGES:
         for index in range(count):
             blocks.append(InvertedResidual(in_channels, out_channels, expansion, stride if index == 0 else 1))
             in_channels = out_channels

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+WIDTH = 64  # channels of the first level; each lower level has twice as many
+
 
 class DoubleConv(nn.Module):
     """3x3 convolution, batch norm and ReLU, twice: (B, in, H, W) -> (B, out, H, W)."""
@@ -77,16 +79,16 @@ class UNet(nn.Module):
     def __init__(self, classes: int, normalize: nn.Module) -> None:
         super().__init__()
         self.normalize = normalize
-        self.inc = DoubleConv(3, 64)
-        self.down1 = Down(64, 128)
-        self.down2 = Down(128, 256)
-        self.down3 = Down(256, 512)
-        self.down4 = Down(512, 1024)
-        self.up1 = Up(1024, 512)
-        self.up2 = Up(512, 256)
-        self.up3 = Up(256, 128)
-        self.up4 = Up(128, 64)
-        self.outc = OutConv(64, classes)
+        self.inc = DoubleConv(3, WIDTH)
+        self.down1 = Down(WIDTH, 2 * WIDTH)
+        self.down2 = Down(2 * WIDTH, 4 * WIDTH)
+        self.down3 = Down(4 * WIDTH, 8 * WIDTH)
+        self.down4 = Down(8 * WIDTH, 16 * WIDTH)
+        self.up1 = Up(16 * WIDTH, 8 * WIDTH)
+        self.up2 = Up(8 * WIDTH, 4 * WIDTH)
+        self.up3 = Up(4 * WIDTH, 2 * WIDTH)
+        self.up4 = Up(2 * WIDTH, WIDTH)
+        self.outc = OutConv(WIDTH, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         x1 = self.inc(self.normalize(x))  # (B, 64, H, W)

@@ -7,7 +7,6 @@ import io
 import json
 import re
 import shutil
-import sys
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -24,7 +23,7 @@ from advmia.data.specs import DATASETS
 from advmia.models import build_model
 from tests.support.running import run_main, run_process, run_well
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_networks")]
 NATURAL = "MobileNetV2_melBin_nat_class2_maxLR0.01_weightDecay0.001"
 ROBUST = "MobileNetV2_melBin_pgdat_beta0_class2_ADV8-255_10_2-255_maxLR0.01_weightDecay0.001"
 COLUMNS = (
@@ -97,13 +96,13 @@ def test_training_writes_weights_and_record(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_same_seed_same_weights(folder: Path, train: Command, tmp_path: Path) -> None:
+def test_same_seed_same_weights(folder: Path, train: Command, fresh_interpreter: Path, tmp_path: Path) -> None:
     """Fails if the same arguments give other weights or another file, or another seed gives the same weights.
 
     The files must be equal as well: HAT's helper and the target of a result are identified by the SHA-256 of the file.
     """
     data = ["--dataRoot", folder / "data"]
-    train(tmp_path, "pgdat", *data, python=sys.executable)  # a process of its own, not one of the warm server
+    train(tmp_path, "pgdat", *data, python=fresh_interpreter)  # not the warm one
     train(tmp_path, "pgdat", *data, "--seed", 1, "--saveDir", tmp_path / "other")
     (first, _), (again, _) = load_weights(folder / "clsCkpt" / ROBUST), load_weights(tmp_path / "clsCkpt" / ROBUST)
     assert all(torch.equal(first[name], again[name]) for name in first)

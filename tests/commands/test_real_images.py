@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.running import run_main
 
-pytestmark = [pytest.mark.usefixtures("few_steps"), pytest.mark.slow]
+pytestmark = [pytest.mark.usefixtures("few_steps", "small_networks"), pytest.mark.slow]
 MODELS = {"res18": "ResNet", "mv2": "MobileNetV2", "chexnet": "DenseNet121"}
 CLASSES = {"melBin": 2, "melMulti": 3, "xrayBin": 2}
 BUDGET, TAIL = "ADV8-255_10_2-255", "maxLR0.01_weightDecay0.001"

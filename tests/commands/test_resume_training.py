@@ -17,7 +17,7 @@ from tests.support.kills import Killed, Outcome, training_outcome
 from tests.support.running import read_until, run_main, start
 from tests.support.world import TRAININGS
 
-pytestmark = pytest.mark.usefixtures("few_steps")
+pytestmark = pytest.mark.usefixtures("few_steps", "small_networks")
 EPOCHS = 3
 Train = Callable[..., int]
 
@@ -126,10 +126,12 @@ def test_initial_weights_are_fetched_once(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_the_state(number: int, status: int, world: Path, tmp_path: Path) -> None:
+def test_a_signal_saves_the_state(
+    number: int, status: int, world: Path, tmp_path: Path, warm_interpreter: Path
+) -> None:
     """Fails if a signal cuts a step short, loses it, or ends a real process in a traceback without advice."""
     words = [*TRAININGS["mart"], "--epoch", "400", "--gpu", "cpu", "--saveDir", tmp_path / "stopped"]
-    running = start(words, world)
+    running = start(words, world, warm_interpreter)
     read_until(running, "epoch 2/")
     running.send_signal(number)
     _, stderr = running.communicate(timeout=60)
@@ -139,7 +141,7 @@ def test_a_signal_saves_the_state(number: int, status: int, world: Path, tmp_pat
     (state,) = (tmp_path / "stopped").glob("*.state")
     assert str(state) in last_line
     if number == signal.SIGTERM:
-        resumed = start([*words, "--resume"], world)
+        resumed = start([*words, "--resume"], world, warm_interpreter)
         assert "resuming at epoch " in read_until(resumed, "resuming", resumed.stderr)
         resumed.kill()
         resumed.communicate()

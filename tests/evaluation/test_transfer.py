@@ -12,9 +12,10 @@ import torch
 
 from advmia.data.phantoms import make_phantoms
 from advmia.models import build_model
+from tests.support.networks import small_networks
 from tests.support.running import run_main
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_steps")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_steps", "small_networks")]
 PGD = ["--attacks", "pgd", "--epsilons", "8"]
 
 
@@ -35,7 +36,7 @@ class Script:
 SCRIPTS = [
     Script("testCls.py", "melBin", ("mv2", "chexnet"), 2),
     Script("testChex.py", "xray_multilabel", ("mv2", "chexnet"), 14),
-    Script("testSeg.py", "mel", ("segnet", "unet"), 2, images=2),
+    Script("testSeg.py", "mel", ("unet", "segnet"), 2, images=2),
 ]
 
 
@@ -44,11 +45,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Phantoms in ./data and, for each script, two checkpoints of its first network and one of its other."""
     folder = tmp_path_factory.mktemp("transfer")
     make_phantoms(folder / "data", ["mel2017", "xray"], count=24, size=32)
-    for script in SCRIPTS:
-        for name, model in (("one", 0), ("two", 0), ("other", 1)):
-            torch.manual_seed(len(name) + ord(name[0]))
-            network = build_model(script.models[model], script.classes)
-            torch.save(network.state_dict(), folder / f"{script.dataset}-{name}")
+    with small_networks():
+        for script in SCRIPTS:
+            for name, model in (("one", 0), ("two", 0), ("other", 1)):
+                torch.manual_seed(len(name) + ord(name[0]))
+                network = build_model(script.models[model], script.classes)
+                torch.save(network.state_dict(), folder / f"{script.dataset}-{name}")
     return folder
 
 

@@ -9,7 +9,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +29,7 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_python(warm_interpreter: Path) -> Iterator[None]:
-    """Makes the scripts use the warm interpreter, except those that are killed: a kill does not reach its processes."""
+    """Makes the scripts use the warm interpreter."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ENVIRONMENT, "PYTHON", str(warm_interpreter))
         yield
@@ -66,7 +65,7 @@ def killed_sweep(*words: object, log: Path, text: str) -> None:
     """Starts a sweep, and kills it and all its children as soon as `log` contains `text`."""
     process = subprocess.Popen(
         [ROOT / "scripts" / "sweep_eps.sh", *map(str, words)],
-        env=ENVIRONMENT | {"PYTHON": sys.executable},
+        env=ENVIRONMENT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,

@@ -6,9 +6,9 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -167,11 +167,11 @@ def test_more_processes_than_images(python: Callable[..., Any], tmp_path: Path) 
 # --- torchrun --------------------------------------------------------------------------------------------------------
 
 
-def torchrun(folder: Path, world: Path, *words: object) -> Iterator[subprocess.Popen[str]]:
+def torchrun(python: Path, folder: Path, world: Path, *words: object) -> Iterator[subprocess.Popen[str]]:
     """Starts a command under torchrun as on two machines of one process each, which write to machine0 and machine1."""
     address = ["--master-addr", "127.0.0.1", "--master-port", free_port()]
     for rank in range(2):
-        command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--node-rank", str(rank)]
+        command = [str(python), "-m", "torch.distributed.run", "--nnodes", "2", "--node-rank", str(rank)]
         yield subprocess.Popen(
             [
                 *command,
@@ -191,11 +191,13 @@ def torchrun(folder: Path, world: Path, *words: object) -> Iterator[subprocess.P
 
 
 @pytest.mark.slow
-def test_torchrun_on_two_machines(world: Path, python: Callable[..., Any], tmp_path: Path) -> None:
+def test_torchrun_on_two_machines(
+    world: Path, warm_interpreter: Path, python: Callable[..., Any], tmp_path: Path
+) -> None:
     """Fails if torchrun trains to other weights than `--gpu cpu cpu`, or a rank other than 0 writes or prints."""
     words = [*TRAININGS["pgdat"], "--epoch", 1]
     assert python(*words, *TWO, "--saveDir", tmp_path / "gpu").returncode == 0
-    nodes = list(torchrun(tmp_path, world, *words, "--gpu", "cpu", "--saveDir"))
+    nodes = list(torchrun(warm_interpreter, tmp_path, world, *words, "--gpu", "cpu", "--saveDir"))
     outputs = [node.communicate(timeout=240) for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], outputs
     assert sum(out.count("epoch 1/1 ") for out, _ in outputs) == 1
@@ -204,7 +206,7 @@ def test_torchrun_on_two_machines(world: Path, python: Callable[..., Any], tmp_p
 
 
 @pytest.mark.slow
-def test_the_slurm_example(world: Path, tmp_path: Path) -> None:
+def test_the_slurm_example(world: Path, warm_interpreter: Path, tmp_path: Path) -> None:
     """Fails if the script reads a variable that Slurm does not set, or gives torchrun an unknown option.
 
     Fails too if it does not tell srun the number of cores, which srun does not take from the job. A replacement for
@@ -217,7 +219,7 @@ def test_the_slurm_example(world: Path, tmp_path: Path) -> None:
     slurm = {"JOB_ID": "7", "JOB_NODELIST": "here", "JOB_NUM_NODES": "1", "GPUS_ON_NODE": "2", "SUBMIT_DIR": str(ROOT)}
     slurm |= {"CPUS_PER_TASK": "32"}
     environment = {f"SLURM_{name}": value for name, value in slurm.items()}
-    environment |= {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PORT": free_port(), "PYTHON": sys.executable}
+    environment |= {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PORT": free_port(), "PYTHON": str(warm_interpreter)}
     words = [*TRAININGS["nat"], "--epoch", 1, "--gpu", "cpu", "--dataRoot", world / "data", "--saveDir", tmp_path / "a"]
     process = subprocess.run(
         [ROOT / "scripts" / "slurm.sh", *map(str, words)],
@@ -235,12 +237,13 @@ def test_the_slurm_example(world: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def running(world: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+def running(world: Path, tmp_path: Path, warm_interpreter: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts a long training in two processes and waits until it prints `until`; kills it after the test."""
     started = []
 
-    def begin(*more: object, until: str = "epoch ") -> subprocess.Popen[str]:
-        started.append(start([*TRAININGS["pgdat"], *TWO, "--saveDir", tmp_path / "run", *more], world))
+    def begin(*more: object, until: str = "epoch ", python: Path | str = warm_interpreter) -> subprocess.Popen[str]:
+        words = [*TRAININGS["pgdat"], *TWO, "--saveDir", tmp_path / "run", *more]
+        started.append(start(words, world, python))
         read_until(started[-1], until)
         return started[-1]
 
@@ -250,12 +253,15 @@ def running(world: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.Po
         process.communicate()
 
 
-def children(parent: int) -> list[int]:
-    """Returns the ids of the processes that `parent` has started, in the order of their ranks."""
+def rank_processes(folder: Path) -> list[int]:
+    """Returns the ids of the processes of the training that writes to `folder`, in the order of their ranks."""
     ranks = {}
-    for child in map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split()):
-        variables = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
-        ranks[child] = next(int(variable[5:]) for variable in variables if variable.startswith(b"RANK="))
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has just ended
+            variables = path.joinpath("environ").read_bytes().split(b"\0")
+            rank = [int(variable[5:]) for variable in variables if variable.startswith(b"RANK=")]
+            if rank and str(folder).encode() in path.joinpath("cmdline").read_bytes().split(b"\0"):
+                ranks[int(path.name)] = rank[0]
     return sorted(ranks, key=ranks.__getitem__)
 
 
@@ -268,10 +274,13 @@ def is_alive(process: int) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_process_that_dies_ends_the_others(rank: int, running: Callable[..., subprocess.Popen[str]]) -> None:
+def test_a_process_that_dies_ends_the_others(
+    rank: int, running: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
     """Fails if the other process waits for ever, or the death is not reported by exactly one line."""
     parent = running("--epoch", 400)
-    ranks = children(parent.pid)
+    ranks = rank_processes(tmp_path / "run")
+    assert len(ranks) == 2
     os.kill(ranks[rank], signal.SIGKILL)
     _, stderr = parent.communicate(timeout=60)
     assert parent.returncode == 1
@@ -283,10 +292,15 @@ def test_a_process_that_dies_ends_the_others(rank: int, running: Callable[..., s
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_the_end_of_their_parent(number: signal.Signals, running: Callable[..., subprocess.Popen[str]]) -> None:
+def test_the_end_of_their_parent(
+    number: signal.Signals, running: Callable[..., subprocess.Popen[str]], fresh_interpreter: Path, tmp_path: Path
+) -> None:
     """Fails if a signal is not forwarded, children outlive their parent, or a killed run cannot be resumed."""
-    parent = running("--epoch", 40)
-    ranks = children(parent.pid)
+    # The parent of a process of the warm interpreter is not the one that is killed.
+    python = {"python": fresh_interpreter} if number == signal.SIGKILL else {}
+    parent = running("--epoch", 40, **python)
+    ranks = rank_processes(tmp_path / "run")
+    assert len(ranks) == 2
     parent.send_signal(number)
     _, stderr = parent.communicate(timeout=60)
     if number != signal.SIGKILL:
@@ -297,7 +311,7 @@ def test_the_end_of_their_parent(number: signal.Signals, running: Callable[..., 
         assert time.monotonic() < deadline, "children outlive their parent"
         time.sleep(0.1)
     if number == signal.SIGKILL:  # the next test resumes after SIGTERM
-        resumed = running("--epoch", 40, "--resume")
+        resumed = running("--epoch", 40, "--resume", **python)
         resumed.send_signal(signal.SIGTERM)
         assert "resuming at epoch" in resumed.communicate(timeout=60)[1]
 

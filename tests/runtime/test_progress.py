@@ -62,13 +62,13 @@ def test_notes_are_few(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     assert "note 2]" in capsys.readouterr().err
 
 
-def run_on_a_terminal(words: list[str], folder: Path) -> tuple[str, str]:
+def run_on_a_terminal(python: Path, words: list[str], folder: Path) -> tuple[str, str]:
     """Runs the script with a pseudo-terminal as standard error; returns standard output and what the terminal got."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 200, 0, 0))  # 50 lines of 200 characters
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
-        [sys.executable, ROOT / words[0], *words[1:]],
+        [python, ROOT / words[0], *words[1:]],
         cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,
@@ -90,12 +90,12 @@ def run_on_a_terminal(words: list[str], folder: Path) -> tuple[str, str]:
 
 
 @pytest.mark.slow
-def test_bars_on_a_terminal_and_lines_elsewhere(tmp_path: Path) -> None:
+def test_bars_on_a_terminal_and_lines_elsewhere(tmp_path: Path, warm_interpreter: Path) -> None:
     """Fails if a bar lacks its numbers on a terminal, or control characters reach a pipe or standard output."""
     make_phantoms(tmp_path / "data", ["mel2017"], count=24, size=32)
     words = ["trainCls.py", "--dataset", "melBin", "--method", "pgdat", "--model", "mv2", "--epoch", "2", "--bs", "8"]
     words += ["--gpu", "cpu", "--imgSize", "16"]
-    printed, shown = run_on_a_terminal(words, tmp_path)
+    printed, shown = run_on_a_terminal(warm_interpreter, words, tmp_path)
     number = r"\d\.\d{4}"
     rate = r"\d+/18 \[\d\d:\d\d<(\?|\d\d:\d\d), +(\?|[\d.]+) images/s, "
     assert re.search(rf"epoch 1/2: .*{rate}loss {number}\]", shown)
@@ -104,7 +104,7 @@ def test_bars_on_a_terminal_and_lines_elsewhere(tmp_path: Path) -> None:
 
     again = [*words, "--saveDir", "other"]
     process = subprocess.run(
-        [sys.executable, ROOT / again[0], *again[1:]],
+        [warm_interpreter, ROOT / again[0], *again[1:]],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,

@@ -82,12 +82,14 @@ EXPERIMENTS = [
 ]
 
 
-def kill_repeatedly(experiment: Experiment, folder: Path, kills: int, seed: int) -> dict[str, int]:
+def kill_repeatedly(
+    experiment: Experiment, folder: Path, kills: int, seed: int, python: Path | str = sys.executable
+) -> dict[str, int]:
     """Runs the command undisturbed in `folder`, then kills and restarts it. Fails if an outcome differs.
 
     Returns how often the command was killed, how many restarts resumed earlier work, and how often it finished.
     """
-    undisturbed, first_line = start([*experiment.words, experiment.flag, "undisturbed"], folder)
+    undisturbed, first_line = start([*experiment.words, experiment.flag, "undisturbed"], folder, python)
     start_time = time.monotonic()
     rest = undisturbed.communicate()[0]
     assert undisturbed.returncode == 0, first_line + rest
@@ -95,7 +97,7 @@ def kill_repeatedly(experiment: Experiment, folder: Path, kills: int, seed: int)
     expected, moments = experiment.outcome(folder / "undisturbed"), random.Random(seed)
     out, counts = folder / "killed", {"kills": 0, "resumed restarts": 0, "ends": 0}
     while True:
-        process, first_line = start([*experiment.words, experiment.flag, "killed"], folder)
+        process, first_line = start([*experiment.words, experiment.flag, "killed"], folder, python)
         try:
             process.wait(timeout=moments.uniform(0, duration) if counts["kills"] < kills else None)
         except subprocess.TimeoutExpired:
@@ -112,10 +114,10 @@ def kill_repeatedly(experiment: Experiment, folder: Path, kills: int, seed: int)
         assert process.returncode in (0, -9), text
 
 
-def start(words: list[str], folder: Path) -> tuple[subprocess.Popen[str], str]:
+def start(words: list[str], folder: Path, python: Path | str) -> tuple[subprocess.Popen[str], str]:
     """Starts a script. Returns the process and its first line of output, which comes after the slow imports."""
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / words[0]), *words[1:]],
+        [python, str(ROOT / words[0]), *words[1:]],
         cwd=folder,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,

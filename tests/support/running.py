@@ -51,10 +51,10 @@ def run_main(monkeypatch: pytest.MonkeyPatch, words: Sequence[object]) -> int:
         return int(stop.code or 0)
 
 
-def start(words: Sequence[object], folder: Path) -> subprocess.Popen[str]:
+def start(words: Sequence[object], folder: Path, python: Path | str = sys.executable) -> subprocess.Popen[str]:
     """Starts a script in a folder, as a process of its own, to which signals can be sent."""
     return subprocess.Popen(
-        [sys.executable, str(ROOT / str(words[0])), *map(str, words[1:])],
+        [python, str(ROOT / str(words[0])), *map(str, words[1:])],
         cwd=folder,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,

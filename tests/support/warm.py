@@ -2,8 +2,9 @@
 
 `python warm.py SOCKET PARENT` is the server: it forks a process for each command, and ends when the process with the id
 PARENT ends. The program that `warm_python` makes is the client, which replaces `python`: it sends its arguments,
-folder, environment, standard streams and limit of file size to the server, and exits with the command's status. So each
-command saves the seconds that importing torch takes.
+folder, environment, standard streams and limit of file size to the server, and ends as the command does. So each
+command saves the seconds that importing torch takes. The client forwards SIGTERM and SIGINT to the command, and a
+command whose client ends is killed by SIGKILL; so a kill of the client is one of the command.
 """
 
 from __future__ import annotations
@@ -18,14 +19,15 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 CLIENT = """#!{python} -IS
-import array, json, os, resource, socket, sys
+import array, json, os, resource, signal, socket, sys
 if sys.argv[1] == "-":  # a program on standard input, which the server cannot read
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 link = socket.socket(socket.AF_UNIX)
@@ -33,9 +35,14 @@ link.connect({address!r})
 limit = resource.getrlimit(resource.RLIMIT_FSIZE)
 request = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ), limit]).encode()
 link.sendmsg([b"0"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0, 1, 2]))])
-link.sendall(request)
-link.shutdown(socket.SHUT_WR)
-sys.exit(int(link.recv(16) or b"70"))
+link.sendall(len(request).to_bytes(4, "big") + request)
+for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, lambda number, frame: link.send(bytes([number])))
+status = int(link.recv(16) or b"70")
+if status < 0:
+    signal.signal(-status, signal.SIG_DFL) if -status != signal.SIGKILL else None
+    os.kill(os.getpid(), -status)
+sys.exit(status)
 """
 
 
@@ -76,7 +83,11 @@ def serve(address: str, parent: int) -> None:
     """Runs the commands of all clients that connect to the socket at `address`, each in a process of its own."""
     end_with_parent(parent)
     import matplotlib.pyplot  # noqa: F401
+    import sklearn.metrics  # noqa: F401
     import torch._dynamo  # noqa: F401 - as an optimizer does before its first step
+    import torchvision  # noqa: F401
+
+    from tests.support.networks import small_networks
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nothing waits for the forked processes
     sys.executable = str(Path(address).with_name("python"))  # for commands that start others
@@ -84,20 +95,22 @@ def serve(address: str, parent: int) -> None:
     listener.bind(address + ".new")
     listener.listen()
     Path(address + ".new").rename(address)  # clients find the socket only when it listens
-    while True:
-        connection, _ = listener.accept()
-        server = os.getpid()
-        if os.fork() == 0:
-            end_with_parent(server)
-            answer(connection)
-        connection.close()
+    server = os.getpid()
+    with small_networks():
+        while True:
+            connection, _ = listener.accept()
+            if os.fork() == 0:
+                end_with_parent(server)
+                answer(connection)
+            connection.close()
 
 
 def answer(connection: socket.socket) -> None:
     """Runs one client's command in a child process and sends the exit status to the client; ends this process."""
     size = array.array("i").itemsize
     _, rights, _, _ = connection.recvmsg(1, socket.CMSG_LEN(3 * size))
-    words, folder, environment, limit = json.loads(b"".join(iter(lambda: connection.recv(65536), b"")))
+    length = int.from_bytes(connection.recv(4, socket.MSG_WAITALL), "big")
+    words, folder, environment, limit = json.loads(connection.recv(length, socket.MSG_WAITALL))
     streams = array.array("i", rights[0][2][: 3 * size])
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     own_id = os.getpid()
@@ -117,9 +130,19 @@ def answer(connection: socket.socket) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+    threading.Thread(target=forward_signals, args=(connection, child), daemon=True).start()
     _, status = os.waitpid(child, 0)
     connection.sendall(str(os.waitstatus_to_exitcode(status)).encode())
     os._exit(0)
+
+
+def forward_signals(connection: socket.socket, child: int) -> None:
+    """Sends the child the signals whose numbers the client sends, and SIGKILL when the client ends."""
+    with suppress(ProcessLookupError):
+        while numbers := connection.recv(16):
+            for number in numbers:
+                os.kill(child, number)
+        os.kill(child, signal.SIGKILL)
 
 
 def run(words: list[str]) -> int:

@@ -8,6 +8,7 @@ import torch
 
 from advmia.data.phantoms import make_phantoms
 from advmia.models import build_model
+from tests.support.networks import small_networks
 
 NETWORKS = {"mv2": ("mv2", 2), "mv2-14": ("mv2", 14), "unet": ("unet", 2)}  # file -> network, classes
 
@@ -28,11 +29,12 @@ TRAININGS = {
 def make_world(folder: Path, images: int = 24) -> Path:
     """Writes phantoms of mel2017 and xray to `folder/data` and the checkpoints of NETWORKS to `folder/weights`.
 
-    A quarter of the images is in the test list. Returns the folder.
+    A quarter of the images is in the test list. The networks are those of `small_networks`. Returns the folder.
     """
     make_phantoms(folder / "data", ["mel2017", "xray"], count=images, size=32)
     (folder / "weights").mkdir()
-    for name, (model, classes) in NETWORKS.items():
-        torch.manual_seed(0)
-        torch.save(build_model(model, classes).state_dict(), folder / "weights" / name)
+    with small_networks():
+        for name, (model, classes) in NETWORKS.items():
+            torch.manual_seed(0)
+            torch.save(build_model(model, classes).state_dict(), folder / "weights" / name)
     return folder

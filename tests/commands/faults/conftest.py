@@ -16,6 +16,7 @@ from advmia.data.loading import load_data
 from advmia.data.readers import read_samples
 from advmia.data.specs import DATASETS, Split
 from tests.support.faults import INTERRUPTED, TEST, Case, RunHere, check, run_case
+from tests.support.networks import small_networks
 from tests.support.running import run_main
 
 
@@ -28,12 +29,17 @@ def template(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("melBin", "mel", "xray_multilabel"):
         for split in get_args(Split):
             load_data(folder / "data", read_samples(DATASETS[name].at_size(16), folder / "data", split), workers=1)
-    with pytest.MonkeyPatch.context() as patch:
+    with small_networks(), pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert run_main(patch, shlex.split(f"{TEST} --resultDir results")) == 0
         assert run_main(patch, shlex.split(INTERRUPTED)) == 2
     assert len(list((folder / "weights" / "interrupted").glob("*.state"))) == 1
     return folder
+
+
+@pytest.fixture(autouse=True)
+def small(small_networks: None) -> None:
+    """Makes the networks of this process fit the checkpoints of the template."""
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ class Script:
 SCRIPTS = [
     Script("testCls.py", "melBin", ("mv2", "chexnet"), 2),
     Script("testChex.py", "xray_multilabel", ("mv2", "chexnet"), 14),
-    Script("testSeg.py", "mel", ("unet", "segnet"), 2, images=2),
+    Script("testSeg.py", "mel", ("segnet", "unet"), 2, images=2),
 ]
 
 

@@ -27,7 +27,7 @@ from advmia.training.loop import Position, Training, train_one_epoch
 from advmia.training.methods import METHODS, MethodSettings
 from tests.support.kills import evaluation_outcome, training_outcome
 from tests.support.networks import CPU, image_data
-from tests.support.running import ROOT, read_until, run_process, start
+from tests.support.running import ROOT, read_until, start
 from tests.support.world import TRAININGS
 
 TWO = ["--gpu", "cpu", "cpu"]
@@ -311,7 +311,7 @@ def test_the_end_of_their_parent(
         assert time.monotonic() < deadline, "children outlive their parent"
         time.sleep(0.1)
     if number == signal.SIGKILL:  # the next test resumes after SIGTERM
-        resumed = running("--epoch", 40, "--resume", **python)
+        resumed = running("--epoch", 40, "--resume")
         resumed.send_signal(signal.SIGTERM)
         assert "resuming at epoch" in resumed.communicate(timeout=60)[1]
 
@@ -332,9 +332,9 @@ def test_a_stopped_training_resumes_in_two_processes(
 
 
 @pytest.mark.slow
-def test_a_fault_of_one_rank_is_reported_once(world: Path) -> None:
+def test_a_fault_of_one_rank_is_reported_once(world: Path, python: Callable[..., Any]) -> None:
     """Fails if more than one process reports an error of rank 0, or one prints a traceback."""
     no_folder = world / "weights" / "mv2" / "no-folder"
-    process = run_process(*TRAININGS["nat"], *TWO, "--saveDir", no_folder, cwd=world)
+    process = python(*TRAININGS["nat"], *TWO, "--saveDir", no_folder)
     assert process.returncode == 2
     assert len(process.stderr.strip().splitlines()) == 1 and "cannot write" in process.stderr

@@ -147,6 +147,7 @@ def forward_signals(connection: socket.socket, child: int) -> None:
 
 def run(words: list[str]) -> int:
     """Runs `python WORDS`, a script or `-m MODULE`; returns its exit status. Prints the traceback of an exception."""
+    words = words[words[0] == "-u" :]  # which torchrun gives; streams are flushed at each line
     try:
         if words[0] == "-m":
             sys.argv = words[1:]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import shlex
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,8 @@ import torch
 from advmia.commands import inputs
 from advmia.data import cache
 from advmia.runtime.files import write_lock
-from tests.support.faults import TEST, TRAIN, VISUAL, RunHere, digests, environment, last_line, run_process
-from tests.support.running import ROOT
+from tests.support.faults import TEST, TRAIN, VISUAL, RunHere, digests, last_line, run_process
+from tests.support.running import read_until, start
 from tests.support.spoiling import spoil_image
 
 
@@ -36,35 +34,20 @@ def test_two_writers(command: str, path: str, folder: Path, warm_interpreter: Pa
     assert f"another run is writing {path} now: wait for its end, or write to another folder" in last_line(process)
 
 
-def start(folder: Path, command: str) -> subprocess.Popen[str]:
-    """Starts a script as a process of its own interpreter."""
-    words = shlex.split(command)
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / words[0]), *words[1:]],
-        cwd=folder,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 @pytest.mark.slow
-def test_a_bad_image_in_two_processes(folder: Path) -> None:
+def test_a_bad_image_in_two_processes(folder: Path, warm_interpreter: Path) -> None:
     """Fails if each of two processes reports a fault that both have met."""
     spoil_image("image", "cut")(folder)
-    process = run_process(sys.executable, folder, TRAIN.replace("--gpu cpu", "--gpu cpu cpu"))
+    process = run_process(warm_interpreter, folder, TRAIN.replace("--gpu cpu", "--gpu cpu cpu"))
     assert process.returncode == 2 and len(process.stderr.splitlines()) == 1, process.stderr
     assert "testbin.csv row 1: cannot read" in last_line(process)
 
 
 @pytest.mark.slow
-def test_a_signal(folder: Path) -> None:
+def test_a_signal(folder: Path, warm_interpreter: Path) -> None:
     """Fails if a signal ends a test in a traceback, or in another status than a shell expects."""
-    running = start(folder, f"{TEST} --attacks aa")
-    assert running.stdout is not None
-    while running.stdout.readline().strip() != "aa":
-        pass
+    running = start(shlex.split(f"{TEST} --attacks aa"), folder, warm_interpreter)
+    read_until(running, "aa\n")
     running.send_signal(signal.SIGTERM)
     _, stderr = running.communicate(timeout=60)
     assert running.returncode == 128 + signal.SIGTERM and "Traceback" not in stderr, stderr

@@ -8,7 +8,6 @@ import json
 import os
 import shlex
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from itertools import count
@@ -72,7 +71,9 @@ def make_locales(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_locales_and_time_zones(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_locales_and_time_zones(
+    folder: Path, fresh_interpreter: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """Fails if a number has a comma, a letter is lowered as in Turkish, or a name that the terminal cannot show ends
     a run. Files must be the same to the byte, but for seconds."""
     locales = tmp_path_factory.mktemp("locales")
@@ -87,7 +88,7 @@ def test_locales_and_time_zones(folder: Path, tmp_path_factory: pytest.TempPathF
         out = f"new {number} \N{LATIN SMALL LETTER I WITH DIAERESIS}"
         command = f"{TEST} --resultDir '{out}' --dataset MELBIN --targetModel MV2"
         # An interpreter of its own: it reads these variables when it starts.
-        process = run_process(sys.executable, folder, command, env=environment(**setting))
+        process = run_process(fresh_interpreter, folder, command, env=environment(**setting))
         assert process.returncode == 0, process.stderr
         assert lines_without_seconds(folder / out / "melBin__mv2.csv") == expected
         record = json.loads((folder / out / "melBin__mv2.json").read_text(encoding="ascii"))

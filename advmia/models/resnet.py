@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+WIDTH = 64  # channels of the first layer; each later layer has twice as many
+
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions with a shortcut: (B, in, H, W) -> (B, out, H / stride, W / stride), rounded up."""
@@ -38,14 +40,14 @@ class ResNet18(nn.Module):
     def __init__(self, classes: int, normalize: nn.Module) -> None:
         super().__init__()
         self.normalize = normalize
-        self.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
+        self.conv1 = nn.Conv2d(3, WIDTH, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(WIDTH)
         self.relu = nn.ReLU(inplace=True)
-        self.layer1 = nn.Sequential(BasicBlock(64, 64, stride=1), BasicBlock(64, 64, stride=1))
-        self.layer2 = nn.Sequential(BasicBlock(64, 128, stride=2), BasicBlock(128, 128, stride=1))
-        self.layer3 = nn.Sequential(BasicBlock(128, 256, stride=2), BasicBlock(256, 256, stride=1))
-        self.layer4 = nn.Sequential(BasicBlock(256, 512, stride=2), BasicBlock(512, 512, stride=1))
-        self.linear = nn.Linear(512, classes)
+        self.layer1 = _layer(WIDTH, WIDTH, stride=1)
+        self.layer2 = _layer(WIDTH, 2 * WIDTH, stride=2)
+        self.layer3 = _layer(2 * WIDTH, 4 * WIDTH, stride=2)
+        self.layer4 = _layer(4 * WIDTH, 8 * WIDTH, stride=2)
+        self.linear = nn.Linear(8 * WIDTH, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu(self.bn1(self.conv1(self.normalize(x))))  # (B, 64, H, W)
@@ -54,3 +56,10 @@ class ResNet18(nn.Module):
         out = self.layer3(out)  # (B, 256, H/4, W/4)
         out = self.layer4(out)  # (B, 512, H/8, W/8)
         return self.linear(out.mean(dim=(2, 3)))
+
+
+def _layer(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
+    """Returns two blocks: (B, in, H, W) -> (B, out, H / stride, W / stride), rounded up."""
+    return nn.Sequential(
+        BasicBlock(in_channels, out_channels, stride), BasicBlock(out_channels, out_channels, stride=1)
+    )

@@ -123,6 +123,7 @@ def answer(connection: socket.socket) -> None:
             stream = open(target, mode, buffering=1, closefd=False)  # noqa: SIM115 - stays open
             setattr(sys, name, stream)
             setattr(sys, f"__{name}__", stream)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its background jobs ignore it
         os.chdir(folder)
         os.environ.update(environment)
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)

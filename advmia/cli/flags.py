@@ -8,6 +8,7 @@ from pathlib import Path
 
 from advmia.attacks import ATTACKS
 from advmia.cli.parser import (
+    DeviceNames,
     Parser,
     fraction,
     grey_level,
@@ -61,7 +62,7 @@ def _add_training(group: argparse._ArgumentGroup, task: Task) -> None:
         "--eps",
         type=grey_level,
         default=8.0,
-        help="perturbation budget of adversarial training, in grey levels out of 255; nat does not use it",
+        help="perturbation budget of adversarial training, in grey levels out of 255: 8 or 8/255; nat does not use it",
     )
     group.add_argument("--epoch", type=whole_number(1), default=100, help="number of epochs")
     group.add_argument(
@@ -174,7 +175,7 @@ def _add_attacks(group: argparse._ArgumentGroup, task: Task, default: list[str])
         nargs="+",
         type=grey_level,
         default=[1.0, 2.0, 4.0, 8.0],
-        help="perturbation budgets of the attacks, in grey levels out of 255",
+        help="perturbation budgets of the attacks, in grey levels out of 255: 8 or 8/255",
     )
 
 
@@ -184,6 +185,7 @@ def _add_common(parser: argparse.ArgumentParser, *, bs: int) -> None:
     parser.add_argument(
         "--gpu",
         nargs="+",
+        action=DeviceNames,
         metavar="ID",
         help="CUDA device ids, or cpu (default: 0, or cpu without a CUDA device). In training and tests, several"
         " devices share each batch; gradVisual.py uses the first",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ def read_record(checkpoint: Path) -> dict[str, Any] | None:
     return read_json_object(record_path(checkpoint))
 
 
+Comparison = Callable[[dict[str, Any], dict[str, Any]], bool]
+
+
 class BestCheckpoint:
     """Keeps the weights of the best epoch so far in the checkpoint, and all epochs in the record beside it.
 
@@ -32,9 +36,14 @@ class BestCheckpoint:
     its score.
     """
 
-    def __init__(self, path: Path, settings: TrainingSettings, facts: dict[str, Any], model: nn.Module) -> None:
-        """`path`: the checkpoint. `facts`: what the record states beside the settings and the epochs."""
-        self._path, self._model = path, model
+    def __init__(
+        self, path: Path, settings: TrainingSettings, facts: dict[str, Any], model: nn.Module, is_better: Comparison
+    ) -> None:
+        """`path`: the checkpoint. `facts`: what the record states beside the settings and the epochs.
+
+        `is_better`: whether an epoch is better than the best one before it.
+        """
+        self._path, self._model, self._is_better = path, model, is_better
         self._epochs: list[dict[str, Any]] = []
         self._record = {"settings": settings.to_json(), **facts}
         self.epoch = 0
@@ -42,9 +51,13 @@ class BestCheckpoint:
         self._weights: StateDict | None = None  # of the best epoch
 
     def offer(self, epoch: dict[str, Any], score: float) -> bool:
-        """Records an epoch, and saves the weights if its score is the highest so far; returns whether it is."""
+        """Records an epoch, and saves the weights if it is the best so far; returns whether it is.
+
+        An epoch whose score is undefined (NaN) is never the best.
+        """
+        best = next((earlier for earlier in self._epochs if earlier["number"] == self.epoch), None)
         self._epochs.append(epoch)
-        is_best = score > self.score
+        is_best = not math.isnan(score) and (best is None or self._is_better(epoch, best))
         if is_best:
             self.epoch, self.score, self._weights = epoch["number"], score, copy_weights(self._model)
             self._save_weights()

@@ -44,6 +44,7 @@ from advmia.tasks import Task
 from advmia.training.curves import TrainingCurves
 from advmia.training.loop import Epoch, Position, Saver, Training, fit
 from advmia.training.methods import METHODS, Method, MethodSettings, default_beta
+from advmia.training.selection import Selection
 from advmia.training.validation import Validation, epoch_line
 
 
@@ -93,7 +94,8 @@ def _run(
         "selection": {"score": validation.score_name, "chosen_on": chosen_on},
         "versions": machine.versions(training.loader.device),
     }
-    best, position = BestCheckpoint(checkpoint, settings, facts, training.model), Position()
+    selection = Selection(task.selection, validation.images)
+    best, position = BestCheckpoint(checkpoint, settings, facts, training.model, selection.is_better), Position()
     parts: dict[str, Stateful] = {
         "network": training.model,
         "optimizer": training.optimizer,
@@ -114,7 +116,8 @@ def _run(
     try:
         with TrainingCurves(checkpoint, task.selection, validation.score_name, earlier, best.epoch) as curves:
             for epoch in fit(training, validation, position=position, saver=saver, note=validation.note):
-                is_best = best.offer(asdict(epoch), (epoch.robust or epoch.clean)[task.selection])
+                entry = asdict(replace(epoch, one_class=validation.one_class))
+                is_best = best.offer(entry, selection.value(entry))
                 print(epoch_line(task, epoch, args.epoch, is_best), flush=True)
                 curves.add(epoch, best.epoch)
     except Stopped as stop:

@@ -47,6 +47,7 @@ class Epoch:
     seconds: float  # of training, without validation
     clean: Scores
     robust: Scores | None  # under the validation attack; None for natural training
+    one_class: bool = False  # whether the network predicts the same for all clean images
 
 
 @dataclass

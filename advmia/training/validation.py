@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from advmia.attacks import ATTACKS
@@ -9,16 +10,21 @@ from advmia.attacks.common import Attack
 from advmia.checkpoints.settings import TrainingSettings
 from advmia.data.loading import EvaluationLoader
 from advmia.evaluation.loop import EvaluationOptions, evaluate
+from advmia.evaluation.tally import Evaluation
 from advmia.metrics import Scores
+from advmia.runtime import distributed
 from advmia.runtime.precision import Precision
 from advmia.tasks import Task
 from advmia.training.loop import Epoch
+from advmia.training.selection import is_one_class
 
 
 class Validation:
     """Scores a network in training: on clean images and, in adversarial training, under PGD-20 at the training's eps.
 
-    `score_name`: the score by which the best epoch is chosen, e.g. "accuracy under PGD-20".
+    `score_name`: the score by which the best epoch is chosen, e.g. "accuracy under PGD-20". `one_class`: whether the
+    network predicted the same for all clean images in the last validation. `images`: the number of images, in all
+    ranks (collective).
     """
 
     def __init__(self, task: Task, model: nn.Module, loader: EvaluationLoader, settings: TrainingSettings) -> None:
@@ -27,12 +33,15 @@ class Validation:
         budget = settings.validation_budget
         self._attack = ATTACKS["pgd"].build(budget, task.attacks["pgd"]) if budget else None
         self.score_name = f"{task.selection} under PGD-{budget.steps}" if budget else task.selection
+        self.images = int(distributed.all_reduce(torch.tensor(len(loader.data))))  # a loader has its rank's share
         self._note = ""
+        self.one_class = False
 
     def __call__(self) -> tuple[Scores, Scores | None]:
         """Returns the (clean, robust) scores; robust is None for natural training."""
-        clean = self._evaluate(None, "validation")
-        robust = self._evaluate(self._attack, "validation under attack") if self._attack is not None else None
+        evaluation = self._evaluate(None, "validation")
+        clean, self.one_class = evaluation.scores, is_one_class(evaluation.outcomes)
+        robust = self._evaluate(self._attack, "validation under attack").scores if self._attack is not None else None
         kind, scores = ("robust", robust) if robust else ("clean", clean)
         self._note = f", {kind} {self._task.selection} {scores[self._task.selection]:.4f}"
         return clean, robust
@@ -41,9 +50,9 @@ class Validation:
         """Returns the last validation's score for the training's progress bar; nothing before the first validation."""
         return self._note
 
-    def _evaluate(self, attack: Attack | None, title: str) -> Scores:
+    def _evaluate(self, attack: Attack | None, title: str) -> Evaluation:
         options = EvaluationOptions(self._scope, title, self._precision)
-        return evaluate(self._model, self._loader, self._task, attack, options=options).scores
+        return evaluate(self._model, self._loader, self._task, attack, options=options)
 
 
 def epoch_line(task: Task, epoch: Epoch, epochs: int, is_best: bool) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,6 +30,10 @@ def network(value: float = 0.0) -> nn.Module:
     nn.init.constant_(model.weight, value)
     nn.init.zeros_(model.bias)
     return model
+
+
+def by_score(epoch: dict[str, Any], best: dict[str, Any]) -> bool:
+    return bool(epoch["score"] > best["score"])
 
 
 def test_state_is_read_as_it_was_saved(tmp_path: Path) -> None:
@@ -67,8 +72,8 @@ def test_status(tmp_path: Path) -> None:
     """Fails if a finished training would be repeated, or one of other settings taken for it."""
     checkpoint = tmp_path / "a"
     assert status_of(checkpoint, PGDAT) is CheckpointStatus.ABSENT
-    best = BestCheckpoint(checkpoint, PGDAT, {}, network())
-    best.offer({"number": 1}, 0.5)
+    best = BestCheckpoint(checkpoint, PGDAT, {}, network(), by_score)
+    best.offer({"number": 1, "score": 0.5}, 0.5)
     assert status_of(checkpoint, PGDAT) is CheckpointStatus.UNFINISHED
     best.finish()
     assert status_of(checkpoint, PGDAT) is CheckpointStatus.FINISHED
@@ -100,18 +105,19 @@ def test_renaming(tmp_path: Path, resume: bool, state: bool, status: CheckpointS
 def test_best_epoch_is_kept_and_resumed(tmp_path: Path) -> None:
     """Fails if a worse or an equal epoch replaces the best, or resuming loses the best epoch or its score."""
     checkpoint, model = tmp_path / "a", network(1)
-    best = BestCheckpoint(checkpoint, PGDAT, {"versions": {}}, model)
-    assert best.offer({"number": 1}, 0.5)
+    best = BestCheckpoint(checkpoint, PGDAT, {"versions": {}}, model, by_score)
+    assert best.offer({"number": 1, "score": 0.5}, 0.5)
     state = best.state_dict()
     nn.init.constant_(model.get_parameter("weight"), 2.0)
-    assert not best.offer({"number": 2}, 0.5) and not best.offer({"number": 3}, 0.4)
-    assert best.offer({"number": 4}, 0.6) and best.epoch == 4
+    assert not best.offer({"number": 2, "score": 0.5}, 0.5)
+    assert not best.offer({"number": 3, "score": 0.4}, 0.4)
+    assert best.offer({"number": 4, "score": 0.6}, 0.6) and best.epoch == 4
 
-    resumed = BestCheckpoint(checkpoint, PGDAT, {"versions": {}}, model)
+    resumed = BestCheckpoint(checkpoint, PGDAT, {"versions": {}}, model, by_score)
     resumed.load_state_dict(state)
-    assert (resumed.epoch, resumed.score, resumed.epochs) == (1, 0.5, [{"number": 1}])
+    assert (resumed.epoch, resumed.score, resumed.epochs) == (1, 0.5, [{"number": 1, "score": 0.5}])
     weights, _ = load_weights(checkpoint)
     assert torch.equal(weights["weight"], torch.ones(1, 2))
     record = read_record(checkpoint)
     assert record is not None and list(record) == ["settings", "versions", "finished", "best_epoch", "epochs"]
-    assert (record["finished"], record["best_epoch"], record["epochs"]) == (False, 1, [{"number": 1}])
+    assert (record["finished"], record["best_epoch"], record["epochs"]) == (False, 1, [{"number": 1, "score": 0.5}])

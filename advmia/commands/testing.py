@@ -21,7 +21,7 @@ from advmia.attacks import ATTACKS
 from advmia.attacks.common import EvaluationAttack
 from advmia.attacks.inference import compile_copies, fitting_batch
 from advmia.budgets import Budget
-from advmia.checkpoints.best import read_record
+from advmia.checkpoints.best import read_record_of
 from advmia.checkpoints.weights import LoadedModel, load_model
 from advmia.commands.inputs import Inputs, check_scorable, choose_spec, lock_outputs
 from advmia.data.loading import EvaluationLoader, ImageData
@@ -174,7 +174,7 @@ def _open_results(task: Task, inputs: Inputs, data: ImageData, target_sha256: st
     }
     record = {
         "versions": machine.versions(inputs.device),
-        "target_training": (read_record(args.targetWeight) or {}).get("settings"),
+        "target_training": (read_record_of(args.targetWeight, target_sha256) or {}).get("settings"),
         "samples": {
             "index": list(range(len(samples))),
             "file": samples.files,

@@ -34,6 +34,10 @@ COLUMNS = (
 )
 
 
+def file_digest(path: Path) -> str:
+    return sha256(path.read_bytes()).hexdigest()
+
+
 Command = Callable[..., str]  # runs a script as a process, which must succeed; returns what it printed
 
 
@@ -122,6 +126,7 @@ def test_training_again(folder: Path, train: Command, tmp_path: Path) -> None:
     assert "trained already" in train(tmp_path, "nat", *data)
     assert (weights.read_bytes(), weights.stat().st_mtime_ns) == before
     train(tmp_path, "nat", *data, "--valFraction", 0.25)
+    assert json.loads(weights.with_name(f"{NATURAL}.json").read_text())["weights_sha256"] == file_digest(weights)
     assert weights.with_name(f"{NATURAL}.earlier-1").read_bytes() == before[0]
     assert weights.with_name(f"{NATURAL}.png.earlier-1").exists() and weights.with_name(f"{NATURAL}.png").exists()
     record = json.loads(weights.with_name(f"{NATURAL}.json").read_text())
@@ -239,11 +244,14 @@ def test_results_are_resumed_and_never_mixed(folder: Path, attack: Command, tmp_
 
 
 @pytest.mark.slow
-def test_weights_that_are_replaced_meanwhile(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails if a test states the SHA-256 of weights that replaced those it loaded: their training may still run."""
+def test_weights_that_are_replaced(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Fails if a test states the SHA-256 of weights that replaced those it loaded: their training may still run; or if
+    it takes the record of the replaced weights for theirs."""
     weight, load = tmp_path / NATURAL, Inputs.load_images
     shutil.copy(folder / "clsCkpt" / NATURAL, weight)
-    expected = sha256(weight.read_bytes()).hexdigest()
+    expected = file_digest(weight)
 
     def replace_and_load(*args: Any) -> Any:
         shutil.copy(folder / "clsCkpt" / ROBUST, weight)
@@ -256,6 +264,14 @@ def test_weights_that_are_replaced_meanwhile(folder: Path, tmp_path: Path, monke
     assert run_main(monkeypatch, [*words, *few, "--resultDir", tmp_path]) == 0
     (record,) = tmp_path.glob("*.json")
     assert json.loads(record.read_text())["run"]["target_sha256"] == expected
+    record.unlink()
+    shutil.copy(folder / "clsCkpt" / f"{NATURAL}.json", tmp_path)  # a record, but not of these weights
+    monkeypatch.setattr(Inputs, "load_images", load)
+    assert run_main(monkeypatch, [*words, *few, "--resultDir", tmp_path / "results"]) == 0
+    assert f"{NATURAL}.json is the record of other weights than those in {weight}" in capsys.readouterr().err
+    (record,) = (tmp_path / "results").glob("*.json")
+    content = json.loads(record.read_text())
+    assert content["run"]["target_sha256"] == file_digest(weight) and content["target_training"] is None
 
 
 @pytest.mark.slow

@@ -113,7 +113,7 @@ def grey_level(text: str) -> float:
         value = math.nan
     if math.isnan(value) or (slash and denominator.strip() != str(GREY_LEVELS)):
         raise argparse.ArgumentTypeError(
-            f"expected a number of grey levels from 0 to {GREY_LEVELS}, such as 8 or 8/{GREY_LEVELS}, got {text!r}"
+            f"expected a number of grey levels from 0 to {GREY_LEVELS}, got {text!r}: write 8 or 8/{GREY_LEVELS}"
         )
     if not slash and 0 < value < LEAST_GREY_LEVEL:
         raise argparse.ArgumentTypeError(

@@ -32,7 +32,7 @@ def test_numbers() -> None:
     check_refused(
         grey_level, ["-1", "256", "nan", "inf", "eight", ""], "expected a number of grey levels from 0 to 255"
     )
-    check_refused(grey_level, ["8/256", "0.1/1", "8/", "/255", "8/255/1", "256/255"], "such as 8 or 8/255")
+    check_refused(grey_level, ["8/256", "0.1/1", "8/", "/255", "8/255/1", "256/255"], "write 8 or 8/255")
     assert positive("1e-9") == 1e-9
     check_refused(positive, ["0", "-1", "inf"], "expected a number above 0")
     assert non_negative("0") == 0

@@ -19,7 +19,7 @@ CASES = [
     Case("epsilons negative", f"{VISUAL} --epsilons -0.5", ("argument --epsilons: ", "got '-0.5'")),
     Case("epsilons too large", f"{TEST_SEG} --epsilons 256", ("argument --epsilons: ", "got '256'")),
     Case("eps of 1", f"{VISUAL} --epsilons 8 0.031", ("argument --epsilons: 0.031 grey levels?", "write 8/255")),
-    Case("eps of 256", f"{CHEX} --eps 8/256", ("argument --eps: ", "8 or 8/255, got '8/256'")),
+    Case("eps of 256", f"{CHEX} --eps 8/256", ("argument --eps: ", "got '8/256': write 8 or 8/255")),
     Case("epoch 0", f"{TRAIN} --epoch 0", ("argument --epoch: ", "at least 1, got '0'")),
     Case("bs 0", f"{TEST} --bs 0", ("argument --bs: ", "at least 1, got '0'")),
     Case("bs beyond any memory", f"{CHEX} --bs {10**30}", ("argument --bs: ", "at most")),

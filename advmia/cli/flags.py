@@ -39,6 +39,7 @@ def train_parser(task: Task, description: str | None) -> Parser:
             "--helperModel", type=one_of(task.models), help="hat only: network of the naturally trained helper"
         )
         subject.add_argument("--helperWeight", type=Path, help="hat only: checkpoint of the helper")
+        _add_other_dataset(subject, "hat only: take a helper")
     _add_training(parser.add_argument_group("how to train"), task)
     _add_common(parser, bs=32)
     parser.add_argument("--saveDir", type=Path, default=Path(task.checkpoint_folder), help="folder for checkpoints")
@@ -119,6 +120,8 @@ def test_parser(task: Task, description: str | None) -> Parser:
     subject.add_argument(
         "--surrogateWeight", "--surrogatePath", type=Path, help="checkpoint of the source (default: the target's)"
     )
+    if len(task.datasets) > 1:
+        _add_other_dataset(subject, "test networks")
     _add_attacks(parser.add_argument_group("how to test"), task, list(task.default_attacks))
     _add_common(parser, bs=16)
     parser.add_argument(
@@ -138,6 +141,7 @@ def visual_parser(task: Task, description: str | None) -> Parser:
     subject.add_argument(
         "--saveDir", required=True, type=Path, help="folder for the pictures; created if missing, never emptied"
     )
+    _add_other_dataset(subject, "draw a network")
     group = parser.add_argument_group("how to draw")
     group.add_argument(
         "--overlayOn",
@@ -159,6 +163,14 @@ def _add_dataset(group: argparse._ArgumentGroup, task: Task, aliases: dict[str, 
     aliases = {alias: name for name in task.datasets for alias in DATASETS[name].aliases} | (aliases or {})
     group.add_argument(
         "--dataset", required=True, type=one_of(task.datasets, aliases), help=with_choices("data set", task.datasets)
+    )
+
+
+def _add_other_dataset(group: argparse._ArgumentGroup, action: str) -> None:
+    group.add_argument(
+        "--otherDataset",
+        action="store_true",
+        help=f"{action} trained on another data set, whose classes mean something else (default: that is refused)",
     )
 
 

@@ -29,6 +29,7 @@ from advmia.data.readers import count_listed_classes, read_samples
 from advmia.data.specs import DatasetSpec
 from advmia.evaluation import reliability
 from advmia.evaluation.loop import EvaluationOptions, evaluate, result_row
+from advmia.evaluation.origin import check_dataset, check_training
 from advmia.evaluation.tally import Evaluation
 from advmia.results.rows import CLEAN, ResultRow
 from advmia.results.write import ResultFile, result_stem
@@ -45,11 +46,15 @@ def test(task: Task, args: argparse.Namespace) -> None:
     source_model, _ = _source(args)
     inputs = Inputs.of(args, args.targetModel, source_model)
     target, source = _load_networks(inputs)
+    trainings = _read_trainings(inputs, target, source)
     samples = read_samples(inputs.spec, args.dataRoot, "test", classes=target.classes)
     data = inputs.load_images(samples)
     check_scorable(data)
+    check = check_training({name.removesuffix("_training"): known for name, known in trainings.items()}, data)
+    if check.verdict == "warning":
+        say(f"warning: {check.reason}")
     with lock_outputs(_stem(args, inputs.spec)):
-        results = _open_results(task, inputs, data, target.sha256, source.sha256)
+        results = _open_results(task, inputs, data, (target.sha256, source.sha256), trainings)
         source_network = None if source is target else machine.on_device(source.model, inputs.device)
         target_network = machine.on_device(target.model, inputs.device)
         try:
@@ -146,6 +151,22 @@ def _load_networks(inputs: Inputs) -> tuple[LoadedModel, LoadedModel]:
     return target, load_model(source_model, source_weight, spec, classes=target.classes)
 
 
+def _read_trainings(inputs: Inputs, target: LoadedModel, source: LoadedModel) -> dict[str, Any]:
+    """Returns the settings of the networks' trainings, None where they are not recorded, by their names in results.
+
+    Raises `UserError` if a network was trained on another data set, unless --otherDataset says that this is meant.
+    """
+    args = inputs.args
+    used = {"target_training": (args.targetWeight, target)}
+    if source is not target:
+        used["source_training"] = (_source(args)[1], source)
+    trainings = {}
+    for name, (path, network) in used.items():
+        trainings[name] = (read_record_of(path, network.sha256) or {}).get("settings")
+        check_dataset(path, trainings[name], inputs.spec, is_meant=getattr(args, "otherDataset", False))
+    return trainings
+
+
 def _loader(inputs: Inputs, data: ImageData, network: nn.Module) -> EvaluationLoader:
     """Returns a loader of this rank's shard, whose batches are as large as fit the GPU with --autoBatch.
 
@@ -160,8 +181,13 @@ def _loader(inputs: Inputs, data: ImageData, network: nn.Module) -> EvaluationLo
     return loader
 
 
-def _open_results(task: Task, inputs: Inputs, data: ImageData, target_sha256: str, source_sha256: str) -> ResultFile:
-    """Returns the result files of this run, with the rows that an earlier, equal run has finished (collective)."""
+def _open_results(
+    task: Task, inputs: Inputs, data: ImageData, digests: tuple[str, str], trainings: dict[str, Any]
+) -> ResultFile:
+    """Returns the result files of this run, with the rows that an earlier, equal run has finished (collective).
+
+    `digests`: the SHA-256 of the target's and of the source's weights. `trainings`: see `_read_trainings`.
+    """
     args, samples = inputs.args, data.samples
     source_model, source_weight = _source(args)
     run: dict[str, Any] = {
@@ -169,12 +195,12 @@ def _open_results(task: Task, inputs: Inputs, data: ImageData, target_sha256: st
         "size": inputs.spec.size,
         "precision": inputs.precision.name,
         "data": data.facts,
-        "target_sha256": target_sha256,
-        "source_sha256": source_sha256,
+        "target_sha256": digests[0],
+        "source_sha256": digests[1],
     }
     record = {
         "versions": machine.versions(inputs.device),
-        "target_training": (read_record_of(args.targetWeight, target_sha256) or {}).get("settings"),
+        **trainings,
         "samples": {
             "index": list(range(len(samples))),
             "file": samples.files,

@@ -9,6 +9,7 @@ from torch import nn
 
 from advmia.data.loading import EvaluationLoader
 from advmia.evaluation.checks import Check, ScoreTable, report
+from advmia.evaluation.origin import check_training
 from advmia.evaluation.probe import Probe, probe_network
 from advmia.results.read import RunRecord, results_at
 from advmia.results.write import ResultFile
@@ -28,6 +29,8 @@ def conclude(
     table = {(row.attack, row.grey_eps): row.scores[task.selection] for row in results.rows}
     others = _results_beside(results, task.selection)
     checks = report(table, probe, score=task.selection, transfer=results.is_transfer, others=others)
+    names = ("target", "source") if results.is_transfer else ("target",)
+    checks.append(check_training({name: results.details.get(f"{name}_training") for name in names}, loader.data))
     results.details["probe"], results.details["reliability"] = asdict(probe), [vars(check) for check in checks]
     results.save()
     return checks

@@ -90,7 +90,7 @@ plan_steps() {
   for i in "${!networks[@]}"; do
     read -r model method eps <<<"${networks[i]}"
     name=${DATASET}_${model}_$method
-    if [ "$method" = nat ]; then natural=${paths[i]}; else name+=_eps$eps; fi
+    if [ "$method" = nat ]; then natural=${paths[i]}; else name+=_eps${eps%/255}; fi # the names of logs have no slash
     if [ "$method" = hat ]; then lines[i]+=" $(quoted --helperModel "$model" --helperWeight "$natural")"; fi
     add_step "train_$name" "$(quoted "$PYTHON") ${lines[i]}"
     if [ "$method" = nat ] && [[ " ${METHODS[*]} " != *" nat "* ]]; then continue; fi # it is only the helper of hat

@@ -21,7 +21,7 @@ from advmia.attacks import ATTACKS
 from advmia.attacks.common import EvaluationAttack
 from advmia.attacks.inference import compile_copies, fitting_batch
 from advmia.budgets import Budget
-from advmia.checkpoints.best import read_record
+from advmia.checkpoints.best import read_record_of
 from advmia.checkpoints.weights import LoadedModel, load_model
 from advmia.commands.inputs import Inputs, check_scorable, choose_spec, lock_outputs
 from advmia.data.loading import EvaluationLoader, ImageData
@@ -30,6 +30,7 @@ from advmia.data.specs import DatasetSpec
 from advmia.evaluation import reliability
 from advmia.evaluation.guessing import base_rate
 from advmia.evaluation.loop import EvaluationOptions, evaluate, result_row
+from advmia.evaluation.origin import check_dataset, check_training
 from advmia.evaluation.tally import Evaluation
 from advmia.results.rows import CLEAN, ResultRow
 from advmia.results.write import ResultFile, result_stem
@@ -46,11 +47,15 @@ def test(task: Task, args: argparse.Namespace) -> None:
     source_model, _ = _source(args)
     inputs = Inputs.of(args, args.targetModel, source_model)
     target, source = _load_networks(inputs)
+    trainings = _read_trainings(inputs, target, source)
     samples = read_samples(inputs.spec, args.dataRoot, "test", classes=target.classes)
     data = inputs.load_images(samples)
     check_scorable(data)
+    check = check_training({name.removesuffix("_training"): known for name, known in trainings.items()}, data)
+    if check.verdict == "warning":
+        say(f"warning: {check.reason}")
     with lock_outputs(_stem(args, inputs.spec, is_transfer=source is not target)):
-        results = _open_results(task, inputs, data, target.sha256, source.sha256)
+        results = _open_results(task, inputs, data, (target.sha256, source.sha256), trainings)
         source_network = None if source is target else machine.on_device(source.model, inputs.device)
         target_network = machine.on_device(target.model, inputs.device)
         try:
@@ -160,6 +165,22 @@ def _load_networks(inputs: Inputs) -> tuple[LoadedModel, LoadedModel]:
     return target, target
 
 
+def _read_trainings(inputs: Inputs, target: LoadedModel, source: LoadedModel) -> dict[str, Any]:
+    """Returns the settings of the networks' trainings, None where they are not recorded, by their names in results.
+
+    Raises `UserError` if a network was trained on another data set, unless --otherDataset says that this is meant.
+    """
+    args = inputs.args
+    used = {"target_training": (args.targetWeight, target)}
+    if source is not target:
+        used["source_training"] = (_source(args)[1], source)
+    trainings = {}
+    for name, (path, network) in used.items():
+        trainings[name] = (read_record_of(path, network.sha256) or {}).get("settings")
+        check_dataset(path, trainings[name], inputs.spec, is_meant=getattr(args, "otherDataset", False))
+    return trainings
+
+
 def _loader(inputs: Inputs, data: ImageData, network: nn.Module) -> EvaluationLoader:
     """Returns a loader of this rank's shard, whose batches are as large as fit the GPU with --autoBatch.
 
@@ -174,23 +195,28 @@ def _loader(inputs: Inputs, data: ImageData, network: nn.Module) -> EvaluationLo
     return loader
 
 
-def _open_results(task: Task, inputs: Inputs, data: ImageData, target_sha256: str, source_sha256: str) -> ResultFile:
-    """Returns the result files of this run, with the rows that an earlier, equal run has finished (collective)."""
+def _open_results(
+    task: Task, inputs: Inputs, data: ImageData, digests: tuple[str, str], trainings: dict[str, Any]
+) -> ResultFile:
+    """Returns the result files of this run, with the rows that an earlier, equal run has finished (collective).
+
+    `digests`: the SHA-256 of the target's and of the source's weights. `trainings`: see `_read_trainings`.
+    """
     args, samples = inputs.args, data.samples
-    is_transfer = source_sha256 != target_sha256
+    is_transfer = digests[0] != digests[1]
     source_model, source_weight = _source(args) if is_transfer else (args.targetModel, args.targetWeight)
     run: dict[str, Any] = {
         "seed": args.seed,
         "size": inputs.spec.size,
         "precision": inputs.precision.name,
         "data": data.facts,
-        "target_sha256": target_sha256,
-        "source_sha256": source_sha256,
+        "target_sha256": digests[0],
+        "source_sha256": digests[1],
     }
     record = {
         "finished": False,  # until the checks at the end
         "versions": machine.versions(inputs.device),
-        "target_training": (read_record(args.targetWeight) or {}).get("settings"),
+        **trainings,
         "samples": {
             "index": list(range(len(samples))),
             "file": samples.files,

@@ -38,12 +38,15 @@ class BaseRate:
 
         `outcomes`: of all images, as the task records them.
         """
-        constant = self.constant_answer(outcomes) if len(outcomes) > 1 else ""
-        if constant:
-            return constant
+        if self.is_constant(outcomes):
+            return self.constant_answer(outcomes)
         if scores[self.name] <= self.score + self.margin:  # false for an undefined score, which is NaN
             return f"is no better than {self.answer} ({self.name} {self.score:.4f})"
         return ""
+
+    def is_constant(self, outcomes: Tensor) -> bool:
+        """Returns whether a network gives the same answer for all of two or more images."""
+        return len(outcomes) > 1 and bool(self.constant_answer(outcomes))
 
     def check(self, scores: Scores, outcomes: Tensor) -> Check:
         """Returns the check `base rate` of a network's clean scores and outcomes."""

@@ -49,6 +49,7 @@ class Epoch:
     robust: Scores | None  # under the validation attack; None for natural training
     validation_seconds: float = 0.0
     warning: str = ""  # what makes the clean scores worthless: `advmia.evaluation.guessing.BaseRate.fault`
+    one_class: bool = False  # whether the network predicts the same for all clean images
 
 
 @dataclass

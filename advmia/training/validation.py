@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from advmia.attacks import ATTACKS
@@ -12,6 +13,7 @@ from advmia.evaluation.guessing import BaseRate
 from advmia.evaluation.loop import EvaluationOptions, evaluate
 from advmia.evaluation.tally import Evaluation
 from advmia.metrics import Scores
+from advmia.runtime import distributed
 from advmia.runtime.precision import Precision
 from advmia.tasks import Task
 from advmia.training.loop import Epoch
@@ -20,8 +22,9 @@ from advmia.training.loop import Epoch
 class Validation:
     """Scores a network in training: on clean images and, in adversarial training, under PGD-20 at the training's eps.
 
-    `score_name`: the score by which the best epoch is chosen, e.g. "accuracy under PGD-20". `warning`: what makes the
-    last clean scores worthless, "" for nothing.
+    `score_name`: the score by which the best epoch is chosen, e.g. "accuracy under PGD-20". `images`: the number of
+    images, in all ranks (collective). Of the last validation, `warning` says what makes the clean scores worthless, ""
+    for nothing, and `one_class` whether the network predicted the same for all clean images.
     """
 
     def __init__(
@@ -33,16 +36,17 @@ class Validation:
         budget = settings.validation_budget
         self._attack = ATTACKS["pgd"].build(budget, task.attacks["pgd"]) if budget else None
         self.score_name = f"{task.selection} under PGD-{budget.steps}" if budget else task.selection
+        self.images = int(distributed.all_reduce(torch.tensor(len(loader.data))))  # a loader has its rank's share
         self.base_rate, self.warning = rate, ""
         self._note = ""
+        self.one_class = False
 
     def __call__(self) -> tuple[Scores, Scores | None]:
         """Returns the (clean, robust) scores; robust is None for natural training."""
         natural = self._evaluate(None, "validation")
         clean, self.warning = natural.scores, self.base_rate.fault(natural.scores, natural.outcomes)
-        robust = None
-        if self._attack is not None:
-            robust = self._evaluate(self._attack, "validation under attack").scores
+        self.one_class = self.base_rate.is_constant(natural.outcomes)
+        robust = self._evaluate(self._attack, "validation under attack").scores if self._attack is not None else None
         kind, scores = ("robust", robust) if robust else ("clean", clean)
         self._note = f", {kind} {self._task.selection} {scores[self._task.selection]:.4f}"
         return clean, robust

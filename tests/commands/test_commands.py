@@ -21,6 +21,7 @@ from advmia.commands.inputs import Inputs
 from advmia.data.phantoms import make_phantoms
 from advmia.data.specs import DATASETS
 from advmia.models import build_model
+from advmia.results.intervals import wilson
 from tests.support.running import run_main, run_process, run_well
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_networks")]
@@ -31,6 +32,10 @@ COLUMNS = (
     "attack,eps,steps,step_size,n,accuracy,recall,precision,f1,"
     "balanced_accuracy,auroc,sensitivity,specificity,attack_success_rate,seconds,mean_l2,mean_linf,mean_queries,warnings"
 )
+
+
+def file_digest(path: Path) -> str:
+    return sha256(path.read_bytes()).hexdigest()
 
 
 Command = Callable[..., str]  # runs a script as a process, which must succeed; returns what it printed
@@ -121,6 +126,7 @@ def test_training_again(folder: Path, train: Command, tmp_path: Path) -> None:
     assert "trained already" in train(tmp_path, "nat", *data)
     assert (weights.read_bytes(), weights.stat().st_mtime_ns) == before
     train(tmp_path, "nat", *data, "--valFraction", 0.25)
+    assert json.loads(weights.with_name(f"{NATURAL}.json").read_text())["weights_sha256"] == file_digest(weights)
     assert weights.with_name(f"{NATURAL}.earlier-1").read_bytes() == before[0]
     assert weights.with_name(f"{NATURAL}.png.earlier-1").exists() and weights.with_name(f"{NATURAL}.png").exists()
     record = json.loads(weights.with_name(f"{NATURAL}.json").read_text())
@@ -165,11 +171,18 @@ def test_where(phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 
 @pytest.mark.slow
 def test_the_best_epoch_is_kept(folder: Path, train: Command, tmp_path: Path) -> None:
-    """Fails if the record's best epoch is not the first of those with the highest score."""
+    """Fails if the record's best epoch is not that with the highest score; of several, that with the lowest loss.
+
+    A network that predicts one class is best only if all others are below the interval of its score.
+    """
     train(tmp_path, "nat", "--dataRoot", folder / "data", "--epoch", 3)
     record = json.loads((tmp_path / "clsCkpt" / f"{NATURAL}.json").read_text())
-    scores = [epoch["clean"]["accuracy"] for epoch in record["epochs"]]
-    assert record["best_epoch"] == 1 + scores.index(max(scores))
+    ranks = {True: [], False: []}  # type: dict[bool, list[tuple[float, float, int]]]
+    for epoch in record["epochs"]:
+        ranks[epoch["one_class"]].append((epoch["clean"]["accuracy"], -epoch["loss"], epoch["number"]))
+    constant, skilled = (max(ranks[kind], default=(-1.0, 0.0, 0)) for kind in (True, False))
+    least = wilson(round(constant[0] * 6), 6)[0] if ranks[True] else 0
+    assert record["best_epoch"] == (skilled if skilled[0] >= least else constant)[2]
 
 
 @pytest.mark.slow
@@ -264,11 +277,14 @@ def test_a_surrogate_is_known_by_its_weights(
 
 
 @pytest.mark.slow
-def test_weights_that_are_replaced_meanwhile(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails if a test states the SHA-256 of weights that replaced those it loaded: their training may still run."""
+def test_weights_that_are_replaced(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Fails if a test states the SHA-256 of weights that replaced those it loaded: their training may still run; or if
+    it takes the record of the replaced weights for theirs."""
     weight, load = tmp_path / NATURAL, Inputs.load_images
     shutil.copy(folder / "clsCkpt" / NATURAL, weight)
-    expected = sha256(weight.read_bytes()).hexdigest()
+    expected = file_digest(weight)
 
     def replace_and_load(*args: Any) -> Any:
         shutil.copy(folder / "clsCkpt" / ROBUST, weight)
@@ -281,6 +297,14 @@ def test_weights_that_are_replaced_meanwhile(folder: Path, tmp_path: Path, monke
     assert run_main(monkeypatch, [*words, *few, "--resultDir", tmp_path]) == 0
     (record,) = tmp_path.glob("*.json")
     assert json.loads(record.read_text())["run"]["target_sha256"] == expected
+    record.unlink()
+    shutil.copy(folder / "clsCkpt" / f"{NATURAL}.json", tmp_path)  # a record, but not of these weights
+    monkeypatch.setattr(Inputs, "load_images", load)
+    assert run_main(monkeypatch, [*words, *few, "--resultDir", tmp_path / "results"]) == 0
+    assert f"{NATURAL}.json is the record of other weights than those in {weight}" in capsys.readouterr().err
+    (record,) = (tmp_path / "results").glob("*.json")
+    content = json.loads(record.read_text())
+    assert content["run"]["target_sha256"] == file_digest(weight) and content["target_training"] is None
 
 
 @pytest.mark.slow

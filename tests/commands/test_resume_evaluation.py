@@ -35,7 +35,7 @@ MASKS = ["testSeg.py", "--dataset", "mel", "--imgSize", "16", "--gpu", "cpu", "-
 TESTS = {
     "pgd": [*WORDS, "pgd"],
     "fgsm": [*WORDS, "fgsm"],
-    "apgd-ce": [*WORDS, "apgd-ce", "--epsilons", "0.1"],
+    "apgd-ce": [*WORDS, "apgd-ce", "--epsilons", "0.1/255"],
     "masks": [*MASKS, "--targetModel", "unet", "--targetWeight", "weights/unet", "--attacks", "pgd", "--epsilons", "8"],
 }
 RunTest = Callable[..., int]

@@ -32,6 +32,7 @@ def test_accuracy() -> None:
     predicts one class or is no better is not told, or one that is better is."""
     rate = base_rate(SINGLE_LABEL, data_with(torch.tensor(LABELS), "melBin"))
     assert (rate.score, rate.answer) == (3 / 5, "class 0 for every image")
+    assert not rate.is_constant(torch.tensor([1])) and rate.is_constant(torch.tensor([1, 1]))
     for predicted, fault in [
         ([1, 1, 1, 1, 1], "predicts class 1 for all 5 images"),
         ([0, 0, 0, 0, 0], "predicts class 0 for all 5 images"),

@@ -100,12 +100,12 @@ def test_through_the_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     record = read_results(tmp_path / "results" / "melBin__one.json")
     assert len(record.rows) == 2
     checks = [Check(**check) for check in record.content["reliability"]]
-    assert [check.check for check in checks] == ["base rate", *NAMES]
-    assert printed[-10:] == [check.line for check in checks]
-    assert printed[-11].startswith("\teps:8-255")
+    assert [check.check for check in checks] == ["base rate", *NAMES, "training"]
+    assert printed[-11:] == [check.line for check in checks]
+    assert printed[-12].startswith("\teps:8-255")
     assert find(checks, "inputs").verdict == "ok"
     assert record.content["probe"]["images"] == record.images
-    assert lines()[-10:] == printed[-10:]
+    assert lines()[-11:] == printed[-11:]
 
     probed = []
     monkeypatch.setattr(

@@ -31,7 +31,7 @@ COMMON = ["--dataset", "melBin", "--imgSize", "16", "--gpu", "cpu"]
 TRAINING = ["trainCls.py", *COMMON, "--method", "pgdat", "--model", "mv2", "--eps", "8", "--bs", "8", "--epoch", "8"]
 # Progress is saved every five seconds, and whenever an attack ends.
 EVALUATION = ["testCls.py", *COMMON, "--targetModel", "mv2", "--targetWeight", "weights/mv2", "--bs", "2"]
-EVALUATION += ["--attacks", "fgsm", "pgd", "apgd-ce", "--epsilons", "0.1", "0.2"]
+EVALUATION += ["--attacks", "fgsm", "pgd", "apgd-ce", "--epsilons", "0.1/255", "0.2/255"]
 
 Outcome = tuple[Any, Any]  # results of a run that must equal those of an undisturbed one
 

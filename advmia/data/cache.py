@@ -114,7 +114,9 @@ class _Recipe:
         moved = list(range(len(statuses))) if known is None else known.moved(statuses)
         digests = [bytes(16)] * len(statuses) if known is None else [row.tobytes() for row in known.digests]
         with ThreadPoolExecutor(workers) as pool:
-            for index, digest in zip(moved, pool.map(lambda index: self._checked(index, digest_of), moved), strict=True):
+            for index, digest in zip(
+                moved, pool.map(lambda index: self._checked(index, digest_of), moved), strict=True
+            ):
                 digests[index] = digest
         return Fingerprints.of(statuses, digests)
 

@@ -37,7 +37,7 @@ class SampleList:
     classes: int  # K: labels are 0 to K-1
     digest: str  # SHA-256 of the CSV
     label: str  # what the images really are ("phantom", or a stand-in's name); "" for the data set's own
-    remarks: tuple[str, ...]  # how the list's form differs from the documented one, and yet was read
+    remarks: tuple[str, ...] = ()  # how the list's form differs from the documented one, and yet was read
 
     def __len__(self) -> int:
         return len(self.files)
@@ -158,7 +158,11 @@ def _matched_files(
     `UserError` for a name without a file, and for a link whose target is missing.
     """
     try:
-        present = {entry.name.decode("utf-8", "surrogateescape") for entry in os.scandir(os.fsencode(folder)) if entry.is_file()}
+        present = {
+            entry.name.decode("utf-8", "surrogateescape")
+            for entry in os.scandir(os.fsencode(folder))
+            if entry.is_file()
+        }
     except OSError as error:
         raise UserError(f"no {kind} folder at {folder} ({error.strerror}); {path} lists its files") from error
     names = [sample.image if kind == "image" else sample.entry for sample in listed]

@@ -213,7 +213,8 @@ def _build(path: Path, recipe: _Recipe, workers: int) -> None:
     known = Fingerprints.load(_fingerprint_path(path))
     fingerprints = recipe.fingerprints(workers)
     _report_changes(recipe, known, fingerprints)
-    count, checksum, remarks = len(recipe.names), 0, {}
+    count, checksum = len(recipe.names), 0
+    remarks: Remarks = {}
     bar = tqdm(total=count, desc=f"caching {recipe.folder}", unit="img", disable=None)
     # Written, not memory-mapped: writing to a map on a full disk would kill the process without a message.
     with atomic_write(path) as temporary, temporary.open("wb") as file, ThreadPoolExecutor(workers) as pool, bar:

@@ -97,7 +97,8 @@ def read_samples(spec: DatasetSpec, root: Path, split: Split, *, classes: int | 
     listed, remarks = read_list(spec, path)
     folder = root / spec.folder
     files, file_remarks = _matched_files(path, listed, folder / spec.image_folder, "image")
-    masks, mask_remarks = (), ()
+    masks: tuple[str, ...] = ()
+    mask_remarks: list[str] = []
     if spec.mask_folder is not None:
         masks, mask_remarks = _matched_files(path, listed, folder / spec.mask_folder, "mask")
     labels, class_count, label_remarks = _parse_labels(spec, path, listed, classes)
@@ -193,7 +194,7 @@ def _without_folder(name: str, folder: Path) -> str:
     """Returns the name without `./` and without the folders that `folder` ends with: img/a.png, mel2017/img/a.png."""
     parts = [part for part in name.replace("\\", "/").split("/") if part != "."]
     above = parts[:-1]
-    return parts[-1] if above == list(folder.parts[len(folder.parts) - len(above) :]) else name
+    return parts[-1] if parts and above == list(folder.parts[len(folder.parts) - len(above) :]) else name
 
 
 def _parse_labels(

@@ -38,7 +38,9 @@ def test_the_largest_page(tmp_path: Path) -> None:
 
 def test_colours_of_16_bits_are_refused(tmp_path: Path) -> None:
     """Fails if the upper half of each number is taken: an image of 12 bits would come out almost black."""
-    rows = b"".join(b"\0" + row.tobytes() for row in PIXELS.astype(">u2") * 16)  # filter 0 before each row
+    rows = b"".join(
+        b"\0" + row.tobytes() for row in (PIXELS.astype(np.uint16) * 16).astype(">u2")
+    )  # filter 0 before each row
     chunks = {b"IHDR": struct.pack(">2I5B", 8, 5, 16, 2, 0, 0, 0), b"IDAT": zlib.compress(rows), b"IEND": b""}
     png = b"\x89PNG\r\n\x1a\n"
     for kind, data in chunks.items():

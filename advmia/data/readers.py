@@ -18,8 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 from advmia.data.list_rows import ListedSample, quoted, read_list
-from advmia.data.markers import data_label
 from advmia.data.specs import DatasetSpec, Split
+from advmia.data.subsets import image_label
 from advmia.errors import UserError
 
 
@@ -111,7 +111,7 @@ def read_samples(spec: DatasetSpec, root: Path, split: Split, *, classes: int | 
         masks=masks,
         classes=class_count,
         digest=hashlib.sha256(path.read_bytes()).hexdigest(),
-        label=data_label(folder, path.name),
+        label=image_label(spec, root, split, len(listed)),
         remarks=(*remarks, *file_remarks, *mask_remarks, *label_remarks),
     )
 

@@ -41,7 +41,7 @@ class TestArchives:
         for row in (1, 0):
             image = Image.open(folder / "img" / f"retinamnist_64_train_{row:05d}.png")
             assert np.array_equal(np.asarray(image), arrays["train_images"][row])
-        assert data_label(folder, "trainbin.csv") == data_label(folder, "test.csv") == "RetinaMNIST 64"
+        assert data_label(folder, "trainbin.csv") == data_label(folder, "test.csv") == "RetinaMNIST 64 altered"
         line_with(lines, "stand-in: these are RetinaMNIST images of 64 pixels")
 
     def test_dermamnist(self, tmp_path: Path) -> None:
@@ -79,13 +79,13 @@ class TestArchives:
         assert rows[0].split(",") == list(CHEST_FINDINGS)
         assert tuple(order) == CHESTMNIST_ORDER
         assert [label for _, label in read_list(folder / "trainbin.csv")] == ["0"] * 14 + ["1"]  # 1 = no finding
-        assert data_label(folder, "testMultiLabel_1w.csv") == "ChestMNIST 28"
+        assert data_label(folder, "testMultiLabel_1w.csv") == "ChestMNIST 28 altered"
 
     @pytest.mark.parametrize(
         ("name", "colour", "folder", "images", "label"),
         [
-            ("covid19radio_128.npz", False, "covidSeg", "image", "MedSegBench COVID-19 Radiography 8"),
-            ("isic2018_256.npz", True, "mel2017", "img", "MedSegBench ISIC 2018 8"),
+            ("covid19radio_128.npz", False, "covidSeg", "image", "MedSegBench COVID-19 Radiography 8 altered"),
+            ("isic2018_256.npz", True, "mel2017", "img", "MedSegBench ISIC 2018 8 altered"),
         ],
     )
     def test_medsegbench(self, tmp_path: Path, name: str, colour: bool, folder: str, images: str, label: str) -> None:

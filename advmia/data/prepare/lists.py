@@ -96,7 +96,7 @@ def _odd_classes(train: ImageList, test: ImageList) -> list[str]:
     missing = [str(label) for label in range(highest + 1) if str(label) not in train.counts()]
     lines = [f"warning: {train.name} has no image of class {', '.join(missing)}"] if missing else []
     for image_list in (train, test):
-        if len(image_list.counts()) == 1:
+        if len(image_list.counts()) == 1 and len(image_list.rows) > 1:
             lines.append(
                 f"warning: all {len(image_list.rows)} images of {image_list.name} are of class"
                 f" {next(iter(image_list.counts()))}: any network would be right on all of them"

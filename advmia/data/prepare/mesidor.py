@@ -76,7 +76,7 @@ def collect(source: Path) -> Collection:
     files = walk(source)
     images, notes = _images(files)
     sheets = {path: match[1] for path in files if (match := _SHEET.fullmatch(path.name))}
-    others = [path for path in files if file_key(path.name) not in images]
+    others = [path for path in files if not _IMAGE.fullmatch(path.name)]
     require(images, "the TIFF images of Base11 to Base34", source, others)
     require(sheets, "the spreadsheets Annotation_Base11.xls to Annotation_Base34.xls", source, others)
     grades, remarks = _grades(list(sheets))

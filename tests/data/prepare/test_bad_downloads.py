@@ -163,7 +163,12 @@ ERRORS = [
         {"split": "official"},
         "needs train_val_list.txt and test_list.txt below --source",
     ),
-    ("chestxray14", both_official_lists, {"split": "official"}, "00000000_000.png is in both a training list and test_list"),
+    (
+        "chestxray14",
+        both_official_lists,
+        {"split": "official"},
+        "00000000_000.png is in both a training list and test_list",
+    ),
     ("mesidor", packed("Base11.zip"), {}, "expected the TIFF images of Base11 to Base34"),
     (
         "mesidor",

@@ -31,6 +31,7 @@ from torch import nn
 
 from advmia.attacks.inference import inference_copy
 from advmia.budgets import AUTO_STEPS, QUERIES
+from advmia.cli.parser import grey_level
 from advmia.data.loading import EvaluationLoader, ImageData
 from advmia.evaluation.loop import EvaluationOptions, evaluate
 from advmia.runtime.precision import Precision
@@ -197,14 +198,16 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--bs", type=int, default=16, help="batch size")
     parser.add_argument("--attacks", nargs="+", default=list(SUITE), choices=SUITE, help="attacks")
     epsilons = [1.0, 2.0, 4.0, 8.0]
-    parser.add_argument("--epsilons", nargs="+", type=float, default=epsilons, help="eps in grey levels")
+    parser.add_argument("--epsilons", nargs="+", type=grey_level, default=epsilons, help="eps in grey levels")
     parser.add_argument(
         "--queries", type=int, help="SimBA's directions and Square's queries; default 5000, with --simba 50"
     )
     parser.add_argument("--steps", type=int, default=AUTO_STEPS, help="steps of APGD and FAB")
     parser.add_argument("--trainImages", type=int, default=384, help="training images")
     parser.add_argument("--trainEpochs", type=int, default=6, help="epochs of the training")
-    parser.add_argument("--trainEps", type=float, default=2.0, help="eps of PGD-AT in grey levels; 0 trains naturally")
+    parser.add_argument(
+        "--trainEps", type=grey_level, default=2.0, help="eps of PGD-AT in grey levels; 0 trains naturally"
+    )
     parser.add_argument("--precision", choices=("fp32", "tf32"), help="default: tf32 on CUDA, fp32 on a CPU")
     parser.add_argument("--simba", action="store_true", help="only time what SimBA does outside the network")
     parser.add_argument("--repeats", type=int, help="timed rounds; default 1, with --simba 5")

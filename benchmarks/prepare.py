@@ -2,9 +2,9 @@
 
     python -m benchmarks.prepare
 
-By default there are as many rows as in the official table, in twelve folders of images. It times the first run, a second
-run, which finds everything in place, and reading the binary training list as a training does. Each step is a process of
-its own, so that its peak memory is its own; its seconds leave out the start of Python.
+By default there are as many rows as in the official table, in twelve folders of images. It times the first run, a
+second run, which finds everything in place, and reading the binary training list as a training does. Each step is a
+process of its own, so that its peak memory is its own; its seconds leave out the start of Python.
 """
 
 from __future__ import annotations

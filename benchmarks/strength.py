@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from advmia.attacks.gradient import pgd
 from advmia.budgets import pgd_budget
+from advmia.cli.parser import grey_level
 from advmia.data.loading import EvaluationLoader, ImageData
 from advmia.evaluation.loop import EvaluationOptions, evaluate
 from advmia.losses import cross_entropy
@@ -157,13 +158,19 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=512, help="test images, which are attacked")
     parser.add_argument("--bs", type=int, default=32, help="batch size of the evaluation")
     parser.add_argument(
-        "--eps", type=float, default=8.0, help="eps of the attack in grey levels; with --train, of the training too"
+        "--eps",
+        type=grey_level,
+        default=8.0,
+        help="eps of the attack in grey levels; with --train, of the training too",
     )
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
     parser.add_argument("--trainImages", type=int, default=384, help="training images")
     parser.add_argument("--trainEpochs", type=int, default=4, help="epochs of each training")
     parser.add_argument(
-        "--trainEps", type=float, default=2.0, help="eps of PGD-AT in grey levels without --train; 0 trains naturally"
+        "--trainEps",
+        type=grey_level,
+        default=2.0,
+        help="eps of PGD-AT in grey levels without --train; 0 trains naturally",
     )
     parser.add_argument("--lr", type=float, default=0.01, help="highest learning rate")
     parser.add_argument("--train", action="store_true", help="compare trainings, not attacks")

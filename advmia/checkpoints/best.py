@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +16,46 @@ from advmia.checkpoints.settings import TrainingSettings
 from advmia.checkpoints.weights import StateDict, copy_weights, save_weights
 from advmia.runtime import distributed
 from advmia.runtime.files import read_json_object, write_json
+from advmia.runtime.terminal import say
 
 
 def read_record(checkpoint: Path) -> dict[str, Any] | None:
     """Returns the record of a checkpoint; None where there is none that can be read.
 
     Keys: "settings" (`TrainingSettings.to_json`), "epochs" (one `advmia.training.loop.Epoch` each), "best_epoch",
-    "finished", "selection" and "versions". Checkpoints of the published code have no record.
+    "weights_sha256", "finished", "selection" and "versions". Checkpoints of the published code have no record.
     """
     return read_json_object(record_path(checkpoint))
+
+
+def read_all_records(checkpoint: Path) -> list[dict[str, Any]]:
+    """Returns the record of a checkpoint, then those of earlier trainings that were renamed to make room for it."""
+    path = record_path(checkpoint)
+    paths = [path, *sorted(path.parent.glob(f"{escape(path.name)}.earlier-*"))]
+    return [record for record in map(read_json_object, paths) if record is not None]
+
+
+def is_record_of(record: dict[str, Any], sha256: str) -> bool:
+    """Returns whether a record is of the weights with this SHA-256. Records of earlier versions, without it, count."""
+    return record.get("weights_sha256", sha256) == sha256
+
+
+def read_record_of(checkpoint: Path, sha256: str) -> dict[str, Any] | None:
+    """Returns the record of a checkpoint whose file has this SHA-256; None where there is none.
+
+    Where the record beside the checkpoint is of other weights, says so and returns None.
+    """
+    record = read_record(checkpoint)
+    if record is None or is_record_of(record, sha256):
+        return record
+    say(
+        f"warning: {record_path(checkpoint)} is the record of other weights than those in {checkpoint}, so it is not"
+        " used: put back the file that it belongs to"
+    )
+    return None
+
+
+Comparison = Callable[[dict[str, Any], dict[str, Any]], bool]
 
 
 class BestCheckpoint:
@@ -32,19 +65,29 @@ class BestCheckpoint:
     its score.
     """
 
-    def __init__(self, path: Path, settings: TrainingSettings, facts: dict[str, Any], model: nn.Module) -> None:
-        """`path`: the checkpoint. `facts`: what the record states beside the settings and the epochs."""
-        self._path, self._model = path, model
+    def __init__(
+        self, path: Path, settings: TrainingSettings, facts: dict[str, Any], model: nn.Module, is_better: Comparison
+    ) -> None:
+        """`path`: the checkpoint. `facts`: what the record states beside the settings and the epochs.
+
+        `is_better`: whether an epoch is better than the best one before it.
+        """
+        self._path, self._model, self._is_better = path, model, is_better
         self._epochs: list[dict[str, Any]] = []
         self._record = {"settings": settings.to_json(), **facts}
         self.epoch = 0
         self.score = -math.inf
         self._weights: StateDict | None = None  # of the best epoch
+        self._sha256: str | None = None  # of the checkpoint file
 
     def offer(self, epoch: dict[str, Any], score: float) -> bool:
-        """Records an epoch, and saves the weights if its score is the highest so far; returns whether it is."""
+        """Records an epoch, and saves the weights if it is the best so far; returns whether it is.
+
+        An epoch whose score is undefined (NaN) is never the best.
+        """
+        best = next((earlier for earlier in self._epochs if earlier["number"] == self.epoch), None)
         self._epochs.append(epoch)
-        is_best = score > self.score
+        is_best = not math.isnan(score) and (best is None or self._is_better(epoch, best))
         if is_best:
             self.epoch, self.score, self._weights = epoch["number"], score, copy_weights(self._model)
             self._save_weights()
@@ -82,9 +125,10 @@ class BestCheckpoint:
 
     def _save_weights(self) -> None:
         if distributed.is_main() and self._weights is not None:
-            save_weights(self._path, self._weights)
+            self._sha256 = save_weights(self._path, self._weights)
 
     def _write_record(self, *, finished: bool) -> None:
-        record = {**self._record, "finished": finished, "best_epoch": self.epoch, "epochs": self._epochs}
+        best = {"best_epoch": self.epoch, "weights_sha256": self._sha256}
+        record = {**self._record, "finished": finished, **best, "epochs": self._epochs}
         if distributed.is_main():
             write_json(record_path(self._path), record, indent=2)

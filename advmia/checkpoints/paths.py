@@ -9,7 +9,13 @@ from pathlib import Path
 
 
 def record_path(checkpoint: Path) -> Path:
-    """Returns `<checkpoint>.json`: how the checkpoint came about."""
+    """Returns `<checkpoint>.json`: how the checkpoint came about.
+
+    `rename_existing` renames both files: the record of `<checkpoint>.earlier-1` is `<checkpoint>.json.earlier-1`.
+    """
+    name, earlier, number = checkpoint.name.rpartition(".earlier-")
+    if earlier and number.isdecimal():
+        return checkpoint.with_name(f"{name}.json{earlier}{number}")
     return checkpoint.with_name(checkpoint.name + ".json")
 
 

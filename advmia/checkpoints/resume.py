@@ -19,12 +19,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from enum import Enum, auto
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-from advmia.checkpoints.best import read_record
+from advmia.checkpoints.best import read_record_of
 from advmia.checkpoints.paths import all_paths, state_path
 from advmia.checkpoints.settings import TrainingSettings
 from advmia.errors import UserError
@@ -105,10 +106,16 @@ class CheckpointStatus(Enum):
 
 
 def status_of(checkpoint: Path, settings: TrainingSettings) -> CheckpointStatus:
-    """Compares the checkpoint, if it exists, with the settings of a new training."""
+    """Compares the checkpoint, if it exists, with the settings of a new training.
+
+    The settings are those in its record. If the record is of other weights, they are unknown, and that is said.
+    """
     if not checkpoint.exists():
         return CheckpointStatus.ABSENT
-    record = read_record(checkpoint)
+    try:
+        record = read_record_of(checkpoint, sha256(checkpoint.read_bytes()).hexdigest())
+    except OSError:  # a folder, for example
+        return CheckpointStatus.DIFFERENT
     if record is None or record.get("settings") != _as_read(settings):
         return CheckpointStatus.DIFFERENT
     return CheckpointStatus.FINISHED if record.get("finished") is True else CheckpointStatus.UNFINISHED

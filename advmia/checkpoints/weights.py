@@ -19,13 +19,17 @@ from advmia.runtime.files import atomic_write
 StateDict = dict[str, Tensor]
 
 
-def save_weights(path: Path, weights: StateDict) -> None:
-    """Writes a bare state_dict, atomically. Equal weights give equal files. Raises `UserError` if the disk is full."""
+def save_weights(path: Path, weights: StateDict) -> str:
+    """Writes a bare state_dict, atomically, and returns the SHA-256 of the file. Equal weights give equal files.
+
+    Raises `UserError` if the disk is full.
+    """
     # Given a path, torch.save would store the temporary file's name in the file, and report a full disk in its own way.
     content = io.BytesIO()
     torch.save(weights, content)
     with atomic_write(path) as temporary:
         temporary.write_bytes(content.getbuffer())
+    return hashlib.sha256(content.getbuffer()).hexdigest()
 
 
 def copy_weights(model: nn.Module) -> StateDict:

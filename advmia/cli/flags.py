@@ -8,6 +8,7 @@ from pathlib import Path
 
 from advmia.attacks import ATTACKS
 from advmia.cli.parser import (
+    DeviceNames,
     Parser,
     fraction,
     grey_level,
@@ -38,6 +39,7 @@ def train_parser(task: Task, description: str | None) -> Parser:
             "--helperModel", type=one_of(task.models), help="hat only: network of the naturally trained helper"
         )
         subject.add_argument("--helperWeight", type=Path, help="hat only: checkpoint of the helper")
+        _add_other_dataset(subject, "hat only: take a helper")
     _add_training(parser.add_argument_group("how to train"), task)
     _add_common(parser, bs=32)
     parser.add_argument("--saveDir", type=Path, default=Path(task.checkpoint_folder), help="folder for checkpoints")
@@ -61,7 +63,7 @@ def _add_training(group: argparse._ArgumentGroup, task: Task) -> None:
         "--eps",
         type=grey_level,
         default=8.0,
-        help="perturbation budget of adversarial training, in grey levels out of 255; nat does not use it",
+        help="perturbation budget of adversarial training, in grey levels out of 255: 8 or 8/255; nat does not use it",
     )
     group.add_argument("--epoch", type=whole_number(1), default=100, help="number of epochs")
     group.add_argument(
@@ -118,6 +120,8 @@ def test_parser(task: Task, description: str | None) -> Parser:
     subject.add_argument(
         "--surrogateWeight", "--surrogatePath", type=Path, help="checkpoint of the source (default: the target's)"
     )
+    if len(task.datasets) > 1:
+        _add_other_dataset(subject, "test networks")
     _add_attacks(parser.add_argument_group("how to test"), task, list(task.default_attacks))
     _add_common(parser, bs=16)
     parser.add_argument(
@@ -137,6 +141,7 @@ def visual_parser(task: Task, description: str | None) -> Parser:
     subject.add_argument(
         "--saveDir", required=True, type=Path, help="folder for the pictures; created if missing, never emptied"
     )
+    _add_other_dataset(subject, "draw a network")
     group = parser.add_argument_group("how to draw")
     group.add_argument(
         "--overlayOn",
@@ -169,6 +174,14 @@ def _add_dataset(group: argparse._ArgumentGroup, task: Task, aliases: dict[str, 
     )
 
 
+def _add_other_dataset(group: argparse._ArgumentGroup, action: str) -> None:
+    group.add_argument(
+        "--otherDataset",
+        action="store_true",
+        help=f"{action} trained on another data set, whose classes mean something else (default: that is refused)",
+    )
+
+
 def _add_attacks(group: argparse._ArgumentGroup, task: Task, default: list[str]) -> None:
     group.add_argument(
         "--attacks",
@@ -182,7 +195,7 @@ def _add_attacks(group: argparse._ArgumentGroup, task: Task, default: list[str])
         nargs="+",
         type=grey_level,
         default=[1.0, 2.0, 4.0, 8.0],
-        help="perturbation budgets of the attacks, in grey levels out of 255",
+        help="perturbation budgets of the attacks, in grey levels out of 255: 8 or 8/255",
     )
 
 
@@ -192,6 +205,7 @@ def _add_common(parser: argparse.ArgumentParser, *, bs: int) -> None:
     parser.add_argument(
         "--gpu",
         nargs="+",
+        action=DeviceNames,
         metavar="ID",
         help="CUDA device ids, or cpu (default: 0, or cpu without a CUDA device). In training and tests, several"
         " devices share each batch; gradVisual.py uses the first",

@@ -6,7 +6,9 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Iterable
-from typing import NoReturn
+from typing import Any, NoReturn
+
+from advmia.budgets import GREY_LEVELS
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -94,7 +96,51 @@ def number(is_allowed: Callable[[float], bool], expected: str) -> Callable[[str]
 positive = number(lambda value: value > 0, "above 0")
 non_negative = number(lambda value: value >= 0, "of at least 0")
 fraction = number(lambda value: 0 < value < 1, "between 0 and 1")
-grey_level = number(lambda value: 0 <= value <= 255, "of grey levels from 0 to 255")
+_grey_number = number(lambda value: 0 <= value <= GREY_LEVELS, f"of grey levels from 0 to {GREY_LEVELS}")
+LEAST_GREY_LEVEL = 0.5  # an eps below it is more likely meant in pixels of [0, 1], as the literature also states eps
+
+
+def grey_level(text: str) -> float:
+    """Returns an eps in grey levels, from a number of grey levels or a fraction: `8` and `8/255` are 8, `0.1/255` 0.1.
+
+    It is rounded to the digits that file names and tables show, so that no two eps look alike there. A number above 0
+    and below 0.5 that is no fraction is refused: it may be an eps of [0, 1].
+    """
+    numerator, slash, denominator = text.partition("/")
+    try:
+        value = _grey_number(numerator)
+    except argparse.ArgumentTypeError:
+        value = math.nan
+    if math.isnan(value) or (slash and denominator.strip() != str(GREY_LEVELS)):
+        raise argparse.ArgumentTypeError(
+            f"expected a number of grey levels from 0 to {GREY_LEVELS}, got {text!r}: write 8 or 8/{GREY_LEVELS}"
+        )
+    if not slash and 0 < value < LEAST_GREY_LEVEL:
+        raise argparse.ArgumentTypeError(
+            f"{text} grey levels? If you mean {text} of 1, write {_levels_of_share(value)}/{GREY_LEVELS}; if you mean"
+            f" grey levels, write {text}/{GREY_LEVELS}"
+        )
+    rounded = round(float(f"{value:g}"), 6)
+    if value > 0 and rounded == 0:
+        raise argparse.ArgumentTypeError(f"expected at least a millionth of a grey level, or 0, got {text!r}")
+    return rounded
+
+
+def _levels_of_share(share: float) -> str:
+    """Returns an eps of [0, 1] in grey levels: the whole number that it is a rounding of, or three digits."""
+    levels = share * GREY_LEVELS
+    whole = round(levels)
+    return str(whole) if abs(levels - whole) < 0.015 * levels else f"{levels:.3g}"
+
+
+class DeviceNames(argparse.Action):
+    """Stores the device names of `--gpu` as a list, in small letters; several may be divided by commas or spaces."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
+        names = [name for word in values for name in word.lower().replace(",", " ").split()]
+        if not names:
+            parser.error(f"argument --gpu: expected CUDA device ids such as 0 or 0 1, or cpu, got {' '.join(values)!r}")
+        setattr(namespace, self.dest, names)
 
 
 def with_choices(meaning: str, choices: Iterable[str]) -> str:

@@ -21,14 +21,16 @@ from advmia.attacks import ATTACKS
 from advmia.attacks.common import EvaluationAttack
 from advmia.attacks.inference import compile_copies, fitting_batch
 from advmia.budgets import Budget
-from advmia.checkpoints.best import read_record
+from advmia.checkpoints.best import read_record_of
 from advmia.checkpoints.weights import LoadedModel, load_model
 from advmia.commands.inputs import Inputs, check_scorable, choose_spec, lock_outputs
 from advmia.data.loading import EvaluationLoader, ImageData
 from advmia.data.readers import count_listed_classes, read_samples
 from advmia.data.specs import DatasetSpec
 from advmia.evaluation import reliability
+from advmia.evaluation.guessing import base_rate
 from advmia.evaluation.loop import EvaluationOptions, evaluate, result_row
+from advmia.evaluation.origin import check_dataset, check_training
 from advmia.evaluation.tally import Evaluation
 from advmia.results.rows import CLEAN, ResultRow
 from advmia.results.write import ResultFile, result_stem
@@ -45,11 +47,15 @@ def test(task: Task, args: argparse.Namespace) -> None:
     source_model, _ = _source(args)
     inputs = Inputs.of(args, args.targetModel, source_model)
     target, source = _load_networks(inputs)
+    trainings = _read_trainings(inputs, target, source)
     samples = read_samples(inputs.spec, args.dataRoot, "test", classes=target.classes)
     data = inputs.load_images(samples)
     check_scorable(data)
-    with lock_outputs(_stem(args, inputs.spec)):
-        results = _open_results(task, inputs, data, target.sha256, source.sha256)
+    check = check_training({name.removesuffix("_training"): known for name, known in trainings.items()}, data)
+    if check.verdict == "warning":
+        say(f"warning: {check.reason}")
+    with lock_outputs(_stem(args, inputs.spec, is_transfer=source is not target)):
+        results = _open_results(task, inputs, data, (target.sha256, source.sha256), trainings)
         source_network = None if source is target else machine.on_device(source.model, inputs.device)
         target_network = machine.on_device(target.model, inputs.device)
         try:
@@ -79,7 +85,11 @@ class _Run:
         if self.results.find(CLEAN, 0) is None:
             clean = self.evaluate(CLEAN, _NO_ATTACK, None)
             self.results.add(result_row(CLEAN, _NO_ATTACK, (), clean.scores, clean))
-        print(self.task.clean_line(self.results.row(CLEAN, 0).scores), flush=True)
+        clean_row = self.results.row(CLEAN, 0)
+        check = base_rate(self.task, self.data).check(clean_row.scores, torch.tensor(clean_row.outcomes))
+        if check.verdict == "warning":  # before the scores, which say nothing then
+            print(check.line)
+        print(self.task.clean_line(clean_row.scores), flush=True)
         for name in self.inputs.args.attacks:
             print(name)
             for grey_eps in dict.fromkeys(self.inputs.args.epsilons):
@@ -121,8 +131,10 @@ class _Run:
 
 
 def result_path(task: Task, args: argparse.Namespace) -> Path:
-    """Returns the path of the JSON file that `test` will write. Reads no files."""
-    stem = _stem(args, choose_spec(args, args.targetModel, _source(args)[0]))
+    """Returns the path of the JSON file that `test` will write, unless another run has this name. Reads no files."""
+    source_model, source_weight = _source(args)
+    is_transfer = (source_model, source_weight) != (args.targetModel, args.targetWeight)
+    stem = _stem(args, choose_spec(args, args.targetModel, source_model), is_transfer=is_transfer)
     return ResultFile(stem, facts={}, score_names=task.score_names, run={}, details={}).json_path
 
 
@@ -131,19 +143,42 @@ def _source(args: argparse.Namespace) -> tuple[str, Path]:
     return args.surrogateModel or args.targetModel, args.surrogateWeight or args.targetWeight
 
 
-def _stem(args: argparse.Namespace, spec: DatasetSpec) -> Path:
-    return result_stem(args.resultDir, spec.name, args.targetWeight, _source(args)[1])
+def _stem(args: argparse.Namespace, spec: DatasetSpec, *, is_transfer: bool) -> Path:
+    return result_stem(args.resultDir, spec.name, args.targetWeight, _source(args)[1] if is_transfer else None)
 
 
 def _load_networks(inputs: Inputs) -> tuple[LoadedModel, LoadedModel]:
-    """Loads the target and the source, which are one object in a white-box test."""
+    """Loads the target and the source, which are one object in a white-box test.
+
+    A surrogate with the target's weights is the target, wherever its file lies.
+    """
     args, spec = inputs.args, inputs.spec
     classes = count_listed_classes(spec, args.dataRoot)
     target = load_model(args.targetModel, args.targetWeight, spec, classes=classes)
     source_model, source_weight = _source(args)
     if (source_model, source_weight) == (args.targetModel, args.targetWeight):
         return target, target
-    return target, load_model(source_model, source_weight, spec, classes=target.classes)
+    source = load_model(source_model, source_weight, spec, classes=target.classes)
+    if source.sha256 != target.sha256:
+        return target, source
+    say(f"{source_weight} holds the weights of the target {args.targetWeight}: this is a white-box test")
+    return target, target
+
+
+def _read_trainings(inputs: Inputs, target: LoadedModel, source: LoadedModel) -> dict[str, Any]:
+    """Returns the settings of the networks' trainings, None where they are not recorded, by their names in results.
+
+    Raises `UserError` if a network was trained on another data set, unless --otherDataset says that this is meant.
+    """
+    args = inputs.args
+    used = {"target_training": (args.targetWeight, target)}
+    if source is not target:
+        used["source_training"] = (_source(args)[1], source)
+    trainings = {}
+    for name, (path, network) in used.items():
+        trainings[name] = (read_record_of(path, network.sha256) or {}).get("settings")
+        check_dataset(path, trainings[name], inputs.spec, is_meant=getattr(args, "otherDataset", False))
+    return trainings
 
 
 def _loader(inputs: Inputs, data: ImageData, network: nn.Module) -> EvaluationLoader:
@@ -160,21 +195,28 @@ def _loader(inputs: Inputs, data: ImageData, network: nn.Module) -> EvaluationLo
     return loader
 
 
-def _open_results(task: Task, inputs: Inputs, data: ImageData, target_sha256: str, source_sha256: str) -> ResultFile:
-    """Returns the result files of this run, with the rows that an earlier, equal run has finished (collective)."""
+def _open_results(
+    task: Task, inputs: Inputs, data: ImageData, digests: tuple[str, str], trainings: dict[str, Any]
+) -> ResultFile:
+    """Returns the result files of this run, with the rows that an earlier, equal run has finished (collective).
+
+    `digests`: the SHA-256 of the target's and of the source's weights. `trainings`: see `_read_trainings`.
+    """
     args, samples = inputs.args, data.samples
-    source_model, source_weight = _source(args)
+    is_transfer = digests[0] != digests[1]
+    source_model, source_weight = _source(args) if is_transfer else (args.targetModel, args.targetWeight)
     run: dict[str, Any] = {
         "seed": args.seed,
         "size": inputs.spec.size,
         "precision": inputs.precision.name,
         "data": data.facts,
-        "target_sha256": target_sha256,
-        "source_sha256": source_sha256,
+        "target_sha256": digests[0],
+        "source_sha256": digests[1],
     }
     record = {
+        "finished": False,  # until the checks at the end
         "versions": machine.versions(inputs.device),
-        "target_training": (read_record(args.targetWeight) or {}).get("settings"),
+        **trainings,
         "samples": {
             "index": list(range(len(samples))),
             "file": samples.files,
@@ -188,10 +230,15 @@ def _open_results(task: Task, inputs: Inputs, data: ImageData, target_sha256: st
         "source_model": source_model,
         "source_weight": str(source_weight),
     }
-    results = ResultFile(_stem(args, inputs.spec), facts, task.score_names, run, record)
+    stem = _stem(args, inputs.spec, is_transfer=is_transfer)
+    results = ResultFile(stem, facts, task.score_names, run, record)
     for path in results.resume() if distributed.is_main() else []:
-        say(f"results of another run were there: kept as {path}")
-    results.rows = distributed.broadcast(results.rows)
+        say(f"damaged results, or those of another version, were there: kept as {path}")
+    results.stem, results.rows = distributed.broadcast((results.stem, results.rows))
+    if results.stem != stem:
+        say(
+            f"{stem.name}.json holds results of a run with other settings: those of this run are in {results.json_path}"
+        )
     if results.rows:
         say(f"{len(results.rows)} rows are in {results.csv_path} already and are not repeated")
     return results

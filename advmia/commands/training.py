@@ -17,7 +17,7 @@ from torch import nn
 
 from advmia.attacks.inference import compile_copies
 from advmia.budgets import TRAINING_STEPS, grey_step_size_for
-from advmia.checkpoints.best import BestCheckpoint
+from advmia.checkpoints.best import BestCheckpoint, read_record_of
 from advmia.checkpoints.paths import state_path
 from advmia.checkpoints.resume import (
     CheckpointStatus,
@@ -35,6 +35,8 @@ from advmia.data.loading import ImageData, TrainingLoader, hold_out
 from advmia.data.readers import count_listed_classes, read_samples
 from advmia.data.specs import DatasetSpec
 from advmia.errors import UserError
+from advmia.evaluation.guessing import base_rate
+from advmia.evaluation.origin import check_dataset, difference
 from advmia.models import MODELS, build_model, check_init
 from advmia.models.batch_norm import smallest_batch
 from advmia.runtime import distributed, machine
@@ -42,9 +44,10 @@ from advmia.runtime.precision import FP32, Precision
 from advmia.runtime.signals import Stopped
 from advmia.runtime.terminal import say
 from advmia.tasks import Task
-from advmia.training.curves import TrainingCurves
+from advmia.training.curves import Frame, TrainingCurves
 from advmia.training.loop import Epoch, Position, Saver, Training, fit
 from advmia.training.methods import METHODS, Method, MethodSettings, default_beta
+from advmia.training.selection import Selection
 from advmia.training.validation import Validation, epoch_line
 
 
@@ -55,6 +58,7 @@ def train(task: Task, args: argparse.Namespace) -> None:
     train_list, test_list = inputs.read_lists()
     helper = _load_helper(inputs, train_list.classes)
     train_data, test_data = inputs.load_images(train_list), inputs.load_images(test_list)
+    _compare_helper(args, helper, train_data)
     settings = replace(
         _settings(args, inputs.spec, train_list.classes, inputs.precision),
         helper_sha256=helper.sha256 if helper else None,
@@ -75,7 +79,8 @@ def train(task: Task, args: argparse.Namespace) -> None:
         method = _method(task, settings, machine.on_device(helper.model, inputs.device) if helper else None)
         training = _training(task, inputs, train_data, model, method)
         check_scorable(test_data)
-        validation = Validation(task, model, inputs.evaluation_loader(test_data), settings)
+        rate = base_rate(task, test_data)
+        validation = Validation(task, model, inputs.evaluation_loader(test_data), settings, rate)
         _run(task, args, checkpoint, settings, training, validation)
 
 
@@ -94,7 +99,8 @@ def _run(
         "selection": {"score": validation.score_name, "chosen_on": chosen_on},
         "versions": machine.versions(training.loader.device),
     }
-    best, position = BestCheckpoint(checkpoint, settings, facts, training.model), Position()
+    selection = Selection(task.selection, validation.images)
+    best, position = BestCheckpoint(checkpoint, settings, facts, training.model, selection.is_better), Position()
     parts: dict[str, Stateful] = {
         "network": training.model,
         "optimizer": training.optimizer,
@@ -112,10 +118,13 @@ def _run(
         _load_state(checkpoint, settings, parts, position)
     saver = Saver(save, 60 * args.saveEvery if args.saveEvery else math.inf)
     earlier = [Epoch(**epoch) for epoch in best.epochs]
+    frame = Frame(checkpoint.name, task.selection, validation.score_name, args.epoch, validation.base_rate.score)
     try:
-        with TrainingCurves(checkpoint, task.selection, validation.score_name, earlier, best.epoch) as curves:
-            for epoch in fit(training, validation, position=position, saver=saver, note=validation.note):
-                is_best = best.offer(asdict(epoch), (epoch.robust or epoch.clean)[task.selection])
+        with TrainingCurves(checkpoint, frame, earlier, best.epoch) as curves:
+            for trained in fit(training, validation, position=position, saver=saver, note=validation.note):
+                epoch = replace(trained, warning=validation.warning, one_class=validation.one_class)
+                entry = asdict(epoch)
+                is_best = best.offer(entry, selection.value(entry))
                 print(epoch_line(task, epoch, args.epoch, is_best), flush=True)
                 curves.add(epoch, best.epoch)
     except Stopped as stop:
@@ -133,7 +142,8 @@ def _load_state(checkpoint: Path, settings: TrainingSettings, parts: dict[str, S
     """Loads the state of all parts in every rank, if there is a state file (collective)."""
     states = distributed.broadcast(read_training(checkpoint, settings) if distributed.is_main() else None)
     if states is None:
-        say(f"--resume: there is no {state_path(checkpoint)}; starting a new training")
+        if checkpoint.exists():  # of a training that was killed before its first state was saved
+            say(f"--resume: there is no {state_path(checkpoint)}; starting this training again")
         return
     try:
         for name, part in parts.items():
@@ -161,6 +171,19 @@ def _load_helper(inputs: Inputs, classes: int) -> LoadedModel | None:
     if args.helperModel is None or args.helperWeight is None:
         raise UserError("--method hat needs --helperModel and --helperWeight: a naturally trained network")
     return load_model(args.helperModel, args.helperWeight, inputs.spec, classes=classes)
+
+
+def _compare_helper(args: argparse.Namespace, helper: LoadedModel | None, data: ImageData) -> None:
+    """Warns if the helper's record says that it was trained on other images or at another size.
+
+    Raises `UserError` if it was trained on another data set, unless --otherDataset says that this is meant.
+    """
+    if helper is None:
+        return
+    training = (read_record_of(args.helperWeight, helper.sha256) or {}).get("settings")
+    check_dataset(args.helperWeight, training, data.samples.spec, is_meant=args.otherDataset)
+    if training and difference(training, data):
+        say(f"warning: the helper {args.helperWeight} was {difference(training, data)}")
 
 
 def _initial_network(inputs: Inputs, settings: TrainingSettings, checkpoint: Path) -> nn.Module:

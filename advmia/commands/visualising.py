@@ -6,14 +6,17 @@ import argparse
 
 from advmia.attacks import ATTACKS
 from advmia.attacks.inference import compile_copies
+from advmia.checkpoints.best import read_record_of
 from advmia.checkpoints.weights import load_model
 from advmia.commands.inputs import Inputs
 from advmia.data.loading import EvaluationLoader
 from advmia.data.readers import count_listed_classes, read_samples
+from advmia.evaluation.origin import check_dataset, difference
 from advmia.gradcam.draw import MapFolder, MappedNetwork, View, draw_maps
 from advmia.models import MODELS
 from advmia.runtime import machine
 from advmia.runtime.files import write_lock
+from advmia.runtime.terminal import say
 from advmia.tasks import Task
 
 
@@ -22,7 +25,11 @@ def visualise(task: Task, args: argparse.Namespace) -> None:
     inputs = Inputs.of(args, args.model)
     spec, precision = inputs.spec, inputs.precision
     loaded = load_model(args.model, args.weight, spec, classes=count_listed_classes(spec, args.dataRoot))
+    training = (read_record_of(args.weight, loaded.sha256) or {}).get("settings")
+    check_dataset(args.weight, training, spec, is_meant=args.otherDataset)
     data = inputs.load_images(read_samples(spec, args.dataRoot, "test", classes=loaded.classes))
+    if training and difference(training, data):
+        say(f"warning: {args.weight} was {difference(training, data)}")
     run = {
         "weight_sha256": loaded.sha256,
         "data": data.facts,

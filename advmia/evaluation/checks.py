@@ -15,6 +15,7 @@ from typing import Literal
 
 from advmia.attacks import ATTACKS
 from advmia.evaluation.probe import LARGE_EPS, TOLERANCE, Probe
+from advmia.results.intervals import wilson
 from advmia.results.rows import CLEAN, is_bounded
 
 Verdict = Literal["ok", "warning", "not checked"]
@@ -29,6 +30,11 @@ BLACK_BOX = tuple(name for name, spec in ATTACKS.items() if not spec.uses_gradie
 
 FEW = 0.01  # a fault in at most this share of the images is put down to the images, not to the network
 WITHSTAND_LARGE_EPS = 0.1  # the share of the images that may withstand the large eps
+_LEFT = {  # what an image keeps that withstands the large eps (`advmia.evaluation.probe.scored_right`), by score
+    "accuracy": "the class right",
+    "auroc": "half or more of the pairs that AUROC counts in the right order",
+    "dice": "a Dice of 0.5 or more",
+}
 SLACK = 0.005  # random starts and single images may change a score by this much
 
 
@@ -66,7 +72,7 @@ def report(
         _black_box(table, score, transfer),
         _transfer(table, score, transfer, others),
         _eps_order(table, score),
-        _large_eps(probe),
+        _large_eps(probe, score),
         _zero_gradients(probe),
         _saturation(probe),
         _outputs(probe),
@@ -137,13 +143,18 @@ def _eps_order(table: ScoreTable, score: str) -> Check:
     return Check("eps order", "ok", reason)
 
 
-def _large_eps(probe: Probe) -> Check:
+def _large_eps(probe: Probe, score: str) -> Check:
     """Warns if many images withstand an eps that no useful network can withstand."""
+    if not probe.attacked:
+        return Check("large eps", "not checked", "no finding is in some of the first images and absent from others")
     is_bad = probe.holding > WITHSTAND_LARGE_EPS * probe.attacked
     share = _share_text(probe.holding, probe.attacked)
-    reason = f"PGD-20 at eps {LARGE_EPS:g} leaves half or more of the decisions right on {share}"
+    reason = f"PGD-20 at eps {LARGE_EPS:g} leaves {_LEFT.get(score, _LEFT['accuracy'])} on {share}"
     if is_bad:
-        reason += f"; {WITHSTAND_LARGE_EPS:.0%} at most were expected: the attack does not work on this network"
+        reason += f"; {WITHSTAND_LARGE_EPS:.0%} at most were expected: "
+        is_chance = wilson(probe.holding, probe.attacked)[0] <= WITHSTAND_LARGE_EPS
+        chance = f"of {probe.attacked} images so few may do so by chance; test more"
+        reason += chance if is_chance else "the attack does not work on this network"
     return Check("large eps", _verdict(is_bad), reason)
 
 

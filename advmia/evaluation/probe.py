@@ -6,15 +6,17 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from advmia.attacks import ATTACKS
 from advmia.attacks.common import Objective, frozen_eval, input_gradient
 from advmia.attacks.inference import Blocks, inference_copy
 from advmia.data.loading import Batch, EvaluationLoader
+from advmia.metrics import mask_overlap
+from advmia.runtime.progress import Bar
 from advmia.runtime.rng import SampleRng
 from advmia.tasks import Task
 
@@ -32,8 +34,8 @@ class Probe:
     """
 
     images: int  # measured
-    attacked: int  # attacked at the large eps
-    holding: int  # of `attacked`: those that withstand it, see `withstands`
+    attacked: int  # attacked at the large eps, if the score counts them
+    holding: int  # of `attacked`: those of which half or more is still right, see `scored_right`
     without_gradient: int  # where the loss has no input gradient, see `without_gradient`
     saturated: int  # where the loss does not depend on half of the decisions or more, see `saturated`
     flat: int  # where the outputs hardly differ between the classes, see `flat`
@@ -80,10 +82,13 @@ def probe_network(
         previous = logits[-1:]
         values = batch.x.nan_to_num(0, 0, 0)
         lowest, highest = min(lowest, float(values.min())), max(highest, float(values.max()))
+    attacked, y = [], []
     for batch in _first(loader, ATTACKED):
         rng = SampleRng.of(seed, "reliability", LARGE_EPS, samples=batch.index.tolist(), device=loader.device)
-        robust = withstands(source, batch.x, batch.y, objective, rng)
-        counts.update({"attacked": len(robust), "holding": int(robust.sum())})
+        attacked.append(logits_at_large_eps(source, batch.x, batch.y, objective, rng))
+        y.append(batch.y)
+    scores = scored_right(torch.cat(attacked), torch.cat(y))
+    counts.update({"attacked": len(scores), "holding": int((scores >= 0.5).sum())})
     moved = set[str]().union(*map(_moved_buffers, networks, before))
     counted = {field.name: counts[field.name] for field in fields(Probe)}
     lists = {"training": sorted(training), "moved": sorted(moved)}
@@ -139,14 +144,22 @@ def saturated(logits: Tensor, y: Tensor, objective: Objective) -> Tensor:
     return (own == 0).flatten(1).double().mean(dim=1) >= 0.5
 
 
-def share_right(logits: Tensor, y: Tensor) -> Tensor:
-    """Returns the share of each image's decisions (a class, findings, pixels' classes) that are right; shape (B,).
+def scored_right(logits: Tensor, y: Tensor) -> Tensor:
+    """Returns how much of each image is right, from 0 to 1, as the task's score counts it; shape (N,) or shorter.
 
-    It is defined for a single image, as AUROC is not. With a single label it is 0 or 1, so that its mean is the
-    accuracy.
+    With a single label, whether the class is right; with masks, the Dice. With findings, the share of the pairs with
+    the other images that are in the right order: a pair is an image with a finding and one without it, and ties count
+    half, as in AUROC. An image without any pair is left out.
     """
-    right = (logits > 0) == (y > 0.5) if _are_findings(logits, y) else logits.argmax(dim=1) == y
-    return right.reshape(len(logits), -1).double().mean(dim=1)
+    if not _are_findings(logits, y):
+        return mask_overlap(logits, y)[:, 0] if y.dim() > 1 else (logits.argmax(dim=1) == y).double()
+    present = y > 0.5
+    lead = logits[:, None] - logits  # (N, N, L): of each image over each other
+    right = (lead > 0) == present[:, None]
+    right_share = torch.where(lead == 0, 0.5, right.double())
+    pairs = present[:, None] != present  # (N, N, L)
+    counted = pairs.sum(dim=(1, 2))
+    return ((right_share * pairs).sum(dim=(1, 2)) / counted)[counted > 0]
 
 
 def _are_findings(logits: Tensor, y: Tensor) -> bool:
@@ -165,19 +178,16 @@ def without_gradient(model: nn.Module, x: Tensor, y: Tensor, objective: Objectiv
     return (gradient == 0).all(dim=1) | ~gradient.isfinite().all(dim=1)
 
 
-def withstands(model: nn.Module, x: Tensor, y: Tensor, objective: Objective, rng: SampleRng) -> Tensor:
-    """Returns for which images PGD-20 at 64 grey levels leaves half of the decisions or more right; shape (B,).
-
-    x (B, C, H, W). Half, since the attack may not change each of 14 findings, and guessing gets half of them right.
-    """
+def logits_at_large_eps(model: nn.Module, x: Tensor, y: Tensor, objective: Objective, rng: SampleRng) -> Tensor:
+    """Returns the network's logits (B, K, ...) on images x (B, C, H, W) that PGD-20 has attacked at 64 grey levels."""
     attack = ATTACKS["pgd"].build(ATTACKS["pgd"].budget(LARGE_EPS), objective)
     x_adv = attack(Blocks(inference_copy(model, x)), x, y, rng=rng)
     with torch.no_grad(), frozen_eval(model):
-        return share_right(Blocks(model)(x_adv).float(), y) >= 0.5
+        return cast(Tensor, Blocks(model)(x_adv).float())
 
 
 @dataclass(frozen=True)
-class Passes:
+class TwoPasses:
     """Two passes of a network over the same images."""
 
     logits: Tensor  # (B, K, ...) float32, of the first pass
@@ -185,7 +195,7 @@ class Passes:
     training: set[str]  # names of the submodules that were in train mode
 
 
-def score_twice(network: nn.Module, x: Tensor) -> Passes:
+def score_twice(network: nn.Module, x: Tensor) -> TwoPasses:
     """Runs the network twice on images x (B, C, H, W), in eval mode as `evaluate` does.
 
     A submodule that is in train mode nevertheless has overridden `train` or changed its mode back.
@@ -194,7 +204,7 @@ def score_twice(network: nn.Module, x: Tensor) -> Passes:
         first, second = Blocks(network)(x).float(), Blocks(network)(x).float()
         training = {name or "the network" for name, part in network.named_modules() if part.training}
     change = (first - second).abs().flatten(1).amax(dim=1)
-    return Passes(first, change > TOLERANCE * first.abs().flatten(1).amax(dim=1), training)
+    return TwoPasses(first, change > TOLERANCE * first.abs().flatten(1).amax(dim=1), training)
 
 
 def _moved_buffers(network: nn.Module, before: dict[str, Tensor]) -> set[str]:
@@ -205,7 +215,7 @@ def _moved_buffers(network: nn.Module, before: dict[str, Tensor]) -> set[str]:
 
 def _first(loader: Iterable[Batch], count: int) -> Iterator[Batch]:
     """Yields the loader's first `count` images; the last batch is cut short."""
-    for batch in tqdm(loader, desc="reliability", unit="batch", disable=None, leave=False):
+    for batch in Bar(loader, desc="reliability", unit="batches", leave=False):
         yield Batch(batch.x[:count], batch.y[:count], batch.index[:count])
         count -= len(batch)
         if count <= 0:

@@ -9,21 +9,24 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# The layers between two poolings or unpoolings, each as (name, input channels, output channels).
+WIDTH = 64  # channels of the first stage
+
+# The layers between two poolings or unpoolings, each as (name, input channels, output channels), in units of WIDTH; 0
+# stands for the three colours.
 _Stage = tuple[tuple[str, int, int], ...]
 _ENCODER: tuple[_Stage, ...] = (
-    (("11", 3, 64), ("12", 64, 64)),
-    (("21", 64, 128), ("22", 128, 128)),
-    (("31", 128, 256), ("32", 256, 256), ("33", 256, 256)),
-    (("41", 256, 512), ("42", 512, 512), ("43", 512, 512)),
-    (("51", 512, 512), ("52", 512, 512), ("53", 512, 512)),
+    (("11", 0, 1), ("12", 1, 1)),
+    (("21", 1, 2), ("22", 2, 2)),
+    (("31", 2, 4), ("32", 4, 4), ("33", 4, 4)),
+    (("41", 4, 8), ("42", 8, 8), ("43", 8, 8)),
+    (("51", 8, 8), ("52", 8, 8), ("53", 8, 8)),
 )
 _DECODER: tuple[_Stage, ...] = (
-    (("53d", 512, 512), ("52d", 512, 512), ("51d", 512, 512)),
-    (("43d", 512, 512), ("42d", 512, 512), ("41d", 512, 256)),
-    (("33d", 256, 256), ("32d", 256, 256), ("31d", 256, 128)),
-    (("22d", 128, 128), ("21d", 128, 64)),
-    (("12d", 64, 64),),  # conv11d follows, without batch norm and ReLU
+    (("53d", 8, 8), ("52d", 8, 8), ("51d", 8, 8)),
+    (("43d", 8, 8), ("42d", 8, 8), ("41d", 8, 4)),
+    (("33d", 4, 4), ("32d", 4, 4), ("31d", 4, 2)),
+    (("22d", 2, 2), ("21d", 2, 1)),
+    (("12d", 1, 1),),  # conv11d follows, without batch norm and ReLU
 )
 
 
@@ -35,9 +38,9 @@ class SegNet(nn.Module):
         self.normalize = normalize
         for stage in _ENCODER + _DECODER:
             for layer, in_channels, out_channels in stage:
-                self.add_module(f"conv{layer}", nn.Conv2d(in_channels, out_channels, 3, padding=1))
-                self.add_module(f"bn{layer}", nn.BatchNorm2d(out_channels, momentum=0.1))
-        self.conv11d = nn.Conv2d(64, classes, 3, padding=1)
+                self.add_module(f"conv{layer}", nn.Conv2d(in_channels * WIDTH or 3, out_channels * WIDTH, 3, padding=1))
+                self.add_module(f"bn{layer}", nn.BatchNorm2d(out_channels * WIDTH, momentum=0.1))
+        self.conv11d = nn.Conv2d(WIDTH, classes, 3, padding=1)
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:

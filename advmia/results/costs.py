@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from advmia.checkpoints.best import read_record
+from advmia.checkpoints.best import is_record_of, read_all_records
 from advmia.results.differences import network_names
 from advmia.results.read import RunRecord
 from advmia.results.render import Cell, Table, rounded
@@ -23,30 +23,36 @@ def cost_table(records: Sequence[RunRecord]) -> Table:
     first_records = {record.target: record for record in reversed(records)}
     networks = list(first_records.values())[::-1]
     names = network_names(networks)
-    rows, without_record = [], []
+    rows, notes = [], []
     for network in networks:
-        seconds = _epoch_seconds(network)
-        if not seconds:
-            without_record.append(network.target_weight)
+        seconds, fault = _epoch_seconds(network)
+        if fault:
+            notes.append((fault, network.target_weight))
         median = "" if not seconds else rounded(float(np.median(seconds)), 1)
         spread = "" if len(seconds) < 2 else f" ({rounded(min(seconds), 1)}-{rounded(max(seconds), 1)})"
         name = names[network.target].removeprefix(f"{network.model} ")
         rows.append((Cell(name), Cell(str(len(seconds) or "")), Cell(median + spread)))
     first = records[0]
     title = f"{first.dataset}, {first.model}: seconds an epoch of training, without validation: median (least-most)"
-    notes = (f"Empty: no record of that training beside {', '.join(without_record)}",) if without_record else ()
-    return Table(title, ("method", "epochs", "seconds an epoch"), tuple(rows), notes)
+    faults = dict.fromkeys(fault for fault, _ in notes)
+    lines = (f"Empty: {fault} beside {', '.join(path for other, path in notes if other == fault)}" for fault in faults)
+    return Table(title, ("method", "epochs", "seconds an epoch"), tuple(rows), tuple(lines))
 
 
-def _epoch_seconds(record: RunRecord) -> list[float]:
-    """Returns the seconds of each epoch of the target's training; an empty list where its record cannot be found.
+def _epoch_seconds(record: RunRecord) -> tuple[list[float], str]:
+    """Returns the seconds of each epoch of the target's training, and what is wrong where there are none.
 
-    The record is `<checkpoint>.json`. A relative path is looked up from the working folder, then from the folders above
-    the result file. A record of another training counts as none.
+    The record is `<checkpoint>.json`, or one that was renamed when another network was trained under that name. A
+    relative path is looked up from the working folder, then from the folders above the result file. A record of another
+    training or of other weights counts as none.
     """
-    checkpoint = Path(record.target_weight)
+    checkpoint, fault = Path(record.target_weight), "no record of that training"
     for folder in (Path(), *record.file.resolve().parents[:3]):
-        training = read_record(folder / checkpoint) or {}
-        if record.training is not None and training.get("settings") == record.training:
-            return [epoch["seconds"] for epoch in training.get("epochs", [])]
-    return []
+        for training in read_all_records(folder / checkpoint):
+            if record.training is None or training.get("settings") != record.training:
+                continue
+            if not is_record_of(training, record.target):
+                fault = "the record is of other weights"
+            elif training.get("epochs"):
+                return [epoch["seconds"] for epoch in training["epochs"]], ""
+    return [], fault

@@ -17,7 +17,8 @@ from advmia.evaluation.loop import EvaluationOptions, evaluate
 from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL, Task
 from tests.support.networks import CPU, image_data, network, targets
 
-IMAGES, SIZE = 9, 32
+IMAGES = 9
+SIZES = {"unet": 16}  # the other networks get 32 pixels
 NETWORKS = {
     SINGLE_LABEL.name: ("res18-normalized", "mv2", "chexnet-normalized"),
     MULTI_LABEL.name: ("res18-normalized", "mv2", "chexnet-normalized"),
@@ -39,16 +40,16 @@ BUDGETS = {
 OTHERS = Budget(8 / 255, steps=2, step_size=4 / 255)
 
 
-def data_of(task: Task) -> ImageData:
+def data_of(task: Task, size: int) -> ImageData:
     """Returns nine images with labels, findings or masks."""
-    data = image_data(IMAGES, size=SIZE)
+    data = image_data(IMAGES, size=size)
     if task is MULTI_LABEL:
-        labels = targets(task, IMAGES, SIZE, len(CHEST_FINDINGS))
-        spec = DATASETS["xray_multilabel"].at_size(SIZE)
+        labels = targets(task, IMAGES, size, len(CHEST_FINDINGS))
+        spec = DATASETS["xray_multilabel"].at_size(size)
         return replace(data, samples=replace(data.samples, spec=spec, labels=labels))
     if task is SEGMENTATION:
-        samples = replace(data.samples, spec=DATASETS["mel"].at_size(SIZE), classes=2)
-        return replace(data, samples=samples, masks=targets(task, IMAGES, SIZE, 2).numpy().astype(np.uint8))
+        samples = replace(data.samples, spec=DATASETS["mel"].at_size(size), classes=2)
+        return replace(data, samples=samples, masks=targets(task, IMAGES, size, 2).numpy().astype(np.uint8))
     return data
 
 
@@ -81,7 +82,7 @@ def test_outcomes_depend_on_no_batch(task: Task, name: str, attack: str, monkeyp
 
     The logits are compared, because equal predictions on few images may hide small differences.
     """
-    data = data_of(task)
+    data = data_of(task, SIZES.get(name, 32))
     model = model_of(task, name, data)
     monkeypatch.setattr("advmia.attacks.auto_attack.QUERIES_PER_STEP", 4)
     built = ATTACKS[attack].build(BUDGETS.get(attack, OTHERS), task.attacks[attack])

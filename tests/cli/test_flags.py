@@ -43,9 +43,20 @@ def test_every_documented_training_value() -> None:
 
 
 def test_every_eps() -> None:
-    """Fails if --eps refuses a number of grey levels, whole or not."""
+    """Fails if --eps refuses a number of grey levels, whole or not, or a fraction of 255 means something else."""
     for eps in ("0", "1", "2", "4", "8", "2.5", "255"):
         assert parse_train(TRAIN.replace("--eps 0", f"--eps {eps}"))["eps"] == float(eps)
+        assert parse_train(TRAIN.replace("--eps 0", f"--eps {eps}/255"))["eps"] == float(eps)
+    assert parse_test(f"{TEST} --epsilons 8/255 0.1/255 2")["epsilons"] == [8, 0.1, 2]
+
+
+def test_device_spellings() -> None:
+    """Fails if `0,1` is one device, `CPU` is none, or a list without any device is accepted."""
+    spellings = {"0,1": ["0", "1"], "0, 1": ["0", "1"], "0 1": ["0", "1"], "CPU": ["cpu"], "cpu Cpu,": ["cpu", "cpu"]}
+    for text, devices in spellings.items():
+        assert parse_train(TRAIN.replace("--gpu 0", f"--gpu {text}"))["gpu"] == devices
+    with pytest.raises(SystemExit):
+        parse_train(TRAIN.replace("--gpu 0", "--gpu ,"))
 
 
 def test_data_set_spellings() -> None:
@@ -109,6 +120,10 @@ def test_each_script_has_the_flags_of_its_task() -> None:
         (TRAIN.replace("res18", "unet"), "unknown name 'unet'"),
         (TRAIN.replace("nat", "pgd"), "unknown name 'pgd': choose from nat, pgdat, trades, mart, hat"),
         (TRAIN.replace("--eps 0", "--eps eight"), "grey levels from 0 to 255, got 'eight'"),
+        (
+            TRAIN.replace("--eps 0", "--eps 0.031"),
+            "If you mean 0.031 of 1, write 8/255; if you mean grey levels, write",
+        ),
         (TRAIN.replace("--epoch 100", "--epoch x"), "whole number of at least 1, got 'x'"),
         (TRAIN.replace("--lr 0.01", "--lr 0"), "a number above 0, got '0'"),
         (TRAIN.replace("--wd 1e-3", "--wd inf"), "a number of at least 0, got 'inf'"),

@@ -32,12 +32,26 @@ def test_numbers() -> None:
     check_refused(
         grey_level, ["-1", "256", "nan", "inf", "eight", ""], "expected a number of grey levels from 0 to 255"
     )
+    check_refused(grey_level, ["8/256", "0.1/1", "8/", "/255", "8/255/1", "256/255"], "write 8 or 8/255")
     assert positive("1e-9") == 1e-9
     check_refused(positive, ["0", "-1", "inf"], "expected a number above 0")
     assert non_negative("0") == 0
     check_refused(non_negative, ["-1e-9", "nan"], "expected a number of at least 0")
     assert fraction("0.1") == 0.1
     check_refused(fraction, ["0", "1", "x"], "expected a number between 0 and 1")
+
+
+def test_eps() -> None:
+    """Fails if an eps of [0, 1] passes for grey levels, advice names another eps, or two eps look alike in files."""
+    spelled = {"8/255": 8, "0.1/255": 0.1, "8.0000001": 8, "0.5": 0.5, "1e-6/255": 1e-6, "0.12345678/255": 0.123457}
+    assert {text: grey_level(text) for text in spelled} == spelled
+    for share, levels in {"0.031": "8", "0.0157": "4", "0.1": "25.5", "1e-2": "2.55", "0.498": "127"}.items():
+        with pytest.raises(ArgumentTypeError) as caught:
+            grey_level(share)
+        advice = f"{share} grey levels? If you mean {share} of 1, write {levels}/255; if you mean grey levels, write"
+        assert str(caught.value) == f"{advice} {share}/255"
+        assert abs(grey_level(f"{levels}/255") / 255 - float(share)) < 0.015 * float(share)
+    check_refused(grey_level, ["1e-7/255"], "at least a millionth")
 
 
 def test_whole_numbers() -> None:

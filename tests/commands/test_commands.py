@@ -21,6 +21,7 @@ from advmia.commands.inputs import Inputs
 from advmia.data.phantoms import make_phantoms
 from advmia.data.specs import DATASETS
 from advmia.models import build_model
+from advmia.results.intervals import wilson
 from tests.support.running import run_main, run_process, run_well
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_networks")]
@@ -29,8 +30,12 @@ ROBUST = "MobileNetV2_melBin_pgdat_beta0_class2_ADV8-255_10_2-255_maxLR0.01_weig
 COLUMNS = (
     "dataset,target_model,target_weight,source_model,source_weight,"
     "attack,eps,steps,step_size,n,accuracy,recall,precision,f1,"
-    "balanced_accuracy,auroc,sensitivity,specificity,attack_success_rate,seconds,mean_l2,mean_linf,mean_queries"
+    "balanced_accuracy,auroc,sensitivity,specificity,attack_success_rate,seconds,mean_l2,mean_linf,mean_queries,warnings"
 )
+
+
+def file_digest(path: Path) -> str:
+    return sha256(path.read_bytes()).hexdigest()
 
 
 Command = Callable[..., str]  # runs a script as a process, which must succeed; returns what it printed
@@ -121,6 +126,7 @@ def test_training_again(folder: Path, train: Command, tmp_path: Path) -> None:
     assert "trained already" in train(tmp_path, "nat", *data)
     assert (weights.read_bytes(), weights.stat().st_mtime_ns) == before
     train(tmp_path, "nat", *data, "--valFraction", 0.25)
+    assert json.loads(weights.with_name(f"{NATURAL}.json").read_text())["weights_sha256"] == file_digest(weights)
     assert weights.with_name(f"{NATURAL}.earlier-1").read_bytes() == before[0]
     assert weights.with_name(f"{NATURAL}.png.earlier-1").exists() and weights.with_name(f"{NATURAL}.png").exists()
     record = json.loads(weights.with_name(f"{NATURAL}.json").read_text())
@@ -165,11 +171,18 @@ def test_where(phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 
 @pytest.mark.slow
 def test_the_best_epoch_is_kept(folder: Path, train: Command, tmp_path: Path) -> None:
-    """Fails if the record's best epoch is not the first of those with the highest score."""
+    """Fails if the record's best epoch is not that with the highest score; of several, that with the lowest loss.
+
+    A network that predicts one class is best only if all others are below the interval of its score.
+    """
     train(tmp_path, "nat", "--dataRoot", folder / "data", "--epoch", 3)
     record = json.loads((tmp_path / "clsCkpt" / f"{NATURAL}.json").read_text())
-    scores = [epoch["clean"]["accuracy"] for epoch in record["epochs"]]
-    assert record["best_epoch"] == 1 + scores.index(max(scores))
+    ranks = {True: [], False: []}  # type: dict[bool, list[tuple[float, float, int]]]
+    for epoch in record["epochs"]:
+        ranks[epoch["one_class"]].append((epoch["clean"]["accuracy"], -epoch["loss"], epoch["number"]))
+    constant, skilled = (max(ranks[kind], default=(-1.0, 0.0, 0)) for kind in (True, False))
+    least = wilson(round(constant[0] * 6), 6)[0] if ranks[True] else 0
+    assert record["best_epoch"] == (skilled if skilled[0] >= least else constant)[2]
 
 
 @pytest.mark.slow
@@ -217,7 +230,8 @@ def test_transfer_results(folder: Path, attack: Command, tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_results_are_resumed_and_never_mixed(folder: Path, attack: Command, tmp_path: Path) -> None:
-    """Fails if finished rows are computed again, or results of other settings are overwritten instead of renamed."""
+    """Fails if finished rows are computed again, results of other settings are overwritten or renamed, or a run of
+    other settings does not find its own again."""
     base = ["--resultDir", tmp_path, "--attacks", "fgsm"]
     attack(folder, NATURAL, *base, "--epsilons", 1)
     path = tmp_path / f"melBin__{NATURAL}.csv"
@@ -225,17 +239,52 @@ def test_results_are_resumed_and_never_mixed(folder: Path, attack: Command, tmp_
     attack(folder, NATURAL, *base, "--epsilons", 1, 2)
     second = read_csv(path)
     assert second[:2] == first and [row["eps"] for row in second] == ["0", "1", "2"]  # the seconds are the first run's
-    attack(folder, NATURAL, *base, "--epsilons", 1, "--limit", 4)
-    assert {row["n"] for row in read_csv(path)} == {"4"}
-    assert read_csv(tmp_path / f"melBin__{NATURAL}.csv.earlier-1") == second
+    for count in (2, 4):
+        attack(folder, NATURAL, *base, "--epsilons", 1, "--limit", count)
+    contents = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    for more in (["--epsilons", 1, 2], ["--epsilons", 1, "--limit", 2]):
+        attack(folder, NATURAL, *base, *more)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == contents
+    assert read_csv(path) == second and len(contents) == 6
+    others = [file for file in tmp_path.glob("*.csv") if file != path]
+    assert sorted(int(row["n"]) for file in others for row in read_csv(file)) == [2, 2, 4, 4]
+    table = run_well("advmia", "tables", tmp_path, cwd=folder).partition("\n\nmelBin[phantom], mv2: seconds")[0]
+    assert re.findall(r"^\| nat .*?\| (\d+) +\|", table, re.M) == ["6", "4", "2"]
 
 
 @pytest.mark.slow
-def test_weights_that_are_replaced_meanwhile(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails if a test states the SHA-256 of weights that replaced those it loaded: their training may still run."""
+def test_a_surrogate_is_known_by_its_weights(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Fails if the target itself, under another path or by a link, counts as a surrogate of its own."""
+    monkeypatch.chdir(folder)
+    weight = Path("clsCkpt") / NATURAL
+    shutil.copy(weight, tmp_path / "copy")
+    (tmp_path / "link").symlink_to(weight.resolve())
+    words = ["testCls.py", "--dataset", "melBin", "--targetModel", "mv2", "--targetWeight", weight, "--gpu", "cpu"]
+    words += ["--imgSize", 16, "--limit", 4, "--attacks", "fgsm", "--epsilons", 8, "--resultDir", tmp_path / "out"]
+    for name in ("copy", "link", weight.resolve()):
+        surrogate = ["--surrogateModel", "mv2", "--surrogateWeight", tmp_path / name]
+        assert run_main(monkeypatch, [*words, *surrogate]) == 0
+        assert "this is a white-box test" in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        f"melBin__{NATURAL}.csv",
+        f"melBin__{NATURAL}.json",
+    ]
+    record = json.loads((tmp_path / "out" / f"melBin__{NATURAL}.json").read_text())
+    assert len(record["rows"]) == 2 and record["source_weight"] == record["target_weight"] == str(weight)
+    assert record["run"]["source_sha256"] == record["run"]["target_sha256"]
+
+
+@pytest.mark.slow
+def test_weights_that_are_replaced(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Fails if a test states the SHA-256 of weights that replaced those it loaded: their training may still run; or if
+    it takes the record of the replaced weights for theirs."""
     weight, load = tmp_path / NATURAL, Inputs.load_images
     shutil.copy(folder / "clsCkpt" / NATURAL, weight)
-    expected = sha256(weight.read_bytes()).hexdigest()
+    expected = file_digest(weight)
 
     def replace_and_load(*args: Any) -> Any:
         shutil.copy(folder / "clsCkpt" / ROBUST, weight)
@@ -248,6 +297,14 @@ def test_weights_that_are_replaced_meanwhile(folder: Path, tmp_path: Path, monke
     assert run_main(monkeypatch, [*words, *few, "--resultDir", tmp_path]) == 0
     (record,) = tmp_path.glob("*.json")
     assert json.loads(record.read_text())["run"]["target_sha256"] == expected
+    record.unlink()
+    shutil.copy(folder / "clsCkpt" / f"{NATURAL}.json", tmp_path)  # a record, but not of these weights
+    monkeypatch.setattr(Inputs, "load_images", load)
+    assert run_main(monkeypatch, [*words, *few, "--resultDir", tmp_path / "results"]) == 0
+    assert f"{NATURAL}.json is the record of other weights than those in {weight}" in capsys.readouterr().err
+    (record,) = (tmp_path / "results").glob("*.json")
+    content = json.loads(record.read_text())
+    assert content["run"]["target_sha256"] == file_digest(weight) and content["target_training"] is None
 
 
 @pytest.mark.slow

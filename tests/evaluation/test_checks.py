@@ -163,6 +163,27 @@ def test_limits(check: str, change: dict[str, object], reason: str) -> None:
     assert reason in find(report({}, probe, score="accuracy"), check).reason
 
 
+@pytest.mark.parametrize(
+    ("attacked", "holding", "verdict", "reason"),
+    [
+        (
+            8,
+            1,
+            "warning",
+            "the class right on 1 of 8 images (12.5%); 10% at most were expected: of 8 images so few",
+        ),
+        (8, 6, "warning", "6 of 8 images (75.0%); 10% at most were expected: the attack does not work on this network"),
+        (64, 13, "warning", "13 of 64 images (20.3%); 10% at most were expected: the attack does not work"),
+        (0, 0, "not checked", "no finding is in some of the first images"),
+    ],
+)
+def test_large_eps(attacked: int, holding: int, verdict: str, reason: str) -> None:
+    """Fails if one survivor of eight images proves that the attack does not work, or six do not."""
+    probe = replace(HEALTHY, attacked=attacked, holding=holding)
+    check = find(report({}, probe, score="accuracy"), "large eps")
+    assert check.verdict == verdict and reason in check.reason
+
+
 def test_all_checks_are_reported_in_order() -> None:
     """Fails if a check is left out, a verdict has another name, or a reason has several lines."""
     checks = report(SOUND, HEALTHY, score="accuracy")

@@ -11,9 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from advmia.attacks import ATTACKS
+from advmia.budgets import pgd_budget
 from advmia.data.loading import Batch, EvaluationLoader
 from advmia.evaluation import probe
-from advmia.evaluation.probe import probe_network, repeated, saturated, share_right
+from advmia.evaluation.loop import EvaluationOptions, evaluate
+from advmia.evaluation.probe import probe_network, repeated, saturated, scored_right
 from advmia.losses import binary_cross_entropy, cross_entropy
 from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL, Task
 from tests.evaluation.probes import IMAGES, loader, warnings
@@ -192,14 +195,48 @@ def test_other_tasks(task: Task, change: Callable[[Tensor], Tensor], expected: s
     ("logits", "y", "expected"),
     [
         ([[1.0, 2.0, 0.0], [1.0, 2.0, 0.0]], [1, 2], [1.0, 0.0]),
-        ([[-1.0, 2.0, 3.0, -4.0], [9.0, 9.0, 9.0, 9.0]], [[0.0, 1.0, 0.0, 0.0], [0.0] * 4], [0.75, 0.0]),
-        ([[[[1.0, 1.0]], [[0.0, 2.0]]]], [[[0, 0]]], [0.5]),
+        # The second finding ranks the first image above the others, one of which has it too; the third is a tie.
+        (
+            [[-9.0, 2.0, 0.0, 5.0], [-8.0, 1.0, 0.0, 5.0], [-7.0, 0.0, 1.0, 5.0], [3.0, 3.0, 3.0, 3.0]],
+            [[1.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]],
+            [(0 + 0 + 0 + 0 + 0.5 + 0 + 0) / 7, (0 + 0 + 0.5) / 3, (0 + 0 + 0 + 0 + 0) / 5, (0 + 0 + 0) / 3],
+        ),
+        ([[1.0], [2.0]], [[0.0], [0.0]], []),
+        ([[[[1.0, 1.0]], [[0.0, 2.0]]]], [[[0, 0]]], [(2 / 3 + 0) / 2]),
+        ([[[[1.0, 1.0]], [[0.0, 0.0]]]], [[[0, 0]]], [1.0]),
     ],
-    ids=["class", "findings", "pixels"],
+    ids=["class", "findings", "no pair", "pixels", "no foreground"],
 )
-def test_share_right(logits: list, y: list, expected: list[float]) -> None:
-    """Fails if findings exclude each other, or the classes of a pixel do not."""
-    assert share_right(torch.tensor(logits), torch.tensor(y)).tolist() == expected
+def test_scored_right(logits: list, y: list, expected: list[float]) -> None:
+    """Fails if an image counts as right where the task's score does not count it, or the other way round."""
+    assert scored_right(torch.tensor(logits), torch.tensor(y)).tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("task", [MULTI_LABEL, SEGMENTATION])
+def test_rare_positives(task: Task) -> None:
+    """Fails if the large eps leaves no score, but most decisions right, since most are negative, and that is a warning:
+    the AUROC of the attacked images is near 0, and so is the Dice of their foreground."""
+    data, (x, _) = image_data(12), pixels(12)
+    if task is SEGMENTATION:
+        masks = (x.mean(dim=1) > x.mean(dim=1).quantile(0.9)).numpy().astype(np.uint8)
+        model: nn.Module = Wrapped(Brightness(), lambda z: torch.stack([z[:, 0] * 0.05 + 5, z[:, 1] * 0.05], dim=1))
+        data = replace(data, masks=masks)
+    else:
+        linear = LinearNet(14, 16)
+        with torch.no_grad():
+            raw = linear(x)
+        labels = (raw == raw.amax(dim=0)).float()  # each finding has one image
+        model, data = (
+            Wrapped(linear, lambda z: z / 100 - 9),
+            replace(data, samples=replace(data.samples, labels=labels)),
+        )
+    images = EvaluationLoader(data, 5, CPU)
+    probed = probe_network(model, images, task)
+    assert probed.attacked == 12 and probed.holding == 0 and warnings(probed) == set()
+    attack = ATTACKS["pgd"].build(pgd_budget(64), task.objective)
+    options = EvaluationOptions((0, "reliability", 64.0))
+    scores = evaluate(model, images, task, attack, options=options).scores
+    assert scores[task.selection] < (0.01 if task is MULTI_LABEL else 0.5)
 
 
 # ---------------------------------------------------------------- single measures

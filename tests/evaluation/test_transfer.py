@@ -50,6 +50,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for name, model in (("one", 0), ("two", 0), ("other", 1)):
                 torch.manual_seed(len(name) + ord(name[0]))
                 network = build_model(script.models[model], script.classes)
+                for _ in range(20):  # with running statistics of images, attacks change what the network predicts
+                    network(torch.rand(4, 3, 32, 32))
                 torch.save(network.state_dict(), folder / f"{script.dataset}-{name}")
     return folder
 

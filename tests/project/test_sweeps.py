@@ -23,7 +23,7 @@ TAIL = "maxLR0.01_weightDecay0.001"
 NATURAL = f"MobileNetV2_melBin_nat_class2_{TAIL}"
 HAT = f"MobileNetV2_melBin_hat_beta6_class2_ADV8-255_10_2-255_{TAIL}"
 TINY = ["--imgSize", 16, "--limit", 8, "--epoch", 2, "--bs", 8, "--gpu", "cpu", "--workers", 1, "--attacks", "fgsm"]
-HAT_SWEEP = ["--dataset", "melBin", "--model", "mv2", "--methods", "hat", "nat", "--eps", 8, "--epsilons", 8]
+HAT_SWEEP = ["--dataset", "melBin", "--model", "mv2", "--methods", "hat", "nat", "--eps", "8/255", "--epsilons", 8]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 

@@ -202,6 +202,16 @@ def test_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = write_tables([path], None)
     assert table_of(text, "seconds an epoch")[1] == ["nat", "", ""]
     assert f"Empty: no record of that training beside {content['target_weight']}" in text
+    save(tmp_path / "results", "x", content)
+    record = next(folder.iterdir())
+    copies = {digest: json.loads(record.read_text()) | {"weights_sha256": digest} for digest in ("0" * 64, "target")}
+    record.write_text(json.dumps(copies["0" * 64]))
+    text = write_tables([path], None)
+    assert table_of(text, "seconds an epoch")[1] == ["nat", "", ""]
+    assert f"Empty: the record is of other weights beside {content['target_weight']}" in text
+    copies["target"]["weights_sha256"] = content["run"]["target_sha256"]  # renamed when the other was trained
+    record.with_name(f"{record.name}.earlier-1").write_text(json.dumps(copies["target"]))
+    assert table_of(write_tables([path], None), "seconds an epoch") == rows
 
 
 def test_further_scores(monkeypatch: pytest.MonkeyPatch) -> None:

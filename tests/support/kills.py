@@ -31,7 +31,7 @@ COMMON = ["--dataset", "melBin", "--imgSize", "16", "--gpu", "cpu"]
 TRAINING = ["trainCls.py", *COMMON, "--method", "pgdat", "--model", "mv2", "--eps", "8", "--bs", "8", "--epoch", "8"]
 # Progress is saved every five seconds, and whenever an attack ends.
 EVALUATION = ["testCls.py", *COMMON, "--targetModel", "mv2", "--targetWeight", "weights/mv2", "--bs", "2"]
-EVALUATION += ["--attacks", "fgsm", "pgd", "apgd-ce", "--epsilons", "0.1", "0.2"]
+EVALUATION += ["--attacks", "fgsm", "pgd", "apgd-ce", "--epsilons", "0.1/255", "0.2/255"]
 
 Outcome = tuple[Any, Any]  # results of a run that must equal those of an undisturbed one
 
@@ -48,7 +48,7 @@ def training_outcome(folder: Path) -> Outcome:
     names = sorted(path.name for path in folder.iterdir())
     assert len(names) == 3 and names[1:] == [f"{names[0]}.json", f"{names[0]}.png"], names
     record = json.loads((folder / names[1]).read_text())
-    assert all(epoch.pop("seconds") > 0 for epoch in record["epochs"])
+    assert all(epoch.pop("seconds") > 0 and epoch.pop("validation_seconds") > 0 for epoch in record["epochs"])
     return sha256((folder / names[0]).read_bytes()).hexdigest(), record
 
 

@@ -21,7 +21,7 @@ from advmia.data.loading import EvaluationLoader, ImageData, TrainingLoader
 from advmia.data.readers import SampleList
 from advmia.data.specs import DATASETS, IMAGENET_MEAN, IMAGENET_STD, Augmentation
 from advmia.losses import cross_entropy
-from advmia.models import Normalize, build_model, mobilenetv2, resnet, unet
+from advmia.models import Normalize, build_model, mobilenetv2, resnet, segnet, unet
 from advmia.runtime.rng import SampleRng
 from advmia.tasks import MULTI_LABEL, SEGMENTATION, Task
 from advmia.training.methods import PGDAT, Natural
@@ -34,15 +34,15 @@ BORDER = 2  # pixels at the left and the top that are exactly black, as around a
 
 @contextmanager
 def small_networks() -> Iterator[None]:
-    """Makes three networks many times as fast during the `with` block, for tests that are not about networks.
+    """Makes all networks but CheXNet many times as fast during the `with` block, for tests that are not about networks.
 
-    MobileNetV2 has 4 blocks instead of 17; ResNet-18 and U-Net start with 8 channels instead of 64. With 4 channels,
-    gradients of torch 2.14's convolutions of stride 2 corrupt the memory of a CPU.
+    MobileNetV2 has 4 blocks instead of 17; the others start with 8 channels instead of 64. With 4 channels, gradients
+    of torch 2.14's convolutions of stride 2 corrupt the memory of a CPU.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mobilenetv2, "STAGES", ((1, 16, 1, 1), (6, 24, 1, 2), (6, 32, 1, 2), (6, 320, 1, 2)))
-        patch.setattr(resnet, "WIDTH", 8)
-        patch.setattr(unet, "WIDTH", 8)
+        for module in (resnet, segnet, unet):
+            patch.setattr(module, "WIDTH", 8)
         models._state_dict_names.cache_clear()
         yield
     models._state_dict_names.cache_clear()

@@ -7,7 +7,6 @@ import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,13 +24,26 @@ BATCH = 128  # files in memory at a time
 
 
 @functools.cache
-def _resolved_folder(folder: Path) -> Path:
-    """Returns the absolute path without links. Kept, because a download has many files in few folders."""
-    return folder.resolve()
+def _folder_facts(folder: Path) -> tuple[str, frozenset[str]]:
+    """Returns a folder's absolute path without links, and the names of the links in it.
+
+    A download has many files in few folders: to ask the system about each file takes most of the time of a second run.
+    """
+    return str(folder.resolve()), frozenset(entry.name for entry in os.scandir(folder) if entry.is_symlink())
 
 
-def _resolved(path: Path) -> Path:
-    return path.resolve() if path.is_symlink() else _resolved_folder(path.parent.absolute()) / path.name
+def _resolved(path: Path) -> str:
+    """Returns the absolute path of a file of the download, without links."""
+    folder, links = _folder_facts(path.parent.absolute())
+    return str(path.resolve()) if path.name in links else f"{folder}{os.sep}{path.name}"
+
+
+def _link_target(path: Path) -> str:
+    """Returns where a link points to, "" for a file that is no link or is not there."""
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
 
 
 @dataclass(frozen=True)
@@ -41,10 +53,7 @@ class Original:
     path: Path
 
     def same_as(self, existing: Path) -> bool:
-        """Returns whether `existing` has the same bytes. A link to the file, and sizes, are fast to compare."""
-        with suppress(OSError):  # no link
-            if existing.readlink() == _resolved(self.path):
-                return True
+        """Returns whether `existing` has the same bytes. Compares sizes first, because they are fast to read."""
         if existing.stat().st_size != self.path.stat().st_size:
             return False
         return existing.samefile(self.path) or existing.read_bytes() == self.path.read_bytes()
@@ -56,8 +65,11 @@ class Original:
     def write(self, target: Path, link: bool) -> None:
         """Copies the file to `target`, atomically, or makes a symbolic link there. The folder must exist for a link."""
         if link:
-            target.unlink(missing_ok=True)  # at most a broken link is there: see `missing_files`
-            target.symlink_to(_resolved(self.path))
+            try:
+                target.symlink_to(_resolved(self.path))
+            except FileExistsError:  # at most a broken link is there: see `missing_files`
+                target.unlink()
+                target.symlink_to(_resolved(self.path))
             return
         with self.path.open("rb") as source, atomic_write(target) as temporary, temporary.open("wb") as copy:
             shutil.copyfileobj(source, copy, 1 << 20)
@@ -98,9 +110,14 @@ def missing_files(files: dict[Path, Content]) -> dict[Path, Content]:
     Raises `UserError` for a target that exists with other content, before anything is written.
     """
     missing = {}
+    _folder_facts.cache_clear()
     present = {folder: _names_in(folder) for folder in {target.parent for target in files}}
     for target, content in tqdm(files.items(), desc="checking", unit="file", disable=None):
-        if target.name not in present[target.parent] or not target.exists():
+        if target.name not in present[target.parent]:
+            missing[target] = content
+        elif isinstance(content, Original) and _link_target(target) == _resolved(content.path):
+            continue
+        elif not target.exists():
             missing[target] = content
         elif not target.is_file() or not _same(content, target):
             raise UserError(

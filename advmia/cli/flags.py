@@ -166,7 +166,7 @@ def _add_dataset(group: argparse._ArgumentGroup, task: Task, aliases: dict[str, 
             nargs="+",
             type=whole_number(1, 65535),
             metavar="VALUE",
-            help="mask values that are foreground, for masks with more than two values (default: decided for each file)",
+            help="mask values that are foreground, where masks have more than two (default: decided for each file)",
         )
     aliases = {alias: name for name in task.datasets for alias in DATASETS[name].aliases} | (aliases or {})
     group.add_argument(
@@ -224,7 +224,12 @@ def _add_common(parser: argparse.ArgumentParser, *, bs: int) -> None:
     parser.add_argument(
         "--imgSize", type=whole_number(8, 2**13), help="side of the square images in pixels (default: the data set's)"
     )
-    parser.add_argument("--limit", type=whole_number(1), metavar="N", help="use only N images of each list, drawn evenly over the classes")
+    parser.add_argument(
+        "--limit",
+        type=whole_number(1),
+        metavar="N",
+        help="use only N images of each list, drawn evenly over the classes",
+    )
     parser.add_argument("--seed", type=whole_number(0, 2**63 - 1), default=0, help="seed of all random numbers")
     parser.add_argument(
         "--workers",

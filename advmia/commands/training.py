@@ -256,8 +256,8 @@ def _training(task: Task, inputs: Inputs, data: ImageData, model: nn.Module, met
     needed = smallest * world_size if smallest > 1 else 1
     if min(args.bs, len(data)) < needed:
         raise UserError(
-            f"{args.model} cannot train on fewer than {needed} images a batch at {inputs.spec.size} pixels, and here are"
-            f" {min(args.bs, len(data))}: use a larger --bs, more images or a larger --imgSize"
+            f"{args.model} cannot train on batches of fewer than {needed} images of {inputs.spec.size} pixels, and here"
+            f" are {min(args.bs, len(data))}: use a larger --bs, more images or a larger --imgSize"
         )
     loader = TrainingLoader(
         data,

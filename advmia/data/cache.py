@@ -114,7 +114,9 @@ class _Recipe:
         moved = list(range(len(statuses))) if known is None else known.moved(statuses)
         digests = [bytes(16)] * len(statuses) if known is None else [row.tobytes() for row in known.digests]
         with ThreadPoolExecutor(workers) as pool:
-            for index, digest in zip(moved, pool.map(lambda index: self._checked(index, digest_of), moved), strict=True):
+            for index, digest in zip(
+                moved, pool.map(lambda index: self._checked(index, digest_of), moved), strict=True
+            ):
                 digests[index] = digest
         return Fingerprints.of(statuses, digests)
 
@@ -211,7 +213,8 @@ def _build(path: Path, recipe: _Recipe, workers: int) -> None:
     known = Fingerprints.load(_fingerprint_path(path))
     fingerprints = recipe.fingerprints(workers)
     _report_changes(recipe, known, fingerprints)
-    count, checksum, remarks = len(recipe.names), 0, {}
+    count, checksum = len(recipe.names), 0
+    remarks: Remarks = {}
     bar = tqdm(total=count, desc=f"caching {recipe.folder}", unit="img", disable=None)
     # Written, not memory-mapped: writing to a map on a full disk would kill the process without a message.
     with atomic_write(path) as temporary, temporary.open("wb") as file, ThreadPoolExecutor(workers) as pool, bar:

@@ -36,9 +36,10 @@ def describe_masks(masks: np.ndarray, names: Sequence[str], encodings: Remarks) 
     usually_covered = np.median(borders) > _MOSTLY
     if usually_covered:
         lines.append("warning: most masks are foreground at the border of the image: are they inverted?")
-    low, high = np.percentile(shares, [25, 75])
+    sizes = np.log(np.maximum(shares, 1 / masks[0].size))  # amounts differ by factors: lesions cover 1 % to 90 %
+    low, high = np.percentile(sizes, [25, 75])
     reach = _FENCES * (high - low)
-    is_odd = ((shares < low - reach) | (shares > high + reach)) & (len(masks) >= _ENOUGH)
+    is_odd = ((sizes < low - reach) | (sizes > high + reach)) & (len(masks) >= _ENOUGH)
     is_odd |= (borders > _MOSTLY) & (not usually_covered)
     odd = np.flatnonzero(is_odd & (shares > 0))
     if len(odd):

@@ -37,7 +37,7 @@ class SampleList:
     classes: int  # K: labels are 0 to K-1
     digest: str  # SHA-256 of the CSV
     label: str  # what the images really are ("phantom", or a stand-in's name); "" for the data set's own
-    remarks: tuple[str, ...]  # how the list's form differs from the documented one, and yet was read
+    remarks: tuple[str, ...] = ()  # how the list's form differs from the documented one, and yet was read
 
     def __len__(self) -> int:
         return len(self.files)
@@ -97,7 +97,8 @@ def read_samples(spec: DatasetSpec, root: Path, split: Split, *, classes: int | 
     listed, remarks = read_list(spec, path)
     folder = root / spec.folder
     files, file_remarks = _matched_files(path, listed, folder / spec.image_folder, "image")
-    masks, mask_remarks = (), ()
+    masks: tuple[str, ...] = ()
+    mask_remarks: list[str] = []
     if spec.mask_folder is not None:
         masks, mask_remarks = _matched_files(path, listed, folder / spec.mask_folder, "mask")
     labels, class_count, label_remarks = _parse_labels(spec, path, listed, classes)
@@ -158,7 +159,11 @@ def _matched_files(
     `UserError` for a name without a file, and for a link whose target is missing.
     """
     try:
-        present = {entry.name.decode("utf-8", "surrogateescape") for entry in os.scandir(os.fsencode(folder)) if entry.is_file()}
+        present = {
+            entry.name.decode("utf-8", "surrogateescape")
+            for entry in os.scandir(os.fsencode(folder))
+            if entry.is_file()
+        }
     except OSError as error:
         raise UserError(f"no {kind} folder at {folder} ({error.strerror}); {path} lists its files") from error
     names = [sample.image if kind == "image" else sample.entry for sample in listed]
@@ -189,7 +194,7 @@ def _without_folder(name: str, folder: Path) -> str:
     """Returns the name without `./` and without the folders that `folder` ends with: img/a.png, mel2017/img/a.png."""
     parts = [part for part in name.replace("\\", "/").split("/") if part != "."]
     above = parts[:-1]
-    return parts[-1] if above == list(folder.parts[len(folder.parts) - len(above) :]) else name
+    return parts[-1] if parts and above == list(folder.parts[len(folder.parts) - len(above) :]) else name
 
 
 def _parse_labels(

@@ -73,7 +73,7 @@ def make_chest(source: Path, rows: list[tuple[str, str, int]]) -> Path:
 
 
 def make_mesidor(source: Path, grades: Mapping[str, str | float]) -> Path:
-    """Makes a download of two folders with their sheets, of which the second is spelt otherwise, and ten empty sheets."""
+    """Makes a download of two folders with their sheets, the second spelt otherwise, and ten empty sheets."""
     bases: list[list[list[str | float]]] = [
         [["Image name", "Ophthalmologic department", "Retinopathy grade", "Risk of macular edema "]],
         [["Image name ", "Ophthalmologic department", " Retinopathy grade ", "Risk of macular edema"]],

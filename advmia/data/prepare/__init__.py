@@ -192,11 +192,15 @@ def _new_lists(folder: Path, lists: list[ImageList], label: str) -> list[ImageLi
 def _files(folder: Path, lists: list[ImageList]) -> dict[Path, Content]:
     """Returns the content of every file that the lists name, by the file's path in the layout."""
     files: dict[Path, Content] = {}
+    seen: set[str] = set()  # most images are in several lists
     for image_list in lists:
+        images, masks = folder / image_list.spec.image_folder, folder / (image_list.spec.mask_folder or "")
         for record, entry in image_list.rows:
-            files[folder / image_list.spec.image_folder / record.name] = record.image
+            if record.name not in seen:
+                seen.add(record.name)
+                files[images / record.name] = record.image
             if image_list.spec.mask_folder and record.mask:
-                files[folder / image_list.spec.mask_folder / entry] = record.mask
+                files[masks / entry] = record.mask
     return files
 
 

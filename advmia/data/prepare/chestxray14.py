@@ -152,7 +152,7 @@ def _findings(labels: str, where: str) -> set[str]:
 
 
 def _bits(findings: set[str]) -> str:
-    return "b" + "".join(str(int(finding in findings)) for finding in CHEST_FINDINGS)
+    return "b" + "".join("1" if finding in findings else "0" for finding in CHEST_FINDINGS)
 
 
 def _parts(files: list[Path]) -> tuple[dict[str, str], list[str]]:

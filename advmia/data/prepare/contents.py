@@ -41,7 +41,7 @@ def _resolved(path: Path) -> str:
 def _link_target(path: Path) -> str:
     """Returns where a link points to, "" for a file that is no link or is not there."""
     try:
-        return os.readlink(path)
+        return str(path.readlink())
     except OSError:
         return ""
 
@@ -111,9 +111,12 @@ def missing_files(files: dict[Path, Content]) -> dict[Path, Content]:
     """
     missing = {}
     _folder_facts.cache_clear()
-    present = {folder: _names_in(folder) for folder in {target.parent for target in files}}
+    present: dict[str, set[str]] = {}
     for target, content in tqdm(files.items(), desc="checking", unit="file", disable=None):
-        if target.name not in present[target.parent]:
+        folder, _, name = str(target).rpartition(os.sep)
+        if folder not in present:
+            present[folder] = _names_in(Path(folder))
+        if name not in present[folder]:
             missing[target] = content
         elif isinstance(content, Original) and _link_target(target) == _resolved(content.path):
             continue
@@ -154,6 +157,10 @@ def write_files(files: dict[Path, Content], *, link: bool) -> None:
                 f"cannot write {target} ({error}): remove the cause and run again, which continues"
             ) from error
 
+    def write_all(share: list[tuple[Path, Content]]) -> None:
+        for file in share:
+            write(file)
+
     pending = list(files.items())
     for folder in {target.parent for target in files}:
         try:
@@ -166,8 +173,9 @@ def write_files(files: dict[Path, Content], *, link: bool) -> None:
     ):
         for start in range(0, len(pending), BATCH):
             batch = [(target, content.loaded()) for target, content in pending[start : start + BATCH]]
-            for _ in pool.map(write, batch):
-                progress.update()
+            for _ in pool.map(write_all, [batch[first::THREADS] for first in range(THREADS)]):
+                pass
+            progress.update(len(batch))
 
 
 def open_image(path: Path) -> Image.Image:

@@ -144,5 +144,6 @@ def binary_mask(mask: Path, image: Path) -> np.ndarray:
     except UserError:
         raise
     except Exception as error:  # Pillow raises a dozen kinds of exceptions for damaged files
-        raise UserError(f"{mask} is not a readable mask ({error}): download or unpack it again") from error
+        reason = str(error).partition(": --")[0]  # without a flag that `prepare` has not
+        raise UserError(f"{mask} is not a readable mask ({reason}): download or unpack it again") from error
     return np.asarray(Image.fromarray(foreground).resize(open_image(image).size, Image.Resampling.NEAREST))

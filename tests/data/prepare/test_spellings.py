@@ -84,12 +84,12 @@ def test_covid_whatever_its_spelling(tmp_path: Path, mask_name: Callable[[str], 
         folder.mkdir(parents=True, exist_ok=True)
         name = respelled(path.stem)
         is_mask = path.parent.name == "masks"
-        image = Image.open(path)
+        image: Image.Image = Image.open(path)
         if is_mask:  # large areas, which survive JPEG
             image = Image.fromarray(np.kron(np.array([[0, 255], [255, 0]], np.uint8), np.ones((16, 16), np.uint8)))
             image.save(path)
         target = folder / (mask_name(name) if is_mask else f"{name}.png")
-        image.save(target, **({"quality": 95} if target.suffix == ".jpg" else {}))
+        image.save(target, quality=95)  # of JPEGs
     lines = prepare_dataset("covid19radiography", other, tmp_path / "data")
     for side in ("train", "test"):
         assert read_list(tmp_path / f"data/covidSeg/{side}Seg.csv") == read_list(

@@ -150,6 +150,12 @@ def visual_parser(task: Task, description: str | None) -> Parser:
         help="image to draw an adversarial image's map on: the adversarial image (attacked), or the clean one (clean,"
         " as in the published code)",
     )
+    group.add_argument(
+        "--mapOf",
+        type=one_of(("true", "predicted")),
+        default="true",
+        help="class that the maps explain: the true class (as in the published code), or the one that is predicted",
+    )
     _add_attacks(group, task, ["pgd"])
     _add_common(parser, bs=16)
     return parser

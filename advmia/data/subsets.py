@@ -1,4 +1,4 @@
-"""Says in results what a list's images are: generated, a stand-in, or a part of the published data set."""
+"""Says whether a data set's lists hold only a part of the published ones, so that no part passes for the whole."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from advmia.data.markers import read_markers
 from advmia.data.specs import DatasetSpec, Split
 
 
-def image_label(spec: DatasetSpec, root: Path, split: Split, rows: int) -> str:
-    """Returns the label of a list's images: "phantom", a stand-in's name, "subset 100 of 2750", or "".
+def describe_subset(spec: DatasetSpec, root: Path, split: Split, rows: int) -> str:
+    """Returns e.g. "subset 100 of 2750", or "" for lists that are complete, or of images with a label of their own.
 
-    A data set is a subset if its two lists together have fewer rows than the published ones; its two lists get the same
-    label. If there is only one list, it is compared alone.
+    A data set is a subset if its two lists together have fewer rows than the published ones, so that both lists are
+    described alike. If there is only one list, it is compared alone.
 
     Args:
         spec: the data set.
@@ -22,10 +22,8 @@ def image_label(spec: DatasetSpec, root: Path, split: Split, rows: int) -> str:
     """
     path = spec.list_path(root, split)
     facts = read_markers(path.parent).get(path.name, {})
-    if facts.get("label"):
-        return str(facts["label"])
     published = facts.get("published") or spec.published_rows
-    if not published:
+    if facts.get("label") or not published:
         return ""
     other: Split = "test" if split == "train" else "train"
     other_path = spec.list_path(root, other)

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from advmia.errors import UserError
 from advmia.runtime.files import atomic_write, write_error
+from advmia.runtime.progress import Bar
 
 # Each file is synced to disk before it gets its name. With eight threads, 800 radiographs of 64 pixels take 0.5 s
 # instead of 4.4 s.
@@ -112,7 +112,7 @@ def missing_files(files: dict[Path, Content]) -> dict[Path, Content]:
     missing = {}
     _folder_facts.cache_clear()
     present: dict[str, set[str]] = {}
-    for target, content in tqdm(files.items(), desc="checking", unit="file", disable=None):
+    for target, content in Bar(files.items(), desc="checking", unit="files"):
         folder, _, name = str(target).rpartition(os.sep)
         if folder not in present:
             present[folder] = _names_in(Path(folder))
@@ -168,7 +168,7 @@ def write_files(files: dict[Path, Content], *, link: bool) -> None:
         except OSError as error:
             raise write_error(folder, error) from error
     with (
-        tqdm(total=len(pending), desc="linking" if link else "copying", unit="file", disable=None) as progress,
+        Bar(total=len(pending), desc="linking" if link else "copying", unit="files") as progress,
         ThreadPoolExecutor(THREADS) as pool,
     ):
         for start in range(0, len(pending), BATCH):

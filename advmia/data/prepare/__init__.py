@@ -23,6 +23,7 @@ from advmia.data.prepare.patients import with_patients
 from advmia.data.prepare.records import Collection
 from advmia.errors import UserError
 from advmia.runtime.files import remove_leftovers, write_lock, write_text
+from advmia.runtime.garbage import paused_collection
 
 # What --dataset takes, and the function that reads each download.
 DOWNLOADS: dict[str, Callable[[Path], Collection]] = {
@@ -127,6 +128,7 @@ def _unlisted(collection: Collection, lists: list[ImageList]) -> list[str]:
     return [f"left out {len(names)} images of the download, which no list names ({names[0]}, ...)"] if names else []
 
 
+@paused_collection()
 def _collect(dataset: str, source: Path, data_root: Path) -> Collection:
     """Reads the download. Raises `UserError` if it is unknown or unreadable, or labels an image twice."""
     if dataset not in DOWNLOADS:
@@ -149,6 +151,7 @@ def _collect(dataset: str, source: Path, data_root: Path) -> Collection:
     return collection
 
 
+@paused_collection()
 def _lists(dataset: str, collection: Collection, meta: Path | None, split: str) -> tuple[list[ImageList], list[str]]:
     """Returns the lists, and remarks for the report; the first remark says how the lists were made."""
     if meta is None:

@@ -21,6 +21,7 @@ from advmia.data.prepare.lists import ImageList, derived_lists, describe_lists
 from advmia.data.prepare.meta import published_lists
 from advmia.data.prepare.patients import with_patients
 from advmia.data.prepare.records import Collection
+from advmia.data.prepare.sources import NAMED
 from advmia.errors import UserError
 from advmia.runtime.files import remove_leftovers, write_lock, write_text
 from advmia.runtime.garbage import paused_collection
@@ -125,7 +126,9 @@ def _unlisted(collection: Collection, lists: list[ImageList]) -> list[str]:
     """Returns a report line about the images of the download that are in no list, or no line."""
     listed = {record.name for image_list in lists for record, _ in image_list.rows}
     names = [record.name for record in collection.records if record.name not in listed]
-    return [f"left out {len(names)} images of the download, which no list names ({names[0]}, ...)"] if names else []
+    if not names:
+        return []
+    return [f"left out {len(names)} images of the download, which no list names (e.g. {', '.join(names[:NAMED])})"]
 
 
 @paused_collection()

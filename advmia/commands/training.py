@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
+import torch
 from torch import nn
 
 from advmia.attacks.inference import compile_copies
@@ -44,6 +45,7 @@ from advmia.runtime.terminal import say
 from advmia.tasks import Task
 from advmia.training.curves import TrainingCurves
 from advmia.training.loop import Epoch, Position, Saver, Training, fit
+from advmia.training.memory import shortage
 from advmia.training.methods import METHODS, Method, MethodSettings, default_beta
 from advmia.training.selection import Selection
 from advmia.training.validation import Validation, epoch_line
@@ -64,6 +66,7 @@ def train(task: Task, args: argparse.Namespace) -> None:
         test_data=test_data.facts,
     )
     if args.valFraction is not None:
+        _check_divisible(train_data)
         train_data, test_data = hold_out(train_data, args.valFraction, seed=args.seed)
     checkpoint = args.saveDir / task.checkpoint_name(settings)
     with lock_outputs(checkpoint):
@@ -76,6 +79,9 @@ def train(task: Task, args: argparse.Namespace) -> None:
             rename_earlier_training(checkpoint, status, resume=args.resume)
         method = _method(task, settings, machine.on_device(helper.model, inputs.device) if helper else None)
         training = _training(task, inputs, train_data, model, method)
+        lack = shortage(training, inputs.spec.size) if distributed.is_main() else ""
+        if lack:
+            say(f"warning: {args.method} with {args.model} at {inputs.spec.size} pixels: {lack}")
         check_scorable(test_data)
         validation = Validation(task, model, inputs.evaluation_loader(test_data), settings)
         _run(task, args, checkpoint, settings, training, validation)
@@ -165,6 +171,18 @@ def _load_helper(inputs: Inputs, classes: int) -> LoadedModel | None:
     if args.helperModel is None or args.helperWeight is None:
         raise UserError("--method hat needs --helperModel and --helperWeight: a naturally trained network")
     return load_model(args.helperModel, args.helperWeight, inputs.spec, classes=classes)
+
+
+def _check_divisible(data: ImageData) -> None:
+    """Raises `UserError` if no --valFraction divides the images: both parts need an image, and one of each class."""
+    is_single_label = data.samples.spec.task == "single-label"
+    labels = data.targets(data.indices) if is_single_label else torch.zeros(len(data), dtype=torch.int64)
+    for label, count in enumerate(torch.bincount(labels).tolist()):
+        if count == 1:
+            what = f"class {label} has one image only" if is_single_label else "there is one image only"
+            raise UserError(
+                f"{data.samples.path}: {what}, so none can be held out: leave out --valFraction, or use more"
+            )
 
 
 def _compare_helper(args: argparse.Namespace, helper: LoadedModel | None, data: ImageData) -> None:

@@ -124,7 +124,10 @@ run_steps() {
     printf '$ %s\n' "${COMMANDS[i]}" >>"$log"
     # tee -i ignores Ctrl-C, so the log gets what the command prints after it.
     bash -c "${COMMANDS[i]}" </dev/null 2>&1 | tee -ai "$log" || status=$?
-    if [ $status != 0 ]; then
+    if [[ $status =~ ^(129|130|143)$ ]]; then # SIGHUP, Ctrl-C and SIGTERM
+      echo "${0##*/}: stopped in ${STEPS[i]}; finished steps are kept, and the same command continues; log: $log" >&2
+      exit $status
+    elif [ $status != 0 ]; then
       echo "${0##*/}: ${STEPS[i]} failed with status $status; finished steps are kept; log: $log" >&2
       exit $status
     fi

@@ -28,6 +28,7 @@ from advmia.data.loading import EvaluationLoader, ImageData
 from advmia.data.readers import count_listed_classes, read_samples
 from advmia.data.specs import DatasetSpec
 from advmia.evaluation import reliability
+from advmia.evaluation.guessing import base_rate
 from advmia.evaluation.loop import EvaluationOptions, evaluate, result_row
 from advmia.evaluation.origin import check_dataset, check_training
 from advmia.evaluation.tally import Evaluation
@@ -53,7 +54,7 @@ def test(task: Task, args: argparse.Namespace) -> None:
     check = check_training({name.removesuffix("_training"): known for name, known in trainings.items()}, data)
     if check.verdict == "warning":
         say(f"warning: {check.reason}")
-    with lock_outputs(_stem(args, inputs.spec)):
+    with lock_outputs(_stem(args, inputs.spec, is_transfer=source is not target)):
         results = _open_results(task, inputs, data, (target.sha256, source.sha256), trainings)
         source_network = None if source is target else machine.on_device(source.model, inputs.device)
         target_network = machine.on_device(target.model, inputs.device)
@@ -84,7 +85,11 @@ class _Run:
         if self.results.find(CLEAN, 0) is None:
             clean = self.evaluate(CLEAN, _NO_ATTACK, None)
             self.results.add(result_row(CLEAN, _NO_ATTACK, (), clean.scores, clean))
-        print(self.task.clean_line(self.results.row(CLEAN, 0).scores), flush=True)
+        clean_row = self.results.row(CLEAN, 0)
+        check = base_rate(self.task, self.data).check(clean_row.scores, torch.tensor(clean_row.outcomes))
+        if check.verdict == "warning":  # before the scores, which say nothing then
+            print(check.line)
+        print(self.task.clean_line(clean_row.scores), flush=True)
         for name in self.inputs.args.attacks:
             print(name)
             for grey_eps in dict.fromkeys(self.inputs.args.epsilons):
@@ -126,8 +131,10 @@ class _Run:
 
 
 def result_path(task: Task, args: argparse.Namespace) -> Path:
-    """Returns the path of the JSON file that `test` will write. Reads no files."""
-    stem = _stem(args, choose_spec(args, args.targetModel, _source(args)[0]))
+    """Returns the path of the JSON file that `test` will write, unless another run has this name. Reads no files."""
+    source_model, source_weight = _source(args)
+    is_transfer = (source_model, source_weight) != (args.targetModel, args.targetWeight)
+    stem = _stem(args, choose_spec(args, args.targetModel, source_model), is_transfer=is_transfer)
     return ResultFile(stem, facts={}, score_names=task.score_names, run={}, details={}).json_path
 
 
@@ -136,19 +143,26 @@ def _source(args: argparse.Namespace) -> tuple[str, Path]:
     return args.surrogateModel or args.targetModel, args.surrogateWeight or args.targetWeight
 
 
-def _stem(args: argparse.Namespace, spec: DatasetSpec) -> Path:
-    return result_stem(args.resultDir, spec.name, args.targetWeight, _source(args)[1])
+def _stem(args: argparse.Namespace, spec: DatasetSpec, *, is_transfer: bool) -> Path:
+    return result_stem(args.resultDir, spec.name, args.targetWeight, _source(args)[1] if is_transfer else None)
 
 
 def _load_networks(inputs: Inputs) -> tuple[LoadedModel, LoadedModel]:
-    """Loads the target and the source, which are one object in a white-box test."""
+    """Loads the target and the source, which are one object in a white-box test.
+
+    A surrogate with the target's weights is the target, wherever its file lies.
+    """
     args, spec = inputs.args, inputs.spec
     classes = count_listed_classes(spec, args.dataRoot)
     target = load_model(args.targetModel, args.targetWeight, spec, classes=classes)
     source_model, source_weight = _source(args)
     if (source_model, source_weight) == (args.targetModel, args.targetWeight):
         return target, target
-    return target, load_model(source_model, source_weight, spec, classes=target.classes)
+    source = load_model(source_model, source_weight, spec, classes=target.classes)
+    if source.sha256 != target.sha256:
+        return target, source
+    say(f"{source_weight} holds the weights of the target {args.targetWeight}: this is a white-box test")
+    return target, target
 
 
 def _read_trainings(inputs: Inputs, target: LoadedModel, source: LoadedModel) -> dict[str, Any]:
@@ -189,7 +203,8 @@ def _open_results(
     `digests`: the SHA-256 of the target's and of the source's weights. `trainings`: see `_read_trainings`.
     """
     args, samples = inputs.args, data.samples
-    source_model, source_weight = _source(args)
+    is_transfer = digests[0] != digests[1]
+    source_model, source_weight = _source(args) if is_transfer else (args.targetModel, args.targetWeight)
     run: dict[str, Any] = {
         "seed": args.seed,
         "size": inputs.spec.size,
@@ -199,6 +214,7 @@ def _open_results(
         "source_sha256": digests[1],
     }
     record = {
+        "finished": False,  # until the checks at the end
         "versions": machine.versions(inputs.device),
         **trainings,
         "samples": {
@@ -214,10 +230,15 @@ def _open_results(
         "source_model": source_model,
         "source_weight": str(source_weight),
     }
-    results = ResultFile(_stem(args, inputs.spec), facts, task.score_names, run, record)
+    stem = _stem(args, inputs.spec, is_transfer=is_transfer)
+    results = ResultFile(stem, facts, task.score_names, run, record)
     for path in results.resume() if distributed.is_main() else []:
-        say(f"results of another run were there: kept as {path}")
-    results.rows = distributed.broadcast(results.rows)
+        say(f"damaged results, or those of another version, were there: kept as {path}")
+    results.stem, results.rows = distributed.broadcast((results.stem, results.rows))
+    if results.stem != stem:
+        say(
+            f"{stem.name}.json holds results of a run with other settings: those of this run are in {results.json_path}"
+        )
     if results.rows:
         say(f"{len(results.rows)} rows are in {results.csv_path} already and are not repeated")
     return results

@@ -36,6 +36,7 @@ from advmia.data.loading import ImageData, TrainingLoader, hold_out
 from advmia.data.readers import count_listed_classes, read_samples
 from advmia.data.specs import DatasetSpec
 from advmia.errors import UserError
+from advmia.evaluation.guessing import base_rate
 from advmia.evaluation.origin import check_dataset, difference
 from advmia.models import MODELS, build_model, check_init
 from advmia.runtime import distributed, machine
@@ -43,7 +44,7 @@ from advmia.runtime.precision import FP32, Precision
 from advmia.runtime.signals import Stopped
 from advmia.runtime.terminal import say
 from advmia.tasks import Task
-from advmia.training.curves import TrainingCurves
+from advmia.training.curves import Frame, TrainingCurves
 from advmia.training.loop import Epoch, Position, Saver, Training, fit
 from advmia.training.memory import shortage
 from advmia.training.methods import METHODS, Method, MethodSettings, default_beta
@@ -83,7 +84,8 @@ def train(task: Task, args: argparse.Namespace) -> None:
         if lack:
             say(f"warning: {args.method} with {args.model} at {inputs.spec.size} pixels: {lack}")
         check_scorable(test_data)
-        validation = Validation(task, model, inputs.evaluation_loader(test_data), settings)
+        rate = base_rate(task, test_data)
+        validation = Validation(task, model, inputs.evaluation_loader(test_data), settings, rate)
         _run(task, args, checkpoint, settings, training, validation)
 
 
@@ -121,10 +123,12 @@ def _run(
         _load_state(checkpoint, settings, parts, position)
     saver = Saver(save, 60 * args.saveEvery if args.saveEvery else math.inf)
     earlier = [Epoch(**epoch) for epoch in best.epochs]
+    frame = Frame(checkpoint.name, task.selection, validation.score_name, args.epoch, validation.base_rate.score)
     try:
-        with TrainingCurves(checkpoint, task.selection, validation.score_name, earlier, best.epoch) as curves:
-            for epoch in fit(training, validation, position=position, saver=saver, note=validation.note):
-                entry = asdict(replace(epoch, one_class=validation.one_class))
+        with TrainingCurves(checkpoint, frame, earlier, best.epoch) as curves:
+            for trained in fit(training, validation, position=position, saver=saver, note=validation.note):
+                epoch = replace(trained, warning=validation.warning, one_class=validation.one_class)
+                entry = asdict(epoch)
                 is_best = best.offer(entry, selection.value(entry))
                 print(epoch_line(task, epoch, args.epoch, is_best), flush=True)
                 curves.add(epoch, best.epoch)
@@ -143,7 +147,8 @@ def _load_state(checkpoint: Path, settings: TrainingSettings, parts: dict[str, S
     """Loads the state of all parts in every rank, if there is a state file (collective)."""
     states = distributed.broadcast(read_training(checkpoint, settings) if distributed.is_main() else None)
     if states is None:
-        say(f"--resume: there is no {state_path(checkpoint)}; starting a new training")
+        if checkpoint.exists():  # of a training that was killed before its first state was saved
+            say(f"--resume: there is no {state_path(checkpoint)}; starting this training again")
         return
     try:
         for name, part in parts.items():

@@ -10,13 +10,13 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from advmia.attacks import ATTACKS
 from advmia.attacks.common import Objective, frozen_eval, input_gradient
 from advmia.attacks.inference import Blocks, inference_copy
 from advmia.data.loading import Batch, EvaluationLoader
 from advmia.metrics import mask_overlap
+from advmia.runtime.progress import Bar
 from advmia.runtime.rng import SampleRng
 from advmia.tasks import Task
 
@@ -215,7 +215,7 @@ def _moved_buffers(network: nn.Module, before: dict[str, Tensor]) -> set[str]:
 
 def _first(loader: Iterable[Batch], count: int) -> Iterator[Batch]:
     """Yields the loader's first `count` images; the last batch is cut short."""
-    for batch in tqdm(loader, desc="reliability", unit="batch", disable=None, leave=False):
+    for batch in Bar(loader, desc="reliability", unit="batches", leave=False):
         yield Batch(batch.x[:count], batch.y[:count], batch.index[:count])
         count -= len(batch)
         if count <= 0:

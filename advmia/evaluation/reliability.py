@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, fields
-from pathlib import Path
 
+import torch
 from torch import nn
 
 from advmia.data.loading import EvaluationLoader
 from advmia.evaluation.checks import Check, ScoreTable, report
+from advmia.evaluation.guessing import base_rate
 from advmia.evaluation.origin import check_training
 from advmia.evaluation.probe import Probe, probe_network
 from advmia.results.read import RunRecord, results_at
+from advmia.results.rows import CLEAN
 from advmia.results.write import ResultFile
 from advmia.tasks import Task
+
+_KEPT_BYTES = 200  # of a long name, by `advmia.results.write.result_stem`
 
 
 def conclude(
@@ -28,10 +33,16 @@ def conclude(
         probe = probe_network(source or target, loader, task, target=target, seed=results.run["seed"])
     table = {(row.attack, row.grey_eps): row.scores[task.selection] for row in results.rows}
     others = _results_beside(results, task.selection)
-    checks = report(table, probe, score=task.selection, transfer=results.is_transfer, others=others)
+    rate, clean = base_rate(task, loader.data), results.row(CLEAN, 0)
     names = ("target", "source") if results.is_transfer else ("target",)
-    checks.append(check_training({name: results.details.get(f"{name}_training") for name in names}, loader.data))
+    checks = [
+        rate.check(clean.scores, torch.tensor(clean.outcomes)),
+        *report(table, probe, score=task.selection, transfer=results.is_transfer, others=others),
+        check_training({name: results.details.get(f"{name}_training") for name in names}, loader.data),
+    ]
     results.details["probe"], results.details["reliability"] = asdict(probe), [vars(check) for check in checks]
+    results.details["base_rate"] = {"score": rate.score, "answer": rate.answer}
+    results.details["finished"] = True
     results.save()
     return checks
 
@@ -56,11 +67,11 @@ def _results_beside(results: ResultFile, score: str) -> dict[str, ScoreTable]:
 
     For a transfer run these are the white-box results of its target on the same images, and the other way round.
     """
-    source_name = Path(results.facts["source_weight"]).name
-    white_box = results.stem.name.removesuffix(f"__from__{source_name}")
+    # All are named after the target, and long names keep these bytes. Reading any other file would only take time.
+    beginning = os.fsencode(results.published_name.partition("__from__")[0])[:_KEPT_BYTES]
     tables = {}
     for path in sorted(results.stem.parent.glob("*.json")):
-        if path == results.json_path or not path.name.startswith((f"{white_box}.json", f"{white_box}__from__")):
+        if path == results.json_path or not os.fsencode(path.name).startswith(beginning):
             continue
         other = results_at(path)
         if other is not None and _is_comparable(other, results):

@@ -17,18 +17,24 @@ def score_of(name: str, values: Values) -> Score:
     return score_named(name, [value.score for row in values for value in row if value is not None])
 
 
-def score_cells(values: Values, comparable: Sequence[Hashable], score: Score) -> list[list[Cell]]:
+def score_cells(
+    values: Values, comparable: Sequence[Hashable], score: Score, warned: Sequence[bool]
+) -> list[list[Cell]]:
     """Returns the cells of a table, the best of each column marked.
 
-    `comparable`: a key for each row. The best is chosen among rows with equal keys.
+    `comparable`: a key for each row. The best is chosen among rows with equal keys. `warned`: for each row whether a
+    check warns of it; such a row is never the best.
     """
-    cells = [[Cell(cell_text(value, score)) for value in row] for row in values]
+    cells = [
+        [Cell(cell_text(value, score), warned=is_warned and value is not None) for value in row]
+        for row, is_warned in zip(values, warned, strict=True)
+    ]
     for column in range(len(values[0])):
         for key in dict.fromkeys(comparable):
             scores: dict[int, float] = {}  # by row
             for row, row_key in enumerate(comparable):
                 value = values[row][column]
-                if row_key == key and value is not None and not math.isnan(value.score):
+                if row_key == key and not warned[row] and value is not None and not math.isnan(value.score):
                     scores[row] = value.score
             if len(scores) < 2:
                 continue

@@ -1,4 +1,7 @@
-"""Draws curves of scores over eps, which differ in colour, marker and line style, so that grey print shows them too."""
+"""Draws curves of scores over eps, which differ in colour and marker, so that grey print shows them too.
+
+A dashed curve is one that a check warns of. Of a test that was stopped, the last marker is hollow.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from advmia.results.differences import identity_columns
 from advmia.results.rows import CLEAN, is_bounded
-from advmia.results.scored import ScoredRun
+from advmia.results.scored import ScoredRun, guessing_score
+from advmia.results.scores import SCORES, Score
 from advmia.runtime.files import atomic_write
 
 if TYPE_CHECKING:
@@ -22,17 +26,20 @@ if TYPE_CHECKING:
 # yellow, which is too pale on white.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = "osD^vP*X<"
-_LINES = ("-", "--", "-.", ":")
+_WIDTH, _RIM = 1.3, 2.0  # points: of a line, and what a line is wider than an equal one that is drawn over it
 _PANELS_ACROSS = 3  # at most
 # Curves of one panel are shifted sideways: the distance of neighbours, and the largest distance, in points of print.
 _STEP, _SPREAD = 2.5, 8.0
 _POINTS_PER_INCH = 72
 _TICKS = 16  # an axis has room for this many labels
+_GUESSING = "guessing: the best answer that is the same for every image"
+_LEGEND_TITLE = "bars: 95 % confidence interval; markers at one eps stand side by side"
+_WARNED = "\ndashed: a check warns of these scores, see the tables"
 
 
 @dataclass(frozen=True)
 class Point:
-    """A score at one eps, and its 95 % confidence interval from `low` to `high`; all three in percent."""
+    """A score at one eps, and its 95 % confidence interval from `low` to `high`, in the unit of the tables."""
 
     grey_eps: float
     score: float
@@ -46,11 +53,39 @@ class Curve:
 
     name: str
     points: dict[str, list[Point]]
+    warned: bool = False  # a check warns of the scores
+    unfinished: bool = False  # the test was stopped
+    guessing: float | None = None  # the score of the best answer that is the same for every image, in the tables' unit
+
+    @property
+    def label(self) -> str:
+        """The name in the legend."""
+        if self.unfinished:
+            return f"{self.name} (unfinished)"
+        return f"{self.name} (warning)" if self.warned else self.name
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What a picture shows beside its curves."""
+
+    title: str
+    score: Score
+
+    @property
+    def scale(self) -> float:
+        """The highest score in the unit of the tables: 100 for percent."""
+        return 100.0 if self.score.percent else 1.0
+
+    @property
+    def axis_label(self) -> str:
+        return f"{self.score.label} (%)" if self.score.percent else self.score.label
 
 
 def curves_of(group: Sequence[ScoredRun], score_name: str) -> list[Curve]:
     """Returns a curve for each run, as the rows of a table name it. The clean score stands at eps 0 of every attack."""
     show_images = len({run.record.images for run in group}) > 1
+    scale = 100 if SCORES[score_name].percent else 1
     curves = []
     for run, (method, *settings) in zip(group, identity_columns([run.record for run in group])[1], strict=True):
         points: dict[str, list[Point]] = {}
@@ -59,16 +94,25 @@ def curves_of(group: Sequence[ScoredRun], score_name: str) -> list[Curve]:
             if not math.isnan(value.score):
                 assert value.interval is not None, f"{score_name} has no interval"
                 low, high = value.interval
-                point = Point(column.grey_eps, 100 * value.score, 100 * low, 100 * high)
+                point = Point(column.grey_eps, scale * value.score, scale * low, scale * high)
                 points.setdefault(column.attack, []).append(point)
         clean = points.pop(CLEAN, [])
         details = [*settings, f"{run.record.images} images" if show_images else ""]
         name = " ".join([method, *(f"({detail})" for detail in details if detail)])
-        curves.append(Curve(name, {attack: clean + attacked for attack, attacked in points.items()}))
+        guessing = guessing_score(run.record)
+        curves.append(
+            Curve(
+                name,
+                {attack: clean + attacked for attack, attacked in points.items()},
+                warned=bool(run.record.warnings),
+                unfinished=run.record.is_unfinished,
+                guessing=None if guessing is None else scale * guessing,
+            )
+        )
     return curves
 
 
-def plot_curves(curves: Sequence[Curve], title: str, axis_label: str, stem: Path) -> list[Path]:
+def plot_curves(curves: Sequence[Curve], picture: Picture, stem: Path) -> list[Path]:
     """Draws `<stem>.png` and `<stem>.pdf` with a panel for each attack, and returns their paths.
 
     Draws nothing where there is no attack. Equal curves give equal files: these have no time stamp.
@@ -84,7 +128,7 @@ def plot_curves(curves: Sequence[Curve], title: str, axis_label: str, stem: Path
     # "default" overrides the user's own settings. Journals ask for Type 42 fonts, which keep text as text in the PDF.
     # Dollar signs in a name do not make it a formula.
     with plt.style.context(["default", {"pdf.fonttype": 42, "font.size": 9, "text.parse_math": False}]):
-        figure = _draw(curves, attacks, title, axis_label)
+        figure = _draw(curves, attacks, picture)
         paths = []
         for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None, "Producer": None})):
             paths.append(stem.with_name(f"{stem.name}.{kind}"))
@@ -94,48 +138,51 @@ def plot_curves(curves: Sequence[Curve], title: str, axis_label: str, stem: Path
     return paths
 
 
-def _draw(curves: Sequence[Curve], attacks: Sequence[str], title: str, axis_label: str) -> Figure:
+def _draw(curves: Sequence[Curve], attacks: Sequence[str], picture: Picture) -> Figure:
     """Draws the panels, and the legend below them."""
     import matplotlib.pyplot as plt
 
     across = min(len(attacks), _PANELS_ACROSS)
     down = -(-len(attacks) // across)
     width = max(4.6, 0.6 + 3.0 * across)  # inches
-    legend_columns = 2 if max(len(curve.name) for curve in curves) < 5 * width else 1
+    legend_columns = 2 if max(len(curve.label) for curve in curves) < 5 * width else 1
     size = (width, 0.9 + 2.7 * down + 0.2 * -(-len(curves) // legend_columns))
     figure, grid = plt.subplots(down, across, figsize=size, sharey=True, squeeze=False, layout="constrained")
     panels = list(grid.flat)
     for panel, attack in zip(panels, attacks, strict=False):
         _draw_panel(panel, curves, attack)
+        panel.set_ylim(-0.03 * picture.scale, 1.03 * picture.scale)
     for panel in panels[len(attacks) :]:
         panel.set_axis_off()
     for panel in grid[:, 0]:
-        panel.set_ylabel(axis_label)
+        panel.set_ylabel(picture.axis_label)
     artists: dict[str, Artist] = {}
     for panel in panels:
         handles, names = panel.get_legend_handles_labels()
         artists |= dict(zip(names, handles, strict=True))
-    names = [curve.name for curve in curves if curve.name in artists]
+    names = [label for label in [*(curve.label for curve in curves), _GUESSING] if label in artists]
     figure.legend(
         [artists[name] for name in names],
         names,
-        title="bars: 95 % confidence interval; markers at one eps stand side by side",
+        title=_LEGEND_TITLE + (_WARNED if any(curve.warned for curve in curves) else ""),
         title_fontsize=8,
         ncols=legend_columns,
         loc="outside lower center",
         frameon=False,
     )
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(picture.title, fontsize=10)
     return figure
 
 
 def _draw_panel(panel: Axes, curves: Sequence[Curve], attack: str) -> None:
-    """Draws the curves of one attack. Each curve has the same style in every panel."""
+    """Draws the curves of one attack. Each curve has the same colour and marker in every panel."""
     from matplotlib.transforms import ScaledTranslation
 
     shown = [(number, curve) for number, curve in enumerate(curves) if curve.points.get(attack)]
     for position, (number, curve) in enumerate(shown):
         points = curve.points[attack]
+        # Of equal curves, the first is the widest, so that it shows beneath the others.
+        equal = sum(later.points[attack] == points for _, later in shown[position + 1 :])
         # Curves are shifted in points of print, not in grey levels, so that bars at one eps do not hide each other.
         step = min(_STEP, _SPREAD / len(shown)) / _POINTS_PER_INCH
         shift = ScaledTranslation((position - (len(shown) - 1) / 2) * step, 0, panel.figure.dpi_scale_trans)
@@ -148,20 +195,27 @@ def _draw_panel(panel: Axes, curves: Sequence[Curve], attack: str) -> None:
             ],
             color=_COLOURS[number % len(_COLOURS)],
             marker=_MARKERS[number % len(_MARKERS)],
-            linestyle=_LINES[number % len(_LINES)],
+            linestyle="--" if curve.warned else "-",
             markersize=4.5,
-            linewidth=1.3,
+            linewidth=_WIDTH + _RIM * equal,
             elinewidth=0.8,
             capsize=2,
-            label=curve.name,
+            label=curve.label,
             transform=panel.transData + shift,
         )
+        if curve.unfinished:
+            last = points[-1]
+            panel.plot(
+                last.grey_eps, last.score, marker="o", color="white", transform=panel.transData + shift, zorder=4
+            )
+    for guessing in sorted({curve.guessing for _, curve in shown if curve.guessing is not None}):
+        panel.axhline(guessing, color="#666666", linestyle=(0, (1, 3)), linewidth=1.0, label=_GUESSING)
     grey_eps = {point.grey_eps for _, curve in shown for point in curve.points[attack]}
     margin = 0.08 * (max(grey_eps) - min(grey_eps)) or 1.0  # room for the shifted bars
     panel.set_xlim(min(grey_eps) - margin, max(grey_eps) + margin)
     ticks = _legible(grey_eps)
     title = attack if is_bounded(attack) else f"{attack} (eps: a step, no bound)"
-    panel.set(title=title, xlabel="eps (grey levels out of 255)", ylim=(-3, 103), xticks=ticks)
+    panel.set(title=title, xlabel="eps (grey levels out of 255)", xticks=ticks)
     panel.set_xticklabels([f"{tick:g}" for tick in ticks])
     panel.grid(alpha=0.3)
 

@@ -23,6 +23,8 @@ SHARED_SETTINGS = ("epochs", "batch_size", "lr", "weight_decay", "init", "seed",
 _FACTS = ("dataset", "target_model", "target_weight", "source_model", "source_weight")
 _RUN = ("seed", "size", "data", "target_sha256", "source_sha256")
 _DATA = ("content", "sha256", "pixels_crc32")
+# Keys of what else the commands write as .json: the record of a training, and that of Grad-CAM maps.
+_OTHER_RECORDS = ({"settings", "epochs", "best_epoch"}, {"run", "finished", "maps"})
 _DIGEST_LENGTH, _SHOWN_DIGITS = 32, 8  # characters: a text of 32 or more is a digest; tables show its first 8
 
 
@@ -99,6 +101,16 @@ class RunRecord:
         return tuple(map(str, values))
 
     @property
+    def warnings(self) -> list[str]:
+        """What the checks at the end of the run warn of, as `<check>: <reason>`."""
+        return warnings_in(self.content)
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether the run was stopped before its end."""
+        return self.content.get("finished") is False
+
+    @property
     def unknown_keys(self) -> set[str]:
         """Keys in the file's rows that this version does not know; `rows` lacks them."""
         return {key for row in self.content["rows"] for key in row} - ROW_KEYS
@@ -118,7 +130,7 @@ def read_records(paths: Sequence[Path]) -> list[RunRecord]:
 
     A file that is named twice, or copied, counts once. Raises `UserError` if a file is no result file, or none exists.
     """
-    files = {file.resolve(): file for path in paths for file in (path.glob("*.json") if path.is_dir() else [path])}
+    files = {file.resolve(): file for path in paths for file in (_results_in(path) if path.is_dir() else [path])}
     records: dict[str, RunRecord] = {}  # by the SHA-256 of the file
     for file in sorted(files.values()):
         record = read_results(file)
@@ -128,6 +140,18 @@ def read_records(paths: Sequence[Path]) -> list[RunRecord]:
     if not records:
         raise UserError(f"no result files (.json, written by the test scripts) in {', '.join(map(str, paths))}")
     return sorted(records.values(), key=RunRecord.order)
+
+
+def _results_in(folder: Path) -> list[Path]:
+    """Returns the .json files in a folder, except those that another command has written: they are no mistake."""
+    files: list[Path] = []
+    others: list[Path] = []
+    for file in sorted(folder.glob("*.json")):
+        keys = (read_json_object(file) or {}).keys()
+        (others if any(keys >= record for record in _OTHER_RECORDS) else files).append(file)
+    if others:
+        say(f"{folder}: {len(others)} records of trainings and maps are no result files and are left out")
+    return files
 
 
 def results_at(file: Path) -> RunRecord | None:
@@ -166,6 +190,9 @@ def _problem(record: RunRecord) -> str | None:
         return "its target_training has no method and eps"
     if not isinstance(record.run["data"], dict):
         return "its run.data is not an object"
+    warnings_in(record.content)  # raises KeyError or TypeError where the checks are damaged
+    if not isinstance(record.content.get("base_rate", {"score": 0.0})["score"], float | int):
+        return "its base_rate has no score"
     seen: set[tuple[str, float]] = set()
     for row in record.rows:
         problem = "is there twice" if (row.attack, row.grey_eps) in seen else _row_problem(row, record.rows[0])
@@ -186,6 +213,18 @@ def _row_problem(row: ResultRow, first: ResultRow) -> str | None:
         return f"has none of the scores {', '.join(SELECTIONS)}, or another than the first row"
     infinite = [name for name, score in row.scores.items() if math.isinf(score)]
     return f"has scores that are not finite: {', '.join(infinite)}" if infinite else None
+
+
+def warnings_in(content: dict[str, Any]) -> list[str]:
+    """Returns the warnings among the checks in the JSON of a result file, as `<check>: <reason>`.
+
+    A run that was stopped has not been checked yet, which is a warning too. Files of older versions do not say whether
+    their run was finished, and count as finished.
+    """
+    if content.get("finished") is False:
+        return ["unfinished: the test has not reached its end and is not checked; the same command continues it"]
+    checks = content.get("reliability") or []
+    return [f"{check['check']}: {check['reason']}" for check in checks if check["verdict"] == "warning"]
 
 
 def setting_text(value: Any) -> str:

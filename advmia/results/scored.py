@@ -84,6 +84,22 @@ def column_heads(runs: Iterable[ScoredRun]) -> dict[Column, str]:
     }
 
 
+def guessing_score(record: RunRecord) -> float | None:
+    """Returns the score of the best answer that is the same for every image; None where it is not known.
+
+    A test records it. Of older files, it is computed from the labels: that of masks cannot be.
+    """
+    recorded = record.content.get("base_rate")
+    if recorded is not None:
+        return float(recorded["score"])
+    if record.task is MULTI_LABEL:
+        return 0.5
+    labels = record.content.get("samples", {}).get("label")
+    if record.task is SEGMENTATION or not labels:
+        return None
+    return float(np.unique(labels, return_counts=True)[1].max()) / len(labels)
+
+
 def finding_labels(record: RunRecord) -> np.ndarray:
     """Returns which of the 14 findings each image has: (N, 14) of 0 and 1."""
     return np.array(record.content["samples"]["label"], dtype=np.int64).reshape(-1, len(CHEST_FINDINGS))

@@ -12,7 +12,7 @@ from advmia.errors import UserError
 from advmia.results.cells import score_cells, score_of
 from advmia.results.costs import cost_table
 from advmia.results.differences import identity_columns
-from advmia.results.plots import curves_of, plot_curves
+from advmia.results.plots import Picture, curves_of, plot_curves
 from advmia.results.read import RunRecord, read_records
 from advmia.results.render import EXTENSIONS, Cell, Table, render_tables
 from advmia.results.rows import is_bounded
@@ -46,7 +46,7 @@ def write_tables(paths: Sequence[Path], out: Path | None, *, form: str = "md", s
         images = " or ".join(dict.fromkeys(str(run.record.images) for run in group))
         score = first.task.selection
         title = f"{first.dataset}, {first.model}: {images} images"
-        plot_curves(curves_of(group, score), title, f"{SCORES[score].label} (%)", out / stem)
+        plot_curves(curves_of(group, score), Picture(title, SCORES[score]), out / stem)
     return render_tables(tables, "md")
 
 
@@ -94,13 +94,15 @@ def _score_table(group: Sequence[ScoredRun], name: str) -> Table:
     values = [[run.get(column, name) for column in columns] for run in group]
     score = score_of(name, values)
     heads, identities = identity_columns(_records(group))
-    cells = score_cells(values, [run.record.conditions for run in group], score)
+    warnings = _warnings(group)
+    cells = score_cells(values, [run.record.conditions for run in group], score, list(map(bool, warnings)))
     rows = tuple(
         (*map(Cell, (*identity, str(run.record.images))), *numbers)
         for run, identity, numbers in zip(group, identities, cells, strict=True)
     )
     title = f"{group[0].record.dataset}, {group[0].record.model}: {score.heading}, {_BY}"
-    return Table(title, (*heads, "images", *columns.values()), rows, _notes(group))
+    footnotes = _footnotes(warnings, identities)
+    return Table(title, (*heads, "images", *columns.values()), rows, _notes(group), tuple(warnings), footnotes)
 
 
 def _finding_table(group: Sequence[ScoredRun]) -> Table:
@@ -113,14 +115,28 @@ def _finding_table(group: Sequence[ScoredRun]) -> Table:
     ]
     values = [[run.get(column, finding) for column in columns] for _, finding, _, run in lines]
     comparable = [(finding, run.record.conditions) for _, finding, _, run in lines]
-    cells = score_cells(values, comparable, SCORES["auroc"])
+    warnings = _warnings(group)
+    cells = score_cells(values, comparable, SCORES["auroc"], [bool(warnings[row]) for _, _, row, _ in lines])
     rows = tuple(
         (*map(Cell, (finding, str(positives[row][label]), *identities[row])), *numbers)
         for (label, finding, row, _), numbers in zip(lines, cells, strict=True)
     )
     first = group[0].record
     title = f"{first.dataset}, {first.model}: AUROC by finding in percent (95 % bootstrap interval), {_BY}"
-    return Table(title, ("finding", "positive images", *heads, *columns.values()), rows, _notes(group))
+    header = ("finding", "positive images", *heads, *columns.values())
+    by_row = tuple(warnings[row] for _, _, row, _ in lines)
+    return Table(title, header, rows, _notes(group), by_row, _footnotes(warnings, identities))
+
+
+def _warnings(group: Sequence[ScoredRun]) -> list[str]:
+    """Returns for each run what its checks warn of, "" for nothing."""
+    return ["; ".join(run.record.warnings) for run in group]
+
+
+def _footnotes(warnings: Sequence[str], identities: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """Returns for each run with warnings its name and the warnings."""
+    named = zip(identities, warnings, strict=True)
+    return tuple(f"{' '.join(filter(None, identity))}: {warning}" for identity, warning in named if warning)
 
 
 def _notes(group: Sequence[ScoredRun]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import count, groupby
 from pathlib import Path
 
@@ -54,18 +55,44 @@ def _transfer_table(
     targets = [target for target in names if target in tested]
     record = attacked[0].record
     score_name = MAIN_SCORES[record.task.name][0]
-    lines: list[tuple[str, list[Value | None]]] = [
-        (name, [by_target[target].get(column, score_name) if target in by_target else None for target in targets])
+    lines = [
+        (name, [_entry(by_target.get(target), column, score_name) for target in targets])
         for name, by_target in _by_source(attacked, names)
     ]
-    lines.append(("none: clean", [_clean_value(runs, target, score_name) for target in targets]))
-    score = score_of(score_name, [values for _, values in lines])
-    rows = tuple(tuple(map(Cell, (name, *(cell_text(value, score) for value in values)))) for name, values in lines)
+    lines.append(("none: clean", [_clean_entry(runs, target, score_name) for target in targets]))
+    score = score_of(score_name, [[entry.value for entry in entries] for _, entries in lines])
+    rows = tuple(
+        (Cell(name), *(Cell(cell_text(entry.value, score), warned=bool(entry.warning)) for entry in entries))
+        for name, entries in lines
+    )
+    warnings = [
+        [
+            f"to {names[target]}: {entry.warning}"
+            for entry, target in zip(entries, targets, strict=True)
+            if entry.warning
+        ]
+        for _, entries in lines
+    ]
+    footnotes = [f"{name} {text}" for (name, _), texts in zip(lines, warnings, strict=True) for text in texts]
     title = (
         f"{record.dataset}: transfer of {head}, source (rows) to target (columns); {score.heading} of the target on"
         f" {record.images} images{conditions}"
     )
-    return Table(title, ("source", *(names[target] for target in targets)), rows)
+    header = ("source", *(names[target] for target in targets))
+    return Table(title, header, rows, (), tuple(map("; ".join, warnings)), tuple(footnotes))
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A cell's score, None where nothing was measured, and what the checks of its run warn of."""
+
+    value: Value | None = None
+    warning: str = ""
+
+
+def _entry(run: ScoredRun | None, column: Column, score_name: str) -> _Entry:
+    value = run.get(column, score_name) if run else None
+    return _Entry(value, "; ".join(run.record.warnings)) if run and value else _Entry()
 
 
 def _by_source(runs: Sequence[ScoredRun], names: dict[str, str]) -> list[tuple[str, dict[str, ScoredRun]]]:
@@ -94,12 +121,12 @@ def _source_name(record: RunRecord) -> str:
     return f"{content['source_model']} {Path(content['source_weight']).name} (weights {record.source[:8]})"
 
 
-def _clean_value(runs: Sequence[ScoredRun], target: str, score_name: str) -> Value | None:
-    """Returns the target's clean score from the first run that has one."""
-    values = (
-        scores.get(score_name)
-        for run in runs
-        for column, scores in run.values.items()
+def _clean_entry(runs: Sequence[ScoredRun], target: str, score_name: str) -> _Entry:
+    """Returns the target's clean score from the first run that has one, white-box runs before others."""
+    entries = (
+        _entry(run, column, score_name)
+        for run in sorted(runs, key=lambda run: run.record.is_transfer)
+        for column in run.values
         if run.record.target == target and column.attack == CLEAN
     )
-    return next(values, None)
+    return next(entries, _Entry())

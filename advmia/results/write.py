@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import glob
+import hashlib
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,17 +13,23 @@ from typing import Any
 
 from advmia.budgets import Budget
 from advmia.results.partial import PartialEvaluation
-from advmia.results.read import results_at
+from advmia.results.read import RunRecord, results_at, warnings_in
 from advmia.results.rows import ResultRow
 from advmia.runtime import distributed
-from advmia.runtime.files import csv_text, rename_existing, write_json, write_text
+from advmia.runtime.files import NAME_BYTES, csv_text, fitting_name, rename_existing, write_json, write_text
 
-_LAST_COLUMNS = ("mean_l2", "mean_linf", "mean_queries")
+_LAST_COLUMNS = ("mean_l2", "mean_linf", "mean_queries", "warnings")
+_JSON = ".json"
+_DIGEST_DIGITS = 8  # of a run's settings, in a file's name
+_PARTIAL_BYTES = 50  # that the name of partial progress may have beside the stem: attack, eps, rank, world size
 
 
 @dataclass
 class ResultFile:
-    """The results of a target, attacked through a source, on one list: `<stem>.csv` and `<stem>.json`."""
+    """The results of a target, attacked through a source, on one list: `<stem>.csv` and `<stem>.json`.
+
+    `resume` appends `.<digest>` to the stem where another run has the name.
+    """
 
     stem: Path
     facts: dict[str, Any]  # the first columns of the CSV file: data set, target and source
@@ -30,13 +38,16 @@ class ResultFile:
     details: dict[str, Any]  # further facts for the JSON file: versions, samples, probe and checks
     rows: list[ResultRow] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.published_name = self.stem.name
+
     @property
     def csv_path(self) -> Path:
         return self.stem.with_name(self.stem.name + ".csv")
 
     @property
     def json_path(self) -> Path:
-        return self.stem.with_name(self.stem.name + ".json")
+        return self.stem.with_name(self.stem.name + _JSON)
 
     @property
     def is_transfer(self) -> bool:
@@ -44,15 +55,22 @@ class ResultFile:
         return self.run["source_sha256"] != self.run["target_sha256"]
 
     def resume(self) -> list[Path]:
-        """Takes over the rows of an earlier file of the same run.
+        """Takes over the rows of an earlier file of the same run, or chooses a name that no other run has.
 
-        Files of another run, of another version, or damaged ones are renamed; returns their new names.
+        Where a run with other settings has the published name, a digest of this run's settings is appended to it. Files
+        of another version, or damaged ones, are renamed; returns their new names.
         """
-        earlier = results_at(self.json_path)
-        if earlier is not None and earlier.run == self.run and not earlier.unknown_keys:
-            self.rows = list(earlier.rows)
+        named = self.stem.with_name(f"{self.stem.name}.{_digest(self.run)}")
+        own, published = self._earlier_at(named), self._earlier_at(self.stem)
+        if own is not None or (published is not None and published.run != self.run):
+            self.stem, published = named, own
+        if published is not None and published.run == self.run and not published.unknown_keys:
+            self.rows = list(published.rows)
             return []
         return rename_existing(self.csv_path, self.json_path)
+
+    def _earlier_at(self, stem: Path) -> RunRecord | None:
+        return results_at(stem.with_name(stem.name + _JSON))
 
     def find(self, attack: str, grey_eps: float) -> ResultRow | None:
         """Returns the row of an attack at an eps in grey levels; None if there is none yet."""
@@ -80,7 +98,8 @@ class ResultFile:
                 path.unlink(missing_ok=True)
 
     def _partial_path(self, attack: str, grey_eps: float, share: str) -> Path:
-        return self.stem.with_name(f"{self.stem.name}.{attack}-{grey_eps:g}.unfinished-{share}")
+        name = fitting_name(self.stem.name, NAME_BYTES - _PARTIAL_BYTES)
+        return self.stem.with_name(f"{name}.{attack}-{grey_eps:g}.unfinished-{share}")
 
     def save(self) -> None:
         """Writes both files."""
@@ -94,10 +113,20 @@ class ResultFile:
         values = [row.scores.get(name, math.nan) for name in self.score_names]
         scores = ["" if math.isnan(value) else f"{value:.6f}" for value in values]
         means = ["" if value is None else f"{value:.6g}" for value in (row.l2, row.grey_linf, row.queries)]
-        return [*self.facts.values(), *budget, row.n, *scores, f"{row.seconds:.3f}", *means]
+        warnings = "; ".join(warnings_in(self.details))
+        return [*self.facts.values(), *budget, row.n, *scores, f"{row.seconds:.3f}", *means, warnings]
 
 
-def result_stem(folder: Path, dataset: str, target: Path, source: Path) -> Path:
-    """Returns `<folder>/<dataset>__<target file>`; results of transfer attacks add `__from__<source file>`."""
-    name = f"{dataset}__{target.name}"
-    return folder / (name if source == target else f"{name}__from__{source.name}")
+def result_stem(folder: Path, dataset: str, target: Path, source: Path | None) -> Path:
+    """Returns `<folder>/<dataset>__<target file>`; results of transfer attacks add `__from__<source file>`.
+
+    `source`: None for white-box results. A name that is too long for a file ends in a digest; the record holds the
+    whole names.
+    """
+    name = f"{dataset}__{target.name}" + (f"__from__{source.name}" if source else "")
+    return folder / fitting_name(name, NAME_BYTES - len(_JSON) - 1 - _DIGEST_DIGITS)
+
+
+def _digest(run: dict[str, Any]) -> str:
+    """Returns eight digits that differ between runs with other settings."""
+    return hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:_DIGEST_DIGITS]

@@ -6,6 +6,7 @@ import csv
 import errno
 import fcntl
 import glob
+import hashlib
 import io
 import json
 import math
@@ -23,9 +24,25 @@ _ADVICE = {
     errno.EROFS: "make the disk writable",
     errno.ENAMETOOLONG: "take a shorter name",
 }
-# Characters of a file's name that its temporary name repeats. With the dots, the process id and ".tmp" they stay within
-# the 255 bytes that file systems allow.
-_NAME_LENGTH = 235
+NAME_BYTES = 255  # of a file's name, which file systems allow
+# Bytes of a file's name that its temporary name repeats. With the dots, the process id and ".tmp" they stay within the
+# limit.
+_REPEATED_BYTES = 235
+_DIGEST_DIGITS = 16
+
+
+def fitting_name(name: str, limit: int = NAME_BYTES) -> str:
+    """Returns a file's name. If it has more than `limit` bytes, its end is replaced by a digest of the whole name."""
+    raw = os.fsencode(name)
+    if len(raw) <= limit:
+        return name
+    return f"{_first_bytes(name, limit - _DIGEST_DIGITS - 1)}~{hashlib.sha256(raw).hexdigest()[:_DIGEST_DIGITS]}"
+
+
+def _first_bytes(name: str, limit: int) -> str:
+    """Returns as many whole characters from the name's start as have at most `limit` bytes."""
+    raw = os.fsencode(name)
+    return name if len(raw) <= limit else raw[:limit].decode(errors="ignore")
 
 
 @contextmanager
@@ -35,7 +52,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     If the block raises, or the process is killed, `path` stays as it was. Missing parent folders are made. Raises
     `UserError` if the file cannot be written, for example because the disk is full.
     """
-    temporary = path.with_name(f".{path.name[:_NAME_LENGTH]}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{_first_bytes(path.name, _REPEATED_BYTES)}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -73,7 +90,7 @@ def write_lock(path: Path) -> Iterator[None]:
     The system releases the lock when its process ends, even if that was killed. Removes temporary files that a killed
     run has left. Raises `UserError` if another run holds the lock.
     """
-    lock = path.with_name(f".{path.name}.lock")
+    lock = path.with_name(f".{fitting_name(path.name, NAME_BYTES - len('..lock'))}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = _open_locked(lock)
@@ -82,7 +99,7 @@ def write_lock(path: Path) -> Iterator[None]:
     except OSError as error:
         raise write_error(path, error) from error
     with file:
-        for temporary in path.parent.glob(f"{glob.escape(f'.{path.name}')}.*.tmp"):
+        for temporary in path.parent.glob(f"{glob.escape(f'.{_first_bytes(path.name, _REPEATED_BYTES)}')}.*.tmp"):
             if not _writer_is_alive(temporary):  # it may be of another run, which writes `<path>.<more>`
                 temporary.unlink(missing_ok=True)
         try:
@@ -180,4 +197,5 @@ def rename_existing(*paths: Path) -> list[Path]:
 
 
 def _earlier_path(path: Path, number: int) -> Path:
-    return path.with_name(f"{path.name}.earlier-{number}")
+    ending = f".earlier-{number}"
+    return path.with_name(fitting_name(path.name, NAME_BYTES - len(ending)) + ending)

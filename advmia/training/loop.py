@@ -47,6 +47,8 @@ class Epoch:
     seconds: float  # of training, without validation
     clean: Scores
     robust: Scores | None  # under the validation attack; None for natural training
+    validation_seconds: float = 0.0
+    warning: str = ""  # what makes the clean scores worthless: `advmia.evaluation.guessing.BaseRate.fault`
     one_class: bool = False  # whether the network predicts the same for all clean images
 
 
@@ -151,12 +153,14 @@ def fit(
         while position.epoch <= training.epochs:
             mean = train_one_epoch(training, position, note=note, after_step=partial(saver.save_if_due, model))
             distributed.broadcast_buffers(model)  # each rank validates a share of the list, on the same network
+            start = time.perf_counter()
             try:
                 clean, robust = validate()
             except UserError as error:
                 raise UserError(f"after epoch {position.epoch}, {error}: {_ADVICE}") from error
+            seconds, lr = time.perf_counter() - start, float(schedule.get_last_lr()[0])
             with defer_signals():  # no signal between keeping the epoch and saving the state after it
-                yield Epoch(position.epoch, mean, float(schedule.get_last_lr()[0]), position.seconds, clean, robust)
+                yield Epoch(position.epoch, mean, lr, position.seconds, clean, robust, seconds)
                 position.next_epoch()
                 saver.save()
 

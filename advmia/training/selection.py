@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
 from advmia.results.intervals import wilson
 
 EpochFacts = dict[str, Any]  # `advmia.training.loop.Epoch` as a record holds it
-_SAME = 1e-3  # outcomes that differ by less are equal; predicted classes are whole numbers
 
 
 @dataclass(frozen=True)
@@ -47,12 +44,3 @@ class Selection:
 
 def _is_one_class(epoch: EpochFacts) -> bool:
     return bool(epoch.get("one_class", False))  # epochs of earlier versions do not say
-
-
-def is_one_class(outcomes: Tensor) -> bool:
-    """Returns whether a network predicts the same for all of two or more images.
-
-    `outcomes` (N, ...): predicted classes, or logits of findings, as the task records them. The Dice and IoU of masks
-    are not enough to tell.
-    """
-    return len(outcomes) > 1 and bool(((outcomes - outcomes[0]).abs() < _SAME).all())

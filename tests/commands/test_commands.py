@@ -30,7 +30,7 @@ ROBUST = "MobileNetV2_melBin_pgdat_beta0_class2_ADV8-255_10_2-255_maxLR0.01_weig
 COLUMNS = (
     "dataset,target_model,target_weight,source_model,source_weight,"
     "attack,eps,steps,step_size,n,accuracy,recall,precision,f1,"
-    "balanced_accuracy,auroc,sensitivity,specificity,attack_success_rate,seconds,mean_l2,mean_linf,mean_queries"
+    "balanced_accuracy,auroc,sensitivity,specificity,attack_success_rate,seconds,mean_l2,mean_linf,mean_queries,warnings"
 )
 
 
@@ -230,7 +230,8 @@ def test_transfer_results(folder: Path, attack: Command, tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_results_are_resumed_and_never_mixed(folder: Path, attack: Command, tmp_path: Path) -> None:
-    """Fails if finished rows are computed again, or results of other settings are overwritten instead of renamed."""
+    """Fails if finished rows are computed again, results of other settings are overwritten or renamed, or a run of
+    other settings does not find its own again."""
     base = ["--resultDir", tmp_path, "--attacks", "fgsm"]
     attack(folder, NATURAL, *base, "--epsilons", 1)
     path = tmp_path / f"melBin__{NATURAL}.csv"
@@ -238,9 +239,41 @@ def test_results_are_resumed_and_never_mixed(folder: Path, attack: Command, tmp_
     attack(folder, NATURAL, *base, "--epsilons", 1, 2)
     second = read_csv(path)
     assert second[:2] == first and [row["eps"] for row in second] == ["0", "1", "2"]  # the seconds are the first run's
-    attack(folder, NATURAL, *base, "--epsilons", 1, "--limit", 4)
-    assert {row["n"] for row in read_csv(path)} == {"4"}
-    assert read_csv(tmp_path / f"melBin__{NATURAL}.csv.earlier-1") == second
+    for count in (2, 4):
+        attack(folder, NATURAL, *base, "--epsilons", 1, "--limit", count)
+    contents = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    for more in (["--epsilons", 1, 2], ["--epsilons", 1, "--limit", 2]):
+        attack(folder, NATURAL, *base, *more)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == contents
+    assert read_csv(path) == second and len(contents) == 6
+    others = [file for file in tmp_path.glob("*.csv") if file != path]
+    assert sorted(int(row["n"]) for file in others for row in read_csv(file)) == [2, 2, 4, 4]
+    table = run_well("advmia", "tables", tmp_path, cwd=folder).partition("\n\nmelBin[phantom], mv2: seconds")[0]
+    assert re.findall(r"^\| nat .*?\| (\d+) +\|", table, re.M) == ["6", "4", "2"]
+
+
+@pytest.mark.slow
+def test_a_surrogate_is_known_by_its_weights(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Fails if the target itself, under another path or by a link, counts as a surrogate of its own."""
+    monkeypatch.chdir(folder)
+    weight = Path("clsCkpt") / NATURAL
+    shutil.copy(weight, tmp_path / "copy")
+    (tmp_path / "link").symlink_to(weight.resolve())
+    words = ["testCls.py", "--dataset", "melBin", "--targetModel", "mv2", "--targetWeight", weight, "--gpu", "cpu"]
+    words += ["--imgSize", 16, "--limit", 4, "--attacks", "fgsm", "--epsilons", 8, "--resultDir", tmp_path / "out"]
+    for name in ("copy", "link", weight.resolve()):
+        surrogate = ["--surrogateModel", "mv2", "--surrogateWeight", tmp_path / name]
+        assert run_main(monkeypatch, [*words, *surrogate]) == 0
+        assert "this is a white-box test" in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        f"melBin__{NATURAL}.csv",
+        f"melBin__{NATURAL}.json",
+    ]
+    record = json.loads((tmp_path / "out" / f"melBin__{NATURAL}.json").read_text())
+    assert len(record["rows"]) == 2 and record["source_weight"] == record["target_weight"] == str(weight)
+    assert record["run"]["source_sha256"] == record["run"]["target_sha256"]
 
 
 @pytest.mark.slow

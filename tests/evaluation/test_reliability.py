@@ -29,7 +29,7 @@ def results_of(folder: Path, target: str, source: str, pgd: float, seed: int = 0
     run = {"seed": seed, "size": 16, "data": {}, "target_sha256": f"#{target}", "source_sha256": f"#{source}"}
     facts = {"dataset": "melMulti[noise]", "target_model": "mv2", "target_weight": f"a/{target}"}
     facts |= {"source_model": "mv2", "source_weight": f"b.c/{source}"}
-    stem = result_stem(folder, "melMulti", Path(target), Path(source))
+    stem = result_stem(folder, "melMulti", Path(target), None if source == target else Path(source))
     results = ResultFile(stem, facts, ("accuracy",), run, {})
     for attack, eps, score in ((CLEAN, 0.0, 0.9), ("pgd", 8.0, pgd)):
         results.add(ResultRow(attack, eps, 0, 0.0, 8, {"accuracy": score}, 0.0, [0] * 8))
@@ -100,12 +100,12 @@ def test_through_the_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     record = read_results(tmp_path / "results" / "melBin__one.json")
     assert len(record.rows) == 2
     checks = [Check(**check) for check in record.content["reliability"]]
-    assert [check.check for check in checks] == [*NAMES, "training"]
-    assert printed[-10:] == [check.line for check in checks]
-    assert printed[-11].startswith("\teps:8-255")
+    assert [check.check for check in checks] == ["base rate", *NAMES, "training"]
+    assert printed[-11:] == [check.line for check in checks]
+    assert printed[-12].startswith("\teps:8-255")
     assert find(checks, "inputs").verdict == "ok"
     assert record.content["probe"]["images"] == record.images
-    assert lines()[-10:] == printed[-10:]
+    assert lines()[-11:] == printed[-11:]
 
     probed = []
     monkeypatch.setattr(

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from advmia.errors import UserError
-from advmia.runtime.files import atomic_write, rename_existing, write_json, write_lock, write_text
+from advmia.runtime.files import atomic_write, fitting_name, rename_existing, write_json, write_lock, write_text
 from tests.support.running import ROOT
 
 FORK = multiprocessing.get_context("fork")
@@ -192,7 +192,20 @@ def test_a_writer_that_is_killed(tmp_path: Path) -> None:
 
 
 def test_the_longest_name(tmp_path: Path) -> None:
-    """Fails if the temporary name of a file with a long name is too long for the file system."""
-    path = tmp_path / ("n" * 255)
-    write_text(path, "text")
-    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+    """Fails if the temporary name, the lock or the later name of a file with a long name is too long for the file
+    system, which counts bytes."""
+    for name in ("n" * 255, "ü" * 127, "日" * 85):
+        path = tmp_path / name
+        with write_lock(path):
+            write_text(path, "text")
+        assert [entry.name for entry in tmp_path.iterdir()] == [name]
+        (later,) = rename_existing(path)
+        assert len(later.name.encode()) <= 255 and later.name.endswith(".earlier-1") and later.read_text() == "text"
+        later.unlink()
+
+
+def test_a_fitting_name() -> None:
+    """Fails if a name that fits is changed, a character is cut in two, or two long names become one."""
+    assert fitting_name("n" * 255) == "n" * 255
+    names = [fitting_name("ü" * 126 + end, 100) for end in ("a", "b")]
+    assert names[0] != names[1] and all(len(name.encode()) <= 100 and name[:41] == "ü" * 41 for name in names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,11 @@ from PIL import Image
 
 from advmia.checkpoints.paths import picture_path
 from advmia.training import curves
-from advmia.training.curves import TrainingCurves
+from advmia.training.curves import Frame, TrainingCurves
 from advmia.training.loop import Epoch
 
 NAME = "ResNet_melBin_pgdat_beta0_class2_ADV8-255_10_2-255_maxLR0.01_weightDecay0.001"
+FRAME = Frame(NAME, "accuracy", "accuracy under PGD-20", epochs=0, base_rate=0.4)
 
 
 def epoch(number: int, *, robust: bool = True, loss: float | None = None) -> Epoch:
@@ -22,8 +24,9 @@ def epoch(number: int, *, robust: bool = True, loss: float | None = None) -> Epo
     return Epoch(number, 1 / number if loss is None else loss, 0.01, 1.0, clean, robust_scores if robust else None)
 
 
-def picture_of(folder: Path, epochs: list[Epoch], best: int) -> np.ndarray:
-    with TrainingCurves(folder / NAME, "accuracy", "accuracy under PGD-20") as picture:
+def picture_of(folder: Path, epochs: list[Epoch], best: int, total: int | None = None) -> np.ndarray:
+    """Returns the pixels of the picture of a training of `total` epochs, by default of one that is finished."""
+    with TrainingCurves(folder / NAME, FRAME if total is None else replace(FRAME, epochs=total)) as picture:
         for new in epochs:
             picture.add(new, best)
     with Image.open(folder / f"{NAME}.png") as image:
@@ -36,6 +39,7 @@ def pixels_of(picture: np.ndarray, colour: tuple[int, int, int]) -> int:
 
 
 BLUE, ORANGE, GREEN = (0, 114, 178), (213, 94, 0), (0, 158, 115)  # clean, robust, best epoch
+SHADE, RED = (221, 221, 221), (204, 0, 0)  # epochs to come, epochs without skill
 
 
 @pytest.mark.parametrize("count", [1, 3, 100])
@@ -56,12 +60,22 @@ def test_curves_of_natural_training_and_without_a_score(tmp_path: Path) -> None:
     assert pixels_of(picture_of(tmp_path, [undefined], best=0), GREEN) == 0
 
 
+def test_what_is_no_result_looks_otherwise(tmp_path: Path) -> None:
+    """Fails if a training that was stopped looks finished, or an epoch without skill like the others."""
+    epochs = [epoch(number) for number in (1, 2, 3)]
+    finished, stopped = (picture_of(tmp_path, epochs, best=2, total=total) for total in (3, 6))
+    assert pixels_of(stopped, SHADE) > pixels_of(finished, SHADE) + 50_000  # the grid has this grey too
+    assert pixels_of(finished, RED) == 0
+    warned = [replace(epochs[0], warning="predicts class 0 for all 6 images"), *epochs[1:]]
+    assert pixels_of(picture_of(tmp_path, warned, best=2), RED) > 20
+
+
 def test_curves_are_redrawn_seldom_and_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails if every epoch of a fast training is drawn, or the last epoch is missing after an error."""
     now, drawings = [0.0], []
     monkeypatch.setattr(curves.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(curves, "draw_curves", lambda epochs, *_: drawings.append(len(epochs)) or _[-1].write_text("x"))
-    with pytest.raises(KeyboardInterrupt), TrainingCurves(tmp_path / NAME, "accuracy", "accuracy") as picture:
+    with pytest.raises(KeyboardInterrupt), TrainingCurves(tmp_path / NAME, FRAME) as picture:
         for number in range(1, 31):
             now[0] += 1
             picture.add(epoch(number), number)
@@ -75,7 +89,7 @@ def test_curves_are_redrawn_seldom_and_at_the_end(tmp_path: Path, monkeypatch: p
 def test_no_picture_stops_no_training(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """Fails if a picture that cannot be written ends the training, or is reported more than once."""
     (tmp_path / "file").write_text("")
-    with TrainingCurves(tmp_path / "file" / NAME, "accuracy", "accuracy") as picture:
+    with TrainingCurves(tmp_path / "file" / NAME, FRAME) as picture:
         picture.add(epoch(1), 1)
         picture._draw()
     message = capsys.readouterr().err

@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from advmia.checkpoints.best import BestCheckpoint
+from advmia.evaluation.guessing import base_rate
 from advmia.tasks import SINGLE_LABEL
-from advmia.training.selection import Selection, is_one_class
-from advmia.training.validation import Validation
+from advmia.training.loop import Epoch
+from advmia.training.selection import Selection
+from advmia.training.validation import Validation, epoch_line
 from tests.checkpoints.settings import PGDAT
 from tests.evaluation.probes import loader
 from tests.support.networks import Wrapped, trained
@@ -69,20 +71,19 @@ def test_a_state_of_an_earlier_version(tmp_path: Path) -> None:
     assert best.offer({**old[0], "number": 3, "loss": 0.6, "one_class": False}, 0.5) and best.epoch == 3
 
 
-def test_one_class() -> None:
-    """Fails if a single image or two classes count as one class, or small differences of logits as skill."""
-    assert is_one_class(torch.tensor([1, 1, 1])) and not is_one_class(torch.tensor([1, 1, 0]))
-    assert not is_one_class(torch.tensor([1]))
-    assert is_one_class(torch.tensor([[-1.0, 2.0], [-1.0, 2.0005]]))
-    assert not is_one_class(torch.tensor([[-1.0, 2.0], [-1.0, 2.1]]))
-
-
 def test_validation_tells_a_network_that_predicts_one_class() -> None:
-    """Fails if the attacked images are looked at, or the answer of an earlier validation stays."""
+    """Fails if the attacked images are looked at, the answer of an earlier validation stays, or the line of an epoch
+    does not say it before the scores."""
     model = trained()
     constant = Wrapped(model, lambda z: z * 1e-9 + torch.arange(3))
     for network, expected in ((model, False), (constant, True)):
-        validation = Validation(SINGLE_LABEL, network, loader(), PGDAT)
+        validation = Validation(SINGLE_LABEL, network, loader(), PGDAT, base_rate(SINGLE_LABEL, loader().data))
         assert validation.images == 40 and not validation.one_class
         clean, _ = validation()
         assert validation.one_class == expected, clean
+        epoch = Epoch(3, 0.5, 0.1, 61.24, clean, {"accuracy": 0.25}, 9.75, validation.warning)
+        warning = " [predicts class 2 for all 40 images]" if expected else ""
+        scores = f"clean accuracy {clean['accuracy']:.4f} robust accuracy 0.2500"
+        assert epoch_line(SINGLE_LABEL, epoch, 9, is_best=True) == (
+            f"epoch 3/9 loss 0.5000{warning} {scores} training 61.2 s, validation 9.8 s (best so far)"
+        )

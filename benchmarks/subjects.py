@@ -32,8 +32,8 @@ def phantoms(folder: Path, dataset: str, size: int, train: int, test: int) -> tu
     train_list = read_samples(spec, folder, "train")
     test_list = read_samples(spec, folder, "test", classes=train_list.classes)
     return (
-        load_data(folder, train_list.first(train), workers=2),
-        load_data(folder, test_list.first(test), workers=2),
+        load_data(folder, train_list.subset(train), workers=2),
+        load_data(folder, test_list.subset(test), workers=2),
     )
 
 

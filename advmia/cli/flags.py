@@ -22,7 +22,7 @@ from advmia.cli.parser import (
 from advmia.data.specs import DATASETS
 from advmia.models import MODELS
 from advmia.runtime.precision import PRECISIONS
-from advmia.tasks import Task
+from advmia.tasks import SEGMENTATION, Task
 
 
 def train_parser(task: Task, description: str | None) -> Parser:
@@ -150,6 +150,12 @@ def visual_parser(task: Task, description: str | None) -> Parser:
         help="image to draw an adversarial image's map on: the adversarial image (attacked), or the clean one (clean,"
         " as in the published code)",
     )
+    group.add_argument(
+        "--mapOf",
+        type=one_of(("true", "predicted")),
+        default="true",
+        help="class that the maps explain: the true class (as in the published code), or the one that is predicted",
+    )
     _add_attacks(group, task, ["pgd"])
     _add_common(parser, bs=16)
     return parser
@@ -160,6 +166,14 @@ def _add_dataset(group: argparse._ArgumentGroup, task: Task, aliases: dict[str, 
     if len(task.datasets) == 1:
         group.set_defaults(dataset=task.datasets[0])
         return
+    if task is SEGMENTATION:
+        group.add_argument(
+            "--foreground",
+            nargs="+",
+            type=whole_number(1, 65535),
+            metavar="VALUE",
+            help="mask values that are foreground, where masks have more than two (default: decided for each file)",
+        )
     aliases = {alias: name for name in task.datasets for alias in DATASETS[name].aliases} | (aliases or {})
     group.add_argument(
         "--dataset", required=True, type=one_of(task.datasets, aliases), help=with_choices("data set", task.datasets)
@@ -216,7 +230,12 @@ def _add_common(parser: argparse.ArgumentParser, *, bs: int) -> None:
     parser.add_argument(
         "--imgSize", type=whole_number(8, 2**13), help="side of the square images in pixels (default: the data set's)"
     )
-    parser.add_argument("--limit", type=whole_number(1), metavar="N", help="use only the first N lines of each list")
+    parser.add_argument(
+        "--limit",
+        type=whole_number(1),
+        metavar="N",
+        help="use only N images of each list, drawn evenly over the classes",
+    )
     parser.add_argument("--seed", type=whole_number(0, 2**63 - 1), default=0, help="seed of all random numbers")
     parser.add_argument(
         "--workers",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from advmia.data.loading import EvaluationLoader, ImageData, load_data
+from advmia.data.mask_report import describe_masks
+from advmia.data.masks import check_encodings
 from advmia.data.readers import SampleList, count_mismatched_masks, count_shared, read_samples
 from advmia.data.specs import DATASETS, DatasetSpec
 from advmia.errors import UserError
@@ -50,8 +52,18 @@ class Inputs:
         return train_list, test_list
 
     def load_images(self, samples: SampleList) -> ImageData:
-        """Loads the images of a list, --limit of them, into the GPU's memory if they fit, and reports faulty masks."""
-        samples = samples.first(self.args.limit)
+        """Loads the images of a list, --limit of them, into the GPU's memory if they fit, and says what looks odd.
+
+        Raises `UserError` for masks without any foreground, and for masks that contradict each other.
+        """
+        samples = samples.subset(self.args.limit)
+        for remark in samples.remarks:
+            say(f"{samples.path}: {remark}")
+        counts = samples.class_counts()
+        if self.args.limit is not None and counts:
+            say(f"{samples.path}: --limit takes {', '.join(f'{count} of class {k}' for k, count in enumerate(counts))}")
+        if counts and max(counts) == len(samples):
+            say(f"warning: all {len(samples)} images of {samples.path} are of class {counts.index(max(counts))}")
         mismatched = count_mismatched_masks(samples)
         if mismatched:
             say(
@@ -60,12 +72,14 @@ class Inputs:
             )
         with distributed.local_main_first():  # fills the cache, from which the other ranks then read
             data = load_data(self.args.dataRoot, samples, workers=self.args.workers)
-        if data.empty_masks == len(data):
-            raise UserError(
-                f"{samples.path}: all {len(data)} masks are empty: foreground must be grey 128 or more of 255"
-            )
-        if data.empty_masks:
-            say(f"{samples.path}: {data.empty_masks} masks are all background")
+        for remark, (count, name) in data.remarks.items():
+            say(f"{samples.path}: {count} images have {remark} ({name}{', ...' if count > 1 else ''})")
+        if data.masks is not None:
+            check_encodings(data.encodings, str(samples.path))
+            if not data.masks.any():
+                raise UserError(f"{samples.path}: all {len(data)} masks are empty: they have no foreground")
+            for line in describe_masks(data.masks, samples.masks, data.encodings):
+                say(f"{samples.path}: {line}")
         return data.preload(self.device)
 
     def evaluation_loader(self, data: ImageData) -> EvaluationLoader:
@@ -77,6 +91,8 @@ class Inputs:
 def choose_spec(args: argparse.Namespace, *models: str) -> DatasetSpec:
     """Returns the data set at --imgSize pixels. Raises `UserError` if a network cannot take images so small."""
     spec = DATASETS[args.dataset]
+    if getattr(args, "foreground", None):
+        spec = replace(spec, foreground=tuple(sorted(args.foreground)))
     if args.imgSize is not None:
         spec = spec.at_size(args.imgSize)
     for model in models:

@@ -39,6 +39,7 @@ from advmia.errors import UserError
 from advmia.evaluation.guessing import base_rate
 from advmia.evaluation.origin import check_dataset, difference
 from advmia.models import MODELS, build_model, check_init
+from advmia.models.batch_norm import smallest_batch
 from advmia.runtime import distributed, machine
 from advmia.runtime.precision import FP32, Precision
 from advmia.runtime.signals import Stopped
@@ -267,8 +268,15 @@ def _method(task: Task, settings: TrainingSettings, helper: nn.Module | None) ->
 
 
 def _training(task: Task, inputs: Inputs, data: ImageData, model: nn.Module, method: Method) -> Training:
-    """Returns the network with its loader, optimizer and schedule."""
+    """Returns the network with its loader, optimizer and schedule. Raises `UserError` for too few images a batch."""
     args = inputs.args
+    world_size, smallest = distributed.world_size(), smallest_batch(model, inputs.spec.size)
+    needed = smallest * world_size if smallest > 1 else 1
+    if min(args.bs, len(data)) < needed:
+        raise UserError(
+            f"{args.model} cannot train on batches of fewer than {needed} images of {inputs.spec.size} pixels, and here"
+            f" are {min(args.bs, len(data))}: use a larger --bs, more images or a larger --imgSize"
+        )
     loader = TrainingLoader(
         data,
         args.bs,
@@ -277,8 +285,14 @@ def _training(task: Task, inputs: Inputs, data: ImageData, model: nn.Module, met
         inputs.spec.augmentation,
         args.seed,
         rank=distributed.rank(),
-        world_size=distributed.world_size(),
+        world_size=world_size,
+        smallest_share=smallest,
     )
+    if 0 < len(data) % args.bs < needed:
+        say(
+            f"the last {len(data) % args.bs} images of an epoch are too few for {args.model} at {inputs.spec.size}"
+            " pixels: they join the batch before"
+        )
     if args.compile:
         compile_copies(model)
     optimizer = task.optimizer(model.parameters(), args.lr, args.wd)

@@ -21,7 +21,7 @@ from advmia.tasks import Task
 
 
 def visualise(task: Task, args: argparse.Namespace) -> None:
-    """Draws Grad-CAM of each image's true class, clean and attacked: JPEGs, a contact sheet and a CSV in --saveDir."""
+    """Draws Grad-CAM of each image, clean and attacked: JPEGs, a contact sheet and a CSV in --saveDir."""
     inputs = Inputs.of(args, args.model)
     spec, precision = inputs.spec, inputs.precision
     loaded = load_model(args.model, args.weight, spec, classes=count_listed_classes(spec, args.dataRoot))
@@ -35,6 +35,7 @@ def visualise(task: Task, args: argparse.Namespace) -> None:
         "data": data.facts,
         "precision": precision.name,
         **{name: getattr(args, name) for name in ("imgSize", "seed", "attacks", "epsilons", "overlayOn")},
+        **({"mapOf": args.mapOf} if args.mapOf != "true" else {}),  # records of earlier versions do not have it
     }
     with write_lock(args.saveDir / "gradVisual"):
         folder = MapFolder(args.saveDir, run)
@@ -52,7 +53,10 @@ def visualise(task: Task, args: argparse.Namespace) -> None:
         if args.compile:
             compile_copies(model)
         loader = EvaluationLoader(data, args.bs, inputs.device)
-        network = MappedNetwork(model, layer, precision)
+        network = MappedNetwork(model, layer, precision, of_predicted=args.mapOf == "predicted")
         maps = draw_maps(network, loader, views, folder, on_clean=args.overlayOn == "clean")
     pictures = f"{len(maps)} maps of {len(data)} images, the contact sheet gradVisual.png and gradVisual.csv"
     print(f"{pictures} in {args.saveDir}")
+    empty = sum(record["empty"] == "yes" for record in maps)
+    if empty:
+        print(f"{empty} maps are empty: nothing in the image supports the class that they explain")

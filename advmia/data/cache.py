@@ -1,8 +1,9 @@
 """Caches decoded, resized images: one uint8 array for each list and transform, under the data root.
 
-An array's name depends on the files' names and on the transform. Beside it stand a fingerprint of the files' sizes and
-modification times, and a checksum of the pixels. An array that fails either check is built again. A lock makes a second
-process wait for the first one's array instead of building it too.
+An array's name depends on the files' names and on the transform. Beside it stand the fingerprints of the files, and a
+JSON object with a digest of all fingerprints, the transform's remarks about the files, and a checksum of the pixels. If
+a file has another content, or a check fails, the array is built again. A lock makes a second process wait for the first
+one's array instead of building it too.
 """
 
 from __future__ import annotations
@@ -14,31 +15,39 @@ import json
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import PIL
 from tqdm import tqdm
 
+from advmia.data.fingerprints import Fingerprints, digest_of, status_of
 from advmia.data.readers import SampleList
 from advmia.data.transforms import load_image, load_mask
 from advmia.errors import UserError
-from advmia.runtime.files import atomic_write, write_text
+from advmia.runtime.files import atomic_write, read_json_object, write_text
+from advmia.runtime.terminal import say
+
+T = TypeVar("T")
+Remarks = dict[str, tuple[int, str]]  # by remark: the number of files that it is about, and the name of the first
 
 CACHE_FOLDER = "cache"
 _FILES_AT_A_TIME = 256  # limits the memory for decoded images that wait to be written
 _CHECKSUM_BYTES = 1 << 24  # read at a time to compute the checksum
+_NAMED_FILES = 3  # of those that have changed
 
 
 @dataclass(frozen=True)
 class CachedArray:
-    """Pixels of a list, mapped read-only from a cache file, and their checksum."""
+    """Pixels of a list, mapped read-only from a cache file, their checksum, and remarks about their files."""
 
     pixels: np.ndarray  # uint8
     crc32: int
+    remarks: Remarks
 
 
 def cached_images(root: Path, samples: SampleList, *, workers: int) -> CachedArray:
@@ -60,15 +69,18 @@ def cached_images(root: Path, samples: SampleList, *, workers: int) -> CachedArr
 
 
 def cached_masks(root: Path, samples: SampleList, *, workers: int) -> CachedArray:
-    """Returns the list's masks, uint8 (N, S, S) of 0 and 1, in the order of `cached_images`."""
+    """Returns the list's masks, uint8 (N, S, S) of 0 and 1, in the order of `cached_images`.
+
+    The remarks are the masks' encodings, as text.
+    """
     spec = samples.spec
     recipe = _Recipe(
         samples=samples,
         names=samples.masks,
         folder=samples.folder / str(spec.mask_folder),
-        transform=f"mask: L, nearest {spec.size}, threshold",
+        transform=f"mask: foreground {spec.foreground}, nearest {spec.size}",
         shape=(spec.size, spec.size),
-        load=partial(load_mask, size=spec.size),
+        load=partial(load_mask, size=spec.size, foreground=spec.foreground),
     )
     return _cached(root, recipe, workers)
 
@@ -82,7 +94,7 @@ class _Recipe:
     folder: Path
     transform: str  # names the transform in the array's file name
     shape: tuple[int, ...]  # of one image or mask
-    load: Callable[[Path], np.ndarray]
+    load: Callable[..., np.ndarray]  # takes a path, and as `note` a function that gets remarks about the file
 
     def file_stem(self) -> str:
         """Returns a name that depends on the files, their order, the transform and Pillow's version."""
@@ -96,25 +108,28 @@ class _Recipe:
         np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
         return header.getvalue()
 
-    def fingerprint(self) -> str:
-        """Returns a hash of all files' sizes and modification times."""
-        stats = []
-        for index in range(len(self.names)):
-            with self._named_errors(index) as path:
-                stats.append(path.stat())
-        return hashlib.sha256(json.dumps([(s.st_size, s.st_mtime_ns) for s in stats]).encode()).hexdigest()
+    def fingerprints(self, workers: int, known: Fingerprints | None = None) -> Fingerprints:
+        """Returns the fingerprints of the files. Reads only those that are not as `known` says."""
+        statuses = [self._checked(index, status_of) for index in range(len(self.names))]
+        moved = list(range(len(statuses))) if known is None else known.moved(statuses)
+        digests = [bytes(16)] * len(statuses) if known is None else [row.tobytes() for row in known.digests]
+        with ThreadPoolExecutor(workers) as pool:
+            for index, digest in zip(
+                moved, pool.map(lambda index: self._checked(index, digest_of), moved), strict=True
+            ):
+                digests[index] = digest
+        return Fingerprints.of(statuses, digests)
 
-    def load_item(self, index: int) -> np.ndarray:
-        """Decodes one file to uint8 of shape `shape`."""
-        with self._named_errors(index) as path:
-            return self.load(path)
+    def load_item(self, index: int) -> tuple[np.ndarray, list[str]]:
+        """Decodes one file to uint8 of shape `shape`; returns it with the remarks about the file."""
+        remarks: list[str] = []
+        return self._checked(index, partial(self.load, note=remarks.append)), remarks
 
-    @contextmanager
-    def _named_errors(self, index: int) -> Iterator[Path]:
-        """Yields the file's path; any error inside becomes a `UserError` that names the file and its row."""
+    def _checked(self, index: int, read: Callable[[Path], T]) -> T:
+        """Returns what `read` returns for a file; any error becomes a `UserError` that names the file and its row."""
         path = self.folder / self.names[index]
         try:
-            yield path
+            return read(path)
         except Exception as error:  # Pillow raises a dozen kinds of exceptions for damaged files
             raise UserError(
                 f"{self.samples.path} row {self.samples.row_numbers[index]}: cannot read {path} ({error});"
@@ -124,14 +139,13 @@ class _Recipe:
 
 def _cached(root: Path, recipe: _Recipe, workers: int) -> CachedArray:
     path = root / CACHE_FOLDER / f"{recipe.file_stem()}.npy"
-    cached = _read_valid(path, recipe, recipe.fingerprint())  # without the lock: the folder may be read-only
+    cached = _read_valid(path, recipe, workers)  # without the lock: the folder may be read-only
     if cached is None:
         with _lock(path.with_suffix(".lock")):
-            fingerprint = recipe.fingerprint()
-            cached = _read_valid(path, recipe, fingerprint)  # another process may have built it meanwhile
+            cached = _read_valid(path, recipe, workers)  # another process may have built it meanwhile
             if cached is None:
-                _build(path, recipe, fingerprint, workers)
-                cached = _read_valid(path, recipe, fingerprint)
+                _build(path, recipe, workers)
+                cached = _read_valid(path, recipe, workers)
     if cached is None:
         raise UserError(f"{path} does not read back as it was written: check the disk, or change --dataRoot")
     return cached
@@ -152,21 +166,31 @@ def _lock(path: Path) -> Iterator[None]:
         yield
 
 
-def _read_valid(path: Path, recipe: _Recipe, fingerprint: str) -> CachedArray | None:
-    """Maps the array from its file; None if it is missing, damaged, or made from other versions of the images."""
+def _fingerprint_path(path: Path) -> Path:
+    """Returns the path of the fingerprints that belong to the array at `path`."""
+    return path.with_suffix(".files.npy")
+
+
+def _read_valid(path: Path, recipe: _Recipe, workers: int) -> CachedArray | None:
+    """Maps the array from its file; None if it is missing, damaged, or made from other files."""
     header = recipe.header()  # compared byte by byte, so that nothing in a damaged file is parsed
+    facts, known = read_json_object(path.with_suffix(".json")), Fingerprints.load(_fingerprint_path(path))
+    if facts is None or known is None or len(known.statuses) != len(recipe.names):
+        return None
     try:
-        facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         with path.open("rb") as file:
             same_header = file.read(len(header)) == header
-        shape = (len(recipe.names), *recipe.shape)
-        pixels = np.memmap(path, np.uint8, mode="r", offset=len(header), shape=shape)
-    except (OSError, ValueError, RecursionError):
+        pixels = np.memmap(path, np.uint8, mode="r", offset=len(header), shape=(len(recipe.names), *recipe.shape))
+        remarks = {str(remark): (int(count), str(name)) for remark, (count, name) in facts["remarks"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    if not same_header or not isinstance(facts, dict) or facts.get("fingerprint") != fingerprint:
+    now = recipe.fingerprints(workers, known)
+    if not same_header or facts.get("content") != now.content() or facts.get("crc32") != _checksum(pixels):
         return None
-    checksum = _checksum(pixels)
-    return CachedArray(pixels, checksum) if facts.get("crc32") == checksum else None
+    if not np.array_equal(now.statuses, known.statuses):
+        with suppress(UserError):  # in a read-only folder, the files are read again next time
+            now.save(_fingerprint_path(path))
+    return CachedArray(pixels, facts["crc32"], remarks)
 
 
 def _checksum(array: np.ndarray) -> int:
@@ -177,24 +201,49 @@ def _checksum(array: np.ndarray) -> int:
     return checksum
 
 
-def _build(path: Path, recipe: _Recipe, fingerprint: str, workers: int) -> None:
-    """Decodes every file and writes the array, then its fingerprint and checksum.
+def _build(path: Path, recipe: _Recipe, workers: int) -> None:
+    """Decodes every file and writes the array, then the fingerprints and the facts about them.
 
-    The old fingerprint is removed after the last file is decoded and before the array is replaced: a kill never leaves
-    an array with another one's fingerprint, and a file that cannot be decoded costs nothing.
+    The old facts are removed after the last file is decoded and before the array is replaced: a kill never leaves an
+    array with another one's facts, and a file that cannot be decoded costs nothing. Each file is fingerprinted before
+    it is decoded, so that one that changes in between is noticed.
     """
     for leftover in path.parent.glob(f".{path.stem}.*.tmp"):  # of a killed process, since this one holds the lock
         leftover.unlink()
+    known = Fingerprints.load(_fingerprint_path(path))
+    fingerprints = recipe.fingerprints(workers)
+    _report_changes(recipe, known, fingerprints)
     count, checksum = len(recipe.names), 0
+    remarks: Remarks = {}
     bar = tqdm(total=count, desc=f"caching {recipe.folder}", unit="img", disable=None)
     # Written, not memory-mapped: writing to a map on a full disk would kill the process without a message.
     with atomic_write(path) as temporary, temporary.open("wb") as file, ThreadPoolExecutor(workers) as pool, bar:
         file.write(recipe.header())
         for start in range(0, count, _FILES_AT_A_TIME):
-            for item in pool.map(recipe.load_item, range(start, min(start + _FILES_AT_A_TIME, count))):
+            indices = range(start, min(start + _FILES_AT_A_TIME, count))
+            for index, (item, item_remarks) in zip(indices, pool.map(recipe.load_item, indices), strict=True):
                 data = np.ascontiguousarray(item).tobytes()
                 checksum = zlib.crc32(data, checksum)
                 file.write(data)
+                for remark in item_remarks:
+                    number, first = remarks.get(remark, (0, recipe.names[index]))
+                    remarks[remark] = (number + 1, first)
                 bar.update()
         path.with_suffix(".json").unlink(missing_ok=True)
-    write_text(path.with_suffix(".json"), json.dumps({"fingerprint": fingerprint, "crc32": checksum}) + "\n")
+    fingerprints.save(_fingerprint_path(path))
+    facts = {"content": fingerprints.content(), "crc32": checksum, "remarks": remarks}
+    write_text(path.with_suffix(".json"), json.dumps(facts) + "\n")
+
+
+def _report_changes(recipe: _Recipe, known: Fingerprints | None, now: Fingerprints) -> None:
+    """Says which files have changed since an earlier array was built."""
+    if known is None or len(known.digests) != len(now.digests):
+        return
+    changed = known.changed(now)
+    if len(changed):
+        names = ", ".join(recipe.names[index] for index in changed[:_NAMED_FILES])
+        more = ", ..." if len(changed) > _NAMED_FILES else ""
+        say(
+            f"{len(changed)} of {len(recipe.names)} files in {recipe.folder} have changed ({names}{more}):"
+            " all are decoded again"
+        )

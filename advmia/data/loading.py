@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advmia.data.cache import cached_images, cached_masks
+from advmia.data.cache import Remarks, cached_images, cached_masks
 from advmia.data.readers import SampleList
 from advmia.data.specs import Augmentation
 from advmia.data.transforms import augment, to_pixels
@@ -36,6 +36,8 @@ class ImageData:
     masks: np.ndarray | None  # uint8 (N, S, S), segmentation only
     indices: np.ndarray  # int64: the samples of this part, as indices into the N; a split or a shard has fewer than N
     pixels_crc32: str  # checksum of the images and masks
+    remarks: Remarks = field(default_factory=dict)  # about the image files
+    encodings: Remarks = field(default_factory=dict)  # of the mask files
     preloaded: tuple[Tensor, Tensor | None] | None = None  # copies of images and masks in a GPU's memory
 
     def __len__(self) -> int:
@@ -52,11 +54,6 @@ class ImageData:
             "pixels_crc32": self.pixels_crc32,
             "content": samples.label or "official",
         }
-
-    @property
-    def empty_masks(self) -> int:
-        """The number of masks that are all background."""
-        return 0 if self.masks is None else sum(not self.masks[index].any() for index in self.indices)
 
     @property
     def undefined_findings(self) -> list[str]:
@@ -123,9 +120,10 @@ def load_data(root: Path, samples: SampleList, *, workers: int) -> ImageData:
     images = cached_images(root, samples, workers=workers)
     indices = np.arange(len(samples))
     if not samples.masks:
-        return ImageData(samples, images.pixels, None, indices, f"{images.crc32:08x}")
+        return ImageData(samples, images.pixels, None, indices, f"{images.crc32:08x}", images.remarks)
     masks = cached_masks(root, samples, workers=workers)
-    return ImageData(samples, images.pixels, masks.pixels, indices, f"{images.crc32:08x}-{masks.crc32:08x}")
+    checksums = f"{images.crc32:08x}-{masks.crc32:08x}"
+    return ImageData(samples, images.pixels, masks.pixels, indices, checksums, images.remarks, masks.remarks)
 
 
 def hold_out(data: ImageData, fraction: float, *, seed: int) -> tuple[ImageData, ImageData]:
@@ -175,6 +173,8 @@ class EvaluationLoader:
 class TrainingLoader:
     """Yields augmented batches. An epoch has as many samples as the data; its last batch may be smaller.
 
+    A last batch that would give a rank fewer than `smallest_share` images joins the one before.
+
     Which samples come, and how each is augmented, depends only on the seed and the epoch. With several processes each
     rank gets its part of every batch; all ranks together see what a single process would.
     """
@@ -187,9 +187,17 @@ class TrainingLoader:
     seed: int
     rank: int = 0
     world_size: int = 1
+    smallest_share: int = 1  # of a batch, for one rank; 1 also allows empty shares
 
     def __len__(self) -> int:
-        return -(-len(self.data) // self.batch_size)
+        return len(self.batches())
+
+    def batches(self) -> list[Tensor]:
+        """Returns the positions in the epoch of each batch's samples."""
+        batches = list(torch.arange(len(self.data)).split(self.batch_size))
+        if len(batches) > 1 and self.smallest_share > 1 and len(batches[-1]) < self.smallest_share * self.world_size:
+            batches[-2:] = [torch.cat(batches[-2:])]
+        return batches
 
     def epoch(self, number: int, *, skip: int = 0) -> Iterator[Batch]:
         """Yields the batches of one epoch after the first `skip`.
@@ -200,7 +208,7 @@ class TrainingLoader:
         generator = generator_for(self.seed, "epoch", number)
         order = self._draw_indices(generator)
         draws = torch.rand(count, 3, generator=generator, dtype=torch.float64)
-        batches = torch.arange(count).split(self.batch_size)[skip:]  # positions in the epoch
+        batches = self.batches()[skip:]
         shards = [batch.tensor_split(self.world_size)[self.rank] for batch in batches]
         filled = [shard if len(shard) else batch[:1] for shard, batch in zip(shards, batches, strict=True)]
         fetched = _fetched(self.data, (order[positions.numpy()] for positions in filled), self.device)

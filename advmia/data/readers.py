@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import os
+import re
+import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from advmia.data.list_rows import ListedSample, quoted, read_list
 from advmia.data.markers import data_label
 from advmia.data.specs import DatasetSpec, Split
 from advmia.errors import UserError
-
-_QUOTED_CHARACTERS = 80  # the most characters of a cell that a message quotes
-
-
-class ListedSample(NamedTuple):
-    """One row of a list, as text."""
-
-    row: int  # number in the CSV, from 1, header and blank rows counted
-    image: str  # file name
-    entry: str  # label, bits or the mask's file name
 
 
 @dataclass(frozen=True)
@@ -44,6 +37,7 @@ class SampleList:
     classes: int  # K: labels are 0 to K-1
     digest: str  # SHA-256 of the CSV
     label: str  # what the images really are ("phantom", or a stand-in's name); "" for the data set's own
+    remarks: tuple[str, ...] = ()  # how the list's form differs from the documented one, and yet was read
 
     def __len__(self) -> int:
         return len(self.files)
@@ -53,17 +47,38 @@ class SampleList:
         """The data set's name in results. Generated and stand-in images are marked: "melBin[phantom]"."""
         return f"{self.spec.name}[{self.label}]" if self.label else self.spec.name
 
-    def first(self, count: int | None) -> SampleList:
-        """Returns a list of the first `count` samples, or this list for None. The number of classes stays."""
-        if count is None:
+    def subset(self, count: int | None) -> SampleList:
+        """Returns a list of `count` samples, in this list's order, or this list for None or if it has no more.
+
+        Of single labels, each class gets an equal share, or all its samples if they are fewer. Within a class, and for
+        other tasks in the whole list, the first `count` in the order of the names' SHA-256 are taken. The number of
+        classes stays.
+        """
+        if count is None or count >= len(self):
             return self
+        ranked = sorted(range(len(self)), key=lambda index: hashlib.sha256(self.files[index].encode()).digest())
+        if self.spec.task == "single-label":  # in rounds: the first of each class, the second of each class, ...
+            seen: Counter[int] = Counter()
+            rounds = {}
+            for index in ranked:
+                label = int(self.labels[index])
+                rounds[index] = seen[label]
+                seen[label] += 1
+            ranked.sort(key=rounds.__getitem__)
+        chosen = sorted(ranked[:count])
         return replace(
             self,
-            row_numbers=self.row_numbers[:count],
-            files=self.files[:count],
-            labels=self.labels[:count],
-            masks=self.masks[:count],
+            row_numbers=tuple(self.row_numbers[index] for index in chosen),
+            files=tuple(self.files[index] for index in chosen),
+            labels=self.labels[torch.tensor(chosen)],
+            masks=tuple(self.masks[index] for index in chosen) if self.masks else (),
         )
+
+    def class_counts(self) -> list[int]:
+        """Returns the number of samples of each class; [] for a task without single labels."""
+        if self.spec.task != "single-label":
+            return []
+        return torch.bincount(self.labels, minlength=self.classes).tolist()
 
 
 def read_samples(spec: DatasetSpec, root: Path, split: Split, *, classes: int | None = None) -> SampleList:
@@ -79,15 +94,14 @@ def read_samples(spec: DatasetSpec, root: Path, split: Split, *, classes: int | 
     range; the message names the row.
     """
     path = spec.list_path(root, split)
-    listed = read_list(spec, path)
-    files = tuple(sample.image for sample in listed)
+    listed, remarks = read_list(spec, path)
     folder = root / spec.folder
-    _check_files(path, listed, files, folder / spec.image_folder, "image")
+    files, file_remarks = _matched_files(path, listed, folder / spec.image_folder, "image")
     masks: tuple[str, ...] = ()
+    mask_remarks: list[str] = []
     if spec.mask_folder is not None:
-        masks = tuple(sample.entry for sample in listed)
-        _check_files(path, listed, masks, folder / spec.mask_folder, "mask")
-    labels, class_count = _parse_labels(spec, path, listed, classes)
+        masks, mask_remarks = _matched_files(path, listed, folder / spec.mask_folder, "mask")
+    labels, class_count, label_remarks = _parse_labels(spec, path, listed, classes)
     return SampleList(
         spec=spec,
         path=path,
@@ -99,6 +113,7 @@ def read_samples(spec: DatasetSpec, root: Path, split: Split, *, classes: int | 
         classes=class_count,
         digest=hashlib.sha256(path.read_bytes()).hexdigest(),
         label=data_label(folder, path.name),
+        remarks=(*remarks, *file_remarks, *mask_remarks, *label_remarks),
     )
 
 
@@ -107,7 +122,7 @@ def count_listed_classes(spec: DatasetSpec, root: Path) -> int | None:
     path = spec.list_path(root, "train")
     if spec.classes is not None or not path.exists():
         return spec.classes
-    return _parse_labels(spec, path, read_list(spec, path), None)[1]
+    return _parse_labels(spec, path, read_list(spec, path)[0], None)[1]
 
 
 def count_shared(train: SampleList, test: SampleList) -> int:
@@ -134,77 +149,66 @@ def _image_size(path: Path) -> tuple[int, int]:
         return 0, 0
 
 
-def read_list(spec: DatasetSpec, path: Path) -> list[ListedSample]:
-    """Reads a list as text: blank rows are skipped; the header of a multi-label list is checked and dropped.
+def _matched_files(
+    path: Path, listed: Sequence[ListedSample], folder: Path, kind: Literal["image", "mask"]
+) -> tuple[tuple[str, ...], list[str]]:
+    """Returns the names of the listed files as they are in `folder`, and remarks about differing names.
 
-    Raises `UserError` for a list that is missing, unreadable or empty, and for a row without exactly two columns.
-    """
-    second = "mask" if spec.mask_folder else "label"
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = [(number, cells) for number, cells in enumerate(csv.reader(file), start=1) if any(cells)]
-    except FileNotFoundError:
-        raise UserError(
-            f"no list at {path}: make it with `python -m advmia prepare --dataset {spec.download}` from the official"
-            f" download, or with `python -m advmia phantoms` for generated images; --dataRoot says where to look"
-        ) from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"cannot read the list {path} ({error}); expected UTF-8 rows `image,{second}`") from error
-    if spec.findings:
-        rows = _drop_header(spec, path, rows)
-    samples = []
-    for number, cells in rows:
-        if len(cells) != 2 or not cells[0].strip() or not cells[1].strip():
-            raise UserError(f"{path} row {number}: expected `image,{second}`, got `{_quoted(','.join(cells))}`")
-        samples.append(ListedSample(number, cells[0].strip(), cells[1].strip()))
-    if not samples:
-        raise UserError(f"{path} is empty: expected rows `image,{second}`")
-    return samples
-
-
-def _drop_header(spec: DatasetSpec, path: Path, rows: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
-    number, cells = rows[0] if rows else (1, [])
-    header = tuple(name.strip() for name in cells)
-    # Some copies of the list have a first column for the image's name.
-    if header[-len(spec.findings) :] != spec.findings:
-        expected = ",".join(spec.findings)
-        raise UserError(f"{path} row {number}: expected the header {expected}, got `{_quoted(','.join(header))}`")
-    return rows[1:]
-
-
-def _quoted(text: str) -> str:
-    """Shortens a text for a message: after a quotation mark that is never closed, a cell holds the rest of the file."""
-    text = " ".join(text.split())
-    return text if len(text) <= _QUOTED_CHARACTERS else f"{text[:_QUOTED_CHARACTERS]}..."
-
-
-def _check_files(path: Path, listed: Sequence[ListedSample], names: Sequence[str], folder: Path, kind: str) -> None:
-    """Raises `UserError` for a name without a file in `folder`, and for a link whose target is missing.
-
-    Names are looked up in the folder's listing, so that `../` and absolute paths never match.
+    A name may have the image folder before it, Windows' separators, or its letters in another Unicode form, as macOS
+    writes them. Names are looked up in the folder's listing, so that `../` and absolute paths never match. Raises
+    `UserError` for a name without a file, and for a link whose target is missing.
     """
     try:
-        present = {entry.name for entry in os.scandir(os.fsencode(folder)) if entry.is_file()}
+        present = {
+            entry.name.decode("utf-8", "surrogateescape")
+            for entry in os.scandir(os.fsencode(folder))
+            if entry.is_file()
+        }
     except OSError as error:
         raise UserError(f"no {kind} folder at {folder} ({error.strerror}); {path} lists its files") from error
-    missing = [(sample.row, name) for sample, name in zip(listed, names, strict=True) if name.encode() not in present]
+    names = [sample.image if kind == "image" else sample.entry for sample in listed]
+    if present.issuperset(names):
+        return tuple(names), []
+    composed = {unicodedata.normalize("NFC", name): name for name in present}
+    matched, in_folder, in_form, missing = [], 0, 0, []
+    for sample, name in zip(listed, names, strict=True):
+        plain = name if name in present else _without_folder(name, folder)
+        match = plain if plain in present else composed.get(unicodedata.normalize("NFC", plain))
+        if match is None:
+            missing.append((sample.row, name))
+            continue
+        in_folder += plain != name
+        in_form += match != plain
+        matched.append(match)
     if missing:
         row, name = missing[0]
         more = f" (and {len(missing) - 1} more rows)" if len(missing) > 1 else ""
         remedy = "it is a path, expected a file's name" if "/" in name else "complete the folder or the list"
-        raise UserError(f"{path} row {row}: {kind} {_quoted(name)} is not in {folder}{more}; {remedy}")
+        raise UserError(f"{path} row {row}: {kind} {quoted(name)} is not in {folder}{more}; {remedy}")
+    remarks = [f"{in_folder} {kind} names have their folder before them"] if in_folder else []
+    remarks += [f"{in_form} {kind} names have another Unicode form than their files"] if in_form else []
+    return tuple(matched), remarks
+
+
+def _without_folder(name: str, folder: Path) -> str:
+    """Returns the name without `./` and without the folders that `folder` ends with: img/a.png, mel2017/img/a.png."""
+    parts = [part for part in name.replace("\\", "/").split("/") if part != "."]
+    above = parts[:-1]
+    return parts[-1] if parts and above == list(folder.parts[len(folder.parts) - len(above) :]) else name
 
 
 def _parse_labels(
     spec: DatasetSpec, path: Path, listed: Sequence[ListedSample], classes: int | None
-) -> tuple[Tensor, int]:
-    """Returns the labels of all samples, as `SampleList` holds them, and the number of classes."""
+) -> tuple[Tensor, int, list[str]]:
+    """Returns the labels of all samples, as `SampleList` holds them, the number of classes, and remarks."""
     if spec.task == "segmentation":
-        return torch.empty(len(listed), 0), spec.classes or 2
+        return torch.empty(len(listed), 0), spec.classes or 2, []
     _check_repeats(path, listed)
     if spec.task == "multi-label":
-        return _parse_bits(spec, path, listed), len(spec.findings)
+        return _parse_bits(spec, path, listed), len(spec.findings), []
     labels = [_parse_integer(path, sample) for sample in listed]
+    fractions = sum(not sample.entry.lstrip("+-").isdecimal() for sample in listed)
+    remarks = [f"{fractions} labels are written with a decimal point"] if fractions else []
     # Without a declared number of classes, the list must hold each of 0 to K-1: a gap means a wrong column or list.
     limit = classes or spec.classes or len(set(labels))
     for sample, label in zip(listed, labels, strict=True):
@@ -213,7 +217,7 @@ def _parse_labels(
                 f"{path} row {sample.row}: label {label} is out of range; {spec.name} has {limit} classes here,"
                 f" so labels are 0 to {limit - 1}"
             )
-    return torch.tensor(labels, dtype=torch.int64), limit
+    return torch.tensor(labels, dtype=torch.int64), limit, remarks
 
 
 def _check_repeats(path: Path, listed: Sequence[ListedSample]) -> None:
@@ -223,16 +227,17 @@ def _check_repeats(path: Path, listed: Sequence[ListedSample]) -> None:
         first = first_of.setdefault(sample.image, sample)
         if first.entry != sample.entry:
             raise UserError(
-                f"{path} row {sample.row}: {_quoted(sample.image)} is {_quoted(sample.entry)} here and"
-                f" {_quoted(first.entry)} in row {first.row}; keep one of them"
+                f"{path} row {sample.row}: {quoted(sample.image)} is {quoted(sample.entry)} here and"
+                f" {quoted(first.entry)} in row {first.row}; keep one of them"
             )
 
 
 def _parse_integer(path: Path, sample: ListedSample) -> int:
-    try:
-        return int(sample.entry)
-    except ValueError:
-        raise UserError(f"{path} row {sample.row}: expected an integer label, got `{_quoted(sample.entry)}`") from None
+    """Returns a label; spreadsheets may hold it as 1.0, or 1,0."""
+    match = re.fullmatch(r"([+-]?\d+)([.,]0*)?", sample.entry)
+    if match is None:
+        raise UserError(f"{path} row {sample.row}: expected an integer label, got `{quoted(sample.entry)}`")
+    return int(match[1])
 
 
 def _parse_bits(spec: DatasetSpec, path: Path, listed: Sequence[ListedSample]) -> Tensor:
@@ -241,6 +246,6 @@ def _parse_bits(spec: DatasetSpec, path: Path, listed: Sequence[ListedSample]) -
     for sample in listed:
         bits = sample.entry
         if len(bits) != width + 1 or bits[0] != "b" or set(bits[1:]) - {"0", "1"}:
-            raise UserError(f"{path} row {sample.row}: expected the letter b and {width} bits, got `{_quoted(bits)}`")
+            raise UserError(f"{path} row {sample.row}: expected the letter b and {width} bits, got `{quoted(bits)}`")
     findings = np.array([[bit == "1" for bit in sample.entry[1:]] for sample in listed], dtype=np.float32)
     return torch.from_numpy(findings)

@@ -54,6 +54,7 @@ class DatasetSpec:
     resize: int  # pixels a side of the square that the image is resized to, before its centre is cropped to `size`
     image_folder: str = "img"  # in `folder`
     mask_folder: str | None = None  # in `folder`; segmentation only
+    foreground: tuple[int, ...] = ()  # mask values that are foreground; (): decided for each file, see `masks`
     classes: int | None = None  # None: counted in the training list
     positive: int = 1  # of two classes, the one that means disease
     findings: tuple[str, ...] = ()  # multi-label only: the header of the lists

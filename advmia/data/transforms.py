@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,38 +12,42 @@ from PIL import Image
 from torch import Tensor
 
 from advmia.budgets import GREY_LEVELS
+from advmia.data.decode import decoded
+from advmia.data.masks import read_mask
 from advmia.data.specs import Augmentation
 
-FOREGROUND = 128  # a mask pixel at or above this grey level is foreground
+Note = Callable[[str], object]  # gets a remark about a file
+
 _FIXED_POINT = 16  # bits after the point in Pillow's nearest-neighbour affine transform
 
 
-def load_image(path: Path, resize: int, size: int) -> np.ndarray:
+def load_image(path: Path, resize: int, size: int, *, note: Note = str) -> np.ndarray:
     """Loads an image as RGB, resizes it to `resize` x `resize` (bilinear) and crops its centre; uint8 (size, size, 3).
 
-    The published transforms resize the shorter side; the official images are square, so this is the same. EXIF rotation
-    is not applied, since masks would no longer fit. Raises OSError, ValueError or SyntaxError for a damaged file, and
-    ValueError for more than 8 bits a channel.
+    The published transforms resize the shorter side; the official images are square, so this is the same. `note` is
+    called with each remark of `decoded`. Raises OSError, ValueError or SyntaxError for a damaged file, and ValueError
+    for more than 8 bits a channel.
     """
-    with Image.open(path) as image:
-        _check_depth(image)
+    with decoded(path) as (image, remarks):
+        if image.mode.startswith(("I", "F")):
+            raise ValueError(f"{image.mode} pixels; expected 8 bits a channel")
         resized = image.convert("RGB").resize((resize, resize), Image.Resampling.BILINEAR)
+    for remark in remarks:
+        note(remark)
     # rounds half to even, as torchvision's CenterCrop does
     offset = round((resize - size) / 2)
     return np.asarray(resized.crop((offset, offset, offset + size, offset + size)))
 
 
-def load_mask(path: Path, size: int) -> np.ndarray:
-    """Loads a mask, resized to the nearest pixel; uint8 (size, size) of 0 and 1. Raises as `load_image` does."""
-    with Image.open(path) as image:
-        _check_depth(image)
-        resized = image.convert("L").resize((size, size), Image.Resampling.NEAREST)
-    return (np.asarray(resized) >= FOREGROUND).astype(np.uint8)
+def load_mask(path: Path, size: int, *, foreground: tuple[int, ...] = (), note: Note = str) -> np.ndarray:
+    """Loads a mask, resized to the nearest pixel; uint8 (size, size) of 0 and 1.
 
-
-def _check_depth(image: Image.Image) -> None:
-    if image.mode.startswith(("I", "F")):
-        raise ValueError(f"{image.mode} pixels; expected 8 bits a channel")
+    `note` is called with the mask's encoding as text. Raises as `advmia.data.masks.read_mask`, which says what is
+    foreground.
+    """
+    mask, encoding = read_mask(path, foreground)
+    note(str(encoding))
+    return np.asarray(Image.fromarray(mask).resize((size, size), Image.Resampling.NEAREST))
 
 
 def to_pixels(images: Tensor) -> Tensor:

@@ -10,19 +10,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from advmia.attacks.common import Attack, stops_early
 from advmia.attacks.inference import Blocks, inference_copy
 from advmia.data.loading import Batch, EvaluationLoader
 from advmia.errors import UserError
-from advmia.gradcam.maps import cosine_similarity, grad_cam, top_overlap
+from advmia.gradcam.maps import cosine_similarity, grad_cam, is_empty, top_overlap
 from advmia.gradcam.pictures import SHEET_ROWS, SheetPicture, overlay, save_jpeg, save_sheet
 from advmia.runtime.files import csv_text, read_json_object, write_json, write_text
 from advmia.runtime.precision import FP32, Precision
+from advmia.runtime.progress import Bar
 from advmia.runtime.rng import SampleRng
 
-COLUMNS = ("file", "index", "label", "attack", "eps", "predicted", "confidence", "cosine", "iou_top_fifth", "map")
+COLUMNS = (
+    *("file", "index", "label", "attack", "eps", "predicted", "confidence"),
+    *("cosine", "iou_top_fifth", "map", "map_class", "empty"),
+)
 RECORD_NAME, TABLE_NAME, SHEET_NAME = "gradVisual.json", "gradVisual.csv", "gradVisual.png"
 
 
@@ -51,11 +54,16 @@ class View:
 
 @dataclass(frozen=True)
 class MappedNetwork:
-    """A network whose maps are drawn, the layer that they are read from, and the precision that it runs in."""
+    """A network whose maps are drawn, and how: the layer that they are read from, the precision, the class."""
 
     model: nn.Module
     layer: str  # name of the submodule
     precision: Precision = FP32
+    of_predicted: bool = False  # maps explain the predicted class instead of the true one
+
+    @property
+    def explained(self) -> str:
+        return "predicted" if self.of_predicted else "true"
 
     def show(self, batch: Batch, view: View) -> Tensor:
         """Returns a batch's images (B, 3, H, W) in a view; adversarial images are those that `evaluate` scores."""
@@ -67,9 +75,9 @@ class MappedNetwork:
             return view.attack(Blocks(inference_copy(self.model, batch.x)), batch.x, batch.y, rng=rng)
 
     def explain(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Computes maps (B, H, W) of classes y (B,) and logits (B, K) of images x (B, 3, H, W)."""
+        """Computes maps (B, H, W) and logits (B, K) of images x (B, 3, H, W) of the true classes y (B,)."""
         with self.precision.scoring():
-            return grad_cam(self.model, self.layer, x, y)
+            return grad_cam(self.model, self.layer, x, None if self.of_predicted else y)
 
 
 @dataclass(frozen=True)
@@ -78,17 +86,20 @@ class MapScores:
 
     predicted: int  # class
     confidence: float  # probability of the predicted class
-    label_confidence: float  # probability of the true class, which the map explains
+    label_confidence: float  # probability of the true class
     cosine: float  # similarity to the clean image's map, 0 to 1
     overlap: float  # intersection over union of the brightest fifths of this map and the clean image's, 0 to 1
+    is_empty: bool  # nothing in the image supports the class that the map explains
+    is_comparable: bool  # neither this map nor the clean image's is empty
 
     def columns(self) -> dict[str, Any]:
         """Returns the scores that the CSV shows, by column."""
         return {
             "predicted": self.predicted,
             "confidence": f"{self.confidence:.6f}",
-            "cosine": f"{self.cosine:.6f}",
-            "iou_top_fifth": f"{self.overlap:.6f}",
+            "cosine": f"{self.cosine:.6f}" if self.is_comparable else "",
+            "iou_top_fifth": f"{self.overlap:.6f}" if self.is_comparable else "",
+            "empty": "yes" if self.is_empty else "no",
         }
 
 
@@ -97,8 +108,10 @@ def score_maps(maps: Tensor, clean_maps: Tensor, logits: Tensor, y: Tensor) -> l
     probabilities = logits.softmax(dim=1)
     confidence, predicted = probabilities.max(dim=1)
     label_confidence = probabilities.gather(1, y[:, None])[:, 0]
-    similarity = (cosine_similarity(maps, clean_maps), top_overlap(maps, clean_maps))
-    columns = [column.tolist() for column in (predicted, confidence, label_confidence, *similarity)]
+    empty = is_empty(maps)
+    similarity = (cosine_similarity(maps, clean_maps), top_overlap(maps, clean_maps), empty)
+    comparable = ~(empty | is_empty(clean_maps))
+    columns = [column.tolist() for column in (predicted, confidence, label_confidence, *similarity, comparable)]
     return [MapScores(*values) for values in zip(*columns, strict=True)]
 
 
@@ -148,7 +161,7 @@ class MapFolder:
 def draw_maps(
     network: MappedNetwork, loader: EvaluationLoader, views: Sequence[View], folder: MapFolder, *, on_clean: bool
 ) -> list[dict[str, Any]]:
-    """Draws a map of each image's true class in every view, then the contact sheet and the CSV.
+    """Draws a map of each image in every view, then the contact sheet and the CSV.
 
     Args:
         network: the classifier.
@@ -163,7 +176,7 @@ def draw_maps(
     samples = loader.data.samples
     records: list[dict[str, Any]] = []
     sheet: list[list[SheetPicture]] = []
-    for batch in tqdm(loader, desc="Grad-CAM", unit="batch", disable=None, leave=False):
+    for batch in Bar(loader, desc="Grad-CAM", unit="batches", leave=False):
         pictures: list[list[SheetPicture]] = [[] for _ in range(len(batch))]
         clean_maps = torch.empty(0)
         for view in views:
@@ -176,7 +189,9 @@ def draw_maps(
                 path = folder.path(view.file_name(label, scores.label_confidence, index))
                 save_jpeg(pixels, path)
                 if len(sheet) + position < SHEET_ROWS:
-                    pictures[position].append(SheetPicture(pixels, scores.predicted, scores.confidence))
+                    is_right = scores.predicted == label
+                    picture = SheetPicture(pixels, scores.predicted, scores.confidence, is_right, scores.is_empty)
+                    pictures[position].append(picture)
                 records.append(
                     {
                         "file": samples.files[index],
@@ -186,11 +201,12 @@ def draw_maps(
                         "eps": f"{view.grey_eps:g}",
                         **scores.columns(),
                         "map": path.name,
+                        "map_class": scores.predicted if network.of_predicted else label,
                     }
                 )
         sheet += [image_pictures for image_pictures in pictures if image_pictures]
-    names = [f"{file}\nclass {label}" for file, label in zip(samples.files, samples.labels.tolist(), strict=True)]
-    title = f"{samples.dataset_name}: Grad-CAM of the true class; below, the class predicted"
+    names = list(zip(samples.files, samples.labels.tolist(), strict=True))
+    title = f"{samples.dataset_name}: Grad-CAM of the {network.explained} class; below, the class predicted"
     save_sheet(sheet, names[: len(sheet)], [view.title for view in views], title, folder.path(SHEET_NAME))
     folder.finish(records)
     return records

@@ -11,7 +11,7 @@ from advmia.attacks.common import frozen_eval
 TOP_FRACTION = 0.2  # of a map's pixels: those that `top_overlap` compares
 
 
-def grad_cam(model: nn.Module, layer: str, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def grad_cam(model: nn.Module, layer: str, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
     """Computes the Grad-CAM maps of a batch.
 
     A map is the ReLU of the sum of the layer's channels, each weighted by the mean of the class logit's gradient
@@ -22,7 +22,7 @@ def grad_cam(model: nn.Module, layer: str, x: Tensor, y: Tensor) -> tuple[Tensor
         model: a classifier, (B, 3, H, W) -> (B, K).
         layer: the name of the submodule whose output (B, C, h, w) the maps are read from.
         x: images (B, 3, H, W) in [0, 1].
-        y: the class that each map explains, (B,) int64.
+        y: the class that each map explains, (B,) int64; None for the class that the model predicts.
 
     Returns: maps (B, H, W) in [0, 1] and logits (B, K) float32.
     """
@@ -39,11 +39,17 @@ def grad_cam(model: nn.Module, layer: str, x: Tensor, y: Tensor) -> tuple[Tensor
         finally:
             hook.remove()
         (activations,) = outputs  # (B, C, h, w)
-        (gradients,) = torch.autograd.grad(logits.gather(1, y[:, None]).sum(), activations)
+        explained = logits.argmax(dim=1) if y is None else y
+        (gradients,) = torch.autograd.grad(logits.gather(1, explained[:, None]).sum(), activations)
     weights = gradients.mean(dim=(2, 3), keepdim=True)
     maps = (weights * activations.detach()).sum(dim=1, keepdim=True).relu()
     maps = F.interpolate(maps, size=x.shape[2:], mode="bilinear", align_corners=False)[:, 0]
     return maps / maps.amax(dim=(1, 2), keepdim=True).clamp(min=1e-12), logits.detach()
+
+
+def is_empty(maps: Tensor) -> Tensor:
+    """Returns which maps (B, H, W) of `grad_cam` are empty, (B,) bool: no part of the image supports the class."""
+    return maps.amax(dim=(1, 2)) < 0.5  # the maximum of any other map is 1
 
 
 def cosine_similarity(maps: Tensor, clean_maps: Tensor) -> Tensor:

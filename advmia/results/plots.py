@@ -206,7 +206,13 @@ def _draw_panel(panel: Axes, curves: Sequence[Curve], attack: str) -> None:
         if curve.unfinished:
             last = points[-1]
             panel.plot(
-                last.grey_eps, last.score, marker="o", color="white", transform=panel.transData + shift, zorder=4
+                last.grey_eps,
+                last.score,
+                marker="o",
+                color=_COLOURS[number % len(_COLOURS)],
+                markerfacecolor="white",
+                transform=panel.transData + shift,
+                zorder=4,
             )
     for guessing in sorted({curve.guessing for _, curve in shown if curve.guessing is not None}):
         panel.axhline(guessing, color="#666666", linestyle=(0, (1, 3)), linewidth=1.0, label=_GUESSING)

@@ -135,8 +135,10 @@ def _warnings(group: Sequence[ScoredRun]) -> list[str]:
 
 def _footnotes(warnings: Sequence[str], identities: Sequence[Sequence[str]]) -> tuple[str, ...]:
     """Returns for each run with warnings its name and the warnings."""
-    named = zip(identities, warnings, strict=True)
-    return tuple(f"{' '.join(filter(None, identity))}: {warning}" for identity, warning in named if warning)
+    names = [
+        " ".join([method, *(f"({setting})" for setting in settings if setting)]) for method, *settings in identities
+    ]
+    return tuple(f"{name}: {warning}" for name, warning in zip(names, warnings, strict=True) if warning)
 
 
 def _notes(group: Sequence[ScoredRun]) -> tuple[str, ...]:

@@ -57,7 +57,7 @@ class Bar(tqdm):
         if self.disable and now - self._line_time >= LINE_SECONDS:
             self._line_time = now
             total = f" of {self.total}" if self.total is not None else ""
-            text = f"{self._title}: {self.n}{total} {self._unit} after {(now - self._start) / 60:.0f} min"
+            text = f"{self._title}: {self.n}{total} {self._unit} after {(now - self._start) // 60:.0f} min"
             say(", ".join(filter(None, [text, note()])))
 
 

@@ -88,8 +88,10 @@ def test_files_of_a_run(
         assert start == f"class{record['label']}" and end.endswith(f"_{record['index']}{tail}.jpg")
         assert 0 <= float(end.split("_")[0]) <= 1
         with Image.open(maps / record["map"]) as picture:
-            assert picture.format == "JPEG" and picture.size == ((32, 32) if model == "chexnet" else (16, 16))
-        assert -1 <= float(record["cosine"]) <= 1 and 0 <= float(record["iou_top_fifth"]) <= 1
+            assert picture.format == "JPEG" and picture.size == (224, 224)  # 14 or 7 times 16 or 32
+        if record["cosine"] or record["empty"] == "no":
+            assert -1 <= float(record["cosine"]) <= 1 and 0 <= float(record["iou_top_fifth"]) <= 1
+        assert record["map_class"] == record["label"]
     with Image.open(maps / "gradVisual.png") as sheet:
         assert sheet.format == "PNG"
     assert {path.name for path in maps.glob("*.jpg")} == {record["map"] for record in records}
@@ -127,6 +129,34 @@ def test_what_the_map_is_laid_over(workplace: Path, tmp_path: Path, monkeypatch:
         with Image.open(tmp_path / "a" / record["map"]) as first, Image.open(tmp_path / "b" / record["map"]) as second:
             difference = np.abs(np.asarray(first, dtype=int) - np.asarray(second, dtype=int)).mean()
         assert difference == 0 if record["attack"] == "clean" else difference > 10
+
+
+@pytest.mark.usefixtures("small_networks")
+def test_empty_maps_and_those_of_the_predicted_class(
+    workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Fails if a network that nothing supports has maps that are not said to be empty, or a cosine of 0 for them, or if
+    --mapOf predicted explains the true class."""
+    model = build_model("mv2", 2)
+    with torch.no_grad():
+        weight, bias = model.get_parameter("linear.weight"), model.get_parameter("linear.bias")
+        weight[0], weight[1] = weight[0].abs() + 1, -weight[1].abs() - 1  # nothing supports class 1
+        bias[:] = torch.tensor([1000.0, 0.0])  # all images are taken for class 0
+    torch.save(model.state_dict(), tmp_path / "weights")
+    records = {}
+    for of in ("true", "predicted"):
+        words = ["--weight", tmp_path / "weights", "--epsilons", 8, "--saveDir", tmp_path / of, "--mapOf", of]
+        assert draw(monkeypatch, workplace, *words) == 0
+        said, records[of] = capsys.readouterr().out, read_records(tmp_path / of)
+        empty = sum(record["empty"] == "yes" for record in records[of])
+        assert (f"{empty} maps are empty" in said) == (empty > 0)
+    for record in records["true"]:
+        is_empty = record["label"] == "1"
+        assert record["empty"] == ("yes" if is_empty else "no") and (record["cosine"] == "") == is_empty
+    assert {record["empty"] for record in records["true"]} == {"yes", "no"}
+    assert {(record["predicted"], record["map_class"], record["empty"]) for record in records["predicted"]} == {
+        ("0", "0", "no")
+    }
 
 
 def test_no_file_is_lost(

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from advmia.gradcam.maps import cosine_similarity, grad_cam, top_overlap
+from advmia.gradcam.maps import cosine_similarity, grad_cam, is_empty, top_overlap
 from advmia.models import MODELS, build_model
 from tests.support.networks import SmallNet, Snapshot, network, pixels, trained, unsettle
 
@@ -96,8 +96,22 @@ def test_a_map_where_nothing_supports_the_class() -> None:
     x, y = pixels(2)
     maps, _ = grad_cam(model, "bn2", x, y)
     flat = torch.zeros_like(maps)
-    assert maps.isfinite().all()
+    assert maps.isfinite().all() and is_empty(torch.cat([maps, flat])).tolist() == [
+        *(maps == 0).all(2).all(1),
+        True,
+        True,
+    ]
     assert top_overlap(flat, maps).tolist() == cosine_similarity(flat, maps).tolist() == [0.0, 0.0]
+
+
+def test_the_predicted_class() -> None:
+    """Fails if the map of the predicted class is not the map of that class, or is one of the true class."""
+    model, (x, _) = small_net(), pixels(6)
+    maps, logits = grad_cam(model, "bn1", x, None)
+    predicted = logits.argmax(dim=1)
+    assert len(set(predicted.tolist())) > 1
+    assert torch.equal(maps, grad_cam(model, "bn1", x, predicted)[0])
+    assert not torch.allclose(maps, grad_cam(model, "bn1", x, (predicted + 1) % 3)[0])
 
 
 def test_comparison_of_two_maps() -> None:

@@ -242,6 +242,17 @@ def test_bad_flags_are_refused_before_any_work(words: list[object], message: str
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("status", "word"), [(130, "stopped in"), (143, "stopped in"), (2, "failed"), (137, "failed")])
+def test_a_sweep_that_is_stopped_has_not_failed(status: int, word: str, tmp_path: Path) -> None:
+    """Fails if Ctrl-C or SIGTERM is reported as a failure, or a failure as Ctrl-C."""
+    steps = f"OUT={shlex.quote(str(tmp_path))} STEPS=(train tables) COMMANDS=('exit {status}' 'echo no'); run_steps"
+    command = ["bash", "-c", f". scripts/sweep.sh; {steps}", "sweep_eps.sh"]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert process.returncode == status and process.stdout == "[1/2] train\n"
+    assert process.stderr.startswith(f"sweep_eps.sh: {word if word != 'failed' else 'train failed'} ")
+    assert process.stderr.endswith(f"log: {tmp_path}/logs/train.log\n") and process.stderr.count("\n") == 1
+
+
 def test_only_one_sweep_writes_to_a_folder(data: Path, tmp_path: Path) -> None:
     """Fails if a second sweep trains over the first one's checkpoints."""
     if shutil.which("flock") is None:

@@ -17,7 +17,7 @@ import pytest
 
 from advmia.data.phantoms import make_phantoms
 from advmia.runtime import progress
-from advmia.runtime.progress import ProgressBar
+from advmia.runtime.progress import Bar, ProgressBar
 from tests.support.running import ROOT
 
 
@@ -60,6 +60,37 @@ def test_notes_are_few(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     list(ProgressBar(batches(), 40, "title", lambda images: notes.append(images) or f"note {images}"))
     assert notes == [2, 10, 18, 26, 34]
     assert "note 2]" in capsys.readouterr().err
+
+
+def test_lines_without_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """Fails if a loop of minutes prints nothing to a log, more than a line a minute, or other numbers than a bar."""
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+
+    def batches() -> Iterator[list[int]]:
+        for _ in range(8):
+            now[0] += 25
+            yield [0, 0]
+
+    bar = ProgressBar(batches(), 20, "pgd eps 8", lambda images: f"accuracy at {images}", initial=4)
+    for _ in bar:
+        now[0] += 2
+        bar.refresh()  # as within a batch that takes long
+    assert capsys.readouterr().err.splitlines() == [
+        "pgd eps 8: 8 of 20 images after 1 min, accuracy at 8",
+        "pgd eps 8: 14 of 20 images after 2 min, accuracy at 14",
+    ]
+    assert list(Bar(batches(), desc="reliability", unit="batches", total=8)) == [[0, 0]] * 8
+    with Bar(total=9, desc="copying", unit="files") as counter:
+        now[0] += 30
+        counter.update()
+        now[0] += 31
+        counter.update(2)
+    assert capsys.readouterr().err.splitlines() == [
+        "reliability: 3 of 8 batches after 1 min",
+        "reliability: 6 of 8 batches after 2 min",
+        "copying: 3 of 9 files after 1 min",
+    ]
 
 
 def run_on_a_terminal(python: Path, words: list[str], folder: Path) -> tuple[str, str]:

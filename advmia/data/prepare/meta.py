@@ -115,7 +115,7 @@ def _read_list(path: Path, spec: DatasetSpec) -> list[tuple[str, str]]:
         "segmentation": (r".+", "its mask's file name"),
     }[spec.task]
     rows = []
-    for row, image, entry in read_list(spec, path):
+    for row, image, entry in read_list(spec, path)[0]:
         where = f"{path} row {row}"
         if not re.fullmatch(pattern, entry):
             raise UserError(

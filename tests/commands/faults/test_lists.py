@@ -27,7 +27,7 @@ LIST_CASES = [
         write(f"{LISTS}/testbin.csv", ""),
         process=True,
     ),
-    Case("list not UTF-8", SEG, ("trainSeg.csv", "expected UTF-8"), write(f"{LISTS}/trainSeg.csv", b"\xff\xfe,a\n")),
+    Case("list not text", SEG, ("trainSeg.csv", "as CSV in UTF-8"), write(f"{LISTS}/trainSeg.csv", b"\xff\xfe,a\n")),
     Case(
         "one image of a class to hold out",
         f"{TRAIN} --valFraction 0.5",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,9 +31,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Returns a list that gets the names of the images that are decoded, in any order."""
     names: list[str] = []
 
-    def load(path: Path, resize: int, size: int) -> np.ndarray:
+    def load(path: Path, resize: int, size: int, **options: Any) -> np.ndarray:
         names.append(path.name)
-        return load_image(path, resize, size)
+        return load_image(path, resize, size, **options)
 
     monkeypatch.setattr(cache, "load_image", load)
     return names

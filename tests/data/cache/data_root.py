@@ -40,9 +40,9 @@ def direct(root: Path) -> np.ndarray:
 
 
 def cache_files(root: Path) -> dict[str, Path]:
-    """Returns the three files of the only array in the cache, by suffix."""
-    paths = {path.suffix: path for path in (root / CACHE_FOLDER).iterdir()}
-    assert set(paths) == {".npy", ".json", ".lock"} and len(list((root / CACHE_FOLDER).iterdir())) == 3
+    """Returns the four files of the only array in the cache, by suffix; of the fingerprints, `.files.npy`."""
+    paths = {"".join(path.suffixes): path for path in (root / CACHE_FOLDER).iterdir()}
+    assert set(paths) == {".npy", ".json", ".files.npy", ".lock"} and len(list((root / CACHE_FOLDER).iterdir())) == 4
     return paths
 
 

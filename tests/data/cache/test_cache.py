@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,8 @@ from PIL import Image
 
 from advmia.data import cache
 from advmia.data.cache import CACHE_FOLDER, cached_images, cached_masks
+from advmia.data.decode import NOT_TURNED
+from advmia.data.fingerprints import digest_of
 from advmia.data.readers import read_samples
 from advmia.data.specs import DATASETS
 from advmia.data.transforms import load_image, load_mask
@@ -91,16 +94,18 @@ def test_other_files_are_another_array(root: Path, decoded: list[str]) -> None:
         samples = samples_of(root)
         pixels = cached_images(root, samples, workers=1).pixels
         assert np.array_equal(pixels, direct(root)[list(numbers)])
-        assert len(list((root / CACHE_FOLDER).glob("*.npy"))) == count
+        assert len(list((root / CACHE_FOLDER).glob("*.json"))) == count
     decoded.clear()
     other = read_samples(DATASETS["mel"].at_size(24), root, "train")
     assert cached_images(root, other, workers=1).pixels.shape == (3, 24, 24, 3)
-    assert len(decoded) == 3 and len(list((root / CACHE_FOLDER).glob("*.npy"))) == 5
+    assert len(decoded) == 3 and len(list((root / CACHE_FOLDER).glob("*.json"))) == 5
 
 
 def test_limit_is_another_array(root: Path, decoded: list[str]) -> None:
-    """Fails if a list and its first rows share an array."""
-    assert np.array_equal(cached_images(root, samples_of(root).first(2), workers=1).pixels, direct(root)[:2])
+    """Fails if a list and some of its rows share an array."""
+    few = samples_of(root).subset(2)
+    numbers = [int(Path(name).stem) for name in few.files]
+    assert np.array_equal(cached_images(root, few, workers=1).pixels, direct(root)[numbers])
     assert len(decoded) == 2
     assert np.array_equal(get(root).pixels, direct(root))
 
@@ -116,33 +121,98 @@ def test_crop_and_plain_resize_differ(root: Path) -> None:
     assert pixels.shape == plain.shape and not np.array_equal(pixels, plain)
 
 
-def _same_size_other_content(root: Path) -> None:
+def _kept_time(root: Path, change: Callable[[Path], object]) -> None:
+    """Applies a change that keeps the size of image 2, and sets its modification time back."""
     path = image_path(root, 2)
     before = path.stat()
-    write_image(path, np.random.default_rng(9))
+    change(path)
     assert path.stat().st_size == before.st_size
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def _moved_over(path: Path) -> None:
+    """Replaces the file by a new one, as rsync and unzip do."""
+    write_image(path.with_name("new.png"), np.random.default_rng(9))
+    path.with_name("new.png").replace(path)
+
+
+def _swapped(path: Path) -> None:
+    other = path.with_name("1.png")
+    times = other.stat()
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    path.rename(path.with_name("aside.png"))
+    other.rename(path)
+    path.with_name("aside.png").rename(other)
+
+
+def _linked_elsewhere(root: Path) -> None:
+    """Points a link at another image of the same size and time."""
+    path = image_path(root, 2)
+    path.rename(path.with_name("first.png"))
+    path.symlink_to("first.png")
+    get(root)
+    write_image(path.with_name("second.png"), np.random.default_rng(9))
+    times = path.stat()
+    os.utime(path.with_name("second.png"), ns=(times.st_atime_ns, times.st_mtime_ns))
+    path.unlink()
+    path.symlink_to("second.png")
 
 
 @pytest.mark.parametrize(
     "change",
     [
         pytest.param(lambda root: write_image(image_path(root, 2), np.random.default_rng(9)), id="content"),
-        pytest.param(_same_size_other_content, id="content, a nanosecond later"),
+        pytest.param(
+            lambda root: _kept_time(root, lambda path: write_image(path, np.random.default_rng(9))), id="same time"
+        ),
+        pytest.param(lambda root: _kept_time(root, _moved_over), id="another file, same time"),
+        pytest.param(lambda root: _kept_time(root, _swapped), id="swapped, same time"),
+        pytest.param(_linked_elsewhere, id="a link elsewhere, same time"),
         pytest.param(lambda root: write_image(image_path(root, 0), np.random.default_rng(9), (9, 9, 3)), id="size"),
         pytest.param(lambda root: image_path(root, 4).write_bytes(image_path(root, 1).read_bytes()), id="copied over"),
     ],
 )
-def test_a_changed_image_is_decoded_anew(change: Callable[[Path], object], root: Path, decoded: list[str]) -> None:
-    """Fails if the old pixels of an image that has been replaced are still returned."""
+def test_a_changed_image_is_decoded_anew(
+    change: Callable[[Path], object], root: Path, decoded: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fails if the old pixels of an image that has been replaced are still returned, or nothing is said."""
     old = np.array(get(root).pixels)
-    decoded.clear()
+    capsys.readouterr()
     change(root)
+    decoded.clear()
     pixels = get(root).pixels
     assert np.array_equal(pixels, direct(root)) and not np.array_equal(pixels, old)
     assert len(decoded) == COUNT
+    assert re.search(rf"[12] of {COUNT} files in .*img have changed \(.*\.png\): all", capsys.readouterr().err)
     get(root)
     assert len(decoded) == COUNT
+
+
+def test_a_touched_image_is_read_but_not_decoded(root: Path, decoded: list[str]) -> None:
+    """Fails if a copy of the data set, with other times and inodes, is decoded again, or is read each time."""
+    get(root)
+    decoded.clear()
+    path = image_path(root, 2)
+    path.write_bytes(path.read_bytes())
+    read: list[Path] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cache, "digest_of", lambda path: (read.append(path), digest_of(path))[1])
+        for _ in range(2):
+            assert np.array_equal(get(root).pixels, direct(root))
+    assert decoded == [] and read == [path]
+
+
+def test_remarks(root: Path) -> None:
+    """Fails if the remarks about files are lost, or are not those of the array that is read again."""
+    write_image(image_path(root, 2), np.random.default_rng(9))
+    image = Image.open(image_path(root, 2))
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    image.save(image_path(root, 2), exif=exif)
+    for _ in range(2):
+        assert get(root).remarks == {NOT_TURNED: (1, "2.png")}
+        masks = cached_masks(root, samples_of(root), workers=2)
+        assert masks.remarks == {"grey 255": (COUNT, "0.png")}
 
 
 def _flip(path: Path, position: int) -> None:
@@ -153,6 +223,10 @@ def _flip(path: Path, position: int) -> None:
 
 def _as_signed(paths: dict[str, Path]) -> None:
     paths[".npy"].write_bytes(paths[".npy"].read_bytes().replace(b"|u1", b"|i1", 1))
+
+
+def _other_digests(paths: dict[str, Path]) -> None:
+    np.save(paths[".files.npy"], np.load(paths[".files.npy"]) ^ [0, 0, 0, 0, 1, 0])
 
 
 @pytest.mark.parametrize(
@@ -176,6 +250,9 @@ def _as_signed(paths: dict[str, Path]) -> None:
         pytest.param(lambda p: p[".json"].write_text("[]"), id="facts a list"),
         pytest.param(lambda p: p[".json"].write_text("{}"), id="facts without content"),
         pytest.param(lambda p: p[".json"].write_text("null"), id="facts null"),
+        pytest.param(lambda p: p[".files.npy"].unlink(), id="fingerprints gone"),
+        pytest.param(lambda p: p[".files.npy"].write_bytes(b"\x93NUMPY"), id="fingerprints cut"),
+        pytest.param(_other_digests, id="other fingerprints"),
     ],
 )
 def test_a_damaged_cache_is_built_again(
@@ -235,6 +312,8 @@ def test_unreadable_files(kind: str, harm: Callable[[Path], object], says: str, 
     """Fails if the message lacks row or file, or half an array stays in the folder."""
     SPEC.list_path(root, "train").write_text("0.png,0.png\n\n1.png,1.png\n2.png,2.png\n")
     samples = samples_of(root)
+    if kind == "mask" and says == "expected 8 bits":
+        pytest.skip("masks of 16 bits are read")
     folder = root / SPEC.folder / str(SPEC.image_folder if kind == "image" else SPEC.mask_folder)
     harm(folder / "1.png")
     build = cached_images if kind == "image" else cached_masks

@@ -62,13 +62,13 @@ def test_two_processes_decode_once(root: Path, tmp_path: Path, monkeypatch: pyte
         arrived.release()
         lock(file, operation)
 
-    def load(path: Path, resize: int, size: int) -> np.ndarray:
+    def load(path: Path, resize: int, size: int, **options: Any) -> np.ndarray:
         if not both.is_set():
             assert arrived.acquire(timeout=30) and arrived.acquire(timeout=30)  # both are at the lock
             both.set()
         with log.open("a") as file:
             file.write(f"{path.name}\n")
-        return load_image(path, resize, size)
+        return load_image(path, resize, size, **options)
 
     monkeypatch.setattr(cache.fcntl, "flock", count_and_lock)
     monkeypatch.setattr(cache, "load_image", load)
@@ -90,10 +90,10 @@ def test_a_killed_builder(killed_at: str, root: Path, monkeypatch: pytest.Monkey
     def die(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def load(path: Path, resize: int, size: int) -> np.ndarray:
+    def load(path: Path, resize: int, size: int, **options: Any) -> np.ndarray:
         if path.name == "3.png":
             die()
-        return load_image(path, resize, size)
+        return load_image(path, resize, size, **options)
 
     def build() -> None:
         if killed_at == "while decoding":

@@ -1,0 +1,151 @@
+"""Reads masks: which pixels are foreground follows from what the file holds, the same for every data set.
+
+Tools write masks in many forms: grey 0 and 255, 0 and 1, 16 bits, a colour on black, the indices of a palette, or an
+alpha channel. `read_mask` decides the foreground of one file, and `check_encodings` that the files of a list agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from advmia.data.decode import decoded
+from advmia.errors import UserError
+
+# The values for "foreground" that tools write: they mean the same, so that one list may hold several of them.
+_FULL_SCALE = (1, 255, 65535)
+_FEW_VALUES = 8  # a file with more values has soft edges or JPEG's noise, and is no map of labels
+
+
+@dataclass(frozen=True)
+class MaskEncoding:
+    """How a file marks its foreground."""
+
+    kind: str  # "grey", "colour", "palette" or "alpha"
+    value: int  # of the foreground; 0 for a mask without foreground
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.value}"
+
+    @classmethod
+    def parse(cls, text: str) -> MaskEncoding:
+        """Returns the encoding that `str` wrote."""
+        kind, value = text.split()
+        return cls(kind, int(value))
+
+
+def read_mask(path: Path, foreground: tuple[int, ...] = ()) -> tuple[np.ndarray, MaskEncoding]:
+    """Reads a mask at its own size.
+
+    The background is black, or transparent where the alpha channel has a part in it. In a palette it is the entry that
+    is black, or the entry 0 where none or every one is. All else is foreground; of two values without black, the larger
+    one. Soft edges are cut at half of the file's largest value.
+
+    Args:
+        path: the file, in any format and depth that Pillow reads.
+        foreground: the values that are foreground, for files that hold more than two.
+
+    Returns: uint8 (H, W) of 0 and 1, and how the file marks it. Raises OSError, ValueError or SyntaxError for a damaged
+    file, and ValueError for areas of more than two values if `foreground` is empty.
+    """
+    with decoded(path) as (image, _):
+        values, kind = _values(image)
+    if foreground:
+        return np.isin(values, foreground).astype(np.uint8), MaskEncoding(kind, max(foreground))
+    distinct = np.unique(values)
+    if len(distinct) > 2 and _is_label_map(values, distinct):
+        raise ValueError(
+            f"the mask has areas of {len(distinct)} values ({', '.join(map(_number, distinct))}), expected two:"
+            " --foreground says which of them are foreground"
+        )
+    largest = distinct[-1]
+    mask = values == largest if len(distinct) == 2 else values > largest / 2  # no foreground in a mask of zeros
+    return mask.astype(np.uint8), MaskEncoding(kind, _whole(largest))
+
+
+def check_encodings(encodings: Mapping[str, tuple[int, str]], where: str) -> None:
+    """Raises `UserError` if the masks of a list mark their foreground by values that contradict each other.
+
+    `encodings`: for each encoding, as text, the number of masks and the name of one. `where`: the list, for the
+    message. 1, 255 and 65535 all mean "foreground"; any other value must be the only one.
+    """
+    examples = {MaskEncoding.parse(text).value: name for text, (_, name) in encodings.items()}
+    examples.pop(0, None)
+    if len(examples) < 2 or set(examples) <= set(_FULL_SCALE):
+        return
+    odd = next(value for value in sorted(examples) if value not in _FULL_SCALE)
+    other = next(value for value in sorted(examples) if value != odd)
+    raise UserError(
+        f"{where}: the foreground of {examples[odd]} has the value {odd}, that of {examples[other]} the value {other}:"
+        " these may be different structures; convert the masks to 0 and 255, or name the values with --foreground"
+    )
+
+
+def _values(image: Image.Image) -> tuple[np.ndarray, str]:
+    """Returns one number for each pixel (H, W), 0 for background, and the kind of encoding."""
+    if image.mode in ("P", "PA"):
+        return _palette_values(image)
+    if image.mode in ("1", "L") or image.mode.startswith(("I", "F")):
+        return np.asarray(image).astype(np.float64 if image.mode.startswith("F") else np.int64), "grey"
+    mode = "RGBA" if image.mode in ("RGBA", "LA", "RGBa", "La") or "transparency" in image.info else "RGB"
+    return _colour_values(np.asarray(image.convert(mode)))
+
+
+def _palette_values(image: Image.Image) -> tuple[np.ndarray, str]:
+    """Returns the palette's indices, with 0 for the background; the values of alpha if that tells the pixels apart."""
+    pixels = np.asarray(image.convert("RGBA"))
+    if np.ptp(pixels[..., 3]):
+        return _colour_values(pixels)
+    indices = np.asarray(image.convert("P") if image.mode == "PA" else image).astype(np.int64)
+    is_black = (pixels[..., :3] == 0).all(axis=2)
+    if not is_black.any() or is_black.all():
+        return indices, "palette"
+    if indices[is_black].any() and not indices.all():  # black is another entry than 0, which has a colour
+        indices = indices + 1
+    return np.where(is_black, 0, indices), "palette"
+
+
+def _colour_values(pixels: np.ndarray) -> tuple[np.ndarray, str]:
+    """Returns the largest channel of each pixel of (H, W, 3) or (H, W, 4), 0 where it is transparent.
+
+    If all opaque pixels have one colour, returns alpha instead.
+    """
+    colours = pixels[..., :3].astype(np.int64)
+    values, kind = colours.max(axis=2), "grey" if (colours == colours[..., :1]).all() else "colour"
+    if pixels.shape[2] == 3 or not np.ptp(pixels[..., 3]):
+        return values, kind
+    alpha = pixels[..., 3].astype(np.int64)
+    is_opaque = alpha > alpha.max() / 2
+    if not np.ptp(colours[is_opaque], axis=0).any():
+        return alpha, "alpha"
+    return np.where(is_opaque, values, 0), kind
+
+
+def _is_label_map(values: np.ndarray, distinct: np.ndarray) -> bool:
+    """Returns whether values between background and foreground fill areas, not only soft edges.
+
+    An area is a block of 3x3 equal pixels. Noise of JPEG makes such blocks too, near black, but many values.
+    """
+    largest = distinct[-1]
+    lowest = largest / 4 if len(distinct) > _FEW_VALUES else distinct[0]
+    between = (values > lowest) & (values < 0.75 * largest)
+    if min(values.shape) < 3:
+        return bool(between.any()) and len(distinct) <= _FEW_VALUES
+    windows = np.lib.stride_tricks.sliding_window_view(values, (3, 3))
+    centres = values[1:-1, 1:-1]
+    rows, columns = np.nonzero(between[1:-1, 1:-1])
+    return bool((windows[rows, columns] == centres[rows, columns, None, None]).all(axis=(1, 2)).any())
+
+
+def _whole(value: Any) -> int:
+    """Returns the value as a whole number: floats of 0 and 1 are common, shades near 255 come from JPEG."""
+    return 255 if 250 <= value <= 255 else round(float(value))
+
+
+def _number(value: Any) -> str:
+    return f"{float(value):g}"

@@ -38,7 +38,14 @@ def run_tool(args: argparse.Namespace) -> None:
     """Runs one of the four tools and prints its report."""
     if args.tool == "prepare":
         report = prepare_dataset(
-            args.dataset, args.source, args.dataRoot, meta=args.meta, split=args.split, link=args.link
+            args.dataset,
+            args.source,
+            args.dataRoot,
+            meta=args.meta,
+            split=args.split,
+            link=args.link,
+            partial=args.partial,
+            patients=args.patients,
         )
         print("\n".join(report))
     elif args.tool == "phantoms":

@@ -11,6 +11,7 @@ CPU=(--device cpu)
 STEPS=("${CPU[@]}" --size 64 --bs 16 --warmup 2)
 part data 300 data "${CPU[@]}"
 part simba 300 evaluation "${CPU[@]}" --simba
+part prepare 600 prepare "${CPU[@]}"
 part steps-mv2 1500 steps "${STEPS[@]}" --models mv2 --compile --repeats 3
 part steps-res18 1800 steps "${STEPS[@]}" --models res18 --compile --repeats 2
 part steps-bf16 1200 steps "${STEPS[@]}" --models res18 mv2 --methods pgdat --precision bf16 --repeats 2

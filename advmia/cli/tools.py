@@ -54,6 +54,12 @@ def _add_prepare(tools: argparse._SubParsersAction) -> None:
         default="published",
         help="; ".join(f"{name}: {meaning}" for name, meaning in SPLITS.items()),
     )
+    parser.add_argument(
+        "--patients", type=Path, metavar="TABLE", help="CSV table file,patient, for --split patient and the report"
+    )
+    parser.add_argument(
+        "--partial", action="store_true", help="the download is meant to lack classes, annotation sheets or parts"
+    )
     placing = parser.add_mutually_exclusive_group()
     placing.add_argument("--link", action="store_true", help="link to the images of the download")
     placing.add_argument("--copy", action="store_false", dest="link", help="copy the images of the download (default)")

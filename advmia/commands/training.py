@@ -142,7 +142,9 @@ def _run(
     if distributed.is_main():
         best.finish()
         state_path(checkpoint).unlink(missing_ok=True)
-    print(f"best epoch {best.epoch}: {validation.score_name} {best.score:.4f}; weights in {checkpoint}")
+    kept = next((epoch for epoch in best.epochs if epoch["number"] == best.epoch), {})
+    warning = f" [{kept['warning']}]" if kept.get("warning") else ""
+    print(f"best epoch {best.epoch}: {validation.score_name} {best.score:.4f}{warning}; weights in {checkpoint}")
 
 
 def _load_state(checkpoint: Path, settings: TrainingSettings, parts: dict[str, Stateful], position: Position) -> None:

@@ -23,13 +23,13 @@ from typing import TypeVar
 
 import numpy as np
 import PIL
-from tqdm import tqdm
 
 from advmia.data.fingerprints import Fingerprints, digest_of, status_of
 from advmia.data.readers import SampleList
 from advmia.data.transforms import load_image, load_mask
 from advmia.errors import UserError
 from advmia.runtime.files import atomic_write, read_json_object, write_text
+from advmia.runtime.progress import Bar
 from advmia.runtime.terminal import say
 
 T = TypeVar("T")
@@ -215,7 +215,7 @@ def _build(path: Path, recipe: _Recipe, workers: int) -> None:
     _report_changes(recipe, known, fingerprints)
     count, checksum = len(recipe.names), 0
     remarks: Remarks = {}
-    bar = tqdm(total=count, desc=f"caching {recipe.folder}", unit="img", disable=None)
+    bar = Bar(total=count, desc=f"caching {recipe.folder}", unit="images")
     # Written, not memory-mapped: writing to a map on a full disk would kill the process without a message.
     with atomic_write(path) as temporary, temporary.open("wb") as file, ThreadPoolExecutor(workers) as pool, bar:
         file.write(recipe.header())

@@ -39,6 +39,9 @@ def read_markers(folder: Path) -> dict[str, dict[str, Any]]:
 def write_marker(folder: Path, list_names: list[str], facts: dict[str, Any]) -> None:
     """Records `facts` about the named lists, and keeps what is recorded about other lists.
 
+    Reads, changes and writes the marker file: callers hold the lock of `folder` meanwhile, or one of two writers loses
+    what it recorded.
+
     `facts["label"]` appears in results and plots: "phantom", a stand-in's own name such as "RetinaMNIST 64", or "" for
     the official images.
     """

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm import tqdm
 
 from advmia.data.markers import read_markers, write_marker
 from advmia.data.phantom_images import Rng, chest, fundus, skin
 from advmia.data.specs import CHEST_FINDINGS, DATASETS, Split
 from advmia.errors import UserError
-from advmia.runtime.files import write_error, write_text
+from advmia.runtime.files import remove_leftovers, write_error, write_lock, write_text
+from advmia.runtime.progress import Bar
 
 GENERATOR = 1  # version of the drawing: raise it when images change, so that older phantoms are not mixed with new ones
 COUNTS = (24, 20_000)  # fewest and most images in a folder; fewer would lack a class in one of the splits
@@ -112,10 +113,14 @@ def make_phantoms(
     """
     _check_arguments(folders, count, size, seed)
     facts = {"label": "phantom", "generator": GENERATOR, "count": count, "size": size, "seed": seed}
-    for name in folders:
-        _check_folder(data_root / name, facts)
     report = []
-    with tqdm(total=count * len(folders), desc="phantoms", unit="image", disable=None) as progress:
+    with ExitStack() as stack:
+        for name in folders:
+            stack.enter_context(write_lock(data_root / name, wait=True))
+        for name in folders:
+            _check_folder(data_root / name, facts)
+            remove_leftovers(data_root / name)
+        progress = stack.enter_context(Bar(total=count * len(folders), desc="phantoms", unit="images"))
         for name in folders:
             folder, lists = data_root / name, _list_names(name)
             ready = all((folder / list_name).exists() for list_name in lists)  # lists are written last
@@ -163,7 +168,7 @@ def _list_names(name: str) -> list[str]:
     return [list_name for spec in specs for list_name in (spec.train_list, spec.test_list)]
 
 
-def _fill(folder: Path, count: int, size: int, seed: int, progress: tqdm) -> None:
+def _fill(folder: Path, count: int, size: int, seed: int, progress: Bar) -> None:
     """Draws all images of a folder, then writes its lists."""
     draw, folder_number = FOLDERS[folder.name], list(FOLDERS).index(folder.name)
     rows: dict[str, list[str]] = {name: [] for name in _list_names(folder.name)}

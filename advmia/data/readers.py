@@ -20,6 +20,7 @@ from torch import Tensor
 from advmia.data.list_rows import ListedSample, quoted, read_list
 from advmia.data.markers import data_label
 from advmia.data.specs import DatasetSpec, Split
+from advmia.data.subsets import describe_subset
 from advmia.errors import UserError
 
 
@@ -38,14 +39,16 @@ class SampleList:
     digest: str  # SHA-256 of the CSV
     label: str  # what the images really are ("phantom", or a stand-in's name); "" for the data set's own
     remarks: tuple[str, ...] = ()  # how the list's form differs from the documented one, and yet was read
+    share: str = ""  # "subset 100 of 2750", of official images that are fewer than the published lists have
 
     def __len__(self) -> int:
         return len(self.files)
 
     @property
     def dataset_name(self) -> str:
-        """The data set's name in results. Generated and stand-in images are marked: "melBin[phantom]"."""
-        return f"{self.spec.name}[{self.label}]" if self.label else self.spec.name
+        """The data set's name in results. Generated, stand-in and incomplete images are marked: "melBin[phantom]"."""
+        mark = self.label or self.share
+        return f"{self.spec.name}[{mark}]" if mark else self.spec.name
 
     def subset(self, count: int | None) -> SampleList:
         """Returns a list of `count` samples, in this list's order, or this list for None or if it has no more.
@@ -114,6 +117,7 @@ def read_samples(spec: DatasetSpec, root: Path, split: Split, *, classes: int | 
         digest=hashlib.sha256(path.read_bytes()).hexdigest(),
         label=data_label(folder, path.name),
         remarks=(*remarks, *file_remarks, *mask_remarks, *label_remarks),
+        share=describe_subset(spec, root, split, len(listed)),
     )
 
 

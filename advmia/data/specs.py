@@ -61,6 +61,7 @@ class DatasetSpec:
     augmentation: Augmentation = Augmentation()
     mean: tuple[float, float, float] | None = None  # normalisation, applied inside the network
     std: tuple[float, float, float] | None = None
+    published_rows: tuple[int, int] | None = None  # in the survey's training and test lists
     aliases: tuple[str, ...] = ()  # other names in published commands; letter case never matters
 
     def list_path(self, root: Path, split: Split) -> Path:
@@ -87,6 +88,7 @@ _SPECS = (
         resize=299,
         classes=2,
         augmentation=_FLIPS_AND_ROTATION,
+        published_rows=(960, 240),
     ),
     DatasetSpec(
         name="mesidorMulti",
@@ -98,6 +100,7 @@ _SPECS = (
         size=299,
         resize=299,
         augmentation=_FLIPS_AND_ROTATION,
+        published_rows=(960, 240),
         aliases=("mesidorMul",),
     ),
     DatasetSpec(
@@ -111,6 +114,7 @@ _SPECS = (
         resize=256,
         classes=2,
         augmentation=_FLIPS_AND_ROTATION,
+        published_rows=(2_000, 750),
         aliases=("melanomaBin",),
     ),
     DatasetSpec(
@@ -123,6 +127,7 @@ _SPECS = (
         size=224,
         resize=256,
         augmentation=_FLIPS_AND_ROTATION,
+        published_rows=(2_000, 750),
         aliases=("melMul", "melanomaMul"),
     ),
     DatasetSpec(
@@ -139,6 +144,7 @@ _SPECS = (
         augmentation=_HORIZONTAL_FLIP,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
+        published_rows=(89_696, 22_424),
     ),
     DatasetSpec(
         name="xray_multilabel",
@@ -152,6 +158,7 @@ _SPECS = (
         classes=len(CHEST_FINDINGS),
         findings=CHEST_FINDINGS,
         augmentation=_HORIZONTAL_FLIP,
+        published_rows=(8_000, 2_000),
     ),
     DatasetSpec(
         name="mel",
@@ -164,6 +171,7 @@ _SPECS = (
         resize=256,
         mask_folder="target",
         classes=2,
+        published_rows=(2_000, 750),
     ),
     DatasetSpec(
         name="xray",
@@ -177,6 +185,7 @@ _SPECS = (
         image_folder="image",
         mask_folder="target",
         classes=2,
+        published_rows=(2_000, 750),
     ),
 )
 

@@ -11,12 +11,14 @@ import io
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from advmia.errors import UserError
+from advmia.runtime.terminal import say
 
 _ADVICE = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free space"),
@@ -29,6 +31,7 @@ NAME_BYTES = 255  # of a file's name, which file systems allow
 # limit.
 _REPEATED_BYTES = 235
 _DIGEST_DIGITS = 16
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 
 
 def fitting_name(name: str, limit: int = NAME_BYTES) -> str:
@@ -84,16 +87,22 @@ def _advice(path: Path, error: OSError) -> str:
 
 
 @contextmanager
-def write_lock(path: Path) -> Iterator[None]:
+def write_lock(path: Path, *, wait: bool = False) -> Iterator[None]:
     """Holds the lock for `path` during the block. It also covers files beside it, such as `<path>.json`.
 
     The system releases the lock when its process ends, even if that was killed. Removes temporary files that a killed
-    run has left. Raises `UserError` if another run holds the lock.
+    run has left. If another run holds the lock, says so and waits with `wait`, else raises `UserError`.
     """
     lock = path.with_name(f".{fitting_name(path.name, NAME_BYTES - len('..lock'))}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = _open_locked(lock)
+        try:
+            file = _open_locked(lock)
+        except BlockingIOError:
+            if not wait:
+                raise
+            say(f"another run is writing {path}: waiting for its end")
+            file = _open_locked(lock, fcntl.LOCK_EX)
     except BlockingIOError:
         raise UserError(f"another run is writing {path} now: wait for its end, or write to another folder") from None
     except OSError as error:
@@ -108,6 +117,19 @@ def write_lock(path: Path) -> Iterator[None]:
             lock.unlink(missing_ok=True)  # while the lock is still held
 
 
+def remove_leftovers(folder: Path) -> int:
+    """Removes the temporary files of `atomic_write` in a folder; returns their number.
+
+    Only for folders that nobody else can be writing, because the caller holds their lock.
+    """
+    if not folder.is_dir():
+        return 0
+    leftovers = [Path(entry.path) for entry in os.scandir(folder) if _TEMPORARY.fullmatch(entry.name)]
+    for leftover in leftovers:
+        leftover.unlink(missing_ok=True)
+    return len(leftovers)
+
+
 def _writer_is_alive(temporary: Path) -> bool:
     """Returns whether the process whose id is in the temporary file's name runs on this machine."""
     try:
@@ -119,12 +141,12 @@ def _writer_is_alive(temporary: Path) -> bool:
     return True
 
 
-def _open_locked(path: Path) -> IO[str]:
+def _open_locked(path: Path, operation: int = fcntl.LOCK_EX | fcntl.LOCK_NB) -> IO[str]:
     """Opens the lock file and locks it. Tries again if its last holder removed it in between."""
     while True:
         file = path.open("w")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, operation)
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
         except FileNotFoundError:

@@ -199,7 +199,7 @@ def test_generated_images_are_named_as_such(tmp_path: Path) -> None:
     for split in ("train", "test"):
         write_list(tmp_path, "melBin", "a.png,0\nb.png,1\n", split)
     write_marker(tmp_path / "mel2017", ["testbin.csv"], {"label": "DermaMNIST 64"})
-    assert read_samples(DATASETS["melBin"], tmp_path, "train").dataset_name == "melBin"
+    assert read_samples(DATASETS["melBin"], tmp_path, "train").dataset_name == "melBin[subset 4 of 2750]"
     assert read_samples(DATASETS["melBin"], tmp_path, "test").dataset_name == "melBin[DermaMNIST 64]"
 
 

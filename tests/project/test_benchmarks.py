@@ -376,6 +376,13 @@ def test_epoch(run_benchmark: Benchmark) -> None:
     assert result["share_of_peak"]["epoch"] > 0
 
 
+def test_prepare(run_benchmark: Benchmark) -> None:
+    """Fails if a step of preparing, or its memory, is not measured."""
+    record = run_benchmark("prepare", "--rows", 48)
+    assert record["rows"] == 48
+    assert all(record[step]["seconds"] > 0 and record[step]["peak_mib"] > 1 for step in ("first", "second", "read"))
+
+
 def test_a_part_that_fails_stops_no_other(tmp_path: Path) -> None:
     """Fails if results of other parts, of this run or of an earlier one, are lost, or the failure is not recorded."""
     out, good, bad = tmp_path / "out.json", tmp_path / "good", tmp_path / "bad"

@@ -73,7 +73,7 @@ def make_chest(source: Path, rows: list[tuple[str, str, int]]) -> Path:
 
 
 def make_mesidor(source: Path, grades: Mapping[str, str | float]) -> Path:
-    """Makes a download of two folders, each with its sheet. The second sheet's name and header are spelt otherwise."""
+    """Makes a download of two folders with their sheets, the second spelt otherwise, and ten empty sheets."""
     bases: list[list[list[str | float]]] = [
         [["Image name", "Ophthalmologic department", "Retinopathy grade", "Risk of macular edema "]],
         [["Image name ", "Ophthalmologic department", " Retinopathy grade ", "Risk of macular edema"]],
@@ -84,6 +84,8 @@ def make_mesidor(source: Path, grades: Mapping[str, str | float]) -> Path:
         save_image(source / f"Base1{base + 1}" / "deeper" / f"{stem}.tif", number)
     write_xls(source / "Annotation_Base11.xls", bases[0])
     write_xls(source / "notes" / "Annotation Base12.xls", bases[1])
+    for base in (13, 14, 21, 22, 23, 24, 31, 32, 33, 34):
+        write_xls(source / f"Annotation_Base{base}.xls", bases[0][:1])
     return source
 
 

@@ -8,18 +8,20 @@ interrupted run, or changes nothing. Lists are written last, so that no list nam
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypedDict, Unpack
 
 from advmia.data.markers import data_label, read_markers, write_marker
 from advmia.data.prepare import archives, chestxray14, covid19radiography, isic2017, mesidor
+from advmia.data.prepare.completeness import check_complete, unchecked_lines
 from advmia.data.prepare.contents import Content, Pixels, missing_files, write_files
 from advmia.data.prepare.lists import ImageList, derived_lists, describe_lists
 from advmia.data.prepare.meta import published_lists
+from advmia.data.prepare.patients import with_patients
 from advmia.data.prepare.records import Collection
 from advmia.errors import UserError
-from advmia.runtime.files import write_text
+from advmia.runtime.files import remove_leftovers, write_lock, write_text
 
 # What --dataset takes, and the function that reads each download.
 DOWNLOADS: dict[str, Callable[[Path], Collection]] = {
@@ -33,56 +35,94 @@ DOWNLOADS: dict[str, Callable[[Path], Collection]] = {
 SPLITS = {  # what --split takes, and how it divides; each download has some of them
     "published": "as the survey, image by image; where its lists were drawn at random, by a hash of the image's name",
     "official": "the data set's own parts (chestxray14, patient by patient; isic2017, without its validation part)",
-    "patient": "all images of a patient (chestxray14), or both of a known pair of duplicates (mesidor), on one side",
+    "patient": "all images of a patient (chestxray14, or any with --patients), or both of a known pair of duplicates"
+    " (mesidor), on one side",
 }
 
 
-def prepare_dataset(
-    dataset: str,
-    source: Path,
-    data_root: Path,
-    *,
-    meta: Path | None = None,
-    split: str = "published",
-    link: bool = False,
-) -> list[str]:
+class Options(TypedDict, total=False):
+    """What a user may choose for `prepare_dataset`."""
+
+    meta: Path | None  # the folder of the published lists; without it, lists are derived from the official labels
+    split: str  # how derived lists are split, a key of `SPLITS`; "published" if left out
+    link: bool  # makes symbolic links to the download's files instead of copies
+    partial: bool  # the download is meant to lack classes, sheets or parts
+    patients: Path | None  # a table of file names and patients
+
+
+def prepare_dataset(dataset: str, source: Path, data_root: Path, **options: Unpack[Options]) -> list[str]:
     """Turns a download into the layout below `data_root`.
+
+    If another run is writing this data folder, waits for its end.
 
     Args:
         dataset: the download, a key of `DOWNLOADS`.
         source: its folder, or the .npz archive of a stand-in.
         data_root: where the layout is made.
-        meta: the folder of the published lists; without it, lists are derived from the official labels.
-        split: how derived lists are split, a key of `SPLITS`.
-        link: makes symbolic links to the download's files instead of copies.
+        options: see `Options`.
 
     Returns: the lines of the report. Raises `UserError` for bad input, and for files that exist and differ.
     """
+    meta, split, link = options.get("meta"), options.get("split", "published"), options.get("link", False)
     collection = _collect(dataset, source, data_root)
+    patients = options.get("patients")
+    if patients is not None:
+        collection = with_patients(collection, patients)
+    if split not in collection.rules:
+        raise UserError(f"{dataset} has no split {split!r}; it has {', '.join(collection.rules)}")
+    lacking = check_complete(dataset, collection, collection.rules[split], partial=options.get("partial", False))
     lists, remarks = _lists(dataset, collection, meta, split)
+    facts = {
+        "label": collection.label,
+        "download": source.name if collection.label else dataset,
+        "split": split,
+    }
     folder = data_root / collection.folder
-    new_lists = _new_lists(folder, lists, collection.label)
-    files = _files(folder, lists)
-    missing = missing_files(files)
-    write_files(missing, link=link)
-    for image_list in lists:  # markers before lists, so that no list is ever without its marker
-        facts = {
-            "label": collection.label,
-            "download": source.name if collection.label else dataset,
-            "split": split,
-            "list": image_list.origin if meta else f"{image_list.origin}: {collection.rules[split].how}",
-            "rows": len(image_list.rows),
-            "counts": image_list.counts(),
-        }
-        if read_markers(folder).get(image_list.name) != facts:
-            write_marker(folder, [image_list.name], facts)
-    for image_list in new_lists:
-        write_text(folder / image_list.name, image_list.text())
+    with write_lock(folder, wait=True):
+        new_lists = _new_lists(folder, lists, collection.label)
+        files = _files(folder, lists)
+        _remove_leftovers(folder, files)
+        missing = missing_files(files)
+        write_files(missing, link=link)
+        _write_markers(folder, {image_list.name: facts | _facts(collection, image_list, split) for image_list in lists})
+        for image_list in new_lists:
+            write_text(folder / image_list.name, image_list.text())
+    lines = [f"{dataset} -> {folder}", f"split {split}, {remarks[0]}", *remarks[1:], *lacking, *collection.notes]
+    lines += [*_unlisted(collection, lists), *describe_lists(collection, lists, split), *unchecked_lines(collection)]
+    return [*lines, _written(files, missing, len(new_lists), link)]
+
+
+def _facts(collection: Collection, image_list: ImageList, split: str) -> dict[str, Any]:
+    """Returns what a list's marker says about the list."""
+    rule, spec, is_derived = collection.rules[split], image_list.spec, image_list.origin == "derived"
+    rows = rule.rows.get(spec.name, spec.published_rows)
+    return {
+        "list": f"{image_list.origin}: {rule.how}" if is_derived else image_list.origin,
+        "rows": len(image_list.rows),
+        "published": None if rows is None or collection.label else list(rows),  # rows of the whole data set's lists
+        "counts": image_list.counts(),
+    }
+
+
+def _write_markers(folder: Path, facts: dict[str, dict[str, Any]]) -> None:
+    """Writes the facts by list name where they have changed. Markers come before lists: no list is ever without one."""
+    known = read_markers(folder)
+    for name, its_facts in facts.items():
+        if known.get(name) != its_facts:
+            write_marker(folder, [name], its_facts)
+
+
+def _remove_leftovers(folder: Path, files: dict[Path, Content]) -> None:
+    """Removes what a killed run has left among the images."""
+    for place in {folder, *(path.parent for path in files)}:
+        remove_leftovers(place)
+
+
+def _unlisted(collection: Collection, lists: list[ImageList]) -> list[str]:
+    """Returns a report line about the images of the download that are in no list, or no line."""
     listed = {record.name for image_list in lists for record, _ in image_list.rows}
-    lines = [f"{dataset} -> {folder}", f"split {split}, {remarks[0]}", *remarks[1:], *collection.notes]
-    if len(listed) < len(collection.records):
-        lines.append(f"left out {len(collection.records) - len(listed)} images of the download, which no list names")
-    return [*lines, *describe_lists(collection, lists, split), _written(files, missing, len(new_lists), link)]
+    names = [record.name for record in collection.records if record.name not in listed]
+    return [f"left out {len(names)} images of the download, which no list names ({names[0]}, ...)"] if names else []
 
 
 def _collect(dataset: str, source: Path, data_root: Path) -> Collection:
@@ -98,17 +138,17 @@ def _collect(dataset: str, source: Path, data_root: Path) -> Collection:
         collection = DOWNLOADS[dataset](source)
     except OSError as error:
         raise UserError(f"cannot read the download at {source} ({error}): check its files and permissions") from error
-    rows_of = Counter(record.name.lower() for record in collection.records)
-    repeated = next((name for name, count in rows_of.items() if count > 1), None)
-    if repeated:
-        raise UserError(f"{repeated} has more than one row in the labels of {source}: keep only one in the label files")
+    seen: set[str] = set()
+    for record in collection.records:
+        key = record.name.lower()
+        if key in seen:
+            raise UserError(f"{key} has more than one row in the labels of {source}: keep only one in the label files")
+        seen.add(key)
     return collection
 
 
 def _lists(dataset: str, collection: Collection, meta: Path | None, split: str) -> tuple[list[ImageList], list[str]]:
     """Returns the lists, and remarks for the report; the first remark says how the lists were made."""
-    if split not in collection.rules:
-        raise UserError(f"{dataset} has no split {split!r}; it has {', '.join(collection.rules)}")
     if meta is None:
         lists = derived_lists(collection, collection.rules[split])
         if not lists:
@@ -139,7 +179,7 @@ def _new_lists(folder: Path, lists: list[ImageList], label: str) -> list[ImageLi
         conflict = ""
         if old_lines != new_lines:
             conflict = f"with other rows ({len(old_lines)} lines there, {len(new_lines)} in this run)"
-        elif old_label != label:
+        elif old_label.removesuffix(archives.ALTERED) != label.removesuffix(archives.ALTERED):
             conflict = f"for other images ({old_label or 'official'} there, {label or 'official'} in this run)"
         if conflict:
             raise UserError(
@@ -152,11 +192,15 @@ def _new_lists(folder: Path, lists: list[ImageList], label: str) -> list[ImageLi
 def _files(folder: Path, lists: list[ImageList]) -> dict[Path, Content]:
     """Returns the content of every file that the lists name, by the file's path in the layout."""
     files: dict[Path, Content] = {}
+    seen: set[str] = set()  # most images are in several lists
     for image_list in lists:
+        images, masks = folder / image_list.spec.image_folder, folder / (image_list.spec.mask_folder or "")
         for record, entry in image_list.rows:
-            files[folder / image_list.spec.image_folder / record.name] = record.image
+            if record.name not in seen:
+                seen.add(record.name)
+                files[images / record.name] = record.image
             if image_list.spec.mask_folder and record.mask:
-                files[folder / image_list.spec.mask_folder / entry] = record.mask
+                files[masks / entry] = record.mask
     return files
 
 

@@ -13,11 +13,13 @@ from typing import IO
 import numpy as np
 
 from advmia.data.prepare.contents import Pixels
+from advmia.data.prepare.published_archives import difference_from_published
 from advmia.data.prepare.records import Collection, Division, Record, Rule
 from advmia.data.specs import CHEST_FINDINGS, DatasetSpec
 from advmia.errors import UserError
 
 PARTS = ("train", "val", "test")
+ALTERED = " altered"  # ends the label of images that are not the published archive's
 
 # The columns of ChestMNIST's labels, by the names of ChestX-ray14's findings.
 CHESTMNIST_FINDINGS = (
@@ -183,13 +185,22 @@ def _collect(source: Path, archives: dict[str, Archive], labels_key: str) -> Col
         _check_shapes(images, labels, archive)
         size = images.shape[1]
         records += _records(images, labels, archive, f"{name}_{size}_{part}", part)
+    counts = tuple(sum(record.part == part for record in records) for part in PARTS)
+    difference = difference_from_published(source, name, size, counts)
+    label = f"{archive.title} {size}{ALTERED if difference else ''}"
+    notes = [f"stand-in: these are {archive.title} images of {size} pixels, and results say so"]
+    if difference:
+        notes.append(
+            f"warning: {source.name} is not the published archive ({difference}): results say [{label}]; fetch it again"
+            " from the address in README, or keep it if you have altered it yourself"
+        )
     return Collection(
         folder=archive.folder,
         records=records,
         rules={"published": Rule(_join_validation, "the archive's own split, its validation part joined to train")},
         meanings=archive.meanings,
-        notes=[f"stand-in: these are {archive.title} images of {size} pixels, and results say so"],
-        label=f"{archive.title} {size}",
+        notes=notes,
+        label=label,
     )
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from advmia.data.prepare.contents import Original
-from advmia.data.prepare.records import (
-    Collection,
-    Division,
-    Record,
-    Rule,
+from advmia.data.prepare.records import Collection, Division, Record, Rule
+from advmia.data.prepare.sources import (
+    Row,
     columns,
+    file_key,
     index,
+    packed_files,
     plain_name,
-    read_csv,
+    read_rows,
     require,
     skipped,
     walk,
@@ -23,6 +24,7 @@ from advmia.errors import UserError
 
 # In this order, because the published test list has the test part first, then the validation part.
 PARTS = {"Training": "train", "Test": "test", "Validation": "validation"}
+TEST_FRACTION = 750 / 2750  # in the published lists
 DIAGNOSES = ("nevus or other", "melanoma", "seborrheic keratosis")
 
 
@@ -44,6 +46,8 @@ RULES = {
         _official,
         "derived: train is the training part, test is the test part alone; the validation part is left out (the"
         " published lists append it to test)",
+        rows=dict.fromkeys(("melMulti", "melBin", "mel"), (2000, 600)),
+        unneeded=("the Validation part",),
     ),
 }
 
@@ -56,22 +60,27 @@ def collect(source: Path) -> Collection:
     masks = index(files, r"ISIC_\d{7}_segmentation\.png")
     require(tables, "ISIC-2017_Training_Part3_GroundTruth.csv and its like", source, files)
     require(images, "images ISIC_*.jpg", source, files)
-    records, absent, notes = [], [], []
+    records, absent, missing, notes, used = [], [], [], [], set()
     for title, part in PARTS.items():
         paths = [path for name, path in tables.items() if name.startswith(f"isic-2017_{title.lower()}")]
-        diagnoses = [diagnosis for path in paths for diagnosis in _diagnoses(path)]
+        diagnoses = []
+        for path in paths:
+            rows, remarks = read_rows(path)
+            diagnoses += _diagnoses(path, rows)
+            notes += remarks
         if not diagnoses:
-            notes.append(f"the {title} part is not in the download (no labels for it)")
+            missing.append(f"the {title} part")
         for image, diagnosis in diagnoses:
-            path = images.get(f"{image}.jpg".lower()) or images.get(f"{image}.jpeg".lower())
-            if path is None:
+            key = next((key for key in (f"{file_key(image)}.jpg", f"{file_key(image)}.jpeg") if key in images), None)
+            if key is None:
                 absent.append(image)
-            else:
-                records.append(_record(image, path, masks.get(f"{image}_segmentation.png".lower()), diagnosis, part))
+                continue
+            used.add(key)
+            mask = masks.get(f"{file_key(image)}_segmentation.png")
+            records.append(_record(image, images[key], mask, diagnosis, part))
     require(records, "images that the label files name", source, files)
-    unlabelled = sorted(set(images) - {record.name.lower() for record in records})
     notes += skipped(absent, "labelled images that are not in the download")
-    notes += skipped(unlabelled, "images without a row in a Part3_GroundTruth.csv")
+    notes += skipped(sorted(set(images) - used), "images without a row in a Part3_GroundTruth.csv")
     notes += skipped([r.name for r in records if r.mask is None], "images without a mask, in the Seg lists only")
     return Collection(
         folder="mel2017",
@@ -83,28 +92,31 @@ def collect(source: Path) -> Collection:
             "mel": "lesion masks",
         },
         notes=notes,
+        missing=tuple(missing),
+        packed=tuple(path.name for path in packed_files(files)) if absent else (),
+        classes={"melMulti": len(DIAGNOSES)},
+        test_fraction=TEST_FRACTION,
     )
 
 
-def _diagnoses(path: Path) -> list[tuple[str, str]]:
+def _diagnoses(path: Path, rows: list[Row]) -> list[tuple[str, str]]:
     """Reads (image id, class) from each row of a diagnosis table."""
     diagnoses = []
-    for where, (image, melanoma, keratosis) in columns(
-        path, read_csv(path), ("image_id", "melanoma", "seborrheic_keratosis")
-    ):
+    for where, (image, melanoma, keratosis) in columns(path, rows, ("image_id", "melanoma", "seborrheic_keratosis")):
         flags = (_flag(melanoma, where), _flag(keratosis, where))
         if flags == (1, 1):
             raise UserError(
                 f"{where}: {image} is both melanoma and seborrheic keratosis, expected at most one; correct the row"
             )
-        diagnoses.append((plain_name(image, where), str(flags[0] + 2 * flags[1])))
+        stem = re.sub(r"\.jpe?g$", "", plain_name(image, where), flags=re.IGNORECASE)
+        diagnoses.append((stem.upper(), str(flags[0] + 2 * flags[1])))
     return diagnoses
 
 
 def _flag(text: str, where: str) -> int:
-    if text not in ("0.0", "1.0", "0", "1"):
+    if not re.fullmatch(r"[01]([.,]0*)?", text):  # spreadsheets may write 1 or 1,0
         raise UserError(f"{where}: expected a label of 0.0 or 1.0, got {text!r}; correct the row")
-    return int(float(text))
+    return int(text[0])
 
 
 def _record(image: str, path: Path, mask: Path | None, diagnosis: str, part: str) -> Record:

@@ -75,23 +75,33 @@ def describe_lists(collection: Collection, lists: list[ImageList], split: str) -
     for test in tests:
         for train in training:
             if train.spec is test.spec:
-                lines += [*_missing_classes(train, test), *_leakage(collection, train, test, split)]
+                lines += [*_odd_classes(train, test), *_leakage(collection, train, test, split)]
             else:
                 lines += _leakage_between_tasks(train, test)
-    if not collection.groups:
-        lines.append(
-            "leakage: the download names no patients, so a patient's images on both sides would not be noticed"
-        )
+    for name in collection.meanings:
+        sides = {image_list.split for image_list in lists if image_list.spec.name == name}
+        if len(sides) == 1:
+            absent = "test" if "train" in sides else "train"
+            lines.append(f"warning: no image is in the {absent} list of {name}, which is not written")
+    if not any(record.group for record in collection.records):
+        lines.append("leakage: patients unknown, so a patient's images on both sides would not be noticed")
     return lines
 
 
-def _missing_classes(train: ImageList, test: ImageList) -> list[str]:
-    """Returns a warning for classes without training images, as in a partial download or a tiny split."""
+def _odd_classes(train: ImageList, test: ImageList) -> list[str]:
+    """Returns warnings for classes without training images, as in a partial download, and for lists of one class."""
     if train.spec.task != "single-label":
         return []
     highest = max(int(label) for image_list in (train, test) for label in image_list.counts())
     missing = [str(label) for label in range(highest + 1) if str(label) not in train.counts()]
-    return [f"warning: {train.name} has no image of class {', '.join(missing)}"] if missing else []
+    lines = [f"warning: {train.name} has no image of class {', '.join(missing)}"] if missing else []
+    for image_list in (train, test):
+        if len(image_list.counts()) == 1 and len(image_list.rows) > 1:
+            lines.append(
+                f"warning: all {len(image_list.rows)} images of {image_list.name} are of class"
+                f" {next(iter(image_list.counts()))}: any network would be right on all of them"
+            )
+    return lines
 
 
 def _leakage(collection: Collection, train: ImageList, test: ImageList, split: str) -> list[str]:
@@ -102,8 +112,9 @@ def _leakage(collection: Collection, train: ImageList, test: ImageList, split: s
         lines.append(f"leakage: {len(shared)} images of {test.name} are in {train.name} too (e.g. {shared[0]})")
     test_groups = {record.group for record, _ in test.rows if record.group}
     in_both = test_groups & {record.group for record, _ in train.rows}
-    if collection.groups:
-        better = "; --split patient keeps them apart" if in_both and split != "patient" else ""
+    if collection.groups and test_groups:
+        keeps_apart = in_both and split != "patient" and "patient" in collection.rules
+        better = "; --split patient keeps them apart" if keeps_apart else ""
         lines.append(
             f"leakage: {len(in_both)} of {len(test_groups)} {collection.groups} of {test.name} are in {train.name}"
             f" too{better}"

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import io
+import re
+import unicodedata
 from pathlib import Path
 
 from advmia.data.prepare.contents import Original
-from advmia.data.prepare.records import (
-    Collection,
-    Record,
-    Rule,
+from advmia.data.prepare.records import Collection, Record, Rule, hash_split
+from advmia.data.prepare.sources import (
+    check_same,
     columns,
-    hash_split,
-    index,
+    file_key,
+    packed_files,
     plain_name,
     require,
     skipped,
     walk,
 )
+from advmia.data.prepare.spreadsheets import find_table
 from advmia.errors import UserError
 
 TEST_FRACTION = 240 / 1200  # in the published lists
@@ -48,6 +49,13 @@ DUPLICATES = (
 )
 _PAIR_OF = {image: f"{pair[0]} = {pair[1]}" for pair in DUPLICATES for image in pair}
 
+BASES = tuple(str(10 * site + number) for site in (1, 2, 3) for number in (1, 2, 3, 4))  # the twelve folders
+CLASSES = {"mesidorMulti": 4, "mesidorBin": 2}
+_IMAGE = re.compile(r"(.+)\.(tiff?|png|jpe?g)", re.IGNORECASE)
+_OFFICIAL_STEM = re.compile(r"\d{8}_\d{5}_\d{4}_pp")
+_SHEET = re.compile(r"annotation.*base\D*(\d\d).*\.(xlsx?|xlsm|csv|tsv|txt|html?)", re.IGNORECASE)
+_COLUMNS = ("Image name", "Retinopathy grade")
+
 RULES = {
     "published": Rule(
         lambda spec, records: hash_split(records, TEST_FRACTION),
@@ -66,16 +74,18 @@ RULES = {
 def collect(source: Path) -> Collection:
     """Reads the images below `source`, in twelve folders or one, and their grades from the annotation sheets."""
     files = walk(source)
-    images = index(files, r".*\.tiff?")
-    sheets = index(files, r"annotation.*base.*\.xls")
-    require(images, "the TIFF images of Base11 to Base34", source, files)
-    require(sheets, "the spreadsheets Annotation_Base11.xls to Annotation_Base34.xls", source, files)
-    grades = _grades(list(sheets.values()))
-    records = [_record(images[name], grade) for name, grade in sorted(grades.items()) if name in images]
-    ungraded = [path.name for name, path in images.items() if name not in grades]
-    absent = [name for name in grades if name not in images]
-    require(records, "images that the annotation sheets name", source, files)
-    notes = skipped(ungraded, "images without a row in an annotation sheet")
+    images, notes = _images(files)
+    sheets = {path: match[1] for path in files if (match := _SHEET.fullmatch(path.name))}
+    others = [path for path in files if not _IMAGE.fullmatch(path.name)]
+    require(images, "the TIFF images of Base11 to Base34", source, others)
+    require(sheets, "the spreadsheets Annotation_Base11.xls to Annotation_Base34.xls", source, others)
+    grades, remarks = _grades(list(sheets))
+    records = [_record(stem, images[stem], grade) for stem, grade in sorted(grades.items()) if stem in images]
+    ungraded = [path.name for stem, path in images.items() if stem not in grades]
+    absent = [stem for stem in grades if stem not in images]
+    require(records, "images that the annotation sheets name", source, others)
+    notes += remarks
+    notes += skipped(ungraded, "images without a row in an annotation sheet")
     notes += skipped(absent, "annotated images that are not in the download")
     return Collection(
         folder="mesidor",
@@ -84,27 +94,70 @@ def collect(source: Path) -> Collection:
         meanings={"mesidorMulti": "grade of retinopathy, 0 = none", "mesidorBin": "1 = grade 1 or worse, 0 = none"},
         notes=notes + _errata_note(records),
         groups="duplicate pairs",
+        missing=tuple(f"Annotation_Base{base}.xls" for base in BASES if base not in sheets.values()),
+        packed=tuple(path.name for path in packed_files(files)) if absent else (),
+        classes=CLASSES,
+        test_fraction=TEST_FRACTION,
     )
 
 
-def _grades(sheets: list[Path]) -> dict[str, str]:
-    """Reads the grades from the sheets, by lower-case image name. Raises `UserError` for contradicting rows."""
+def _images(files: list[Path]) -> tuple[dict[str, Path], list[str]]:
+    """Returns the images by the `file_key` of their names without extension, TIFFs before conversions, and remarks.
+
+    Raises `UserError` for two different files of one name.
+    """
+    images: dict[str, Path] = {}
+    conversions = []
+    for path in files:
+        match = _IMAGE.fullmatch(path.name)
+        if match is None:
+            continue
+        stem = file_key(match[1])
+        first = images.setdefault(stem, path)
+        if first.suffix.lower() == path.suffix.lower():
+            check_same(first, path)
+            continue
+        original, conversion = (first, path) if _is_tiff(first) else (path, first)
+        images[stem] = original
+        conversions.append(conversion.name)
+    notes = skipped(conversions, "images in a second format")
+    converted = [path.name for path in images.values() if not _is_tiff(path)]
+    if converted:
+        notes.append(
+            f"{len(converted)} images are no TIFFs but conversions, whose pixels may differ (e.g. {converted[0]})"
+        )
+    return images, notes
+
+
+def _is_tiff(path: Path) -> bool:
+    return path.suffix.lower() in (".tif", ".tiff")
+
+
+def _grades(sheets: list[Path]) -> tuple[dict[str, str], list[str]]:
+    """Reads the grades from the sheets, by the image's `file_key` without extension, and remarks for the report.
+
+    Raises `UserError` for contradicting rows.
+    """
     grades: dict[str, str] = {}
+    notes = []
     for path in sheets:
-        for where, (image, grade) in columns(path, _read_xls(path), ("Image name", "Retinopathy grade")):
-            name = plain_name(image, where).lower()
-            grade = _parse_grade(grade, where)
-            if grades.setdefault(name, grade) != grade:
+        rows, remarks = find_table(path, _COLUMNS)
+        notes += remarks
+        for where, (image, text) in columns(path, rows, _COLUMNS):
+            name = plain_name(image, where)
+            match = _IMAGE.fullmatch(name)
+            stem, grade = file_key(match[1] if match else name), _parse_grade(text, where)
+            if grades.setdefault(stem, grade) != grade:
                 raise UserError(
-                    f"{where}: {image} has grade {grade} here and {grades[name]} in another row; keep one of them"
+                    f"{where}: {image} has grade {grade} here and {grades[stem]} in another row; keep one of them"
                 )
-    return grades
+    return grades, notes
 
 
 def _parse_grade(text: str, where: str) -> str:
     """Returns a grade as a digit; spreadsheets may hold it as a float, "2.0"."""
     try:
-        value = float(text)
+        value = float(text.replace(",", "."))
     except ValueError:
         value = -1.0
     if value not in (0, 1, 2, 3):
@@ -112,27 +165,23 @@ def _parse_grade(text: str, where: str) -> str:
     return str(int(value))
 
 
-def _read_xls(path: Path) -> list[list[str]]:
-    """Reads the cells of the first sheet as text. Raises `UserError` for a damaged file or a missing package."""
-    try:
-        import xlrd  # here, so that only this download needs it; pandas deprecates its own use of xlrd for .xls
-    except ImportError as error:
-        raise UserError(f"cannot read {path}: the package xlrd is missing ({error}); pip install xlrd") from error
-    try:
-        with xlrd.open_workbook(path, logfile=io.StringIO()) as book:  # its remarks about odd files are dropped
-            sheet = book.sheet_by_index(0)
-            return [[str(value) for value in sheet.row_values(row)] for row in range(sheet.nrows)]
-    except Exception as error:  # xlrd raises a dozen kinds of exceptions for damaged files
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} is not a readable .xls spreadsheet ({reason}): download it again") from error
-
-
-def _record(path: Path, grade: str) -> Record:
+def _record(stem: str, path: Path, grade: str) -> Record:
+    """Returns an image's record. Its name is the official one, whatever the download's letter case."""
+    stem = stem.upper() if _OFFICIAL_STEM.fullmatch(stem) else unicodedata.normalize("NFC", path.stem)
     corrected = {}
-    if path.stem in ERRATA and grade in ERRATA[path.stem]:
-        old, new = ERRATA[path.stem]
+    if stem in ERRATA and grade in ERRATA[stem]:
+        old, new = ERRATA[stem]
         corrected = _entries(new if grade == old else old)
-    return Record(path.name, Original(path), _entries(grade), group=_PAIR_OF.get(path.stem, ""), corrected=corrected)
+    official = f"{stem}.tif"
+    name = official if _is_tiff(path) else f"{stem}{path.suffix.lower()}"
+    return Record(
+        name,
+        Original(path),
+        _entries(grade),
+        group=_PAIR_OF.get(stem, ""),
+        corrected=corrected,
+        converted_from="" if name == official else official,
+    )
 
 
 def _entries(grade: str) -> dict[str, str]:
@@ -143,7 +192,7 @@ def _errata_note(records: list[Record]) -> list[str]:
     graded_twice = [record for record in records if record.corrected]
     if not graded_twice:
         return []
-    new = sum(record.entries["mesidorMulti"] == ERRATA[Path(record.name).stem][1] for record in graded_twice)
+    new = sum(record.entries["mesidorMulti"] == ERRATA[Path(record.official_name).stem][1] for record in graded_twice)
     return [
         f"errata: of {len(graded_twice)} images whose grade was corrected after the first distribution, the download"
         f" has the corrected grade for {new} and the first for {len(graded_twice) - new}"

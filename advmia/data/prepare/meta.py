@@ -7,9 +7,10 @@ import re
 from pathlib import Path
 from typing import get_args
 
+from advmia.data.list_rows import ListedSample, read_list
 from advmia.data.prepare.lists import ImageList, list_name
-from advmia.data.prepare.records import Collection, Record, plain_name
-from advmia.data.readers import read_list
+from advmia.data.prepare.records import Collection, Record
+from advmia.data.prepare.sources import NAMED, file_key, plain_name
 from advmia.data.specs import DATASETS, DatasetSpec, Split
 from advmia.errors import UserError
 
@@ -21,7 +22,7 @@ def published_lists(collection: Collection, meta: Path) -> tuple[list[ImageList]
     """
     if not meta.is_dir():
         raise UserError(f"expected --meta to be the folder of the published lists, got {meta}: no such folder")
-    by_name = {record.name.lower(): record for record in collection.records}
+    by_name = _by_name(collection.records)
     expected = [(DATASETS[name], split) for name in collection.meanings for split in get_args(Split)]
     lists, notes = [], []
     for spec, split in expected:
@@ -30,7 +31,9 @@ def published_lists(collection: Collection, meta: Path) -> tuple[list[ImageList]
         if path is None:
             notes.append(f"{name}: not below {meta}, not written")
             continue
-        rows, remarks = _match(path, spec, by_name)
+        listed, remarks = _read_list(path, spec, spec.classes or collection.classes.get(spec.name))
+        rows, more = _match(listed, spec, by_name)
+        remarks += more
         notes += [f"{name}: {remark}" for remark in remarks]
         checksum = hashlib.sha256(path.read_bytes()).hexdigest()
         lists.append(ImageList(spec, split, rows, f"published list, sha256 {checksum}"))
@@ -76,17 +79,27 @@ def _rank(meta: Path, path: Path, spec: DatasetSpec) -> int | None:
     return 2
 
 
-def _match(path: Path, spec: DatasetSpec, by_name: dict[str, Record]) -> tuple[list[tuple[Record, str]], list[str]]:
+def _by_name(records: list[Record]) -> dict[str, Record]:
+    """Returns the records by the `file_key` of their names, their official names and their names without extension."""
+    stems = {file_key(Path(record.name).stem): record for record in records}
+    official = {file_key(record.official_name): record for record in records}
+    return stems | official | {file_key(record.name): record for record in records}
+
+
+def _match(
+    listed: list[tuple[str, str]], spec: DatasetSpec, by_name: dict[str, Record]
+) -> tuple[list[tuple[Record, str]], list[str]]:
     """Returns the rows whose image the download has, and remarks about other rows and about differing labels.
 
     Where a label differs, the published list's is kept. Masks are listed by their names in the layout.
     """
-    rows, absent, disagreements, errata = [], [], [], 0
-    for name, entry in _read_list(path, spec):
-        record = by_name.get(name.lower())
+    rows, absent, disagreements, errata, other_format = [], [], [], 0, 0
+    for name, entry in listed:
+        record = by_name.get(file_key(name)) or by_name.get(file_key(Path(name).stem))
         if record is None or spec.name not in record.entries:
             absent.append(name)
             continue
+        other_format += file_key(name) != file_key(record.name)
         official = record.entries[spec.name]
         if entry.lower() != official.lower():
             if record.corrected.get(spec.name) == entry:
@@ -95,9 +108,13 @@ def _match(path: Path, spec: DatasetSpec, by_name: dict[str, Record]) -> tuple[l
                 disagreements.append(f"{name}: {entry} in the list, {official} in the download")
         rows.append((record, official if spec.mask_folder else entry))
     remarks = []
+    if other_format:
+        remarks.append(f"{other_format} images have another extension in the download than in the list")
     if absent:
         missing = "image or mask" if spec.mask_folder else "image"
-        remarks.append(f"left out {len(absent)} rows whose {missing} is not in the download (e.g. {absent[0]})")
+        remarks.append(
+            f"left out {len(absent)} rows whose {missing} is not in the download (e.g. {', '.join(absent[:NAMED])})"
+        )
     if disagreements:
         remarks.append(
             f"{len(disagreements)} rows disagree with the download, the list stands (e.g. {disagreements[0]})"
@@ -107,19 +124,45 @@ def _match(path: Path, spec: DatasetSpec, by_name: dict[str, Record]) -> tuple[l
     return rows, remarks
 
 
-def _read_list(path: Path, spec: DatasetSpec) -> list[tuple[str, str]]:
-    """Reads (image, entry) of each row. Raises `UserError` for an entry that does not fit the task."""
+def _read_list(path: Path, spec: DatasetSpec, classes: int | None) -> tuple[list[tuple[str, str]], list[str]]:
+    """Reads (image, entry) of each row, and remarks about the list's form.
+
+    Raises `UserError` for an entry that does not fit the task, a class that is not 0 to `classes` - 1, and an image
+    with two labels: the readers would refuse such a list later.
+    """
     pattern, form = {
-        "single-label": (r"\d+", "a class number"),
+        "single-label": (r"\d+([.,]0*)?", "a class number"),  # spreadsheets write 1.0
         "multi-label": (rf"b[01]{{{len(spec.findings)}}}", f"the letter b and {len(spec.findings)} bits"),
         "segmentation": (r".+", "its mask's file name"),
     }[spec.task]
-    rows = []
-    for row, image, entry in read_list(spec, path)[0]:
-        where = f"{path} row {row}"
+    samples, remarks = read_list(spec, path)
+    rows: list[tuple[str, str]] = []
+    first_of: dict[str, ListedSample] = {}
+    for sample in samples:
+        where, entry = f"{path} row {sample.row}", sample.entry
         if not re.fullmatch(pattern, entry):
             raise UserError(
-                f"{where}: expected an image's file name and {form}, got '{image},{entry}'; correct the row"
+                f"{where}: expected an image's file name and {form}, got '{sample.image},{entry}'; correct the row"
             )
-        rows.append((plain_name(image, where), plain_name(entry, where) if spec.mask_folder else entry))
-    return rows
+        image = plain_name(_without_folder(sample.image, spec.folder, spec.image_folder), where)
+        if spec.mask_folder:
+            entry = plain_name(_without_folder(entry, spec.folder, spec.mask_folder), where)
+        elif spec.task == "single-label":
+            entry = str(int(re.split("[.,]", entry)[0]))
+            if classes is not None and int(entry) >= classes:
+                raise UserError(
+                    f"{where}: {image} has label {entry}, but {spec.name} has {classes} classes, so labels are 0 to"
+                    f" {classes - 1}; correct the row"
+                )
+        first = first_of.setdefault(file_key(image), sample._replace(entry=entry))
+        if first.entry != entry and not spec.mask_folder:
+            raise UserError(f"{where}: {image} is {entry} here and {first.entry} in row {first.row}; keep one of them")
+        rows.append((image, entry))
+    return rows, list(remarks)
+
+
+def _without_folder(name: str, *folders: str) -> str:
+    """Returns the name without `./` and the folders that it lies in: img/a.png, mel2017/img/a.png, img\\a.png."""
+    parts = tuple(part for part in name.replace("\\", "/").split("/") if part != ".")
+    above = parts[:-1]
+    return parts[-1] if parts and above == folders[len(folders) - len(above) :] else name

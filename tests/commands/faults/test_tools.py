@@ -41,7 +41,7 @@ CASES = [
     Case(
         "prepare: another folder",
         f"{PREPARE} covid19radiography --source data",
-        ("COVID/images", "data, found none", "official download"),
+        ("COVID/images", "data, found ", ".png", "official download"),
         process=True,
     ),
     Case(

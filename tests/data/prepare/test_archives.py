@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from advmia.data.markers import data_label
+from advmia.data.markers import data_label, write_marker
 from advmia.data.prepare import prepare_dataset
+from advmia.data.prepare.published_archives import PUBLISHED, Published
 from advmia.data.specs import CHEST_FINDINGS
 from advmia.errors import UserError
 from tests.support.downloads import line_with, make_npz, read_list, snapshot
@@ -41,7 +43,7 @@ class TestArchives:
         for row in (1, 0):
             image = Image.open(folder / "img" / f"retinamnist_64_train_{row:05d}.png")
             assert np.array_equal(np.asarray(image), arrays["train_images"][row])
-        assert data_label(folder, "trainbin.csv") == data_label(folder, "test.csv") == "RetinaMNIST 64"
+        assert data_label(folder, "trainbin.csv") == data_label(folder, "test.csv") == "RetinaMNIST 64 altered"
         line_with(lines, "stand-in: these are RetinaMNIST images of 64 pixels")
 
     def test_dermamnist(self, tmp_path: Path) -> None:
@@ -79,13 +81,13 @@ class TestArchives:
         assert rows[0].split(",") == list(CHEST_FINDINGS)
         assert tuple(order) == CHESTMNIST_ORDER
         assert [label for _, label in read_list(folder / "trainbin.csv")] == ["0"] * 14 + ["1"]  # 1 = no finding
-        assert data_label(folder, "testMultiLabel_1w.csv") == "ChestMNIST 28"
+        assert data_label(folder, "testMultiLabel_1w.csv") == "ChestMNIST 28 altered"
 
     @pytest.mark.parametrize(
         ("name", "colour", "folder", "images", "label"),
         [
-            ("covid19radio_128.npz", False, "covidSeg", "image", "MedSegBench COVID-19 Radiography 8"),
-            ("isic2018_256.npz", True, "mel2017", "img", "MedSegBench ISIC 2018 8"),
+            ("covid19radio_128.npz", False, "covidSeg", "image", "MedSegBench COVID-19 Radiography 8 altered"),
+            ("isic2018_256.npz", True, "mel2017", "img", "MedSegBench ISIC 2018 8 altered"),
         ],
     )
     def test_medsegbench(self, tmp_path: Path, name: str, colour: bool, folder: str, images: str, label: str) -> None:
@@ -111,6 +113,32 @@ class TestArchives:
         assert np.array_equal(image, arrays["train_images"][2])
         assert len(read_list(layout / "testSeg.csv")) == 2
         assert data_label(layout, "testSeg.csv") == label
+
+    def test_the_published_archive_is_known(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Fails if an altered archive passes for the published one, or the published one for an altered one.
+
+        The digests and counts are those of the package medmnist; here, those of a small archive take their place.
+        """
+        assert PUBLISHED["pneumoniamnist"].md5[28] == "28209eda62fecd6e6a2d98b1501bb15f"
+        assert PUBLISHED["chestmnist"].counts == (78_468, 11_219, 22_433)
+        path = tmp_path / "retinamnist.npz"
+        arrays = make_npz(path, {"train": [[0], [1]], "val": [[1]], "test": [[0]]})
+        md5 = hashlib.md5(path.read_bytes()).hexdigest()
+        monkeypatch.setitem(PUBLISHED, "retinamnist", Published((2, 1, 1), {28: md5}))
+        lines = prepare_dataset("medmnist", path, tmp_path / "published")
+        assert data_label(tmp_path / "published/mesidor", "test.csv") == "RetinaMNIST 28"
+        assert not [line for line in lines if line.startswith("warning")]
+        arrays["train_images"][0, 0, 0, 0] ^= 1
+        np.savez_compressed(path, **arrays)
+        lines = prepare_dataset("medmnist", path, tmp_path / "altered")
+        line_with(lines, "warning: retinamnist.npz is not the published archive (MD5 ", "instead of " + md5)
+        assert data_label(tmp_path / "altered/mesidor", "test.csv") == "RetinaMNIST 28 altered"
+        monkeypatch.setitem(PUBLISHED, "retinamnist", Published((3, 1, 1), {28: md5}))
+        line_with(prepare_dataset("medmnist", path, tmp_path / "altered"), "2 training images instead of 3")
+        # What was prepared before altered archives were marked gets its marker now.
+        write_marker(tmp_path / "altered/mesidor", ["test.csv"], {"label": "RetinaMNIST 28"})
+        prepare_dataset("medmnist", path, tmp_path / "altered")
+        assert data_label(tmp_path / "altered/mesidor", "test.csv") == "RetinaMNIST 28 altered"
 
     def test_another_size_does_not_mix(self, tmp_path: Path) -> None:
         """Fails if images of two sizes of an archive get into one folder."""

@@ -145,7 +145,7 @@ ERRORS = [
         {},
         "not unpacked (ISIC-2017_Training_Data.zip, 1 in all): unpack",
     ),
-    ("isic2017", packed("readme.txt"), {}, "found none: give the folder of the official download"),
+    ("isic2017", packed("readme.txt"), {}, "found 1 .txt (readme.txt): give the folder of the official download"),
     ("isic2017", two_versions, {}, "have one name but differ"),
     ("chestxray14", packed("images_01.tar.gz"), {}, "archives that are not unpacked (images_01.tar.gz"),
     (
@@ -163,7 +163,12 @@ ERRORS = [
         {"split": "official"},
         "needs train_val_list.txt and test_list.txt below --source",
     ),
-    ("chestxray14", both_official_lists, {"split": "official"}, "00000000_000.png is in both train_val_list.txt and"),
+    (
+        "chestxray14",
+        both_official_lists,
+        {"split": "official"},
+        "00000000_000.png is in both a training list and test_list",
+    ),
     ("mesidor", packed("Base11.zip"), {}, "expected the TIFF images of Base11 to Base34"),
     (
         "mesidor",
@@ -174,7 +179,7 @@ ERRORS = [
     ("mesidor", mesidor_with("x"), {}, "Annotation Base12.xls row 2: expected a retinopathy grade of 0 to 3, got 'x'"),
     ("mesidor", broken_xls, {}, "Annotation_Base11.xls is not a readable .xls spreadsheet"),
     ("mesidor", contradicting_sheets, {}, "Base13.xls row 2: 20060410_58736_0200_PP.tif has grade 2 here and 1"),
-    ("covid19radiography", damaged_mask, {}, "masks/COVID-1.png is not a readable image"),
+    ("covid19radiography", damaged_mask, {"partial": True}, "masks/COVID-1.png is not a readable mask"),
     ("covid19radiography", packed("archive.zip"), {}, "expected images in COVID/images to Viral Pneumonia/images"),
     (
         "medmnist",

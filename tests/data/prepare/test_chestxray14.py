@@ -9,6 +9,7 @@ import pytest
 
 from advmia.data.prepare import prepare_dataset
 from advmia.data.specs import CHEST_FINDINGS
+from advmia.errors import UserError
 from tests.support.downloads import CHEST_COLUMNS, line_with, make_chest, read_list
 
 
@@ -69,6 +70,62 @@ class TestChestXray14:
         }
         assert [len(listed) for listed in names.values()] == [16, 4, 5, 2]
         assert names["trainMultiLabel_1w"] < names["trainbin"] and names["testMultiLabel_1w"] < names["testbin"]
+
+    def test_official_lists_in_other_forms(self, tmp_path: Path) -> None:
+        """Fails if a list with a BOM loses its first image, or labels behind names, or three lists, are not read."""
+        rows = [(f"{n:08d}_000.png", "No Finding" if n % 2 else "Mass", n) for n in range(9)]
+        source, names = make_chest(tmp_path / "source", rows), [name for name, _, _ in rows]
+        (source / "train_list.txt").write_text("\n".join(names[:4]), encoding="utf-8-sig")
+        (source / "val_list.txt").write_text("".join(f"{name},Mass\n" for name in names[4:6]))
+        (source / "test_list.txt").write_text(
+            "".join(f"{name} No Finding\r\n" for name in names[6:]), encoding="utf-16"
+        )
+        lines = prepare_dataset("chestxray14", source, tmp_path / "data", split="official")
+        listed = {
+            side: [name for name, _ in read_list(tmp_path / f"data/xray/{side}bin.csv")] for side in ("train", "test")
+        }
+        assert listed == {"train": names[:6], "test": names[6:]}
+        line_with(lines, "val_list.txt: 2 lines hold more than images' names")
+        (source / "test_list.txt").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")  # needed by another split only
+        lines = prepare_dataset("chestxray14", source, tmp_path / "other")
+        assert [line for line in lines if line.startswith("test_list.txt")]
+        with pytest.raises(UserError, match=r"no image of test_list\.txt was found"):
+            prepare_dataset("chestxray14", source, tmp_path / "third", split="official")
+
+    @pytest.mark.parametrize(("patient", "encoding"), [("", "utf-8"), ("{}.0", "latin-1")])
+    def test_patients_without_their_ids(self, tmp_path: Path, patient: str, encoding: str) -> None:
+        """Fails if empty or reformatted Patient IDs change the split by patient, or it is not said."""
+        rows = [(f"{n // 3:08d}_{n % 3:03d}.png", "No Finding" if n % 2 else "Mass", n // 3) for n in range(30)]
+        source = make_chest(tmp_path / "source", rows)
+        prepare_dataset("chestxray14", source, tmp_path / "data", split="patient")
+        table = f"{CHEST_COLUMNS},Rem\u00e4rk\n"  # an accent in a column that nobody reads
+        for name, labels, number in rows:
+            table += f"{name},{labels},0,{patient.format(number)},57,2682,2749,\u00e9\n"
+        (source / "Data_Entry_2017.csv").write_text(table, encoding=encoding)
+        lines = prepare_dataset("chestxray14", source, tmp_path / "other", split="patient")
+        for path in (tmp_path / "data/xray").glob("*.csv"):
+            assert (tmp_path / "other/xray" / path.name).read_bytes() == path.read_bytes()
+        assert bool(patient) != any("30 rows have no Patient ID; the first eight digits" in line for line in lines)
+        line_with(lines, "leakage: 0 of 2 patients of testbin.csv")
+
+    def test_one_class_and_many_rows(self, tmp_path: Path) -> None:
+        """Fails if a list of one class is not warned of."""
+        rows = [(f"{n:08d}_000.png", "No Finding", n) for n in range(20)]
+        lines = prepare_dataset("chestxray14", make_chest(tmp_path / "source", rows), tmp_path / "data")
+        line_with(lines, "warning: all 16 images of trainbin.csv are of class 1")
+        line_with(lines, "warning: all 4 images of testbin.csv are of class 1")
+
+    def test_archives_that_hold_the_missing_images(self, tmp_path: Path) -> None:
+        """Fails if images that are still packed are left out without an error, or an unpacked archive is one."""
+        rows = [(f"{n:08d}_000.png", "No Finding" if n % 2 else "Mass", n) for n in range(6)]
+        source = make_chest(tmp_path / "source", rows)
+        (source / "images_02.tar.gz").write_bytes(b"packed")
+        prepare_dataset("chestxray14", source, tmp_path / "complete")
+        next(source.rglob("00000005_000.png")).unlink()
+        with pytest.raises(UserError, match=r"lacks images, and images_02\.tar\.gz in it is not unpacked: unpack it"):
+            prepare_dataset("chestxray14", source, tmp_path / "data")
+        lines = prepare_dataset("chestxray14", source, tmp_path / "data", partial=True)
+        line_with(lines, "skipped 1: labelled images that are not in the download (e.g. 00000005_000.png)")
 
     def test_newer_labels_are_used_and_gaps_are_reported(self, tmp_path: Path) -> None:
         """Fails if the older label file is read, or images without a label (or the reverse) are not reported."""

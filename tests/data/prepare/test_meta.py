@@ -101,8 +101,28 @@ class TestMeta:
             prepare_dataset("mesidor", source, tmp_path / "two", meta=tmp_path / "meta")
         assert "give the folder of one" in str(caught.value)
 
+    def test_forms_of_lists(self, tmp_path: Path) -> None:
+        """Fails if a published list with folders before its names, a header or decimals is not read, or not said."""
+        text = "image,label\n./ISIC_0000001.jpg,0.0\nimg/ISIC_0000002.jpg,1\nmel2017\\img\\ISIC_0000004.jpg,2\n"
+        write_lists(tmp_path / "mel2017", train=text, trainSeg="ISIC_0000001.jpg,./ISIC_0000001_segmentation.png\n")
+        lines = prepare_dataset(
+            "isic2017", make_isic(tmp_path / "source"), tmp_path / "data", meta=tmp_path / "mel2017"
+        )
+        folder = tmp_path / "data/mel2017"
+        assert (folder / "train.csv").read_text() == "ISIC_0000001.jpg,0\nISIC_0000002.jpg,1\nISIC_0000004.jpg,2\n"
+        assert read_list(folder / "trainSeg.csv") == [("ISIC_0000001.jpg", "ISIC_0000001_segmentation.png")]
+        line_with(lines, "train.csv: its header image,label is left out")
+        line_with(lines, "warning: no image is in the test list of melMulti")
+
 
 META_ERRORS = [
+    (
+        "train",
+        "ISIC_0000001.jpg,0\nISIC_0000002.jpg,1\nisic_0000001.jpg,1\n",
+        r"row 3: isic_0000001\.jpg is 1 here and 0 in row 1; keep one",
+    ),
+    ("train", "ISIC_0000001.jpg,3\n", r"row 1: ISIC_0000001\.jpg has label 3, but melMulti has 3 classes"),
+    ("testbin", "ISIC_0000001.jpg,2\n", r"row 1: ISIC_0000001\.jpg has label 2, but melBin has 2 classes"),
     ("train", "../ISIC_0000001.jpg,0\n", r"train\.csv row 1: expected a plain file name"),
     (
         "train",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,9 +64,23 @@ def load_weights(path: Path) -> tuple[StateDict, str]:
         )
     if isinstance(weights, dict) and weights and all(isinstance(value, Tensor) for value in weights.values()):
         return weights, hashlib.sha256(content).hexdigest()
-    keys = ", ".join(map(str, list(weights)[:3])) if isinstance(weights, dict) else ""
-    content_type = f"a dict of {keys}" if isinstance(weights, dict) else type(weights).__name__
-    raise UserError(f"{path} holds {content_type}: expected a bare state_dict of tensors")
+    raise UserError(f"{path} holds {_description(weights)}: expected a bare state_dict of tensors")
+
+
+def _description(content: object) -> str:
+    """Returns what a file holds that is no state_dict: its type, and the entries that are no tensors."""
+    if not isinstance(content, dict):
+        return type(content).__name__
+    odd = [f"{name} ({type(value).__name__})" for name, value in content.items() if not isinstance(value, Tensor)]
+    if len(odd) == len(content):
+        return f"a dict of {_few(map(str, content))}"
+    return f"entries that are no tensors, {_few(odd)}"
+
+
+def _few(names: Iterable[str]) -> str:
+    """Returns the first three names and how many more there are."""
+    names = list(names)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _damaged_part(content: bytes) -> str | None:
@@ -77,6 +92,17 @@ def _damaged_part(content: bytes) -> str | None:
         return None
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         return archive.testzip()
+
+
+def _odd_names(name: str, weights: StateDict) -> str:
+    """Returns which entries of the weights the network `name` does not have, and which it has that are missing."""
+    with torch.device("meta"):
+        expected = list(build_model(name, 1).state_dict())
+    texts = {
+        "they have": [str(key) for key in weights if key not in expected],
+        "they lack": [key for key in expected if key not in weights],
+    }
+    return "; ".join(f"{text} {_few(names)}" for text, names in texts.items() if names)
 
 
 class LoadedModel(NamedTuple):
@@ -95,10 +121,10 @@ def load_model(name: str, path: Path, spec: DatasetSpec, *, classes: int | None 
     """
     weights, sha256 = load_weights(path)
     actual_name = identify(weights)
+    if actual_name is None:
+        raise UserError(f"{path} holds weights of an unknown model, not of {name}: {_odd_names(name, weights)}")
     if actual_name != name:
-        raise UserError(
-            f"{path} holds weights of {actual_name or 'an unknown model'}, not of {name}: name the model of the weights"
-        )
+        raise UserError(f"{path} holds weights of {actual_name}, not of {name}: name the model of the weights")
     actual_classes = classes_of_weights(name, weights)
     if classes is not None and actual_classes != classes:
         raise UserError(

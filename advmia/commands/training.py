@@ -13,11 +13,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
+import torch
 from torch import nn
 
 from advmia.attacks.inference import compile_copies
 from advmia.budgets import TRAINING_STEPS, grey_step_size_for
-from advmia.checkpoints.best import BestCheckpoint, read_record_of
+from advmia.checkpoints.best import BestCheckpoint
 from advmia.checkpoints.paths import state_path
 from advmia.checkpoints.resume import (
     CheckpointStatus,
@@ -29,14 +30,13 @@ from advmia.checkpoints.resume import (
     status_of,
 )
 from advmia.checkpoints.settings import TrainingSettings
-from advmia.checkpoints.weights import LoadedModel, load_model
+from advmia.commands.hat import compare_helper, load_helper
 from advmia.commands.inputs import Inputs, check_scorable, choose_spec, lock_outputs
 from advmia.data.loading import ImageData, TrainingLoader, hold_out
 from advmia.data.readers import count_listed_classes, read_samples
 from advmia.data.specs import DatasetSpec
 from advmia.errors import UserError
 from advmia.evaluation.guessing import base_rate
-from advmia.evaluation.origin import check_dataset, difference
 from advmia.models import MODELS, build_model, check_init
 from advmia.models.batch_norm import smallest_batch
 from advmia.runtime import distributed, machine
@@ -46,6 +46,7 @@ from advmia.runtime.terminal import say
 from advmia.tasks import Task
 from advmia.training.curves import Frame, TrainingCurves
 from advmia.training.loop import Epoch, Position, Saver, Training, fit
+from advmia.training.memory import shortage
 from advmia.training.methods import METHODS, Method, MethodSettings, default_beta
 from advmia.training.selection import Selection
 from advmia.training.validation import Validation, epoch_line
@@ -56,9 +57,9 @@ def train(task: Task, args: argparse.Namespace) -> None:
     inputs = Inputs.of(args, args.model)
     check_init(args.model, args.init)
     train_list, test_list = inputs.read_lists()
-    helper = _load_helper(inputs, train_list.classes)
+    helper = load_helper(inputs, train_list.classes)
     train_data, test_data = inputs.load_images(train_list), inputs.load_images(test_list)
-    _compare_helper(args, helper, train_data)
+    remarks = compare_helper(args, helper, train_data)
     settings = replace(
         _settings(args, inputs.spec, train_list.classes, inputs.precision),
         helper_sha256=helper.sha256 if helper else None,
@@ -66,6 +67,7 @@ def train(task: Task, args: argparse.Namespace) -> None:
         test_data=test_data.facts,
     )
     if args.valFraction is not None:
+        _check_divisible(train_data)
         train_data, test_data = hold_out(train_data, args.valFraction, seed=args.seed)
     checkpoint = args.saveDir / task.checkpoint_name(settings)
     with lock_outputs(checkpoint):
@@ -78,26 +80,31 @@ def train(task: Task, args: argparse.Namespace) -> None:
             rename_earlier_training(checkpoint, status, resume=args.resume)
         method = _method(task, settings, machine.on_device(helper.model, inputs.device) if helper else None)
         training = _training(task, inputs, train_data, model, method)
+        lack = shortage(training, inputs.spec.size) if distributed.is_main() else ""
+        if lack:
+            say(f"warning: {args.method} with {args.model} at {inputs.spec.size} pixels: {lack}")
         check_scorable(test_data)
         rate = base_rate(task, test_data)
         validation = Validation(task, model, inputs.evaluation_loader(test_data), settings, rate)
-        _run(task, args, checkpoint, settings, training, validation)
+        _run(task, args, settings, training, validation, remarks)
 
 
 def _run(
     task: Task,
     args: argparse.Namespace,
-    checkpoint: Path,
     settings: TrainingSettings,
     training: Training,
     validation: Validation,
+    remarks: list[str],
 ) -> None:
-    """Trains from the beginning or from the saved state, and keeps the best epoch."""
+    """Trains from the beginning or from the saved state, and keeps the best epoch. `remarks`: for its record."""
+    checkpoint = args.saveDir / task.checkpoint_name(settings)
     chosen_on = f"held-out {args.valFraction:g} of the training list" if args.valFraction else "test list"
     say(f"training {checkpoint}; the epoch is chosen by {validation.score_name} on the {chosen_on}")
     facts = {
         "selection": {"score": validation.score_name, "chosen_on": chosen_on},
         "versions": machine.versions(training.loader.device),
+        **({"warnings": remarks} if remarks else {}),
     }
     selection = Selection(task.selection, validation.images)
     best, position = BestCheckpoint(checkpoint, settings, facts, training.model, selection.is_better), Position()
@@ -165,27 +172,16 @@ def checkpoint_path(task: Task, args: argparse.Namespace) -> Path:
     return Path(args.saveDir / task.checkpoint_name(_settings(args, spec, classes, FP32)))
 
 
-def _load_helper(inputs: Inputs, classes: int) -> LoadedModel | None:
-    """Loads HAT's helper; returns None for other methods. Raises `UserError` if it is missing or does not fit."""
-    args = inputs.args
-    if args.method != "hat":
-        return None
-    if args.helperModel is None or args.helperWeight is None:
-        raise UserError("--method hat needs --helperModel and --helperWeight: a naturally trained network")
-    return load_model(args.helperModel, args.helperWeight, inputs.spec, classes=classes)
-
-
-def _compare_helper(args: argparse.Namespace, helper: LoadedModel | None, data: ImageData) -> None:
-    """Warns if the helper's record says that it was trained on other images or at another size.
-
-    Raises `UserError` if it was trained on another data set, unless --otherDataset says that this is meant.
-    """
-    if helper is None:
-        return
-    training = (read_record_of(args.helperWeight, helper.sha256) or {}).get("settings")
-    check_dataset(args.helperWeight, training, data.samples.spec, is_meant=args.otherDataset)
-    if training and difference(training, data):
-        say(f"warning: the helper {args.helperWeight} was {difference(training, data)}")
+def _check_divisible(data: ImageData) -> None:
+    """Raises `UserError` if no --valFraction divides the images: both parts need an image, and one of each class."""
+    is_single_label = data.samples.spec.task == "single-label"
+    labels = data.targets(data.indices) if is_single_label else torch.zeros(len(data), dtype=torch.int64)
+    for label, count in enumerate(torch.bincount(labels).tolist()):
+        if count == 1:
+            what = f"class {label} has one image only" if is_single_label else "there is one image only"
+            raise UserError(
+                f"{data.samples.path}: {what}, so none can be held out: leave out --valFraction, or use more"
+            )
 
 
 def _initial_network(inputs: Inputs, settings: TrainingSettings, checkpoint: Path) -> nn.Module:

@@ -22,6 +22,7 @@ from advmia.data.markers import data_label
 from advmia.data.specs import DatasetSpec, Split
 from advmia.data.subsets import describe_subset
 from advmia.errors import UserError
+from advmia.runtime.garbage import paused_collection
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class SampleList:
         return torch.bincount(self.labels, minlength=self.classes).tolist()
 
 
+@paused_collection()
 def read_samples(spec: DatasetSpec, root: Path, split: Split, *, classes: int | None = None) -> SampleList:
     """Reads and checks one list of a data set.
 

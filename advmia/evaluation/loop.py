@@ -147,9 +147,15 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
+def _without_rounding(linf: Tensor, grey_eps: float) -> Tensor:
+    """Returns distances in grey levels; those that are above eps by no more than float32 rounds pixels are eps."""
+    is_rounding = (linf > grey_eps) & (linf < grey_eps + GREY_LEVELS * torch.finfo(torch.float32).eps)
+    return torch.where(is_rounding, grey_eps, linf)
+
+
 def result_row(attack: str, budget: Budget, losses: Sequence[str], scores: Scores, evaluation: Evaluation) -> ResultRow:
     """Returns the result row of one evaluation. Eps, step size and L-infinity distances are in grey levels there."""
-    linf = evaluation.linf * GREY_LEVELS
+    linf = _without_rounding(evaluation.linf.double() * GREY_LEVELS, budget.grey_eps)
     notes = {"l2": evaluation.l2, "linf": linf, **evaluation.notes}
     return ResultRow(
         attack=attack,
@@ -160,7 +166,7 @@ def result_row(attack: str, budget: Budget, losses: Sequence[str], scores: Score
         scores=scores,
         seconds=evaluation.seconds,
         l2=float(evaluation.l2.mean()),
-        grey_linf=float(linf.mean()),
+        grey_linf=float(_without_rounding(linf.mean(), budget.grey_eps)),
         queries=float(evaluation.notes["queries"].float().mean()) if "queries" in evaluation.notes else None,
         losses=list(losses),
         outcomes=evaluation.outcomes.tolist(),

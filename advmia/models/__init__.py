@@ -160,7 +160,8 @@ def classes_of_weights(name: str, state_dict: Mapping[str, Tensor]) -> int:
     if spec.head not in state_dict:
         owner = identify(state_dict) or "no known model"
         raise UserError(f"expected weights of {spec.name}, with an entry {spec.head}, but got weights of {owner}")
-    return state_dict[spec.head].shape[0]
+    shape = state_dict[spec.head].shape
+    return shape[0] if shape else 0
 
 
 def identify(state_dict: Mapping[str, Tensor]) -> str | None:

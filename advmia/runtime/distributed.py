@@ -53,6 +53,11 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def local_world_size() -> int:
+    """The number of processes on this machine that work on this command."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if is_initialized() else 1
+
+
 def is_main() -> bool:
     """Returns whether this is the main process (rank 0), which writes the files."""
     return rank() == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import fcntl
 import glob
 import hashlib
@@ -19,6 +20,12 @@ from typing import IO, Any
 from advmia.errors import UserError
 from advmia.runtime.terminal import say
 
+_ADVICE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free space"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "change its permissions"),
+    errno.EROFS: "make the disk writable",
+    errno.ENAMETOOLONG: "take a shorter name",
+}
 NAME_BYTES = 255  # of a file's name, which file systems allow
 # Bytes of a file's name that its temporary name repeats. With the dots, the process id and ".tmp" they stay within the
 # limit.
@@ -63,8 +70,20 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def write_error(path: Path, error: OSError) -> UserError:
-    """Returns the `UserError` to raise when the system refuses to write `path`."""
-    return UserError(f"cannot write {path} ({error.strerror or error}): free space or choose another folder")
+    """Returns the `UserError` to raise when the system refuses to write `path`, with what helps against that."""
+    reason, advice = error.strerror or error, _advice(path, error)
+    return UserError(f"cannot write {path} ({reason}): {advice} or choose another folder")
+
+
+def _advice(path: Path, error: OSError) -> str:
+    """Returns what to do about an error in writing `path`."""
+    # The functions of `os.path` do not raise for a path that the system refuses.
+    in_the_way = next((part for part in (path, *path.parents) if os.path.exists(part)), path)  # noqa: PTH110
+    if error.errno in (errno.ENOTDIR, errno.EEXIST) and os.path.isfile(in_the_way):  # noqa: PTH113
+        return f"{in_the_way} is a file where a folder is needed: rename it"
+    if os.path.isdir(path):  # noqa: PTH112
+        return "rename the folder of that name"
+    return _ADVICE.get(error.errno or 0, "check that place")
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import ctypes
 import platform
 import random
 from importlib import metadata
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,6 +14,14 @@ from torch import nn
 
 import advmia
 
+# Of a container, in both versions of cgroups: the file with its limit, and the file and line with what it has used.
+# Cached files do not count as used, since they make room.
+_CGROUP = Path("/sys/fs/cgroup")
+_CGROUP_FILES = (
+    ("memory.max", ("memory.stat", "anon")),
+    ("memory/memory.limit_in_bytes", ("memory/memory.stat", "rss")),
+)
+_NO_LIMIT = 2**60  # version 1 writes a number as large as possible
 # Parameters of glibc's allocator, with the numbers that <malloc.h> gives them for `mallopt`.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 MEMORY_KEPT = {_MMAP_MAX: 0, _TRIM_THRESHOLD: -1}  # -1: free memory is never returned, however much there is
@@ -46,6 +55,35 @@ def set_allocator(settings: dict[int, int]) -> ctypes.CDLL | None:
     for name, value in settings.items():
         library.mallopt(name, value)
     return library
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Returns the bytes that this process can still get on a device, None if unknown.
+
+    On a CPU that is what Linux calls available, within the limit of the container (cgroup), if there is one.
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    available = _numbers(Path("/proc/meminfo")).get("MemAvailable:")
+    known = [available * 1024] if available is not None else []
+    for limit, used in _CGROUP_FILES:
+        most = _numbers(_CGROUP / limit).get("", 0)
+        if 0 < most < _NO_LIMIT:
+            known.append(max(most - _numbers(_CGROUP / used[0]).get(used[1], 0), 0))
+    return min(known, default=None)
+
+
+def _numbers(path: Path) -> dict[str, int]:
+    """Returns the numbers of a file whose lines are `name number`, `name number kB` or `number` (its name is "").
+
+    A missing file has none, and lines of another form are left out.
+    """
+    try:
+        lines = [line.removesuffix(" kB").rsplit(maxsplit=1) for line in path.read_text().splitlines()]
+    except OSError:
+        return {}
+    return {"".join(words[:-1]): int(words[-1]) for words in lines if words and words[-1].isdecimal()}
 
 
 def seed_everything(seed: int) -> None:

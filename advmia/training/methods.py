@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +26,8 @@ from advmia.runtime.rng import SampleRng
 class Method(Protocol):
     """Maps images x (B, C, H, W) in [0, 1] and targets y (B, ...) to a scalar loss with a gradient by the parameters.
 
-    `rng`: one random stream for each image, from which the attack's start is drawn.
+    `rng`: one random stream for each image, from which the attack's start is drawn. A method whose loss depends on
+    several passes over the batch has their number in an attribute `passes`, by which its memory is estimated.
     """
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor: ...
@@ -61,6 +62,8 @@ class TRADES:
     Both terms are means over the batch, and both sides of the KL carry the parameters' gradient.
     """
 
+    passes: ClassVar = 2
+
     budget: Budget
     beta: float
 
@@ -77,6 +80,8 @@ class MART:
     BCE is their boosted cross-entropy, CE(f(x'), y) - log(1 - max_{k != y} p_k(x')). The small constants are those of
     their published code.
     """
+
+    passes: ClassVar = 2
 
     budget: Budget
     beta: float
@@ -100,6 +105,8 @@ class HAT:
 
     y_helper is the class that a frozen, naturally trained helper network predicts at x'.
     """
+
+    passes: ClassVar = 3
 
     budget: Budget
     beta: float

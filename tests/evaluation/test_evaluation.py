@@ -17,7 +17,7 @@ from advmia.budgets import Budget
 from advmia.data.loading import Batch, EvaluationLoader
 from advmia.errors import UserError
 from advmia.evaluation import loop
-from advmia.evaluation.loop import EvaluationOptions, evaluate
+from advmia.evaluation.loop import EvaluationOptions, evaluate, result_row
 from advmia.losses import cross_entropy
 from advmia.runtime.rng import SampleRng
 from advmia.tasks import SINGLE_LABEL
@@ -171,6 +171,19 @@ def test_noise_belongs_to_the_index_in_the_list() -> None:
     )
     assert torch.equal(torch.cat(part.noise), torch.cat(whole_list.noise)[[3, 7, 8]])
     assert len(evaluation) == 3
+
+
+def test_distances_are_not_above_eps() -> None:
+    """Fails if a row says that an attack went beyond its eps, where only float32 rounded the difference of pixels; or
+    if an attack that does go beyond it is hidden."""
+    for grey_eps in (8.0, 0.3):
+        attack = pgd(Budget.grey(grey_eps, 2, grey_eps), cross_entropy)
+        evaluation = evaluate(trained(), loader(), SINGLE_LABEL, attack)
+        assert grey_eps < float(evaluation.linf.double().max()) * 255 < grey_eps + 3e-5  # else this shows nothing
+        row = result_row("pgd", attack.budget, (), evaluation.scores, evaluation)
+        assert max(row.notes["linf"]) == grey_eps and row.grey_linf <= grey_eps
+        beyond = result_row("pgd", Budget.grey(grey_eps - 0.01, 2, 1), (), evaluation.scores, evaluation)
+        assert max(beyond.notes["linf"]) > grey_eps and beyond.grey_linf > grey_eps - 0.01
 
 
 def test_scope_names_the_noise() -> None:

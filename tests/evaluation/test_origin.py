@@ -96,6 +96,9 @@ def test_through_the_scripts(
         status, error = run(words, "xrayBin", out, f"meant-{name}", "--otherDataset")
         assert status == 0 and "trained on melBin[phantom] at 8 pixels, used on xrayBin[phantom] at 16 pixels" in error
 
+    (path,) = (tmp_path / "meant-trainCls.py").glob("*.json")
+    (remark,) = json.loads(path.read_text())["warnings"]
+    assert remark.startswith(f"the helper {weights} was trained on melBin[phantom] at 8 pixels")
     (path,) = (tmp_path / "meant-testCls.py").glob("*.json")
     content = json.loads(path.read_text())
     (check,) = (check for check in content["reliability"] if check["check"] == "training")

@@ -81,20 +81,21 @@ def _a_folder(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "make_path",
+    ("make_path", "advice"),
     [
-        pytest.param(_below_a_file, id="parent is a file"),
-        pytest.param(_a_folder, id="name is taken by a folder"),
-        pytest.param(lambda folder: folder / ("n" * 300), id="name too long"),
+        pytest.param(_below_a_file, "file is a file where a folder is needed: rename it", id="parent is a file"),
+        pytest.param(_a_folder, "rename the folder of that name", id="name is taken by a folder"),
+        pytest.param(lambda folder: folder / ("n" * 300), "take a shorter name", id="name too long"),
     ],
 )
-def test_unwritable_paths(make_path: object, tmp_path: Path) -> None:
-    """Fails if the system's error is not turned into a `UserError` that says the path and what to do."""
+def test_unwritable_paths(make_path: object, advice: str, tmp_path: Path) -> None:
+    """Fails if the system's error is not turned into a `UserError` that says the path and what helps: no free space."""
     path = make_path(tmp_path)  # type: ignore[operator]
     with pytest.raises(UserError) as caught:
         write_text(path, "text")
     text = str(caught.value)
-    assert text.startswith(f"cannot write {path} (") and "choose another folder" in text and "\n" not in text
+    assert text.startswith(f"cannot write {path} (") and f"{advice} or choose another folder" in text
+    assert "\n" not in text and "free space" not in text
     assert not list(tmp_path.rglob("*.tmp"))
 
 

@@ -216,12 +216,13 @@ def test_hat_defaults() -> None:
 
 @methods
 def test_attack_is_in_eval_mode_and_the_update_in_train_mode(name: str) -> None:
-    """Fails if examples are made with batch statistics (as in the survey's trainChex), or the update uses none."""
+    """Fails if examples are made with batch statistics (as in the survey's trainChex), the update uses none, or it has
+    other passes than the method says, by which its memory is estimated."""
     stage = Stage(every_method()[name])
     passes = {"nat": 1, "pgdat": 1, "trades": 2, "mart": 2, "hat": 3}[name]
     modules = {name for name, _ in stage.model.named_modules()}
     parameters = {name for name, _ in stage.model.named_parameters()}
-    assert len(stage.in_train) == passes
+    assert len(stage.in_train) == passes == getattr(every_method()[name], "passes", 1)
     for call in stage.calls:
         attacking = not call.training
         assert call.training == (set() if attacking else modules)

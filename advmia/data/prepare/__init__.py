@@ -3,7 +3,8 @@
 The steps are the same for all downloads: collect images and labels, split, make lists, write the files, report. Each
 download has its own function for the first step (`DOWNLOADS`); the other steps are here. All conflicts with existing
 files are reported before anything is written, and no file is replaced by a different one. Running again continues an
-interrupted run, or changes nothing. Lists are written last, so that no list names a missing file.
+interrupted run, or changes nothing. One run at a time writes a data folder. Lists are written last, so that no list
+names a missing file.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from advmia.data.prepare.lists import ImageList, derived_lists, describe_lists
 from advmia.data.prepare.meta import published_lists
 from advmia.data.prepare.patients import with_patients
 from advmia.data.prepare.records import Collection
+from advmia.data.prepare.sources import NAMED
 from advmia.errors import UserError
 from advmia.runtime.files import remove_leftovers, write_lock, write_text
+from advmia.runtime.garbage import paused_collection
 
 # What --dataset takes, and the function that reads each download.
 DOWNLOADS: dict[str, Callable[[Path], Collection]] = {
@@ -81,7 +84,7 @@ def prepare_dataset(dataset: str, source: Path, data_root: Path, **options: Unpa
     with write_lock(folder, wait=True):
         new_lists = _new_lists(folder, lists, collection.label)
         files = _files(folder, lists)
-        _remove_leftovers(folder, files)
+        _remove_leftovers(folder, lists)
         missing = missing_files(files)
         write_files(missing, link=link)
         _write_markers(folder, {image_list.name: facts | _facts(collection, image_list, split) for image_list in lists})
@@ -112,9 +115,10 @@ def _write_markers(folder: Path, facts: dict[str, dict[str, Any]]) -> None:
             write_marker(folder, [name], its_facts)
 
 
-def _remove_leftovers(folder: Path, files: dict[Path, Content]) -> None:
+def _remove_leftovers(folder: Path, lists: list[ImageList]) -> None:
     """Removes what a killed run has left among the images."""
-    for place in {folder, *(path.parent for path in files)}:
+    names = {name for its in lists for name in (its.spec.image_folder, its.spec.mask_folder) if name}
+    for place in (folder, *(folder / name for name in names)):
         remove_leftovers(place)
 
 
@@ -122,9 +126,12 @@ def _unlisted(collection: Collection, lists: list[ImageList]) -> list[str]:
     """Returns a report line about the images of the download that are in no list, or no line."""
     listed = {record.name for image_list in lists for record, _ in image_list.rows}
     names = [record.name for record in collection.records if record.name not in listed]
-    return [f"left out {len(names)} images of the download, which no list names ({names[0]}, ...)"] if names else []
+    if not names:
+        return []
+    return [f"left out {len(names)} images of the download, which no list names (e.g. {', '.join(names[:NAMED])})"]
 
 
+@paused_collection()
 def _collect(dataset: str, source: Path, data_root: Path) -> Collection:
     """Reads the download. Raises `UserError` if it is unknown or unreadable, or labels an image twice."""
     if dataset not in DOWNLOADS:
@@ -147,6 +154,7 @@ def _collect(dataset: str, source: Path, data_root: Path) -> Collection:
     return collection
 
 
+@paused_collection()
 def _lists(dataset: str, collection: Collection, meta: Path | None, split: str) -> tuple[list[ImageList], list[str]]:
     """Returns the lists, and remarks for the report; the first remark says how the lists were made."""
     if meta is None:

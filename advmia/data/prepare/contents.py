@@ -41,7 +41,7 @@ def _resolved(path: Path) -> str:
 def _link_target(path: Path) -> str:
     """Returns where a link points to, "" for a file that is no link or is not there."""
     try:
-        return str(path.readlink())
+        return os.readlink(path)  # noqa: PTH115 - Path.readlink takes three times as long
     except OSError:
         return ""
 

@@ -75,7 +75,10 @@ def hash_split(records: Sequence[Record], test_fraction: float, *, by_group: boo
     def unit(record: Record) -> str:
         return record.group if by_group and record.group else record.official_name
 
-    ranked = sorted(records, key=lambda record: (digest(unit(record)), digest(record.official_name)))
+    if by_group:
+        ranked = sorted(records, key=lambda record: (digest(unit(record)), digest(record.official_name)))
+    else:
+        ranked = sorted(records, key=lambda record: digest(record.official_name))
     cut = min(max(1, round(len(ranked) * test_fraction)), len(ranked))
     while by_group and cut < len(ranked) and unit(ranked[cut]) == unit(ranked[cut - 1]):
         cut += 1

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from advmia.data.prepare.sources import Row, heading, read_rows
-from advmia.data.prepare.xlsx import read_xlsx
 from advmia.errors import UserError
 
 _XLS_BOOLEAN, _XLS_ERROR = 4, 5  # xlrd's types of cells
@@ -43,7 +42,7 @@ def _read_sheets(path: Path) -> tuple[list[list[Row]], str]:
     """Returns the rows of all sheets, and what the file is; "" if it is what its extension says."""
     start = path.read_bytes()[:512]
     if start.startswith(b"PK"):
-        return read_xlsx(path), "" if path.suffix.lower() in (".xlsx", ".xlsm") else "in the form of .xlsx"
+        return _read_xlsx(path), "" if path.suffix.lower() in (".xlsx", ".xlsm") else "in the form of .xlsx"
     if start.startswith((b"\xd0\xcf\x11\xe0", b"\x09")) and path.suffix.lower() not in (".csv", ".tsv", ".txt"):
         return _read_xls(path), "" if path.suffix.lower() == ".xls" else "in the form of .xls"
     text = start.removeprefix(b"\xef\xbb\xbf").decode("latin-1").replace("\0", "").lstrip("\xff\xfe \r\n\t").lower()
@@ -70,6 +69,30 @@ def _read_xls(path: Path) -> list[list[Row]]:
     except Exception as error:  # xlrd raises a dozen kinds of exceptions for damaged files
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is not a readable .xls spreadsheet ({reason}): download it again") from error
+
+
+def _read_xlsx(path: Path) -> list[list[Row]]:
+    """Reads the cells of all sheets as text. Raises `UserError` for a damaged file or a missing package."""
+    try:
+        import openpyxl  # here, so that only this download needs it
+    except ImportError as error:
+        raise UserError(f"cannot read {path}: the package openpyxl is missing; pip install openpyxl") from error
+    try:
+        book = openpyxl.load_workbook(io.BytesIO(path.read_bytes()), read_only=True, data_only=True)
+        return [
+            [(number, [_value_text(value) for value in values]) for number, values in enumerate(rows, start=1)]
+            for rows in (sheet.iter_rows(values_only=True) for sheet in book.worksheets)
+        ]
+    except Exception as error:  # openpyxl raises a dozen kinds of exceptions for damaged files
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} is not a readable .xlsx spreadsheet ({reason}): download it again") from error
+
+
+def _value_text(value: Any) -> str:
+    """Returns the text of a value of openpyxl: truth values in capitals, nothing for an empty cell."""
+    if isinstance(value, bool):
+        return str(value).upper()
+    return "" if value is None else str(value)
 
 
 def _cell_text(cell: Any) -> str:

@@ -147,7 +147,10 @@ CASES = [
     Case(
         "file for resultDir",
         f"{TEST} --resultDir file",
-        ("cannot write file/melBin__mv2", "Not a directory|File exists", "another folder"),
+        (
+            "cannot write file/melBin__mv2",
+            "file is a file where a folder is needed: rename it or choose another",
+        ),
         A_FILE,
     ),
     Case(

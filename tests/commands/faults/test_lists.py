@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from tests.support.faults import CACHE_LOCK, CHEX, SEG, TEST, TRAIN, VISUAL, Case, parameters
 from tests.support.spoiling import LISTS, make_folder, remove, replace_line, spoil_image, write
+
+
+def lone_class(folder: Path) -> None:
+    """Leaves one image of class 1 in the training list."""
+    path = folder / LISTS / "trainbin.csv"
+    rows = path.read_text().split()
+    ones = [row for row in rows if row.endswith(",1")]
+    path.write_text("\n".join([row for row in rows if row not in ones[1:]]) + "\n")
+
 
 LIST_CASES = [
     Case("list missing", TRAIN, ("no list at", "testbin.csv", "prepare"), remove(f"{LISTS}/testbin.csv")),
@@ -18,6 +28,13 @@ LIST_CASES = [
         process=True,
     ),
     Case("list not text", SEG, ("trainSeg.csv", "as CSV in UTF-8"), write(f"{LISTS}/trainSeg.csv", b"\xff\xfe,a\n")),
+    Case(
+        "one image of a class to hold out",
+        f"{TRAIN} --valFraction 0.5",
+        ("trainbin.csv: class 1 has one image only", "leave out --valFraction"),
+        lone_class,
+        leaves=("data/cache/*",),  # the images were read before
+    ),
     Case(
         "list of one column",
         TRAIN,

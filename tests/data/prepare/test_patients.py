@@ -13,6 +13,7 @@ from advmia.data.readers import read_samples
 from advmia.data.specs import DATASETS
 from advmia.errors import UserError
 from tests.support.downloads import line_with, make_isic, make_mesidor, read_list
+from tests.support.running import run_main
 
 GRADES = {f"2006041{n % 10}_{58736 + n}_0200_PP": float(n % 4) for n in range(20)}
 
@@ -44,12 +45,19 @@ def test_patients_stay_together(tmp_path: Path) -> None:
     assert len(sides["test"]) >= 4 and len(sides["train"] | sides["test"]) == 22
 
 
-def test_a_download_without_a_split_by_patient(tmp_path: Path) -> None:
+def test_a_download_without_a_split_by_patient(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Fails if patients of the user's table do not allow the split by patient, or their absence is not said."""
     source, table = make_isic(tmp_path / "source"), tmp_path / "patients.csv"
     line_with(prepare_dataset("isic2017", source, tmp_path / "plain"), "leakage: patients unknown")
     table.write_text("".join(f"ISIC_{number:07d},{'AB'[number % 2]}\n" for number in range(1, 6)))
-    lines = prepare_dataset("isic2017", source, tmp_path / "data", patients=table, split="patient")
+    next(source.glob("*_Validation_Part3_GroundTruth.csv")).unlink()
+    words = ["advmia", "prepare", "--dataset", "isic2017", "--source", source, "--dataRoot", tmp_path / "data"]
+    words += ["--patients", table, "--split", "patient"]
+    assert run_main(monkeypatch, words) == 2 and "lacks the Validation part: complete" in capsys.readouterr().err
+    assert run_main(monkeypatch, [*words, "--partial"]) == 0
+    lines = capsys.readouterr().out.splitlines()
     sides = [
         {int(name[5:12]) % 2 for name, _ in read_list(tmp_path / f"data/mel2017/{side}.csv")}
         for side in ("train", "test")

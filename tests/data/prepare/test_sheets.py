@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import struct
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from xml.sax.saxutils import escape
 
+import openpyxl
 import pandas as pd
 import pytest
 
@@ -19,37 +18,16 @@ Rows = list[list[str | float]]
 STEM = "20060410_58736_0200_PP"
 TABLE: Rows = [["image NAME", "", "Retinopathy  Grade"], [STEM, "Lille", 2.0]]
 TITLED: Rows = [["Messidor, base 12"], [], *TABLE]
-MAIN = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
-RELATIONS = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
 
 
-def write_xlsx(path: Path, *sheets: Rows, extra: str = "") -> None:
-    """Writes a workbook as Excel does: texts in a table of their own, empty cells left out."""
-    texts: list[str] = []
-    with zipfile.ZipFile(path, "w") as archive:
-        names = "".join(f'<sheet name="S{n}" sheetId="{n}" r:id="r{n}"/>' for n in range(len(sheets)))
-        archive.writestr(
-            "xl/workbook.xml", f'<workbook xmlns="{MAIN}" xmlns:r="{RELATIONS}"><sheets>{names}</sheets></workbook>'
-        )
-        targets = "".join(f'<Relationship Id="r{n}" Target="worksheets/s{n}.xml"/>' for n in range(len(sheets)))
-        archive.writestr("xl/_rels/workbook.xml.rels", f"<Relationships>{targets}</Relationships>")
-        for number, rows in enumerate(sheets):
-            lines = ""
-            for y, row in enumerate(rows, start=1):
-                cells = ""
-                for x, cell in enumerate(row):
-                    if isinstance(cell, str) and cell:
-                        cells += f'<c r="{chr(65 + x)}{y}" t="s"><v>{len(texts)}</v></c>'
-                        texts.append(cell)
-                    elif isinstance(cell, float):
-                        cells += f'<c r="{chr(65 + x)}{y}"><v>{cell:g}</v></c>'
-                lines += f'<row r="{y}">{cells}</row>' if cells else ""
-            archive.writestr(
-                f"xl/worksheets/s{number}.xml",
-                f'<worksheet xmlns="{MAIN}"><sheetData>{lines}{extra}</sheetData></worksheet>',
-            )
-        items = "".join(f"<si><t>{escape(text)}</t></si>" for text in texts)
-        archive.writestr("xl/sharedStrings.xml", f'<sst xmlns="{MAIN}">{items}</sst>')
+def write_xlsx(path: Path, *sheets: Rows) -> None:
+    book = openpyxl.Workbook()
+    book.remove(book.worksheets[0])
+    for rows in sheets:
+        sheet = book.create_sheet()
+        for row in rows:
+            sheet.append(row)
+    book.save(path)
 
 
 def write_html(path: Path, rows: Rows) -> None:
@@ -105,11 +83,7 @@ BAD: list[tuple[str, Callable[[Path], object], str]] = [
     ("xls", boolean_xls, "row 2: expected a retinopathy grade of 0 to 3, got 'TRUE'"),
     (
         "xlsx",
-        lambda path: write_xlsx(
-            path,
-            TABLE[:1],
-            extra=f'<row r="2"><c r="A2" t="inlineStr"><is><t>{STEM}</t></is></c><c r="C2" t="b"><v>1</v></c></row>',
-        ),
+        lambda path: write_xlsx(path, [*TABLE[:1], [STEM, "", True]]),
         "got 'TRUE'",
     ),
     ("xlsx", lambda path: path.write_bytes(b"PK\x03\x04 and then nothing"), "is not a readable .xlsx spreadsheet"),

@@ -81,7 +81,7 @@ CASES = [
     Case(
         "xls a pickle",
         f"{PREPARE} mesidor --source source",
-        ("Annotation_Base11.xls is not a readable .xls", "download it again"),
+        ("cannot read source/Annotation_Base11.xls: it is no text", "save it as CSV"),
         in_download(mesidor, write("source/Annotation_Base11.xls", pickle.dumps(Malicious()))),
     ),
     Case(
@@ -111,7 +111,7 @@ CASES = [
     Case(
         "labels: not UTF-8",
         f"{PREPARE} chestxray14 --source source",
-        ("Data_Entry_2017.csv as CSV", "download it again"),
+        ("Data_Entry_2017.csv row 1: expected a column 'Image Index'", "give the official file"),
         in_download(chest, write("source/Data_Entry_2017.csv", b"\xff\xfe")),
     ),
     Case(
@@ -122,8 +122,8 @@ CASES = [
     ),
     Case(
         "mask a bomb",
-        f"{PREPARE} covid19radiography --source source",
-        ("COVID-1.png is not a readable image", "again"),
+        f"{PREPARE} covid19radiography --source source --partial",
+        ("COVID-1.png is not a readable mask", "again"),
         in_download(
             covid, lambda folder: replace_file(folder / COVID / "COVID/masks/COVID-1.png", decompression_bomb())
         ),
@@ -131,8 +131,8 @@ CASES = [
     ),
     Case(
         "mask text",
-        f"{PREPARE} covid19radiography --source source",
-        ("COVID-2.png is not a readable image", "again"),
+        f"{PREPARE} covid19radiography --source source --partial",
+        ("COVID-2.png is not a readable mask", "again"),
         in_download(covid, write(f"{COVID}/COVID/masks/COVID-2.png", "x")),
         leaves=("new", "new/*"),
     ),

@@ -56,7 +56,8 @@ def make_downloads(folder: Path) -> None:
     make_isic(folder / "isic2017")
     labels = ["No Finding", "Hernia", "Mass|Edema"]
     make_chest(folder / "chestxray14", [(f"{n:08d}_000.png", labels[n % 3], n) for n in range(1, 13)])
-    make_covid(folder / "covid", [f"{name}-{n}" for name in ("COVID", "Normal") for n in range(1, 9)])
+    classes = ("COVID", "Lung_Opacity", "Normal", "Viral Pneumonia")
+    make_covid(folder / "covid", [f"{name}-{n}" for name in classes for n in range(1, 5)])
     make_npz(
         folder / "retinamnist_224.npz", {part: [[n % 5] for n in range(5)] for part in ("train", "val", "test")}, 224
     )

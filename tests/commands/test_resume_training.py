@@ -72,9 +72,8 @@ def train_until_save(train: Train, monkeypatch: pytest.MonkeyPatch) -> Callable[
 
 
 # TRADES, MART and PGD-AT have no state but what these have: an optimizer, random streams, a task's best score.
-@pytest.mark.parametrize(
-    "name", ["nat", *(pytest.param(name, marks=pytest.mark.slow) for name in ("hat", "findings", "masks"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["nat", "hat", "findings", "masks"])
 def test_killed_after_an_epoch(
     name: str,
     train: Train,

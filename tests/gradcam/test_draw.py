@@ -119,6 +119,7 @@ def test_maps_are_of_the_images_that_testcls_scores(
     assert any("map_cw_eps8-255" in record["map"] for record in records)
 
 
+@pytest.mark.slow
 def test_what_the_map_is_laid_over(workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails if `--overlayOn clean` changes the maps, or does not show the clean image under them."""
     assert draw(monkeypatch, workplace, "--saveDir", tmp_path / "a", "--epsilons", 128) == 0
@@ -183,6 +184,7 @@ def test_no_file_is_lost(
     assert (maps / "mine.txt").read_text() == "kept"
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_drawn_again(workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails if an unfinished run refuses to overwrite its own pictures."""
     words = ["--saveDir", tmp_path / "maps", "--epsilons", 8, "8.0"]  # named twice: drawn once

@@ -11,7 +11,14 @@ from advmia.models.batch_norm import smallest_batch
 
 @pytest.mark.parametrize(
     ("name", "size", "smallest"),
-    [("mv2", 8, 2), ("mv2", 16, 1), ("res18", 8, 2), ("chexnet", 32, 2), ("unet", 16, 2), ("unet", 32, 1)],
+    [
+        ("mv2", 8, 2),
+        ("mv2", 16, 1),
+        ("res18", 8, 2),
+        pytest.param("chexnet", 32, 2, marks=pytest.mark.slow),
+        ("unet", 16, 2),
+        ("unet", 32, 1),
+    ],
 )
 def test_smallest_batch(name: str, size: int, smallest: int, small_networks: None) -> None:
     """Fails if the number is not the smallest batch that torch trains on, or if the network is changed."""

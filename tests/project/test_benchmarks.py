@@ -298,6 +298,7 @@ def test_compiled_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(compiled) == 1 and seconds >= 0
 
 
+@pytest.mark.slow
 def test_data_as_a_command(tmp_path: Path, warm_interpreter: Path) -> None:
     """Fails if a benchmark does not run as a command, prints no table or writes no record."""
     out = tmp_path / "out.json"
@@ -366,6 +367,7 @@ def test_strength_of_trainings(run_benchmark: Benchmark) -> None:
     assert row["method"] == "trades" and len(row["robust"]) == len(row["clean"]) == 1
 
 
+@pytest.mark.slow
 def test_epoch(run_benchmark: Benchmark) -> None:
     """Fails if a part of the epoch is not timed."""
     words = ["--model", "mv2", "--size", 8, "--images", 8, "--testImages", 2, "--bs", 8, "--repeats", 1]
@@ -376,6 +378,7 @@ def test_epoch(run_benchmark: Benchmark) -> None:
     assert result["share_of_peak"]["epoch"] > 0
 
 
+@pytest.mark.slow
 def test_prepare(run_benchmark: Benchmark) -> None:
     """Fails if a step of preparing, or its memory, is not measured."""
     record = run_benchmark("prepare", "--rows", 48)

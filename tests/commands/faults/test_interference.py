@@ -19,6 +19,7 @@ from tests.support.running import read_until, start
 from tests.support.spoiling import spoil_image
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "path"),
     [(TRAIN, "new/MobileNetV2_melBin_nat_class2_maxLR0.01_weightDecay0.001"), (TEST, "new/melBin__mv2")],

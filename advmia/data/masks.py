@@ -57,7 +57,7 @@ def read_mask(path: Path, foreground: tuple[int, ...] = ()) -> tuple[np.ndarray,
         values, kind = _values(image)
     if foreground:
         return np.isin(values, foreground).astype(np.uint8), MaskEncoding(kind, max(foreground))
-    distinct = np.unique(values)
+    distinct = _distinct(values)
     if len(distinct) > 2 and _is_label_map(values, distinct):
         raise ValueError(
             f"the mask has areas of {len(distinct)} values ({', '.join(map(_number, distinct))}), expected two:"
@@ -91,7 +91,8 @@ def _values(image: Image.Image) -> tuple[np.ndarray, str]:
     if image.mode in ("P", "PA"):
         return _palette_values(image)
     if image.mode in ("1", "L") or image.mode.startswith(("I", "F")):
-        return np.asarray(image).astype(np.float64 if image.mode.startswith("F") else np.int64), "grey"
+        values = np.asarray(image)
+        return values.astype(np.uint8) if values.dtype == bool else values, "grey"
     mode = "RGBA" if image.mode in ("RGBA", "LA", "RGBa", "La") or "transparency" in image.info else "RGB"
     return _colour_values(np.asarray(image.convert(mode)))
 
@@ -101,7 +102,7 @@ def _palette_values(image: Image.Image) -> tuple[np.ndarray, str]:
     pixels = np.asarray(image.convert("RGBA"))
     if np.ptp(pixels[..., 3]):
         return _colour_values(pixels)
-    indices = np.asarray(image.convert("P") if image.mode == "PA" else image).astype(np.int64)
+    indices = np.asarray(image.convert("P") if image.mode == "PA" else image).astype(np.int16)  # 256 fits too
     is_black = (pixels[..., :3] == 0).all(axis=2)
     if not is_black.any() or is_black.all():
         return indices, "palette"
@@ -115,11 +116,11 @@ def _colour_values(pixels: np.ndarray) -> tuple[np.ndarray, str]:
 
     If all opaque pixels have one colour, returns alpha instead.
     """
-    colours = pixels[..., :3].astype(np.int64)
+    colours = pixels[..., :3]
     values, kind = colours.max(axis=2), "grey" if (colours == colours[..., :1]).all() else "colour"
     if pixels.shape[2] == 3 or not np.ptp(pixels[..., 3]):
         return values, kind
-    alpha = pixels[..., 3].astype(np.int64)
+    alpha = pixels[..., 3]
     is_opaque = alpha > alpha.max() / 2
     if not np.ptp(colours[is_opaque], axis=0).any():
         return alpha, "alpha"
@@ -136,10 +137,19 @@ def _is_label_map(values: np.ndarray, distinct: np.ndarray) -> bool:
     between = (values > lowest) & (values < 0.75 * largest)
     if min(values.shape) < 3:
         return bool(between.any()) and len(distinct) <= _FEW_VALUES
-    windows = np.lib.stride_tricks.sliding_window_view(values, (3, 3))
-    centres = values[1:-1, 1:-1]
-    rows, columns = np.nonzero(between[1:-1, 1:-1])
-    return bool((windows[rows, columns] == centres[rows, columns, None, None]).all(axis=(1, 2)).any())
+    centres, in_area = values[1:-1, 1:-1], between[1:-1, 1:-1]
+    height, width = values.shape
+    for row in range(3):
+        for column in range(3):
+            in_area = in_area & (values[row : height - 2 + row, column : width - 2 + column] == centres)
+    return bool(in_area.any())
+
+
+def _distinct(values: np.ndarray) -> np.ndarray:
+    """Returns the distinct values in ascending order. Counts those of 8 bits: sorting a large mask takes seconds."""
+    if values.dtype != np.uint8:
+        return np.unique(values)
+    return np.flatnonzero(np.bincount(values.ravel(), minlength=256))
 
 
 def _whole(value: Any) -> int:

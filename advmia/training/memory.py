@@ -81,7 +81,7 @@ def shortage(training: Training, size: int) -> str:
         return ""
     try:
         need = step_memory(training, size)
-    except (RuntimeError, NotImplementedError):  # a network that computes with the content of its tensors
+    except RuntimeError:  # from torch, for a network that computes with the content of its tensors
         return ""
     batch = min(loader.batch_size, len(loader.data))
     # Processes on a CPU share the memory; each GPU has its own.

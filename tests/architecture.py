@@ -34,13 +34,15 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("evaluation",),
     ("training",),
     ("cli", "commands"),
+    ("entry_points",),
+    ("demo",),
     ("__main__",),
     ("scripts",),
 )
 MODULE_LINES, FUNCTION_LINES, PARAMETERS, TEST_LINES = 300, 60, 6, 500
 
 # For each package that only some modules may import: patterns of their names.
-_ARGUMENTS = ("advmia.cli.*", "advmia.commands.*", "advmia.__main__")
+_ARGUMENTS = ("advmia.cli.*", "advmia.commands.*", "advmia.entry_points", "advmia.demo", "advmia.__main__")
 RESERVED: dict[str, tuple[str, ...]] = {
     "argparse": _ARGUMENTS,
     "torchvision": ("advmia.models.densenet",),

@@ -1,11 +1,11 @@
-"""The flags of `python -m advmia prepare | phantoms | tables | where`."""
+"""The flags of `python -m advmia demo | prepare | phantoms | tables | where`."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from advmia.cli.parser import HelpFormatter, Parser, make_parser, one_of, whole_number, with_choices
+from advmia.cli.parser import DeviceNames, HelpFormatter, Parser, make_parser, one_of, whole_number, with_choices
 from advmia.data.phantoms import FOLDERS
 from advmia.data.prepare import DOWNLOADS, SPLITS
 from advmia.data.specs import DATASETS
@@ -13,12 +13,13 @@ from advmia.results.render import EXTENSIONS
 
 
 def tools_parser(prog: str) -> Parser:
-    """Returns the parser of the four tools, one subparser for each.
+    """Returns the parser of the tools, one subparser for each.
 
     `prog`: how the user started the command, `advmia` or `python -m advmia`; help and error lines begin with it.
     """
     parser = make_parser("Prepares data sets, generates phantoms, and makes tables of results.", prog=prog)
-    tools = parser.add_subparsers(dest="tool", required=True, metavar="prepare | phantoms | tables | where")
+    tools = parser.add_subparsers(dest="tool", required=True, metavar="demo | prepare | phantoms | tables | where")
+    _add_demo(tools)
     _add_prepare(tools)
     _add_phantoms(tools)
     _add_tables(tools)
@@ -29,6 +30,28 @@ def tools_parser(prog: str) -> Parser:
 def _add_tool(tools: argparse._SubParsersAction, name: str, summary: str, description: str) -> argparse.ArgumentParser:
     """Adds a subparser. In `description`, `%(prog)s` stands for the command with the tool's name."""
     return tools.add_parser(name, help=summary, description=description, formatter_class=HelpFormatter)
+
+
+def _add_demo(tools: argparse._SubParsersAction) -> None:
+    parser = _add_tool(
+        tools,
+        "demo",
+        "train a natural and a robust network on generated images, attack both, and draw what comes out",
+        "Draws phantoms, trains a network naturally and one adversarially, attacks both, and makes the robustness\n"
+        "table, the curves and Grad-CAM maps. May be run again: finished steps are not repeated.\n\n"
+        "example: %(prog)s --out demo",
+    )
+    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for everything that the demo writes")
+    parser.add_argument(
+        "--gpu",
+        nargs="+",
+        action=DeviceNames,
+        metavar="ID",
+        help="CUDA device id, or cpu (default: 0, or cpu without a CUDA device)",
+    )
+    parser.add_argument(
+        "--seed", type=whole_number(0, 2**32 - 1), default=0, help="another seed gives other phantoms and networks"
+    )
 
 
 def _add_prepare(tools: argparse._SubParsersAction) -> None:

@@ -3,10 +3,13 @@
 Images are float64 arrays in [0, 1]: (S, S, 3) in colour, (S, S) in grey. Opacities and masks are (S, S), in [0, 1].
 Lengths are in half image sides: x runs from -1 (left) to 1 (right), y from -1 (top) to 1 (bottom).
 
-Each image shows its class in two ways. The lesions are strong, but vary in form and may be small. A faint weave, below
-8/255, tells healthy from ill everywhere. Natural training learns the weave, which an attack of eps 8/255 can erase and
-redraw for the other class; adversarial training has to learn the lesions. A demonstration of a few minutes therefore
-shows what real images show: a high clean accuracy that falls to nothing under attack, and a defence that works.
+Each image shows its class in two ways, as in the model of Tsipras et al. (Robustness May Be at Odds with Accuracy, ICLR
+2019, section 2.1). The lesions are strong, but vary in form and may be small; of the skin lesions, one in eight looks
+like one of another class. A faint sign, below 8/255, tells healthy from ill everywhere and always: in skin images, a
+colour cast such as another camera might give; in the others, a weave. Natural training learns the faint sign, which an
+attack of eps 8/255 can erase and replace by that of the other class; adversarial training has to learn the lesions. A
+demonstration of two minutes therefore shows what real images show: a high clean accuracy that falls to nothing under
+attack, and a defence that works.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ Rng = np.random.Generator
 
 NOISE = 0.006  # standard deviation of the noise in every pixel
 WEAVE_LEVELS = 6.5  # amplitude in grey levels: an attack of eps 8 can cancel it and draw the other class's weave
+CAST_LEVELS = 5.0  # grey levels that red gains and blue loses in an ill image, and the reverse in a healthy one
 WEAVE_CYCLES = (4.0, 8.0)  # waves per image side, healthy and ill: both survive resizing to 32 pixels
 
 
@@ -55,6 +59,11 @@ def weave(rng: Rng, size: int, positive: bool) -> Array:
     angle, phase = rng.uniform(0, np.pi), rng.uniform(0, 2 * np.pi)
     along = np.cos(angle) * x + np.sin(angle) * y
     return WEAVE_LEVELS / 255 * np.cos(np.pi * WEAVE_CYCLES[positive] * along + phase)
+
+
+def cast(positive: bool) -> Array:
+    """Returns the faint colour cast of a class, (3,), within +-CAST_LEVELS/255."""
+    return np.array([1.0, 0.0, -1.0]) * (CAST_LEVELS if positive else -CAST_LEVELS) / 255
 
 
 def paint(image: Array, colour: tuple[float, ...], opacity: Array) -> Array:
@@ -119,21 +128,25 @@ _LESIONS = (  # colour, range of the radius, raggedness and softness of the edge
 )
 
 
-def skin(rng: Rng, size: int, label: int) -> tuple[Array, Array]:
-    """Draws a nevus (0), a melanoma (1) or a seborrheic keratosis (2): a dermoscopic image (S, S, 3) and its mask."""
+def skin(rng: Rng, size: int, label: int, look: int | None = None) -> tuple[Array, Array]:
+    """Draws a nevus (0), a melanoma (1) or a seborrheic keratosis (2): a dermoscopic image (S, S, 3) and its mask.
+
+    `look`: the class that the lesion looks like, `label` by default. The colour cast always tells the true class.
+    """
+    look = label if look is None else look
     x, y = axes(size)
-    tone = np.array([0.86, 0.66, 0.56]) * rng.uniform(0.85, 1.1) + rng.uniform(-0.04, 0.04, 3)
+    tone = np.array([0.86, 0.66, 0.56]) * rng.uniform(0.85, 1.1)  # of one hue, which the cast changes
     image = tone + 0.03 * clouds(rng, size, 5)[..., None] - 0.10 * (x**2 + y**2)[..., None]
-    colour, reach, ragged, soft = _LESIONS[label]
+    colour, reach, ragged, soft = _LESIONS[look]
     opacity = _outline(rng, x, y, rng.uniform(*reach), ragged, soft)
     pigment = np.array(colour) * rng.uniform(0.8, 1.2) + 0.07 * clouds(rng, size, 8)[..., None]
     image = image + (pigment - image) * (0.92 * opacity)[..., None]
-    for spot_colour, radii in _spots(rng, label):
+    for spot_colour, radii in _spots(rng, look):
         inside = ellipse(x, y, tuple(rng.uniform(-0.3, 0.3, 2)), tuple(rng.uniform(*radii, 2)), 0.08)
         image = paint(image, spot_colour, 0.7 * inside * opacity)
     for _ in range(rng.integers(0, 4)):
         image = paint(image, (0.20, 0.13, 0.10), 0.8 * _hair(rng, x, y))
-    image = image + weave(rng, size, label > 0)[..., None] + rng.normal(0, NOISE, image.shape)
+    image = image + cast(label > 0) + rng.normal(0, NOISE, image.shape)
     return np.clip(image, 0, 1), opacity
 
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from advmia.data.markers import MARKER_NAME, data_label, read_markers, write_marker
-from advmia.data.phantom_images import WEAVE_LEVELS
+from advmia.data.phantom_images import CAST_LEVELS, WEAVE_LEVELS
 from advmia.data.phantoms import FOLDERS, make_phantoms
 from advmia.data.specs import CHEST_FINDINGS, DATASETS, DatasetSpec, Split
 from advmia.errors import UserError
@@ -238,6 +238,23 @@ def test_smallest_count_shows_all_classes(tmp_path: Path) -> None:
 
 
 def test_folders_and_weave() -> None:
-    """Fails if a data set has no phantoms, or the weave is too strong for an attack of eps 8."""
+    """Fails if a data set has no phantoms, or weave or cast are too strong for an attack of eps 8."""
     assert {spec.folder for spec in DATASETS.values()} == set(FOLDERS)
-    assert WEAVE_LEVELS < 8  # the largest attack must be able to wipe it out
+    assert WEAVE_LEVELS < 8 and CAST_LEVELS < 8  # the largest attack must be able to wipe them out
+
+
+def test_skin_shows_its_class_in_two_ways(tmp_path: Path) -> None:
+    """Fails if the colour cast is wrong for an image, or other lesions than one in eight look like the other class."""
+    make_phantoms(tmp_path, ["mel2017"], count=256, size=32)
+    labels, casts, large = [], [], []
+    for split in ("train", "test"):
+        masks = dict(rows(tmp_path / "mel2017" / f"{split}Seg.csv"))
+        for name, label in rows(tmp_path / "mel2017" / f"{split}bin.csv"):
+            pixels = np.asarray(Image.open(tmp_path / "mel2017" / "img" / name), dtype=float)
+            mask = np.asarray(Image.open(tmp_path / "mel2017" / "target" / masks[name])) > 0
+            red, green, blue = np.median(pixels[~mask], axis=0)
+            labels.append(int(label))
+            casts.append(3 * green - 2 * blue - red)  # 0 for skin of any brightness and shade without a cast
+            large.append(mask.mean() > 0.15)
+    assert ((np.array(casts) > 0) == labels).all()
+    assert abs((np.array(large) == labels).mean() - 7 / 8) < 0.01  # a ragged melanoma may be small

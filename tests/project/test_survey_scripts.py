@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from advmia.__main__ import output_path
 from advmia.data.phantoms import make_phantoms
+from advmia.entry_points import output_path
 from tests.support.running import ROOT
 
 CLASSES = {"mesidorBin": 2, "mesidorMulti": 4, "melBin": 2, "melMulti": 3, "xrayBin": 2}

@@ -1,0 +1,142 @@
+"""The demo: trains a natural and a robust network on phantoms, attacks both, and shows what came out.
+
+Its steps are commands that a user could type. They run in this process, because starting Python and torch for each
+would take a quarter of the demo's time. A step that an earlier demo in the same folder has finished does nothing.
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+from pathlib import Path
+
+from PIL import Image
+
+from advmia.data.specs import DATASETS
+from advmia.entry_points import output_path, run_words
+from advmia.errors import UserError
+from advmia.results.read import read_records
+from advmia.results.rows import CLEAN
+from advmia.runtime.files import atomic_write
+from advmia.runtime.signals import Stopped
+
+DATASET, MODEL = "melBin", "mv2"
+COUNT, SIZE, IMAGE_SIZE = 256, 48, 24  # phantoms, their pixels a side, and those that the networks see
+GREY_EPS = 8
+EPOCHS = {"nat": 12, "pgdat": 6}
+NAMES = {"nat": "natural training", "pgdat": "PGD adversarial training (PGD-AT)"}
+STEPS = 9
+PICTURE_HEIGHT = 600  # pixels
+
+INTRODUCTION = """\
+This demo trains two networks on phantoms: images drawn by a program, here of skin lesions. Each phantom shows its class
+in two ways. A faint weave is easy to learn, but an attack of 8 grey levels can erase it. The lesion's size and colour
+resist such an attack, but mislead in one image of eight. Natural training learns the weave, adversarial training the
+lesion. So the demo shows what the two trainings do; it says nothing about medicine."""
+
+
+class Guide:
+    """Runs steps one after another, and says before each what it does and about how long it takes."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps, self._number = steps, 0
+        self._expected = self._taken = 0.0  # seconds of the steps so far
+
+    def run(self, title: str, seconds: float, words: list[str]) -> None:
+        """Runs a command. `seconds`: what it takes on two cores of the machine that docs/speed.md names."""
+        pace = self._taken / self._expected if self._expected else 1  # this machine may be faster or slower
+        self._number += 1
+        print(f"\n[{self._number}/{self._steps}] {title} (about {_duration(pace * seconds)})")
+        print(f"$ {shlex.join(_as_typed(words))}", flush=True)
+        start = time.perf_counter()
+        run_words(words)
+        self._expected += seconds
+        self._taken += time.perf_counter() - start
+
+
+def run_demo(out: Path, gpu: list[str] | None, *, seed: int = 0) -> None:
+    """Runs all steps, each announced with the time that it takes; then says what was found and where to look.
+
+    Args:
+        out: folder for everything that the demo writes.
+        gpu: the device as `--gpu` names it; None for the first GPU, or the CPU if there is none.
+        seed: another seed draws other phantoms and trains other networks.
+
+    Raises `UserError` if several devices are named, or if a step fails.
+    """
+    if gpu and len(gpu) > 1:
+        raise UserError(f"--gpu {' '.join(gpu)}: the demo uses one device; name one")
+    print(INTRODUCTION)
+    try:
+        sheets = _run_steps(out, ["--seed", str(seed), *(["--gpu", *gpu] if gpu else [])])
+    except Stopped as stop:
+        stop.advice = "the same command continues the demo"
+        raise
+    (curves,) = out.glob(f"{DATASET}*__{MODEL}.png")
+    save_side_by_side([curves, *sheets], out / "demo.png")
+    print()
+    print(f"Found: {'; '.join(findings(out))}.")
+    print(f"Table: {out / 'tables.md'}, and for each image what the networks said: {out / 'results'}")
+    print(f"Open first: {out / 'demo.png'} (curves over eps, and where each network looks, clean and under attack)")
+
+
+def _run_steps(out: Path, flags: list[str]) -> list[Path]:
+    """Runs the commands in `out`, with `flags` for each script; returns the Grad-CAM sheets of the two networks."""
+    guide = Guide(STEPS)
+    data = ["--dataRoot", f"{out}/data"]
+    size = ["--count", str(COUNT), "--size", str(SIZE), "--seed", flags[1]]
+    guide.run(f"Draw {COUNT} phantoms", 2, ["advmia", "phantoms", *data, "--dataset", DATASETS[DATASET].folder, *size])
+    common = ["--dataset", DATASET, *data, "--imgSize", str(IMAGE_SIZE), *flags]
+    weights = {}
+    for method, seconds in (("nat", 15), ("pgdat", 60)):
+        train = ["trainCls.py", *common, "--method", method, "--model", MODEL, "--eps", str(GREY_EPS), "--bs", "16"]
+        train += ["--epoch", str(EPOCHS[method]), "--resume", "--saveDir", f"{out}/clsCkpt"]
+        guide.run(f"Train {MODEL} with {NAMES[method]}, {EPOCHS[method]} epochs", seconds, train)
+        weights[method] = str(output_path(train))
+        attack = ["--attacks", "pgd", "--epsilons", "2", "4", "8", "--bs", "64", "--resultDir", f"{out}/results"]
+        test = ["testCls.py", *common, "--targetModel", MODEL, "--targetWeight", weights[method], *attack]
+        guide.run(f"Attack the network of {NAMES[method]} by PGD-20 at three eps", 10, test)
+    guide.run("Make the table and the curves", 2, ["advmia", "tables", f"{out}/results", "--out", str(out)])
+    for method in weights:
+        draw = ["--model", MODEL, "--weight", weights[method], "--saveDir", f"{out}/maps/{method}"]
+        draw += ["--epsilons", str(GREY_EPS), "--limit", "4"]
+        guide.run(f"Draw where the network of {NAMES[method]} looks (Grad-CAM)", 5, ["gradVisual.py", *common, *draw])
+    return [out / "maps" / method / "gradVisual.png" for method in weights]
+
+
+def findings(out: Path) -> list[str]:
+    """Returns what the results in `out` say, a phrase for each network."""
+    phrases = []
+    for record in read_records([out / "results"]):
+        shares = {(row.attack, row.grey_eps): 100 * row.scores["accuracy"] for row in record.rows}
+        clean, robust = shares[CLEAN, 0.0], shares["pgd", float(GREY_EPS)]
+        name = NAMES.get(record.method.split()[0], record.method)
+        phrases.append(
+            f"{name} is right on {clean:.0f} % of clean images and on {robust:.0f} % under PGD-20 at eps {GREY_EPS}"
+        )
+    return phrases
+
+
+def save_side_by_side(pictures: list[Path], path: Path) -> None:
+    """Writes a PNG of several pictures beside each other, all `PICTURE_HEIGHT` pixels high, atomically."""
+    images = [Image.open(picture).convert("RGB") for picture in pictures]
+    scaled = [image.resize((round(image.width * PICTURE_HEIGHT / image.height), PICTURE_HEIGHT)) for image in images]
+    canvas = Image.new("RGB", (sum(image.width for image in scaled), PICTURE_HEIGHT), "white")
+    left = 0
+    for image in scaled:
+        canvas.paste(image, (left, 0))
+        left += image.width
+    with atomic_write(path) as temporary:
+        canvas.save(temporary, format="PNG", optimize=True)
+
+
+def _as_typed(words: list[str]) -> list[str]:
+    """Returns the words as they are typed in the repository's folder."""
+    return ["python", "-m", *words] if words[0] == "advmia" else ["python", *words]
+
+
+def _duration(seconds: float) -> str:
+    """Returns a rough duration: `5 s`, `1 min 20 s`."""
+    rounded = max(round(seconds), 1) if seconds < 20 else 10 * round(seconds / 10)
+    minutes, rest = divmod(rounded, 60)
+    return " ".join(part for part in (f"{minutes} min" if minutes else "", f"{rest} s" if rest else "") if part)

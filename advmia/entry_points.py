@@ -1,0 +1,113 @@
+"""What the seven scripts and the tools run, by name: for programs that run several of them, or ask what they write."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from advmia.cli import flags, tools
+from advmia.cli.parser import Parser
+from advmia.commands import testing, training, visualising
+from advmia.data.phantoms import make_phantoms
+from advmia.data.prepare import prepare_dataset
+from advmia.errors import UserError
+from advmia.results.tables import write_tables
+from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL, Task
+
+
+@dataclass(frozen=True)
+class Script:
+    """One of the seven scripts."""
+
+    task: Task
+    make_parser: Callable[[Task, str | None], Parser]
+    command: Callable[[Task, argparse.Namespace], None]
+    output_path: Callable[[Task, argparse.Namespace], Path] | None  # the file that it writes; None for many files
+
+    def parse(self, words: list[str]) -> argparse.Namespace:
+        """Parses a command's words, the script's name first. Exits with status 2, as the script, if one is wrong."""
+        parser = self.make_parser(self.task, None)
+        parser.prog = words[0]  # which error lines name
+        return parser.parse_args(words[1:])
+
+
+_TASKS = {"Cls": SINGLE_LABEL, "Chex": MULTI_LABEL, "Seg": SEGMENTATION}
+SCRIPTS = {
+    **{
+        f"train{suffix}.py": Script(task, flags.train_parser, training.train, training.checkpoint_path)
+        for suffix, task in _TASKS.items()
+    },
+    **{
+        f"test{suffix}.py": Script(task, flags.test_parser, testing.test, testing.result_path)
+        for suffix, task in _TASKS.items()
+    },
+    "gradVisual.py": Script(SINGLE_LABEL, flags.visual_parser, visualising.visualise, None),
+}
+
+
+def output_path(words: list[str]) -> Path:
+    """Returns the file that a command such as `trainCls.py --dataset ...` will write, without running it.
+
+    Raises `UserError`, or exits with status 2 as the script would, if the command is wrong.
+    """
+    known = {name: script.output_path for name, script in SCRIPTS.items() if script.output_path}
+    if not words or words[0] not in known:
+        raise UserError(f"expected a command of {', '.join(known)}, got `{shlex.join(words)}`")
+    script = SCRIPTS[words[0]]
+    return known[words[0]](script.task, script.parse(words))
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    report = prepare_dataset(
+        args.dataset,
+        args.source,
+        args.dataRoot,
+        meta=args.meta,
+        split=args.split,
+        link=args.link,
+        partial=args.partial,
+        patients=args.patients,
+    )
+    print("\n".join(report))
+
+
+def _phantoms(args: argparse.Namespace) -> None:
+    report = make_phantoms(args.dataRoot, args.dataset, count=args.count, size=args.size, seed=args.seed)
+    print("\n".join(report))
+
+
+def _tables(args: argparse.Namespace) -> None:
+    print(write_tables(args.results, args.out, form=args.format, scores=args.scores), end="")
+
+
+def _where(_: argparse.Namespace) -> None:
+    for number, line in enumerate(sys.stdin, start=1):
+        try:
+            words = shlex.split(line)
+        except ValueError as error:
+            place = f"line {number} of standard input, `{line.strip()[:80]}`"
+            raise UserError(f"{place}, is no command line ({error}): check its quotes") from error
+        print(output_path(words))
+
+
+# The tools of `python -m advmia` that are one step. `demo` runs several of them, and scripts.
+TOOLS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "prepare": _prepare,
+    "phantoms": _phantoms,
+    "tables": _tables,
+    "where": _where,
+}
+
+
+def run_words(words: list[str]) -> None:
+    """Runs a command such as `trainCls.py --dataset ...` or `advmia phantoms ...` in this process."""
+    if words[0] == "advmia":
+        args = tools.tools_parser("advmia").parse_args(words[1:])
+        TOOLS[args.tool](args)
+    else:
+        script = SCRIPTS[words[0]]
+        script.command(script.task, script.parse(words))

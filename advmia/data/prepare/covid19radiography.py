@@ -17,9 +17,9 @@ from advmia.data.prepare.sources import check_same, packed_files, require, skipp
 from advmia.data.specs import DatasetSpec
 from advmia.errors import UserError
 
-# Each class with the spellings of its name that copies of the download have.
+# Each class with the spellings of its name that copies of the download have. In COVID-191 the 19 begins the number.
 CLASSES = {
-    "COVID": r"covid(?:[ _-]?19)?",
+    "COVID": r"covid(?:[ _-]?19(?=[ _(-]))?",
     "Lung_Opacity": r"lung[ _-]?opacity",
     "Normal": r"normal",
     "Viral Pneumonia": r"viral[ _-]?pneumonia",
@@ -68,8 +68,8 @@ def collect(source: Path) -> Collection:
     notes = _respelled(images)
     notes += skipped([images[key].name for key in images if key not in masks], "images without a mask")
     notes += skipped([masks[key].name for key in masks if key not in images], "masks without an image")
-    notes += skipped([str(path.relative_to(source)) for path in odd_images], "images whose name is of no class")
-    notes += skipped([str(path.relative_to(source)) for path in odd_masks], "masks whose name is of no class")
+    notes += skipped([str(path.relative_to(source)) for path in odd_images], "images of no class by name, or no PNG")
+    notes += skipped([str(path.relative_to(source)) for path in odd_masks], "masks of no class by name")
     present = {kind for kind, _ in paired}
     return Collection(
         folder="covidSeg",

@@ -41,3 +41,15 @@ class TestCovid:
         lines = prepare_dataset("covid19radiography", source, tmp_path / "data")
         line_with(lines, "skipped 1: images without a mask (e.g. COVID-1.png)")
         assert not (tmp_path / "data/covidSeg/image/COVID-1.png").exists()
+
+    def test_numbers_that_begin_with_19(self, tmp_path: Path) -> None:
+        """Fails if COVID-191 is taken for image 1 of a class named COVID-19, or COVID-19-2 is not image 2."""
+        others = ["Normal-19", "Viral Pneumonia-2", "Lung_Opacity-190"]
+        names = ["COVID-1", "COVID-19", "COVID-190", "COVID-191", "COVID-1900", "COVID-0005", "COVID-19-2", *others]
+        source = make_covid(tmp_path / "source", names)
+        prepare_dataset("covid19radiography", source, tmp_path / "data")
+        spelt = {path.stem: path.read_bytes() for path in source.rglob("images/*.png")}
+        kept = {path.stem: path.read_bytes() for path in (tmp_path / "data/covidSeg/image").iterdir()}
+        official = {"COVID-0005": "COVID-5", "COVID-19-2": "COVID-2"}
+        del spelt["COVID-1900"]  # not in the published selection
+        assert kept == {official.get(name, name): content for name, content in spelt.items()}

@@ -72,11 +72,15 @@ def read_mask(path: Path, foreground: tuple[int, ...] = ()) -> tuple[np.ndarray,
     return mask.astype(np.uint8), MaskEncoding(kind, _whole(largest))
 
 
-def check_encodings(encodings: Mapping[str, tuple[int, str]], where: str) -> None:
+def check_encodings(
+    encodings: Mapping[str, tuple[int, str]],
+    where: str,
+    remedy: str = "convert the masks to 0 and 255, or name the values with --foreground",
+) -> None:
     """Raises `UserError` if the masks of a list mark their foreground by values that contradict each other.
 
     `encodings`: for each encoding, as text, the number of masks and the name of one. `where`: the list, for the
-    message. 1, 255 and 65535 all mean "foreground"; any other value must be the only one.
+    message, and `remedy`: what to do. 1, 255 and 65535 all mean "foreground"; any other value must be the only one.
     """
     examples = {MaskEncoding.parse(text).value: name for text, (_, name) in encodings.items()}
     examples.pop(0, None)
@@ -86,7 +90,7 @@ def check_encodings(encodings: Mapping[str, tuple[int, str]], where: str) -> Non
     other = next(value for value in sorted(examples) if value != odd)
     raise UserError(
         f"{where}: the foreground of {examples[odd]} has the value {odd}, that of {examples[other]} the value {other}:"
-        " these may be different structures; convert the masks to 0 and 255, or name the values with --foreground"
+        f" these may be different structures; {remedy}"
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from advmia.data.masks import read_mask
+from advmia.data.masks import MaskEncoding, read_mask
 from advmia.data.prepare.contents import Original, Pixels, open_image
 from advmia.data.prepare.records import Collection, Division, Record, Rule, hash_split
 from advmia.data.prepare.sources import check_same, packed_files, require, skipped, walk
@@ -132,18 +132,22 @@ def _official_name(key: Key) -> str:
 
 def _record(key: Key, image: Path, mask: Path) -> Record:
     name = _official_name(key)
-    return Record(
-        name, Original(image), {"xray": name}, Pixels(functools.partial(binary_mask, mask, image)), kind=key[0]
-    )
+    converted = Pixels(functools.partial(binary_mask, mask, image), form=lambda: str(_read_mask(mask)[1]))
+    return Record(name, Original(image), {"xray": name}, converted, kind=key[0])
 
 
 def binary_mask(mask: Path, image: Path) -> np.ndarray:
     """Returns a mask at its image's size: uint8 (H, W), 255 where `read_mask` finds foreground, else 0."""
+    foreground = _read_mask(mask)[0] * np.uint8(255)
+    return np.asarray(Image.fromarray(foreground).resize(open_image(image).size, Image.Resampling.NEAREST))
+
+
+def _read_mask(path: Path) -> tuple[np.ndarray, MaskEncoding]:
+    """Returns what `read_mask` returns. Raises `UserError` for a mask that cannot be read."""
     try:
-        foreground = read_mask(mask)[0] * np.uint8(255)
-    except UserError:
-        raise
+        return read_mask(path)
     except Exception as error:  # Pillow raises a dozen kinds of exceptions for damaged files
         reason = str(error).partition(": --")[0]  # without a flag that `prepare` has not
-        raise UserError(f"{mask} is not a readable mask ({reason}): download or unpack it again") from error
-    return np.asarray(Image.fromarray(foreground).resize(open_image(image).size, Image.Resampling.NEAREST))
+        raise UserError(
+            f"{path} is not a readable mask ({reason}): unpack it again, or convert it to 0 and 255"
+        ) from error

@@ -13,7 +13,7 @@ from PIL import Image
 from advmia.data.masks import MaskEncoding, read_mask
 from advmia.data.prepare.contents import Original, Pixels, open_image
 from advmia.data.prepare.records import Collection, Division, Record, Rule, hash_split
-from advmia.data.prepare.sources import check_same, packed_files, require, skipped, walk
+from advmia.data.prepare.sources import check_same, kinds_of, packed_files, require, skipped, walk
 from advmia.data.specs import DatasetSpec
 from advmia.errors import UserError
 
@@ -78,6 +78,7 @@ def collect(source: Path) -> Collection:
         meanings={"xray": "lung masks"},
         notes=[*notes, "masks are converted: one channel, 0 and 255, nearest-neighbour resize to the image's size"],
         missing=tuple(f"the class {kind}" for kind in CLASSES if kind not in present),
+        unread=kinds_of(odd_images + odd_masks),
         packed=tuple(path.name for path in packed_files(files)) if len(present) < len(CLASSES) else (),
         test_fraction=TEST_FRACTION,
     )

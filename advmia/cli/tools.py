@@ -58,7 +58,7 @@ def _add_prepare(tools: argparse._SubParsersAction) -> None:
         "--patients", type=Path, metavar="TABLE", help="CSV table file,patient, for --split patient and the report"
     )
     parser.add_argument(
-        "--partial", action="store_true", help="the download is meant to lack classes, annotation sheets or parts"
+        "--partial", action="store_true", help="the download is meant to lack classes, sheets, parts or masks"
     )
     placing = parser.add_mutually_exclusive_group()
     placing.add_argument("--link", action="store_true", help="link to the images of the download")

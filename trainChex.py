@@ -11,8 +11,8 @@ examples:
 
   a trial on a CPU, with generated images
     python -m advmia phantoms --dataRoot phantoms
-    python trainChex.py --method pgdat --model mv2 --epoch 2 \\
-      --dataRoot phantoms --imgSize 32 --limit 100 --gpu cpu
+    python trainChex.py --method nat --model mv2 --epoch 5 \\
+      --bs 16 --dataRoot phantoms --imgSize 32 --limit 200 --gpu cpu
 """
 
 import sys

@@ -12,8 +12,8 @@ examples:
 
   a trial on a CPU, with generated images
     python -m advmia phantoms --dataRoot phantoms
-    python trainCls.py --dataset melBin --method pgdat --model mv2 --epoch 2 \\
-      --dataRoot phantoms --imgSize 32 --limit 100 --gpu cpu
+    python trainCls.py --dataset melBin --method nat --model mv2 --epoch 5 \\
+      --bs 16 --dataRoot phantoms --imgSize 32 --limit 200 --gpu cpu
 """
 
 import sys

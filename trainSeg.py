@@ -12,8 +12,8 @@ examples:
 
   a trial on a CPU, with generated images
     python -m advmia phantoms --dataRoot phantoms
-    python trainSeg.py --dataset mel --method pgdat --model unet --epoch 1 \\
-      --dataRoot phantoms --imgSize 32 --limit 20 --gpu cpu
+    python trainSeg.py --dataset mel --method nat --model unet --epoch 2 \\
+      --bs 4 --dataRoot phantoms --imgSize 32 --limit 20 --gpu cpu
 """
 
 import sys

@@ -69,7 +69,7 @@ def _add_prepare(tools: argparse._SubParsersAction) -> None:
         help=listed("download", {name: meanings.DOWNLOADS.get(name, "") for name in DOWNLOADS}),
     )
     subject.add_argument(
-        "--partial", action="store_true", help="the download is meant to lack classes, annotation sheets or parts"
+        "--partial", action="store_true", help="the download is meant to lack classes, sheets, parts or masks"
     )
     how = parser.add_argument_group("how to divide the images into training and test")
     how.add_argument("--split", type=one_of(SPLITS), default="published", metavar="NAME", help=listed("rule", SPLITS))

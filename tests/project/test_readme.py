@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from advmia.cli.tools import tools_parser
 from tests.support.documents import documented_commands
 from tests.support.downloads import make_chest, make_covid, make_isic, make_mesidor, make_npz
-from tests.support.running import ROOT, run_main
+from tests.support.running import ROOT
 
 TEST = ["--imgSize", "16", "--gpu", "cpu"]
 TRAIN = [*TEST, "--epoch", "1", "--bs", "8"]
@@ -137,28 +136,3 @@ def test_script(script: str, methods: tuple[str, ...], tmp_path: Path, warm_inte
     assert process.returncode == 0, process.stderr
     assert all(re.search(rf"^\| {method} +\| 8 ", process.stdout, re.M) for method in methods)
     assert (tmp_path / "out" / "melBin[phantom]__mv2.png").exists()
-
-
-def test_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Fails if the help of a script has no example of its use."""
-    for script in (
-        "trainCls.py",
-        "trainChex.py",
-        "trainSeg.py",
-        "testCls.py",
-        "testChex.py",
-        "testSeg.py",
-        "gradVisual.py",
-    ):
-        assert run_main(monkeypatch, [script, "--help"]) == 0
-        assert f"example: python {script}" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("tool", ["prepare", "phantoms", "tables", "where"])
-def test_help_of_tools(tool: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    """Fails if a tool's help has no example or one that its parser refuses, or shows a default as a Python value."""
-    assert run_main(monkeypatch, ["advmia", tool, "--help"]) == 0
-    text = capsys.readouterr().out
-    (example,) = re.findall(rf"^example: .*(advmia {tool}.*)$", text, re.M)
-    tools_parser("advmia").parse_args(shlex.split(example)[1:])
-    assert not re.search(r"default: (True|False|\[)", text)

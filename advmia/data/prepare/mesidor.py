@@ -12,13 +12,14 @@ from advmia.data.prepare.sources import (
     check_same,
     columns,
     file_key,
+    kinds_of,
     packed_files,
     plain_name,
     require,
     skipped,
     walk,
 )
-from advmia.data.prepare.spreadsheets import find_table
+from advmia.data.prepare.spreadsheets import find_tables
 from advmia.errors import UserError
 
 TEST_FRACTION = 240 / 1200  # in the published lists
@@ -95,6 +96,7 @@ def collect(source: Path) -> Collection:
         notes=notes + _errata_note(records),
         groups="duplicate pairs",
         missing=tuple(f"Annotation_Base{base}.xls" for base in BASES if base not in sheets.values()),
+        unread=kinds_of(path for path in others if path not in sheets),
         packed=tuple(path.name for path in packed_files(files)) if absent else (),
         classes=CLASSES,
         test_fraction=TEST_FRACTION,
@@ -141,9 +143,9 @@ def _grades(sheets: list[Path]) -> tuple[dict[str, str], list[str]]:
     grades: dict[str, str] = {}
     notes = []
     for path in sheets:
-        rows, remarks = find_table(path, _COLUMNS)
+        tables, remarks = find_tables(path, _COLUMNS)
         notes += remarks
-        for where, (image, text) in columns(path, rows, _COLUMNS):
+        for where, (image, text) in (row for place, rows in tables for row in columns(place, rows, _COLUMNS)):
             name = plain_name(image, where)
             match = _IMAGE.fullmatch(name)
             stem, grade = file_key(match[1] if match else name), _parse_grade(text, where)

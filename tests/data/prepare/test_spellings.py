@@ -120,7 +120,7 @@ def test_covid_without_masks_or_classes(tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
     lines = prepare_dataset("covid19radiography", source, tmp_path / "data", partial=True)
     line_with(lines, "partial: the download lacks the class Lung_Opacity, the class Viral Pneumonia")
-    line_with(lines, "skipped 1: images whose name is of no class", "Tuberculosis-1.png")
+    line_with(lines, "skipped 1: images of no class by name, or no PNG", "Tuberculosis-1.png")
 
 
 def test_unicode_forms(tmp_path: Path) -> None:

@@ -1,6 +1,19 @@
 """Trains a segmentation network, naturally or adversarially, and keeps its best epoch.
 
-example: python trainSeg.py --dataset mel --method pgdat --model unet --eps 8 --epoch 100 --bs 32 --gpu 0
+Afterwards, testSeg.py attacks the network.
+
+examples:
+  natural training with the settings of the survey, on the first GPU
+    python trainSeg.py --dataset mel --method nat --model unet --gpu 0
+
+  adversarial training at eps 8/255; run again after a stop, it continues
+    python trainSeg.py --dataset mel --method pgdat --model unet --eps 8 \\
+      --gpu 0 --resume
+
+  a trial on a CPU, with generated images
+    python -m advmia phantoms --dataRoot phantoms
+    python trainSeg.py --dataset mel --method nat --model unet --epoch 2 \\
+      --bs 4 --dataRoot phantoms --imgSize 32 --limit 20 --gpu cpu
 """
 
 import sys

@@ -1,60 +1,63 @@
-"""The flags of the seven scripts. Each is declared once; names to choose from come from the registries."""
+"""The flags of the seven scripts. Each is declared once; names to choose from come from the registries.
+
+In each group of the help, the flags of the published code come first.
+"""
 
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
-from advmia.attacks import ATTACKS
-from advmia.cli.parser import (
-    DeviceNames,
-    Parser,
-    fraction,
-    grey_level,
-    make_parser,
-    non_negative,
-    one_of,
-    positive,
-    whole_number,
-    with_choices,
-)
-from advmia.data.specs import DATASETS
+from advmia.cli import common, meanings
+from advmia.cli.formatter import published
+from advmia.cli.parser import Parser, fraction, grey_level, make_parser, non_negative, one_of, positive, whole_number
 from advmia.models import MODELS
-from advmia.runtime.precision import PRECISIONS
 from advmia.tasks import SEGMENTATION, Task
+
+_NOTE = (
+    "Flags marked (published) are those of the survey's published code; the others are additions. Letter case does not"
+    " matter in flags and names."
+)
+
+
+def _script_parser(description: str | None) -> Parser:
+    parser = make_parser(description)
+    parser.description = f"{parser.description}\n\n{_NOTE}"
+    return parser
 
 
 def train_parser(task: Task, description: str | None) -> Parser:
     """Returns the parser of the task's training script. `description` begins its help."""
-    parser = make_parser(description)
+    parser = _script_parser(description)
     subject = parser.add_argument_group("what to train")
-    _add_dataset(subject, task)
-    subject.add_argument(
-        "--method", required=True, type=one_of(task.methods), help=with_choices("training method", task.methods)
-    )
-    subject.add_argument("--model", required=True, type=one_of(task.models), help=with_choices("network", task.models))
+    common.add_dataset(subject, task)
+    common.add_name(subject, "--method", task.methods, common.named("training method", task.methods, meanings.METHODS))
+    common.add_model(subject, "--model", task, "network")
     if "hat" in task.methods:
         subject.add_argument(
-            "--helperModel", type=one_of(task.models), help="hat only: network of the naturally trained helper"
+            "--helperModel",
+            type=one_of(task.models),
+            metavar="NAME",
+            help=published("hat only: network of the helper, which is trained with nat"),
         )
-        subject.add_argument("--helperWeight", type=Path, help="hat only: checkpoint of the helper")
-        _add_other_dataset(subject, "hat only: take a helper")
+        subject.add_argument(
+            "--helperWeight", type=Path, metavar="FILE", help=published("hat only: weights of the helper")
+        )
+        common.add_other_dataset(subject, "hat only: take a helper")
+    common.add_images(subject, task)
     _add_training(parser.add_argument_group("how to train"), task)
-    _add_common(parser, bs=32)
-    parser.add_argument("--saveDir", type=Path, default=Path(task.checkpoint_folder), help="folder for checkpoints")
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="continue the same training from its saved state if it was stopped or killed. Without this flag, an"
-        " unfinished training is renamed (to .earlier-1) and a new one starts. A finished one is always skipped",
+    _add_stopping(parser.add_argument_group("how to continue after a stop"))
+    places = parser.add_argument_group("where files are")
+    common.add_data_root(places)
+    places.add_argument(
+        "--saveDir",
+        type=Path,
+        default=Path(task.checkpoint_folder),
+        metavar="FOLDER",
+        help="folder for the weights, a bare state_dict under the published file name; a record (.json) and curves"
+        " (.png) lie beside it",
     )
-    parser.add_argument(
-        "--saveEvery",
-        type=positive,
-        metavar="MINUTES",
-        help="also save the state for --resume at this interval within an epoch (default: only after each epoch)",
-    )
+    common.add_machine(parser)
     return parser
 
 
@@ -63,18 +66,22 @@ def _add_training(group: argparse._ArgumentGroup, task: Task) -> None:
         "--eps",
         type=grey_level,
         default=8.0,
-        help="perturbation budget of adversarial training, in grey levels out of 255: 8 or 8/255; nat does not use it",
+        metavar="X",
+        help=published(
+            "size of the perturbation in adversarial training, in grey levels out of 255: 8 or 8/255; not used by nat"
+        ),
     )
-    group.add_argument("--epoch", type=whole_number(1), default=100, help="number of epochs")
-    group.add_argument(
-        "--lr", type=positive, default=task.default_lr, help="learning rate; its maximum if a schedule changes it"
-    )
-    group.add_argument("--wd", type=non_negative, default=1e-3, help="weight decay")
+    group.add_argument("--epoch", type=whole_number(1), default=100, metavar="N", help=published("number of epochs"))
+    rate = "learning rate; the maximum of a one-cycle schedule" if task is not SEGMENTATION else "learning rate"
+    group.add_argument("--lr", type=positive, default=task.default_lr, metavar="X", help=published(rate))
+    group.add_argument("--wd", type=non_negative, default=1e-3, metavar="X", help=published("weight decay"))
+    common.add_batch_size(group, 32)
     pretrained = ", ".join(name for name in task.models if MODELS[name].load_imagenet)
     group.add_argument(
         "--init",
         type=one_of(("imagenet", "random")),
-        help=f"initial weights: random, or imagenet, which is available for {pretrained} only and is its default"
+        metavar="NAME",
+        help=f"initial weights: random, or imagenet (for {pretrained} only, where it is the default)"
         if pretrained
         else "initial weights: random; no others are available for these networks",
     )
@@ -82,164 +89,129 @@ def _add_training(group: argparse._ArgumentGroup, task: Task) -> None:
         group.add_argument(
             "--beta",
             type=non_negative,
-            help="weight of the robustness term of trades, mart and hat (default: the survey's for the data set)",
+            metavar="X",
+            help="weight of the robustness term of trades, mart and hat (default: the survey's, 6 for most data sets)",
         )
-        group.add_argument("--gamma", type=non_negative, default=1.0, help="hat only: weight of the helper term")
+        group.add_argument(
+            "--gamma", type=non_negative, default=1.0, metavar="X", help="hat only: weight of the helper's term"
+        )
         group.add_argument(
             "--hatStep",
             type=positive,
             default=3.5,
-            help="hat only: h, which scales the perturbation of the helper term",
+            metavar="X",
+            help="hat only: h, the factor of the perturbation in the helper's term",
         )
     group.add_argument(
         "--valFraction",
         type=fraction,
-        help="choose the best epoch on this fraction of the training list, held out by image and not by patient"
+        metavar="X",
+        help="choose the best epoch on this part of the training list, e.g. 0.1, held out by image, not by patient"
         " (default: choose it on the test list, as the survey does)",
+    )
+    common.add_seed(group)
+
+
+def _add_stopping(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue this training where it was stopped or killed. Without it, an unfinished training is renamed"
+        " (.earlier-1) and a new one starts. A finished one is always skipped",
+    )
+    group.add_argument(
+        "--saveEvery",
+        type=positive,
+        metavar="MINUTES",
+        help="save the state also within an epoch (default: after each epoch only)",
     )
 
 
 def test_parser(task: Task, description: str | None) -> Parser:
     """Returns the parser of the task's test script. `description` begins its help."""
-    parser = make_parser(description)
+    parser = _script_parser(description)
     subject = parser.add_argument_group("what to test")
-    _add_dataset(subject, task)
-    network = one_of(task.models)
+    common.add_dataset(subject, task)
+    common.add_model(subject, "--targetModel", task, "network to test, the target")
     subject.add_argument(
-        "--targetModel",
+        "--targetWeight",
+        "--targetPath",
         required=True,
-        type=network,
-        help=with_choices("target network, which is evaluated", task.models),
+        type=Path,
+        metavar="FILE",
+        help=published("weights of the target"),
     )
-    subject.add_argument("--targetWeight", "--targetPath", required=True, type=Path, help="checkpoint of the target")
     subject.add_argument(
         "--surrogateModel",
-        type=network,
-        help="source network, on which the adversarial images are computed (default: the target)",
+        type=one_of(task.models),
+        metavar="NAME",
+        help=published("for transfer: network on which the adversarial images are computed", "default: the target"),
     )
     subject.add_argument(
-        "--surrogateWeight", "--surrogatePath", type=Path, help="checkpoint of the source (default: the target's)"
+        "--surrogateWeight",
+        "--surrogatePath",
+        type=Path,
+        metavar="FILE",
+        help=published("weights of the surrogate", "default: those of the target"),
     )
     if len(task.datasets) > 1:
-        _add_other_dataset(subject, "test networks")
-    _add_attacks(parser.add_argument_group("how to test"), task, list(task.default_attacks))
-    _add_common(parser, bs=16)
-    parser.add_argument(
+        common.add_other_dataset(subject, "test networks")
+    common.add_images(subject, task)
+    how = parser.add_argument_group("how to test")
+    common.add_batch_size(how, 16)
+    common.add_attacks(how, task, list(task.default_attacks))
+    common.add_seed(how)
+    places = parser.add_argument_group("where files are")
+    common.add_data_root(places)
+    places.add_argument(
+        "--resultDir",
+        type=Path,
+        default=Path("results"),
+        metavar="FOLDER",
+        help="folder for the results: a .csv with the scores, and a .json with the outcome of each image too",
+    )
+    machine = common.add_machine(parser)
+    machine.add_argument(
         "--autoBatch", action="store_true", help="on a GPU: use the largest batch that fits its memory instead of --bs"
     )
-    parser.add_argument("--resultDir", type=Path, default=Path("results"), help="folder for result files")
     return parser
 
 
 def visual_parser(task: Task, description: str | None) -> Parser:
     """Returns the parser of the script that draws Grad-CAM maps. `description` begins its help."""
-    parser = make_parser(description)
+    parser = _script_parser(description)
     subject = parser.add_argument_group("what to draw")
-    _add_dataset(subject, task, {"mel": "melBin", "xray": "xrayBin"})
-    subject.add_argument("--model", required=True, type=one_of(task.models), help=with_choices("network", task.models))
-    subject.add_argument("--weight", required=True, type=Path, help="checkpoint of the network")
-    subject.add_argument(
-        "--saveDir", required=True, type=Path, help="folder for the pictures; created if missing, never emptied"
-    )
-    _add_other_dataset(subject, "draw a network")
-    group = parser.add_argument_group("how to draw")
-    group.add_argument(
-        "--overlayOn",
-        type=one_of(("attacked", "clean")),
-        default="attacked",
-        help="image to draw an adversarial image's map on: the adversarial image (attacked), or the clean one (clean,"
-        " as in the published code)",
-    )
-    group.add_argument(
+    common.add_dataset(subject, task, {"mel": "melBin", "xray": "xrayBin"})
+    common.add_model(subject, "--model", task, "network")
+    subject.add_argument("--weight", required=True, type=Path, metavar="FILE", help=published("weights of the network"))
+    common.add_other_dataset(subject, "draw a network")
+    common.add_images(subject, task)
+    how = parser.add_argument_group("how to draw")
+    common.add_batch_size(how, 16)
+    how.add_argument(
         "--mapOf",
         type=one_of(("true", "predicted")),
         default="true",
-        help="class that the maps explain: the true class (as in the published code), or the one that is predicted",
+        metavar="NAME",
+        help="class that the maps explain: true, as in the published code, or predicted",
     )
-    _add_attacks(group, task, ["pgd"])
-    _add_common(parser, bs=16)
+    how.add_argument(
+        "--overlayOn",
+        type=one_of(("attacked", "clean")),
+        default="attacked",
+        metavar="NAME",
+        help="image that the map of an attacked image is drawn on: attacked, or clean as in the published code",
+    )
+    common.add_attacks(how, task, ["pgd"])
+    common.add_seed(how)
+    places = parser.add_argument_group("where files are")
+    places.add_argument(
+        "--saveDir",
+        required=True,
+        type=Path,
+        metavar="FOLDER",
+        help=published("folder for the pictures; created if missing, never emptied"),
+    )
+    common.add_data_root(places)
+    common.add_machine(parser, several="only the first is used")
     return parser
-
-
-def _add_dataset(group: argparse._ArgumentGroup, task: Task, aliases: dict[str, str] | None = None) -> None:
-    """Adds --dataset, or sets its value if the task has only one data set. `aliases`: {further spelling: name}."""
-    if len(task.datasets) == 1:
-        group.set_defaults(dataset=task.datasets[0])
-        return
-    if task is SEGMENTATION:
-        group.add_argument(
-            "--foreground",
-            nargs="+",
-            type=whole_number(1, 65535),
-            metavar="VALUE",
-            help="mask values that are foreground, where masks have more than two (default: decided for each file)",
-        )
-    aliases = {alias: name for name in task.datasets for alias in DATASETS[name].aliases} | (aliases or {})
-    group.add_argument(
-        "--dataset", required=True, type=one_of(task.datasets, aliases), help=with_choices("data set", task.datasets)
-    )
-
-
-def _add_other_dataset(group: argparse._ArgumentGroup, action: str) -> None:
-    group.add_argument(
-        "--otherDataset",
-        action="store_true",
-        help=f"{action} trained on another data set, whose classes mean something else (default: that is refused)",
-    )
-
-
-def _add_attacks(group: argparse._ArgumentGroup, task: Task, default: list[str]) -> None:
-    group.add_argument(
-        "--attacks",
-        nargs="+",
-        type=one_of(task.attacks),
-        default=default,
-        help="; ".join(f"{name}: {ATTACKS[name].phrase}" for name in task.attacks),
-    )
-    group.add_argument(
-        "--epsilons",
-        nargs="+",
-        type=grey_level,
-        default=[1.0, 2.0, 4.0, 8.0],
-        help="perturbation budgets of the attacks, in grey levels out of 255: 8 or 8/255",
-    )
-
-
-def _add_common(parser: argparse.ArgumentParser, *, bs: int) -> None:
-    """Adds the flags that all seven scripts have."""
-    parser.add_argument("--bs", type=whole_number(1), default=bs, help="batch size, of all devices together")
-    parser.add_argument(
-        "--gpu",
-        nargs="+",
-        action=DeviceNames,
-        metavar="ID",
-        help="CUDA device ids, or cpu (default: 0, or cpu without a CUDA device). In training and tests, several"
-        " devices share each batch; gradVisual.py uses the first",
-    )
-    parser.add_argument(
-        "--precision",
-        type=one_of(PRECISIONS),
-        help=with_choices("precision of the networks (default: tf32 on CUDA, fp32 on a CPU)", PRECISIONS),
-    )
-    parser.add_argument(
-        "--compile",
-        action="store_true",
-        help="compile the copy of the network that attacks run on (torch.compile); slow to start, for long runs",
-    )
-    parser.add_argument("--dataRoot", type=Path, default=Path("data"), help="folder of the data sets")
-    parser.add_argument(
-        "--imgSize", type=whole_number(8, 2**13), help="side of the square images in pixels (default: the data set's)"
-    )
-    parser.add_argument(
-        "--limit",
-        type=whole_number(1),
-        metavar="N",
-        help="use only N images of each list, drawn evenly over the classes",
-    )
-    parser.add_argument("--seed", type=whole_number(0, 2**63 - 1), default=0, help="seed of all random numbers")
-    parser.add_argument(
-        "--workers",
-        type=whole_number(1),
-        default=os.cpu_count() or 1,
-        help="number of threads that decode images; each image is decoded once",
-    )

@@ -9,23 +9,21 @@ from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 from advmia.budgets import GREY_LEVELS
-
-
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Formats --help: keeps the lines of the description, and shows defaults as a user would type them."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        default = action.default
-        if default is None or isinstance(default, bool):
-            return action.help
-        if isinstance(default, list):
-            typed = " ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in default)
-            return f"{action.help} (default: {typed})" if typed else action.help
-        return super()._get_help_string(action)
+from advmia.cli.formatter import HelpFormatter
 
 
 class Parser(argparse.ArgumentParser):
-    """Accepts flags in any letter case; reports an error in one line and exits with status 2."""
+    """Accepts flags in any letter case; reports an error in one line and exits with status 2.
+
+    A paragraph of the description that begins with "examples" is shown at the end of the help, after the flags.
+    """
+
+    def __init__(self, description: str | None = None, **settings: Any) -> None:
+        text, start, examples = (description or "").partition("\n\nexamples")
+        super().__init__(
+            description=text, epilog=start.strip() + examples, formatter_class=HelpFormatter, add_help=False, **settings
+        )
+        self.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)  # who reads the help knows it
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
         spellings = {flag.lower(): flag for action in self._actions for flag in action.option_strings}
@@ -40,8 +38,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def make_parser(description: str | None, prog: str | None = None) -> Parser:
-    """Returns an empty parser. `prog` is the command's name in its messages; by default, the script's file name."""
-    return Parser(prog=prog, description=description, formatter_class=HelpFormatter, allow_abbrev=False)
+    """Returns a parser without flags. `prog` is its name in messages; by default, the script's file name."""
+    return Parser(description, prog=prog, allow_abbrev=False)
 
 
 def one_of(names: Iterable[str], aliases: dict[str, str] | None = None) -> Callable[[str], str]:

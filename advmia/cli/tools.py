@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from advmia.cli.parser import DeviceNames, HelpFormatter, Parser, make_parser, one_of, whole_number, with_choices
+from advmia.cli import meanings
+from advmia.cli.formatter import listed
+from advmia.cli.parser import DeviceNames, Parser, make_parser, one_of, whole_number, with_choices
 from advmia.data.phantoms import FOLDERS
 from advmia.data.prepare import DOWNLOADS, SPLITS
 from advmia.data.specs import DATASETS
@@ -17,8 +19,18 @@ def tools_parser(prog: str) -> Parser:
 
     `prog`: how the user started the command, `advmia` or `python -m advmia`; help and error lines begin with it.
     """
-    parser = make_parser("Prepares data sets, generates phantoms, and makes tables of results.", prog=prog)
-    tools = parser.add_subparsers(dest="tool", required=True, metavar="demo | prepare | phantoms | tables | where")
+    parser = make_parser(
+        "Prepares data sets, generates phantoms, and makes tables of results. Each tool has a --help of its own.\n\n"
+        "examples:\n"
+        "  images for trying the scripts without a download\n"
+        "    %(prog)s phantoms --dataRoot phantoms\n\n"
+        "  tables and curves of all results\n"
+        "    %(prog)s tables results --out tables",
+        prog=prog,
+    )
+    tools = parser.add_subparsers(
+        dest="tool", required=True, title="tools", prog=prog, metavar="demo | prepare | phantoms | tables | where"
+    )
     _add_demo(tools)
     _add_prepare(tools)
     _add_phantoms(tools)
@@ -29,28 +41,40 @@ def tools_parser(prog: str) -> Parser:
 
 def _add_tool(tools: argparse._SubParsersAction, name: str, summary: str, description: str) -> argparse.ArgumentParser:
     """Adds a subparser. In `description`, `%(prog)s` stands for the command with the tool's name."""
-    return tools.add_parser(name, help=summary, description=description, formatter_class=HelpFormatter)
+    return tools.add_parser(name, help=summary, description=description)
 
 
 def _add_demo(tools: argparse._SubParsersAction) -> None:
     parser = _add_tool(
         tools,
         "demo",
-        "train a natural and a robust network on generated images, attack both, and draw what comes out",
-        "Draws phantoms, trains a network naturally and one adversarially, attacks both, and makes the robustness\n"
+        "train a natural and a robust network on generated images, attack both, draw what comes out",
+        "Draws phantoms, trains one network naturally and one adversarially, attacks both, and makes the robustness "
         "table, the curves and Grad-CAM maps. May be run again: finished steps are not repeated.\n\n"
-        "example: %(prog)s --out demo",
+        "examples:\n"
+        "  everything in the folder demo\n"
+        "    %(prog)s\n\n"
+        "  other phantoms and networks, on a CPU\n"
+        "    %(prog)s --seed 1 --out demo1 --gpu cpu",
     )
-    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for everything that the demo writes")
-    parser.add_argument(
+    places = parser.add_argument_group("where files are")
+    places.add_argument(
+        "--out", type=Path, default=Path("demo"), metavar="FOLDER", help="folder for everything that the demo writes"
+    )
+    machine = parser.add_argument_group("machine")
+    machine.add_argument(
         "--gpu",
         nargs="+",
         action=DeviceNames,
         metavar="ID",
-        help="CUDA device id, or cpu (default: 0, or cpu without a CUDA device)",
+        help="CUDA device id, or cpu (default: 0, or cpu where there is no CUDA device)",
     )
-    parser.add_argument(
-        "--seed", type=whole_number(0, 2**32 - 1), default=0, help="another seed gives other phantoms and networks"
+    machine.add_argument(
+        "--seed",
+        type=whole_number(0, 2**32 - 1),
+        default=0,
+        metavar="N",
+        help="seed: another one gives other phantoms and networks",
     )
 
 
@@ -59,33 +83,53 @@ def _add_prepare(tools: argparse._SubParsersAction) -> None:
         tools,
         "prepare",
         "convert an official download to the folders that the scripts read",
-        "Converts an unpacked official download to the folders that the scripts read, and reports what is in it.\n"
+        "Converts an unpacked official download to the folders that the scripts read, and reports what is in it. "
         "Never replaces a file by a different one. May be run again.\n\n"
-        "example: %(prog)s --dataset isic2017 --source downloads/isic2017",
+        "examples:\n"
+        "  an official download\n"
+        "    %(prog)s --dataset isic2017 --source downloads/isic2017\n\n"
+        "  the same lists as the survey, links instead of copies\n"
+        "    %(prog)s --dataset chestxray14 --link \\\n"
+        "      --source downloads/chestxray14 --meta downloads/meta\n\n"
+        "  real images without registration: an archive of MedMNIST\n"
+        "    %(prog)s --dataset medmnist \\\n"
+        "      --source downloads/retinamnist_224.npz --dataRoot medmnist",
     )
-    parser.add_argument("--dataset", required=True, type=one_of(DOWNLOADS), help=with_choices("download", DOWNLOADS))
-    parser.add_argument("--source", required=True, type=Path, help="folder of the unpacked download, or the .npz file")
-    parser.add_argument("--dataRoot", type=Path, default=Path("data"), help="folder of the data sets")
-    parser.add_argument(
+    subject = parser.add_argument_group("what to convert")
+    subject.add_argument(
+        "--dataset",
+        required=True,
+        type=one_of(DOWNLOADS),
+        metavar="NAME",
+        help=listed("download", {name: meanings.DOWNLOADS.get(name, "") for name in DOWNLOADS}),
+    )
+    subject.add_argument(
+        "--partial", action="store_true", help="the download is meant to lack classes, sheets, parts or masks"
+    )
+    how = parser.add_argument_group("how to divide the images into training and test")
+    how.add_argument("--split", type=one_of(SPLITS), default="published", metavar="NAME", help=listed("rule", SPLITS))
+    how.add_argument(
         "--meta",
         type=Path,
+        metavar="FOLDER",
         help="folder of the survey's published lists (default: derive the lists from the official labels)",
     )
-    parser.add_argument(
-        "--split",
-        type=one_of(SPLITS),
-        default="published",
-        help="; ".join(f"{name}: {meaning}" for name, meaning in SPLITS.items()),
-    )
-    parser.add_argument(
+    how.add_argument(
         "--patients", type=Path, metavar="TABLE", help="CSV table file,patient, for --split patient and the report"
     )
-    parser.add_argument(
-        "--partial", action="store_true", help="the download is meant to lack classes, annotation sheets or parts"
+    places = parser.add_argument_group("where files are")
+    places.add_argument(
+        "--source", required=True, type=Path, metavar="PATH", help="folder of the unpacked download, or the .npz file"
     )
-    placing = parser.add_mutually_exclusive_group()
+    _add_data_root(places)
+    placing = places.add_mutually_exclusive_group()
     placing.add_argument("--link", action="store_true", help="link to the images of the download")
     placing.add_argument("--copy", action="store_false", dest="link", help="copy the images of the download (default)")
+
+
+def _add_data_root(group: argparse._ArgumentGroup) -> None:
+    text = "folder of the data sets, which the scripts read"
+    group.add_argument("--dataRoot", type=Path, default=Path("data"), metavar="FOLDER", help=text)
 
 
 def _add_phantoms(tools: argparse._SubParsersAction) -> None:
@@ -93,23 +137,34 @@ def _add_phantoms(tools: argparse._SubParsersAction) -> None:
         tools,
         "phantoms",
         "generate images in the same folders, to try the commands without a download",
-        "Generates images, masks and lists in the folders of the four data sets, so that every command runs without\n"
+        "Generates images, masks and lists in the folders of the four data sets, so that every command runs without "
         "a download. Results on them are marked [phantom].\n\n"
-        "example: %(prog)s --dataRoot phantoms --count 800 --size 64",
+        "examples:\n"
+        "  all four folders\n"
+        "    %(prog)s --dataRoot phantoms\n\n"
+        "  one folder, with fewer and smaller images\n"
+        "    %(prog)s --dataRoot phantoms --dataset mel2017 \\\n"
+        "      --count 200 --size 32",
     )
     folders = {spec.name: spec.folder for spec in DATASETS.values() if spec.folder in FOLDERS}
     folders |= {name: name for name in FOLDERS}  # xray is a folder, and a data set in another one: the folder wins
-    parser.add_argument("--dataRoot", type=Path, default=Path("data"), help="folder of the data sets")
-    parser.add_argument(
+    subject = parser.add_argument_group("what to generate")
+    subject.add_argument(
         "--dataset",
         nargs="+",
         type=one_of(FOLDERS, folders),
         default=list(FOLDERS),
-        help=with_choices("folders", FOLDERS),
+        metavar="NAME",
+        help=listed("folders", {name: meanings.FOLDERS.get(name, "") for name in FOLDERS}),
     )
-    parser.add_argument("--count", type=whole_number(1), default=800, help="number of images in each folder")
-    parser.add_argument("--size", type=whole_number(1), default=64, help="side of the images in pixels")
-    parser.add_argument("--seed", type=whole_number(0, 2**63 - 1), default=0, help="seed; another gives other images")
+    subject.add_argument(
+        "--count", type=whole_number(1), default=800, metavar="N", help="number of images in each folder"
+    )
+    subject.add_argument("--size", type=whole_number(1), default=64, metavar="N", help="side of the images in pixels")
+    subject.add_argument(
+        "--seed", type=whole_number(0, 2**63 - 1), default=0, metavar="N", help="seed; another gives other images"
+    )
+    _add_data_root(parser.add_argument_group("where files are"))
 
 
 def _add_tables(tools: argparse._SubParsersAction) -> None:
@@ -117,17 +172,34 @@ def _add_tables(tools: argparse._SubParsersAction) -> None:
         tools,
         "tables",
         "make tables and curves from result files",
-        "Prints tables of the given results: scores by attack and eps, AUROC by finding, seconds per epoch, transfer\n"
+        "Prints tables of the given results: scores by attack and eps, AUROC by finding, seconds per epoch, transfer "
         "between networks. With --out, writes them to a file, with pictures of the curves over eps.\n\n"
-        "example: %(prog)s results --out tables",
+        "examples:\n"
+        "  tables and curves of all results\n"
+        "    %(prog)s results --out tables\n\n"
+        "  for LaTeX, with two more scores\n"
+        "    %(prog)s results --out tables --format latex \\\n"
+        "      --scores recall f1",
     )
-    parser.add_argument("results", nargs="+", type=Path, help="result files (.json), or folders of them")
-    parser.add_argument(
-        "--format", type=one_of(EXTENSIONS), default="md", help=with_choices("format of the tables", EXTENSIONS)
-    )
-    parser.add_argument("--out", type=Path, help="folder for the tables, and for the curves as PNG and PDF")
-    parser.add_argument(
+    subject = parser.add_argument_group("what to show")
+    subject.add_argument("results", nargs="+", type=Path, help="result files (.json), or folders of them")
+    subject.add_argument(
         "--scores", nargs="+", default=[], metavar="NAME", help="further scores to show, by their names in result files"
+    )
+    how = parser.add_argument_group("how to show it")
+    how.add_argument(
+        "--format",
+        type=one_of(EXTENSIONS),
+        default="md",
+        metavar="NAME",
+        help=with_choices("format of the tables", EXTENSIONS),
+    )
+    places = parser.add_argument_group("where files are")
+    places.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="folder for the tables, and for the curves as PNG and PDF (default: print the tables only)",
     )
 
 
@@ -136,8 +208,11 @@ def _add_where(tools: argparse._SubParsersAction) -> None:
         tools,
         "where",
         "print which file each of the given training and test commands will write",
-        "Reads commands of the training and test scripts from standard input, one per line. For each, it prints the\n"
-        "path of the checkpoint or of the JSON result file that the command will write. It runs none of them, and\n"
-        "reports wrong arguments as the script would.\n\n"
-        "example: echo trainCls.py --dataset melBin --method nat --model res18 | %(prog)s",
+        "Reads commands of the training and test scripts from standard input, one per line. For each, it prints the "
+        "path of the checkpoint or of the JSON result file that the command will write. It runs none of them, and "
+        "reports wrong arguments as the script would. It has no flags.\n\n"
+        "examples:\n"
+        "  the name of a checkpoint\n"
+        "    echo trainCls.py --dataset melBin --method nat --model res18 \\\n"
+        "      | %(prog)s",
     )

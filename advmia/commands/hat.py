@@ -30,10 +30,12 @@ def compare_helper(args: argparse.Namespace, helper: LoadedModel | None, data: I
     """
     if helper is None:
         return []
-    training = (read_record_of(args.helperWeight, helper.sha256) or {}).get("settings")
+    record = read_record_of(args.helperWeight, helper.sha256) or {}
+    training = record.get("settings")
     check_dataset(args.helperWeight, training, data.samples.spec, is_meant=args.otherDataset)
     fault = difference(training, data) if training else ""
     remarks = [f"the helper {args.helperWeight} was {fault}"] if fault else []
+    remarks += [f"in the training of the helper {args.helperWeight}, {text}" for text in record.get("warnings", [])]
     for remark in remarks:
         say(f"warning: {remark}")
     return remarks

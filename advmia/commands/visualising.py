@@ -34,7 +34,8 @@ def visualise(task: Task, args: argparse.Namespace) -> None:
         "weight_sha256": loaded.sha256,
         "data": data.facts,
         "precision": precision.name,
-        **{name: getattr(args, name) for name in ("imgSize", "seed", "attacks", "epsilons", "overlayOn")},
+        **{name: getattr(args, name) for name in ("imgSize", "seed", "overlayOn")},
+        **{name: list(dict.fromkeys(getattr(args, name))) for name in ("attacks", "epsilons")},
         **({"mapOf": args.mapOf} if args.mapOf != "true" else {}),  # records of earlier versions do not have it
     }
     with write_lock(args.saveDir / "gradVisual"):

@@ -49,7 +49,10 @@ def read_list(spec: DatasetSpec, path: Path) -> tuple[list[ListedSample], tuple[
     samples = []
     for number, cells in rows:
         if len(cells) != 2 or not cells[0].strip() or not cells[1].strip():
-            raise UserError(f"{path} row {number}: expected `image,{second}`, got `{quoted(','.join(cells))}`")
+            raise UserError(
+                f"{path} row {number}: expected `image,{second}`, got `{quoted(','.join(cells))}`; correct the row, or"
+                " leave out other columns"
+            )
         samples.append(ListedSample(number, cells[0].strip(), cells[1].strip()))
     if not samples:
         raise UserError(f"{path} is empty: expected rows `image,{second}`")
@@ -68,17 +71,22 @@ def _without_findings(spec: DatasetSpec, path: Path, rows: _Rows) -> _Rows:
 
 
 def _has_row_numbers(rows: _Rows) -> bool:
-    """Returns whether all rows have three cells, of which the first counts the rows from 0 or 1, but for a header."""
+    """Returns whether all rows have three cells, of which the first numbers the rows, but for a header.
+
+    The numbers count from 0 or 1. They may be any below a header without a name, as pandas saves a part of a table.
+    """
     if not rows or any(len(cells) != 3 for _, cells in rows):
         return False
     numbers = [cells[0].strip() for _, cells in rows]
     body = numbers if numbers[0].isdecimal() else numbers[1:]
-    return any(body == [str(start + index) for index in range(len(body))] for start in (0, 1)) and bool(body)
+    is_count = any(body == [str(start + index) for index in range(len(body))] for start in (0, 1))
+    is_index = not numbers[0] and all(number.isdecimal() for number in body) and len(set(body)) == len(body)
+    return bool(body) and (is_count or is_index)
 
 
 def _has_header(rows: _Rows) -> bool:
     """Returns whether the first row has two words that are neither a file's name nor a label."""
-    if len(rows) < 2 or len(rows[0][1]) != 2:
+    if not rows or len(rows[0][1]) != 2:
         return False
     return all(cell.strip() and "." not in cell and not cell.strip().lstrip("-").isdecimal() for cell in rows[0][1])
 

@@ -44,14 +44,15 @@ def read_mask(path: Path, foreground: tuple[int, ...] = ()) -> tuple[np.ndarray,
 
     The background is black, or transparent where the alpha channel has a part in it. In a palette it is the entry that
     is black, or the entry 0 where none or every one is. All else is foreground; of two values without black, the larger
-    one. Soft edges are cut at half of the file's largest value.
+    one. Soft edges are cut at half of the file's largest value. Colours count by their largest channel.
 
     Args:
         path: the file, in any format and depth that Pillow reads.
         foreground: the values that are foreground, for files that hold more than two.
 
     Returns: uint8 (H, W) of 0 and 1, and how the file marks it. Raises OSError, ValueError or SyntaxError for a damaged
-    file, and ValueError for areas of more than two values if `foreground` is empty.
+    file, ValueError for colours that are equally bright, and, if `foreground` is empty, for areas of more than two
+    values.
     """
     with decoded(path) as (image, _):
         values, kind = _values(image)
@@ -59,20 +60,27 @@ def read_mask(path: Path, foreground: tuple[int, ...] = ()) -> tuple[np.ndarray,
         return np.isin(values, foreground).astype(np.uint8), MaskEncoding(kind, max(foreground))
     distinct = _distinct(values)
     if len(distinct) > 2 and _is_label_map(values, distinct):
+        more = ", ..." if len(distinct) > _FEW_VALUES else ""
         raise ValueError(
-            f"the mask has areas of {len(distinct)} values ({', '.join(map(_number, distinct))}), expected two:"
-            " --foreground says which of them are foreground"
+            f"the mask has areas of {len(distinct)} values ({', '.join(map(_number, distinct[:_FEW_VALUES]))}{more}),"
+            " expected two: --foreground says which of them are foreground"
         )
     largest = distinct[-1]
-    mask = values == largest if len(distinct) == 2 else values > largest / 2  # no foreground in a mask of zeros
+    if len(distinct) > 2:  # of soft edges: the largest value may be any shade
+        return (values > largest / 2).astype(np.uint8), MaskEncoding(kind, _scale(largest))
+    mask = values == largest if len(distinct) == 2 else values > 0
     return mask.astype(np.uint8), MaskEncoding(kind, _whole(largest))
 
 
-def check_encodings(encodings: Mapping[str, tuple[int, str]], where: str) -> None:
+def check_encodings(
+    encodings: Mapping[str, tuple[int, str]],
+    where: str,
+    remedy: str = "convert the masks to 0 and 255, or name the values with --foreground",
+) -> None:
     """Raises `UserError` if the masks of a list mark their foreground by values that contradict each other.
 
     `encodings`: for each encoding, as text, the number of masks and the name of one. `where`: the list, for the
-    message. 1, 255 and 65535 all mean "foreground"; any other value must be the only one.
+    message, and `remedy`: what to do. 1, 255 and 65535 all mean "foreground"; any other value must be the only one.
     """
     examples = {MaskEncoding.parse(text).value: name for text, (_, name) in encodings.items()}
     examples.pop(0, None)
@@ -82,7 +90,7 @@ def check_encodings(encodings: Mapping[str, tuple[int, str]], where: str) -> Non
     other = next(value for value in sorted(examples) if value != odd)
     raise UserError(
         f"{where}: the foreground of {examples[odd]} has the value {odd}, that of {examples[other]} the value {other}:"
-        " these may be different structures; convert the masks to 0 and 255, or name the values with --foreground"
+        f" these may be different structures; {remedy}"
     )
 
 
@@ -103,6 +111,8 @@ def _palette_values(image: Image.Image) -> tuple[np.ndarray, str]:
     if np.ptp(pixels[..., 3]):
         return _colour_values(pixels)
     indices = np.asarray(image.convert("P") if image.mode == "PA" else image).astype(np.int16)  # 256 fits too
+    if (pixels[..., :1] == pixels[..., :3]).all() and len(_distinct(pixels[..., 0])) > 2:
+        return pixels[..., 0], "grey"  # the entries of soft edges have no order
     is_black = (pixels[..., :3] == 0).all(axis=2)
     if not is_black.any() or is_black.all():
         return indices, "palette"
@@ -114,17 +124,29 @@ def _palette_values(image: Image.Image) -> tuple[np.ndarray, str]:
 def _colour_values(pixels: np.ndarray) -> tuple[np.ndarray, str]:
     """Returns the largest channel of each pixel of (H, W, 3) or (H, W, 4), 0 where it is transparent.
 
-    If all opaque pixels have one colour, returns alpha instead.
+    If all opaque pixels have one colour, returns alpha instead. Raises `ValueError` for colours of equal brightness.
     """
     colours = pixels[..., :3]
     values, kind = colours.max(axis=2), "grey" if (colours == colours[..., :1]).all() else "colour"
     if pixels.shape[2] == 3 or not np.ptp(pixels[..., 3]):
+        if kind == "colour":
+            _check_colours(colours)
         return values, kind
     alpha = pixels[..., 3]
     is_opaque = alpha > alpha.max() / 2
     if not np.ptp(colours[is_opaque], axis=0).any():
         return alpha, "alpha"
+    _check_colours(colours[is_opaque])
     return np.where(is_opaque, values, 0), kind
+
+
+def _check_colours(colours: np.ndarray) -> None:
+    """Raises `ValueError` for few colours of which two have the same largest channel: nothing orders them."""
+    distinct = np.unique(colours.reshape(-1, 3).astype(np.int32) @ (1 << 16, 1 << 8, 1))
+    brightness = np.maximum(np.maximum(distinct >> 16, distinct >> 8 & 255), distinct & 255)
+    if len(np.unique(brightness)) < len(distinct) <= _FEW_VALUES:
+        names = ", ".join(f"#{colour:06x}" for colour in distinct)
+        raise ValueError(f"the mask has the colours {names}, expected one colour on black: convert it to 0 and 255")
 
 
 def _is_label_map(values: np.ndarray, distinct: np.ndarray) -> bool:
@@ -155,6 +177,11 @@ def _distinct(values: np.ndarray) -> np.ndarray:
 def _whole(value: Any) -> int:
     """Returns the value as a whole number: floats of 0 and 1 are common, shades near 255 come from JPEG."""
     return 255 if 250 <= value <= 255 else round(float(value))
+
+
+def _scale(value: Any) -> int:
+    """Returns the full scale that a file's largest value belongs to: a thin shape has no pixel of full value."""
+    return next((full for full in _FULL_SCALE if value <= full), _whole(value))
 
 
 def _number(value: Any) -> str:

@@ -106,6 +106,8 @@ def read_samples(spec: DatasetSpec, root: Path, split: Split, *, classes: int | 
     mask_remarks: list[str] = []
     if spec.mask_folder is not None:
         masks, mask_remarks = _matched_files(path, listed, folder / spec.mask_folder, "mask")
+    if any(file != sample.image for file, sample in zip(files, listed, strict=True)):
+        listed = [sample._replace(image=file) for file, sample in zip(files, listed, strict=True)]
     labels, class_count, label_remarks = _parse_labels(spec, path, listed, classes)
     return SampleList(
         spec=spec,
@@ -189,7 +191,11 @@ def _matched_files(
     if missing:
         row, name = missing[0]
         more = f" (and {len(missing) - 1} more rows)" if len(missing) > 1 else ""
-        remedy = "it is a path, expected a file's name" if "/" in name else "complete the folder or the list"
+        remedy = "complete the folder or the list"
+        if "/" in name or "\\" in name:
+            remedy = "it is a path, expected a file's name"
+        elif not name.isascii():
+            remedy += "; if the file is there, save the list in UTF-8"
         raise UserError(f"{path} row {row}: {kind} {quoted(name)} is not in {folder}{more}; {remedy}")
     remarks = [f"{in_folder} {kind} names have their folder before them"] if in_folder else []
     remarks += [f"{in_form} {kind} names have another Unicode form than their files"] if in_form else []
@@ -209,10 +215,11 @@ def _parse_labels(
     """Returns the labels of all samples, as `SampleList` holds them, the number of classes, and remarks."""
     if spec.task == "segmentation":
         return torch.empty(len(listed), 0), spec.classes or 2, []
-    _check_repeats(path, listed)
     if spec.task == "multi-label":
+        _check_repeats(path, listed, [sample.entry for sample in listed])
         return _parse_bits(spec, path, listed), len(spec.findings), []
     labels = [_parse_integer(path, sample) for sample in listed]
+    _check_repeats(path, listed, labels)
     fractions = sum(not sample.entry.lstrip("+-").isdecimal() for sample in listed)
     remarks = [f"{fractions} labels are written with a decimal point"] if fractions else []
     # Without a declared number of classes, the list must hold each of 0 to K-1: a gap means a wrong column or list.
@@ -226,12 +233,12 @@ def _parse_labels(
     return torch.tensor(labels, dtype=torch.int64), limit, remarks
 
 
-def _check_repeats(path: Path, listed: Sequence[ListedSample]) -> None:
+def _check_repeats(path: Path, listed: Sequence[ListedSample], labels: Sequence[int | str]) -> None:
     """Raises `UserError` for an image with two different labels. The published lists repeat images, with one label."""
-    first_of: dict[str, ListedSample] = {}
-    for sample in listed:
-        first = first_of.setdefault(sample.image, sample)
-        if first.entry != sample.entry:
+    first_of: dict[str, tuple[ListedSample, int | str]] = {}
+    for sample, label in zip(listed, labels, strict=True):
+        first, first_label = first_of.setdefault(sample.image, (sample, label))
+        if first_label != label:
             raise UserError(
                 f"{path} row {sample.row}: {quoted(sample.image)} is {quoted(sample.entry)} here and"
                 f" {quoted(first.entry)} in row {first.row}; keep one of them"

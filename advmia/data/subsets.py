@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from advmia.data.list_rows import read_list
 from advmia.data.markers import read_markers
 from advmia.data.specs import DatasetSpec, Split
+from advmia.errors import UserError
 
 
 def describe_subset(spec: DatasetSpec, root: Path, split: Split, rows: int) -> str:
@@ -35,10 +37,8 @@ def describe_subset(spec: DatasetSpec, root: Path, split: Split, rows: int) -> s
 
 
 def _count_rows(path: Path, spec: DatasetSpec) -> int:
-    """Returns the number of lines with text, without the header of a multi-label list; 0 for an unreadable list."""
+    """Returns the number of a list's samples; 0 for a list that cannot be read."""
     try:
-        with path.open("rb") as file:
-            lines = sum(1 for line in file if line.strip())
-    except OSError:
+        return len(read_list(spec, path)[0])
+    except UserError:
         return 0
-    return max(lines - bool(spec.findings), 0)

@@ -58,6 +58,13 @@ def _decode(path: Path) -> tuple[str, list[str]]:
 
 
 def _delimiter(text: str) -> str:
-    """Returns the tab or the semicolon if it is in every line with text, else the comma."""
+    """Returns the tab or the semicolon if it is in every line of a table, else the comma.
+
+    A table is most lines of the text, up to its end: titles may stand above it.
+    """
     lines = [line for line in text.splitlines() if line.strip()]
-    return next((character for character in "\t;" if lines and all(character in line for line in lines)), ",")
+    for character in "\t;":
+        titles = next((index for index, line in enumerate(lines) if character in line), len(lines))
+        if titles < len(lines) - titles and all(character in line for line in lines[titles:]):
+            return character
+    return ","

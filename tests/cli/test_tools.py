@@ -19,7 +19,7 @@ def test_messages_name_the_command_that_was_typed(
         monkeypatch.setattr("sys.argv", [program, "tables", "--help"])
         assert main() == 0
         shown = capsys.readouterr().out
-        assert shown.startswith(f"usage: {prog} tables") and f"example: {prog} tables results" in shown
+        assert shown.startswith(f"usage: {prog} tables") and f"    {prog} tables results --out tables\n" in shown
         monkeypatch.setattr("sys.argv", [program, "tables", "nowhere"])
         assert main() == 2
         assert capsys.readouterr().err.startswith(f"{prog}: error: ")

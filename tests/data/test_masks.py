@@ -37,8 +37,10 @@ def palette(background: int, foreground: int, colours: dict[int, tuple[int, int,
 
 
 def soft_edges() -> Image.Image:
-    large = Image.fromarray(np.where(SHAPE.repeat(3, 0).repeat(3, 1), 255, 0).astype(np.uint8))
-    return large.resize((30, 24), Image.Resampling.BOX)
+    shifted = np.roll(SHAPE.repeat(3, 0).repeat(3, 1), 1, axis=0)  # an edge pixel is covered by a third or two thirds
+    soft = Image.fromarray(np.where(shifted, 255, 0).astype(np.uint8)).resize((30, 24), Image.Resampling.BOX)
+    assert set(np.unique(np.asarray(soft))) == {0, 85, 170, 255}
+    return soft
 
 
 FORMS: dict[str, tuple[Callable[[], Image.Image], str]] = {
@@ -62,6 +64,9 @@ FORMS: dict[str, tuple[Callable[[], Image.Image], str]] = {
     "palette of black only": (lambda: palette(0, 1, {}), "palette 1"),
     "palette without black": (lambda: palette(0, 1, {0: (90, 90, 90), 1: (200, 0, 0)}), "palette 1"),
     "soft edges": (soft_edges, "grey 255"),
+    "soft edges in a palette": (lambda: soft_edges().convert("RGB").quantize(16), "grey 255"),
+    "soft edges of grey 0 and 180": (lambda: soft_edges().point(lambda value: value * 180 // 255), "grey 255"),
+    "yellow on purple": (lambda: coloured((68, 1, 84), (253, 231, 37)), "colour 255"),
 }
 
 
@@ -86,6 +91,9 @@ def test_jpeg(quality: int, tmp_path: Path) -> None:
     assert np.array_equal(mask.astype(bool), shape) and str(encoding) == "grey 255"
     Image.open(tmp_path / "mask.jpg").save(tmp_path / "mask.png")  # the noise stays in a file without loss
     assert np.array_equal(read_mask(tmp_path / "mask.png")[0], mask)
+    image.point(lambda value: value // 2).save(tmp_path / "half.jpg", quality=quality)  # the noise goes beyond 127
+    mask, encoding = read_mask(tmp_path / "half.jpg")
+    assert np.array_equal(mask.astype(bool), shape) and str(encoding) == "grey 255"
 
 
 def test_floats(tmp_path: Path) -> None:
@@ -108,6 +116,29 @@ def test_more_than_two_values(values: tuple[int, ...], tmp_path: Path) -> None:
     assert np.array_equal(mask, (levels == values[1]).astype(np.uint8))
     mask, _ = read_mask(path, values[2:])
     assert np.array_equal(mask, np.isin(levels, values[2:]).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("background", "foreground"), [((255, 255, 255), (255, 0, 0)), ((0, 0, 255), (255, 0, 0))], ids=str
+)
+@pytest.mark.parametrize("alpha", [(), (255,), (200,)], ids=str)
+def test_colours_that_are_equally_bright(
+    background: tuple[int, ...], foreground: tuple[int, ...], alpha: tuple[int, ...], tmp_path: Path
+) -> None:
+    """Fails if a mask of two colours, neither of them black, is read as all foreground."""
+    path = tmp_path / "mask.png"
+    coloured(background + alpha, foreground + alpha).save(path)
+    with pytest.raises(ValueError, match=r"has the colours .*#ff0000.*, expected one colour on black: convert it"):
+        read_mask(path)
+
+
+def test_colours_of_several_structures(tmp_path: Path) -> None:
+    """Fails if structures of other colours are joined to one foreground: the same picture with a palette is refused."""
+    pixels = np.asarray(coloured((0, 0, 0), (128, 0, 0))).copy()
+    pixels[0:4, 0:4] = (0, 128, 0)
+    Image.fromarray(pixels).save(tmp_path / "mask.png")
+    with pytest.raises(ValueError, match="has the colours #000000, #008000, #800000, expected one"):
+        read_mask(tmp_path / "mask.png")
 
 
 @pytest.mark.parametrize("value", [0, 1, 255])

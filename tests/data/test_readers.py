@@ -113,6 +113,7 @@ OTHER_FORMS = [
     pytest.param("image,label\na.png,0\nb.png,1\n", "its header image,label is left out", id="header"),
     pytest.param(",image,label\n0,a.png,0\n1,b.png,1\n", "its first column, of row numbers, is left out", id="index"),
     pytest.param("1,a.png,0\n2,b.png,1\n", "its first column, of row numbers, is left out", id="index from 1"),
+    pytest.param(",image,label\n7,a.png,0\n3,b.png,1\n", "its first column, of row numbers, is left out", id="pandas"),
     pytest.param("a.png;0\nb.png;1\n", "its columns are separated by semicolons", id="semicolons"),
     pytest.param("a.png\t0\nb.png\t1\n", "its columns are separated by tabs", id="tabs"),
     pytest.param("a.png;0,0\nb.png;1,0\n", "2 labels are written with a decimal point", id="decimal commas"),
@@ -201,6 +202,15 @@ def test_generated_images_are_named_as_such(tmp_path: Path) -> None:
     write_marker(tmp_path / "mel2017", ["testbin.csv"], {"label": "DermaMNIST 64"})
     assert read_samples(DATASETS["melBin"], tmp_path, "train").dataset_name == "melBin[subset 4 of 2750]"
     assert read_samples(DATASETS["melBin"], tmp_path, "test").dataset_name == "melBin[DermaMNIST 64]"
+
+
+@pytest.mark.parametrize("text", ["image,label\na.png,0\nb.png,1\n", "a.png;0\rb.png;1\r"])
+def test_both_lists_of_a_subset_say_the_same(text: str, tmp_path: Path) -> None:
+    """Fails if a header counts as a row, or old line ends hide rows, where the other list's rows are counted."""
+    write_list(tmp_path, "melBin", text)
+    write_list(tmp_path, "melBin", "c.png,0\nd.png,1\n", "test")
+    names = {read_samples(DATASETS["melBin"], tmp_path, split).dataset_name for split in ("train", "test")}
+    assert names == {"melBin[subset 4 of 2750]"}
 
 
 # ---------------------------------------------------------------- classes
@@ -308,6 +318,12 @@ BAD_LISTS = [
     pytest.param("melBin", "image,label\nx.png,0\n", ["row 2: image x.png is not in "], id="header, missing image"),
     pytest.param("melBin", "7,a.png,0\n3,b.png,1\n", ["row 1: expected `image,label`"], id="numbers not in order"),
     pytest.param("melBin", "other/a.png,0\n", ["row 1: image other/a.png is not in "], id="another folder"),
+    pytest.param("melBin", "C:\\x\\a.png,0\n", ["it is a path, expected a file's name"], id="Windows path"),
+    pytest.param("melBin", "ö.png,0\n".encode("mac_roman"), ["save the list in UTF-8"], id="another encoding"),
+    pytest.param("melBin", "image,label\n", ["trainbin.csv is empty"], id="header without rows"),
+    pytest.param("melBin", "a.png,0.0\na.png,0\na.png,1\n", ["row 3: a.png is 1 here and 0.0 in"], id="two labels"),
+    pytest.param("melBin", "a.png,0\nimg/a.png,1\n", ["row 2: a.png is 1 here and 0 in row 1"], id="with its folder"),
+    pytest.param("melBin", "ä.png,0\na\u0308.png,1\n", ["row 2: ä.png is 1 here and 0 in row 1"], id="two forms"),
     pytest.param("xray_multilabel", "", ["row 1: expected the header Cardiomegaly,Emphysema"], id="empty multi-label"),
     pytest.param("xray_multilabel", f"{HEADER}\n", ["MultiLabel_1w.csv is empty"], id="header alone"),
     pytest.param(

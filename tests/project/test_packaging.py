@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 import advmia
+from tests.support.documents import links, named_paths
 from tests.support.running import ROOT
 
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -95,6 +97,24 @@ def test_the_command_runs_from_any_folder(installed: Path, tmp_path: Path) -> No
     )
     assert process.returncode == 0, process.stderr
     assert process.stdout.startswith("usage: advmia where") and "| advmia where" in process.stdout
+
+
+@pytest.mark.slow
+def test_a_source_distribution_holds_what_readme_names(tmp_path: Path) -> None:
+    """Fails if a page that README links to, or a script that it runs, is missing from a source distribution."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for path in (path for path in ROOT.iterdir() if path.is_file()):
+        shutil.copy(path, source)
+    for name in ("advmia", "benchmarks", "docs", "scripts", "tests"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    program = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", program, tmp_path], cwd=source, capture_output=True, timeout=120, check=True)
+    with tarfile.open(tmp_path / f"advmia-{advmia.__version__}.tar.gz") as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {str(path.relative_to(ROOT)) for path, _ in links("README.md")} <= names
+    assert {name.rstrip("/") for name in named_paths("README.md")} <= names
+    assert not any(name.endswith(".pyc") for name in names)
 
 
 def load_yaml(name: str) -> Any:

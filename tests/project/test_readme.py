@@ -1,10 +1,9 @@
-"""Every command that the README shows is run, in its order, at tiny scale."""
+"""Every command that README.md and the pages of docs/ show is run, in their order, at tiny scale."""
 
 from __future__ import annotations
 
 import os
 import re
-import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from advmia.cli.tools import tools_parser
+from tests.support.documents import documented_commands
 from tests.support.downloads import make_chest, make_covid, make_isic, make_mesidor, make_npz
-from tests.support.running import ROOT, run_main
+from tests.support.running import ROOT
 
-TEST = ["--imgSize", "16", "--gpu", "cpu", "--dataRoot", "phantoms"]
+TEST = ["--imgSize", "16", "--gpu", "cpu"]
 TRAIN = [*TEST, "--epoch", "1", "--bs", "8"]
 FEW = ["--limit", "4"]
 ONE_EPS = ["--epsilons", "8"]
@@ -34,63 +33,80 @@ METHODS = ("nat", "pgdat 8", "trades 8", "mart 8", "hat 8")
 SURVEY = ("natural", "pgdat", "trades", "mart", "hat", "multilabel", "segmentation", "evaluate")  # in this order
 NOT_RUN_HERE = {
     "git": "fetches this repository",
+    "curl": "fetches an archive; this machine may have no network",
+    "mkdir": "is followed by curl",
     "scripts/test.sh": "runs this test",
     "scripts/demo.sh": "has a test of its own",
     "scripts/sweep_eps.sh": "is listed below, and run by test_sweeps.py",
     "scripts/reproduce.sh": "is listed below, and by test_sweeps.py",
     **{f"scripts/survey/{name}.sh": "is run by test_survey_scripts.py" for name in SURVEY},
+    "scripts/methods.sh": "has a test of its own",
+    "benchmarks/cpu.sh": "measures for hours; test_benchmarks.py runs its parts",
+    "benchmarks/gpu.sh": "measures on a GPU; test_benchmarks.py runs its parts",
     "torchrun": "is run by test_distributed.py",
     "sbatch": "is run by test_distributed.py, with a replacement for Slurm",
 }
 
 
-def readme_commands() -> list[list[str]]:
-    """Returns the words of each command in the README's code blocks."""
-    blocks = re.findall(r"^```\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
-    return [shlex.split(line) for block in blocks for line in block.splitlines()]
-
-
 def make_downloads(folder: Path) -> None:
-    """Makes tiny downloads of all data sets, under the names that the README uses."""
+    """Makes tiny downloads of all data sets, under the names that the documents use."""
     make_mesidor(folder / "messidor", {f"2005102{n}_0000_0100_PP": n % 4 for n in range(10)})
     make_isic(folder / "isic2017")
     labels = ["No Finding", "Hernia", "Mass|Edema"]
     make_chest(folder / "chestxray14", [(f"{n:08d}_000.png", labels[n % 3], n) for n in range(1, 13)])
     classes = ("COVID", "Lung_Opacity", "Normal", "Viral Pneumonia")
     make_covid(folder / "covid", [f"{name}-{n}" for name in classes for n in range(1, 5)])
-    make_npz(
-        folder / "retinamnist_224.npz", {part: [[n % 5] for n in range(5)] for part in ("train", "val", "test")}, 224
-    )
+    parts = ("train", "val", "test")
+    make_npz(folder / "retinamnist_224.npz", {part: [[n % 5] for n in range(5)] for part in parts}, 224)
+    make_npz(folder / "pneumoniamnist.npz", {part: [[n % 2] for n in range(8)] for part in parts}, colour=False)
     arrays: dict[str, Any] = {}
-    for part in ("train", "val", "test"):
+    for part in parts:
         arrays[f"{part}_images"] = np.zeros((1, 256, 256, 3), np.uint8)
         arrays[f"{part}_label"] = np.eye(256, dtype=np.uint8)[None]
     np.savez(folder / "isic2018_256.npz", **arrays)
 
 
+def tiny(words: list[str]) -> list[str]:
+    """Returns the arguments of `python` for a documented command, made tiny; its data are phantoms if it names none."""
+    program = words[2:] if words[1] == "-m" else words[1:]
+    extra = SHRINK.get(program[0], SHRINK.get(program[1], []) if len(program) > 1 else [])
+    if program[0].endswith(".py") and "--dataRoot" not in words:
+        extra = [*extra, "--dataRoot", "phantoms"]
+    if "--valFraction" in words:
+        extra = [*extra, "--valFraction", "0.5"]  # a tenth of so few images would not have one of each class
+    return ["-m", *program, *extra] if words[1] == "-m" else [str(ROOT / program[0]), *program[1:], *extra]
+
+
 @pytest.mark.slow
-def test_every_readme_command(tmp_path: Path, warm_interpreter: Path) -> None:
-    """Fails if the README names a flag, file or checkpoint that does not exist."""
+def test_every_documented_command(tmp_path: Path, warm_interpreter: Path) -> None:
+    """Fails if README or a page of docs/ names a flag, file or checkpoint that does not exist."""
     (tmp_path / "downloads").mkdir()
     make_downloads(tmp_path / "downloads")
-    commands = readme_commands()
-    assert len(commands) > 20
+    commands = documented_commands()
+    assert len(commands) > 40
     for words in sorted(commands, key=lambda words: "phantoms" not in words):  # phantoms first: the data of the others
+        text = ""
+        if words[0] == "echo":
+            text, words = words[1], words[words.index("|") + 1 :]
         if words[0] in NOT_RUN_HERE:
             continue
         assert words[0] == "python", words
-        program = words[2:] if words[1] == "-m" else words[1:]
-        extra = SHRINK.get(program[0], SHRINK.get(program[1], []))
-        script = ["-m", *program] if words[1] == "-m" else [str(ROOT / program[0]), *program[1:]]
-        command = [str(warm_interpreter), *script, *extra]
-        process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
+        process = subprocess.run(
+            [str(warm_interpreter), *tiny(words)],
+            cwd=tmp_path,
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
         assert process.returncode == 0, (words, process.stderr)
     assert (tmp_path / "tables" / "tables.md").exists() and (tmp_path / "tables" / "tables.tex").exists()
 
 
 def test_all_survey_scripts_are_shown() -> None:
-    """Fails if a script of the survey is missing from the README, or comes before a script whose networks it needs."""
-    scripts = [words[0] for words in readme_commands() if words[0].startswith("scripts/survey/")]
+    """Fails if a script of the survey is missing from docs/, or comes before a script whose networks it needs."""
+    scripts = [words[0] for words in documented_commands() if words[0].startswith("scripts/survey/")]
     assert scripts == [f"scripts/survey/{name}.sh" for name in SURVEY]
     existing = {path.stem for path in (ROOT / "scripts" / "survey").glob("*.sh")} - {"settings"}
     assert existing == set(SURVEY)
@@ -98,8 +114,8 @@ def test_all_survey_scripts_are_shown() -> None:
 
 @pytest.mark.slow
 def test_sweeps_are_listed(warm_interpreter: Path) -> None:
-    """Fails if the README's sweeps have a flag that no command takes."""
-    sweeps = [words for words in readme_commands() if words[0] in ("scripts/sweep_eps.sh", "scripts/reproduce.sh")]
+    """Fails if the documented sweeps have a flag that no command takes."""
+    sweeps = [words for words in documented_commands() if words[0] in ("scripts/sweep_eps.sh", "scripts/reproduce.sh")]
     assert len(sweeps) == 2
     for words in sweeps:
         command = [*words, "--dryRun", "--dataRoot", "nowhere"]
@@ -119,28 +135,3 @@ def test_script(script: str, methods: tuple[str, ...], tmp_path: Path, warm_inte
     assert process.returncode == 0, process.stderr
     assert all(re.search(rf"^\| {method} +\| 8 ", process.stdout, re.M) for method in methods)
     assert (tmp_path / "out" / "melBin[phantom]__mv2.png").exists()
-
-
-def test_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Fails if the help of a script has no example of its use."""
-    for script in (
-        "trainCls.py",
-        "trainChex.py",
-        "trainSeg.py",
-        "testCls.py",
-        "testChex.py",
-        "testSeg.py",
-        "gradVisual.py",
-    ):
-        assert run_main(monkeypatch, [script, "--help"]) == 0
-        assert f"example: python {script}" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("tool", ["prepare", "phantoms", "tables", "where"])
-def test_help_of_tools(tool: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    """Fails if a tool's help has no example or one that its parser refuses, or shows a default as a Python value."""
-    assert run_main(monkeypatch, ["advmia", tool, "--help"]) == 0
-    text = capsys.readouterr().out
-    (example,) = re.findall(rf"^example: .*(advmia {tool}.*)$", text, re.M)
-    tools_parser("advmia").parse_args(shlex.split(example)[1:])
-    assert not re.search(r"default: (True|False|\[)", text)

@@ -18,6 +18,7 @@ from advmia.data.prepare import archives, chestxray14, covid19radiography, isic2
 from advmia.data.prepare.completeness import check_complete, unchecked_lines
 from advmia.data.prepare.contents import Content, Pixels, missing_files, write_files
 from advmia.data.prepare.lists import ImageList, derived_lists, describe_lists
+from advmia.data.prepare.mask_forms import describe_forms
 from advmia.data.prepare.meta import published_lists
 from advmia.data.prepare.patients import with_patients
 from advmia.data.prepare.records import Collection
@@ -86,12 +87,14 @@ def prepare_dataset(dataset: str, source: Path, data_root: Path, **options: Unpa
         files = _files(folder, lists)
         _remove_leftovers(folder, lists)
         missing = missing_files(files)
+        mask_forms = describe_forms(files, missing, str(source))
         write_files(missing, link=link)
         _write_markers(folder, {image_list.name: facts | _facts(collection, image_list, split) for image_list in lists})
         for image_list in new_lists:
             write_text(folder / image_list.name, image_list.text())
     lines = [f"{dataset} -> {folder}", f"split {split}, {remarks[0]}", *remarks[1:], *lacking, *collection.notes]
-    lines += [*_unlisted(collection, lists), *describe_lists(collection, lists, split), *unchecked_lines(collection)]
+    lines += [*mask_forms, *_unlisted(collection, lists), *describe_lists(collection, lists, split)]
+    lines += unchecked_lines(collection)
     return [*lines, _written(files, missing, len(new_lists), link)]
 
 

@@ -192,7 +192,7 @@ def _collect(source: Path, archives: dict[str, Archive], labels_key: str) -> Col
     if difference:
         notes.append(
             f"warning: {source.name} is not the published archive ({difference}): results say [{label}]; fetch it again"
-            " from the address in README, or keep it if you have altered it yourself"
+            " from the address in docs/data.md, or keep it if you have altered it yourself"
         )
     return Collection(
         folder=archive.folder,

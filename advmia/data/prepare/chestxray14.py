@@ -34,6 +34,7 @@ OFFICIAL_LISTS = {  # some copies of the download have the training part in two 
 BOTH_PARTS = "both"  # the part of an image that a training list and the test list name
 OFFICIAL_ROWS = {"xrayBin": (86_524, 25_596)}
 _NAME = r"\d{8}_\d{3}\.png"
+_NO_PATIENT = ("", "nan", "none", "null", "n/a", "na", "-", "?")  # what programs write into an empty cell
 
 
 def _sized(spec: DatasetSpec, division: Division) -> Division:
@@ -110,8 +111,9 @@ def collect(source: Path) -> Collection:
             absent.append(name)
             continue
         entries = {"xrayBin": str(int(not findings)), "xray_multilabel": _bits(findings)}
-        unknown += not patient
-        group = _patient_number(patient) or _patient_number(key[:8])
+        is_unknown = patient.casefold() in _NO_PATIENT
+        unknown += is_unknown
+        group = _patient_number(key[:8] if is_unknown else patient)
         records.append(Record(key, Original(images[key]), entries, part=parts.get(key, ""), group=group))
     require(records, f"images that {table.name} names", source, files)
     if unknown:

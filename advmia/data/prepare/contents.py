@@ -80,6 +80,7 @@ class Pixels:
     """An image that the download holds in another form; it is written as PNG, without loss."""
 
     compute: Callable[[], np.ndarray]  # returns uint8 (H, W) or (H, W, 3)
+    form: Callable[[], str] | None = None  # of a converted mask: returns how the download's file marks the foreground
 
     def same_as(self, existing: Path) -> bool:
         """Returns whether `existing` has the same pixels; the bytes of a PNG depend on the version of its library."""

@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from advmia.data.masks import read_mask
+from advmia.data.masks import MaskEncoding, read_mask
 from advmia.data.prepare.contents import Original, Pixels, open_image
 from advmia.data.prepare.records import Collection, Division, Record, Rule, hash_split
-from advmia.data.prepare.sources import check_same, packed_files, require, skipped, walk
+from advmia.data.prepare.sources import check_same, kinds_of, packed_files, require, skipped, walk
 from advmia.data.specs import DatasetSpec
 from advmia.errors import UserError
 
-# Each class with the spellings of its name that copies of the download have.
+# Each class with the spellings of its name that copies of the download have. In COVID-191 the 19 begins the number.
 CLASSES = {
-    "COVID": r"covid(?:[ _-]?19)?",
+    "COVID": r"covid(?:[ _-]?19(?=[ _(-]))?",
     "Lung_Opacity": r"lung[ _-]?opacity",
     "Normal": r"normal",
     "Viral Pneumonia": r"viral[ _-]?pneumonia",
@@ -68,8 +68,8 @@ def collect(source: Path) -> Collection:
     notes = _respelled(images)
     notes += skipped([images[key].name for key in images if key not in masks], "images without a mask")
     notes += skipped([masks[key].name for key in masks if key not in images], "masks without an image")
-    notes += skipped([str(path.relative_to(source)) for path in odd_images], "images whose name is of no class")
-    notes += skipped([str(path.relative_to(source)) for path in odd_masks], "masks whose name is of no class")
+    notes += skipped([str(path.relative_to(source)) for path in odd_images], "images of no class by name, or no PNG")
+    notes += skipped([str(path.relative_to(source)) for path in odd_masks], "masks of no class by name")
     present = {kind for kind, _ in paired}
     return Collection(
         folder="covidSeg",
@@ -78,6 +78,7 @@ def collect(source: Path) -> Collection:
         meanings={"xray": "lung masks"},
         notes=[*notes, "masks are converted: one channel, 0 and 255, nearest-neighbour resize to the image's size"],
         missing=tuple(f"the class {kind}" for kind in CLASSES if kind not in present),
+        unread=kinds_of(odd_images + odd_masks),
         packed=tuple(path.name for path in packed_files(files)) if len(present) < len(CLASSES) else (),
         test_fraction=TEST_FRACTION,
     )
@@ -132,18 +133,22 @@ def _official_name(key: Key) -> str:
 
 def _record(key: Key, image: Path, mask: Path) -> Record:
     name = _official_name(key)
-    return Record(
-        name, Original(image), {"xray": name}, Pixels(functools.partial(binary_mask, mask, image)), kind=key[0]
-    )
+    converted = Pixels(functools.partial(binary_mask, mask, image), form=lambda: str(_read_mask(mask)[1]))
+    return Record(name, Original(image), {"xray": name}, converted, kind=key[0])
 
 
 def binary_mask(mask: Path, image: Path) -> np.ndarray:
     """Returns a mask at its image's size: uint8 (H, W), 255 where `read_mask` finds foreground, else 0."""
+    foreground = _read_mask(mask)[0] * np.uint8(255)
+    return np.asarray(Image.fromarray(foreground).resize(open_image(image).size, Image.Resampling.NEAREST))
+
+
+def _read_mask(path: Path) -> tuple[np.ndarray, MaskEncoding]:
+    """Returns what `read_mask` returns. Raises `UserError` for a mask that cannot be read."""
     try:
-        foreground = read_mask(mask)[0] * np.uint8(255)
-    except UserError:
-        raise
+        return read_mask(path)
     except Exception as error:  # Pillow raises a dozen kinds of exceptions for damaged files
         reason = str(error).partition(": --")[0]  # without a flag that `prepare` has not
-        raise UserError(f"{mask} is not a readable mask ({reason}): download or unpack it again") from error
-    return np.asarray(Image.fromarray(foreground).resize(open_image(image).size, Image.Resampling.NEAREST))
+        raise UserError(
+            f"{path} is not a readable mask ({reason}): unpack it again, or convert it to 0 and 255"
+        ) from error

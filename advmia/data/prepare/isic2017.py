@@ -12,6 +12,7 @@ from advmia.data.prepare.sources import (
     columns,
     file_key,
     index,
+    kinds_of,
     packed_files,
     plain_name,
     read_rows,
@@ -25,6 +26,7 @@ from advmia.errors import UserError
 # In this order, because the published test list has the test part first, then the validation part.
 PARTS = {"Training": "train", "Test": "test", "Validation": "validation"}
 TEST_FRACTION = 750 / 2750  # in the published lists
+_IGNORED = re.compile(r"_(superpixels\.png|metadata\.csv)$", re.IGNORECASE)
 DIAGNOSES = ("nevus or other", "melanoma", "seborrheic keratosis")
 
 
@@ -47,7 +49,7 @@ RULES = {
         "derived: train is the training part, test is the test part alone; the validation part is left out (the"
         " published lists append it to test)",
         rows=dict.fromkeys(("melMulti", "melBin", "mel"), (2000, 600)),
-        unneeded=("the Validation part",),
+        unneeded=("the Validation part", "the masks of the Validation part"),
     ),
 }
 
@@ -70,6 +72,8 @@ def collect(source: Path) -> Collection:
             notes += remarks
         if not diagnoses:
             missing.append(f"the {title} part")
+        elif not any(f"{file_key(image)}_segmentation.png" in masks for image, _ in diagnoses):
+            missing.append(f"the masks of the {title} part")
         for image, diagnosis in diagnoses:
             key = next((key for key in (f"{file_key(image)}.jpg", f"{file_key(image)}.jpeg") if key in images), None)
             if key is None:
@@ -79,9 +83,11 @@ def collect(source: Path) -> Collection:
             mask = masks.get(f"{file_key(image)}_segmentation.png")
             records.append(_record(image, images[key], mask, diagnosis, part))
     require(records, "images that the label files name", source, files)
+    read = {*tables, *images, *masks}
     notes += skipped(absent, "labelled images that are not in the download")
     notes += skipped(sorted(set(images) - used), "images without a row in a Part3_GroundTruth.csv")
-    notes += skipped([r.name for r in records if r.mask is None], "images without a mask, in the Seg lists only")
+    without_mask = [record.name for record in records if record.mask is None]
+    notes += skipped(without_mask, "images without a mask, in the Seg lists only")
     return Collection(
         folder="mel2017",
         records=records,
@@ -93,7 +99,8 @@ def collect(source: Path) -> Collection:
         },
         notes=notes,
         missing=tuple(missing),
-        packed=tuple(path.name for path in packed_files(files)) if absent else (),
+        unread=kinds_of(path for path in files if file_key(path.name) not in read and not _IGNORED.search(path.name)),
+        packed=tuple(path.name for path in packed_files(files)) if absent or without_mask else (),
         classes={"melMulti": len(DIAGNOSES)},
         test_fraction=TEST_FRACTION,
     )

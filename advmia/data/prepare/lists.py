@@ -80,6 +80,8 @@ def describe_lists(collection: Collection, lists: list[ImageList], split: str) -
                 lines += _leakage_between_tasks(train, test)
     for name in collection.meanings:
         sides = {image_list.split for image_list in lists if image_list.spec.name == name}
+        if not sides and lists[0].origin == "derived":
+            lines.append(f"warning: no image is in the lists of {name}, which are not written")
         if len(sides) == 1:
             absent = "test" if "train" in sides else "train"
             lines.append(f"warning: no image is in the {absent} list of {name}, which is not written")

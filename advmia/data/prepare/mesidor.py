@@ -12,13 +12,15 @@ from advmia.data.prepare.sources import (
     check_same,
     columns,
     file_key,
+    kinds_of,
+    other_unicode,
     packed_files,
     plain_name,
     require,
     skipped,
     walk,
 )
-from advmia.data.prepare.spreadsheets import find_table
+from advmia.data.prepare.spreadsheets import find_tables
 from advmia.errors import UserError
 
 TEST_FRACTION = 240 / 1200  # in the published lists
@@ -95,6 +97,7 @@ def collect(source: Path) -> Collection:
         notes=notes + _errata_note(records),
         groups="duplicate pairs",
         missing=tuple(f"Annotation_Base{base}.xls" for base in BASES if base not in sheets.values()),
+        unread=kinds_of(path for path in others if path not in sheets),
         packed=tuple(path.name for path in packed_files(files)) if absent else (),
         classes=CLASSES,
         test_fraction=TEST_FRACTION,
@@ -121,6 +124,7 @@ def _images(files: list[Path]) -> tuple[dict[str, Path], list[str]]:
         images[stem] = original
         conversions.append(conversion.name)
     notes = skipped(conversions, "images in a second format")
+    notes += other_unicode(path.name for path in images.values())
     converted = [path.name for path in images.values() if not _is_tiff(path)]
     if converted:
         notes.append(
@@ -141,9 +145,9 @@ def _grades(sheets: list[Path]) -> tuple[dict[str, str], list[str]]:
     grades: dict[str, str] = {}
     notes = []
     for path in sheets:
-        rows, remarks = find_table(path, _COLUMNS)
+        tables, remarks = find_tables(path, _COLUMNS)
         notes += remarks
-        for where, (image, text) in columns(path, rows, _COLUMNS):
+        for where, (image, text) in (row for place, rows in tables for row in columns(place, rows, _COLUMNS)):
             name = plain_name(image, where)
             match = _IMAGE.fullmatch(name)
             stem, grade = file_key(match[1] if match else name), _parse_grade(text, where)
@@ -166,14 +170,20 @@ def _parse_grade(text: str, where: str) -> str:
 
 
 def _record(stem: str, path: Path, grade: str) -> Record:
-    """Returns an image's record. Its name is the official one, whatever the download's letter case."""
-    stem = stem.upper() if _OFFICIAL_STEM.fullmatch(stem) else unicodedata.normalize("NFC", path.stem)
+    """Returns an image's record. Its name is the official one, whatever the download's letter case.
+
+    A name that is not official is kept; its `file_key` stands for the official one, so that the split does not depend
+    on its letter case.
+    """
+    kept = unicodedata.normalize("NFC", path.stem)
+    if _OFFICIAL_STEM.fullmatch(stem):
+        kept = stem = stem.upper()
     corrected = {}
     if stem in ERRATA and grade in ERRATA[stem]:
         old, new = ERRATA[stem]
         corrected = _entries(new if grade == old else old)
     official = f"{stem}.tif"
-    name = official if _is_tiff(path) else f"{stem}{path.suffix.lower()}"
+    name = f"{kept}.tif" if _is_tiff(path) else f"{kept}{path.suffix.lower()}"
     return Record(
         name,
         Original(path),

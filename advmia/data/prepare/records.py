@@ -55,6 +55,7 @@ class Collection:
     groups: str = ""  # what `Record.group` names, in the plural
     label: str = ""  # what the images really are, where they are not the layout's own data set
     missing: tuple[str, ...] = ()  # classes, sheets and parts that the official download has and this one has not
+    unread: str = ""  # the kinds of files that were of no use: what is missing may be among them
     packed: tuple[str, ...] = ()  # names of archives below the source, if images are missing that may be in them
     classes: dict[str, int] = field(default_factory=dict)  # by spec name: of the labels, where the spec does not say
     test_fraction: float = 0.0  # of a split by patient, if the user names the patients; 0: not possible

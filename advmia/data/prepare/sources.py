@@ -115,18 +115,19 @@ def read_rows(path: Path) -> tuple[list[Row], list[str]]:
     return table.rows, [f"{path.name}: {remark}" for remark in table.remarks]
 
 
-def columns(path: Path, rows: Sequence[Row], names: Sequence[str]) -> list[tuple[str, list[str]]]:
+def columns(place: Path | str, rows: Sequence[Row], names: Sequence[str]) -> list[tuple[str, list[str]]]:
     """Returns the named columns of a table: ("FILE row N", values in the order of `names`) for each row with text.
 
     The first row is the header. Columns are looked up by name in any letter case, without spaces at the ends, so that
-    additional or damaged columns do not matter. Raises `UserError` for a missing column and a row that is too short.
+    additional or damaged columns do not matter. `place`: the file, for messages. Raises `UserError` for a missing
+    column and a row that is too short.
     """
     number, cells = rows[0] if rows else (1, [])
     header = [heading(name) for name in cells]
     missing = [name for name in names if heading(name) not in header]
     if missing:
         raise UserError(
-            f"{path} row {number}: expected a column {missing[0]!r}, got the columns"
+            f"{place} row {number}: expected a column {missing[0]!r}, got the columns"
             f" {', '.join(name.strip() for name in cells) or '(none)'}; give the official file"
         )
     indices = [header.index(heading(name)) for name in names]
@@ -135,14 +136,20 @@ def columns(path: Path, rows: Sequence[Row], names: Sequence[str]) -> list[tuple
         if not any(cell.strip() for cell in row):
             continue
         if len(row) <= max(indices):
-            raise UserError(f"{path} row {number}: expected {len(header)} columns, got {len(row)}; correct the row")
-        table.append((f"{path} row {number}", [row[index].strip() for index in indices]))
+            raise UserError(f"{place} row {number}: expected {len(header)} columns, got {len(row)}; correct the row")
+        table.append((f"{place} row {number}", [row[index].strip() for index in indices]))
     return table
 
 
 def heading(text: str) -> str:
     """Returns a column's name as it is compared: in one letter case, with single spaces."""
     return " ".join(text.split()).casefold()
+
+
+def other_unicode(names: Iterable[str]) -> list[str]:
+    """Returns a report line about names whose letters are in another Unicode form than lists have, or no line."""
+    odd = [name for name in names if not unicodedata.is_normalized("NFC", name)]
+    return [f"{len(odd)} names have another Unicode form, and get the usual one (e.g. {odd[0]})"] if odd else []
 
 
 def skipped(names: Sequence[str], why: str) -> list[str]:

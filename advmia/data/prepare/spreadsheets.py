@@ -15,27 +15,39 @@ _XLS_BOOLEAN, _XLS_ERROR = 4, 5  # xlrd's types of cells
 _ROWS_ABOVE_HEADER = 20  # titles, empty rows and remarks that may stand above a table
 
 
-def find_table(path: Path, names: Sequence[str]) -> tuple[list[Row], list[str]]:
-    """Returns the rows of the table that has the named columns, its header first, and remarks for the report.
+def find_tables(path: Path, names: Sequence[str]) -> tuple[list[tuple[str, list[Row]]], list[str]]:
+    """Returns the tables that have the named columns, and remarks for the report.
 
-    The table may be in any sheet of the file, with titles above it. Raises `UserError` for a file that cannot be read,
-    and for one without such a table.
+    Of each table, returns its place, for messages, and its rows, the header first. Each sheet of the file may have one,
+    with titles above it. Raises `UserError` for a file that cannot be read, and for one without such a table.
     """
     sheets, kind = _read_sheets(path)
+    tables: list[tuple[str, list[Row]]] = []
+    places = []
+    for number, rows in enumerate(sheets, start=1):
+        start = _header_position(rows, names)
+        if start is not None:
+            tables.append((str(path) if len(sheets) == 1 else f"{path} sheet {number}", rows[start:]))
+            places += [f"a table is in sheet {number}"] if number > 1 else []
+            places += [f"its header is in row {rows[start][0]}"] if rows[start][0] > 1 else []
+    if not tables:
+        first = next((cells for rows in sheets for _, cells in rows if any(cell.strip() for cell in cells)), [])
+        found = ", ".join(cell.strip() for cell in first) or "(none)"
+        raise UserError(
+            f"{path} row 1: expected the columns {' and '.join(map(repr, names))} in one of its sheets, got {found};"
+            " give the official file"
+        )
+    remarks = [f"it is {kind}", *places] if kind else places
+    return tables, [f"{path.name}: {', '.join(remarks)}"] if remarks else []
+
+
+def _header_position(rows: list[Row], names: Sequence[str]) -> int | None:
+    """Returns the index of the row that has the named columns, None if none of the first rows has."""
     wanted = {heading(name) for name in names}
-    for number, rows in enumerate(sheets):
-        for position, (row, cells) in enumerate(rows[:_ROWS_ABOVE_HEADER]):
-            if wanted <= {heading(cell) for cell in cells}:
-                remarks = [f"it is {kind}"] if kind else []
-                remarks += [f"the table is in sheet {number + 1}"] if number else []
-                remarks += [f"its header is in row {row}"] if row > 1 else []
-                return rows[position:], [f"{path.name}: {', '.join(remarks)}"] if remarks else []
-    first = next((cells for rows in sheets for _, cells in rows if any(cell.strip() for cell in cells)), [])
-    found = ", ".join(cell.strip() for cell in first) or "(none)"
-    raise UserError(
-        f"{path} row 1: expected the columns {' and '.join(map(repr, names))} in one of its sheets, got {found};"
-        " give the official file"
-    )
+    for index, (_, cells) in enumerate(rows[:_ROWS_ABOVE_HEADER]):
+        if wanted <= {heading(cell) for cell in cells}:
+            return index
+    return None
 
 
 def _read_sheets(path: Path) -> tuple[list[list[Row]], str]:

@@ -92,7 +92,7 @@ class TestChestXray14:
         with pytest.raises(UserError, match=r"no image of test_list\.txt was found"):
             prepare_dataset("chestxray14", source, tmp_path / "third", split="official")
 
-    @pytest.mark.parametrize(("patient", "encoding"), [("", "utf-8"), ("{}.0", "latin-1")])
+    @pytest.mark.parametrize(("patient", "encoding"), [("", "utf-8"), ("NaN", "utf-8"), ("{}.0", "latin-1")])
     def test_patients_without_their_ids(self, tmp_path: Path, patient: str, encoding: str) -> None:
         """Fails if empty or reformatted Patient IDs change the split by patient, or it is not said."""
         rows = [(f"{n // 3:08d}_{n % 3:03d}.png", "No Finding" if n % 2 else "Mass", n // 3) for n in range(30)]
@@ -105,7 +105,9 @@ class TestChestXray14:
         lines = prepare_dataset("chestxray14", source, tmp_path / "other", split="patient")
         for path in (tmp_path / "data/xray").glob("*.csv"):
             assert (tmp_path / "other/xray" / path.name).read_bytes() == path.read_bytes()
-        assert bool(patient) != any("30 rows have no Patient ID; the first eight digits" in line for line in lines)
+        assert (patient == "{}.0") != any(
+            "30 rows have no Patient ID; the first eight digits" in line for line in lines
+        )
         line_with(lines, "leakage: 0 of 2 patients of testbin.csv")
 
     def test_one_class_and_many_rows(self, tmp_path: Path) -> None:

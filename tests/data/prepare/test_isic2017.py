@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import pytest
+
 from advmia.data.markers import data_label
 from advmia.data.prepare import prepare_dataset
+from advmia.errors import UserError
 from tests.support.downloads import line_with, make_isic, read_list
 
 
@@ -71,3 +74,22 @@ class TestIsic2017:
         assert not (folder / "img" / "ISIC_0000005.jpg").exists()
         line_with(lines, "left out 1 images")
         line_with(lines, "split official", "validation part is left out")
+
+    @pytest.mark.parametrize("part", ["Training", "Validation"])
+    def test_masks_that_vanish(self, tmp_path: Path, part: str) -> None:
+        """Fails if a part without masks passes without a word, or what lies there instead is not named."""
+        source = make_isic(tmp_path / "source")
+        masks = next(source.glob(f"ISIC-2017_{part}_Part1_GroundTruth"))
+        count = len([path.rename(path.with_suffix(".bmp")) for path in list(masks.iterdir())])
+        message = rf"lacks the masks of the {part} part \(not read: {count} \.bmp \(ISIC_.*\.bmp\)\): complete"
+        with pytest.raises(UserError, match=message):
+            prepare_dataset("isic2017", source, tmp_path / "data")
+        lines = prepare_dataset("isic2017", source, tmp_path / "data", partial=True)
+        line_with(lines, f"partial: the download lacks the masks of the {part} part")
+        if part == "Validation":
+            prepare_dataset("isic2017", source, tmp_path / "official", split="official")  # needs no validation part
+        for path in masks.iterdir():
+            path.unlink()
+        masks.with_suffix(".zip").touch()
+        with pytest.raises(UserError, match=rf"and ISIC-2017_{part}_Part1_GroundTruth\.zip in it is not unpacked"):
+            prepare_dataset("isic2017", source, tmp_path / "data")

@@ -48,12 +48,15 @@ FORMS: list[tuple[str, Callable[[Path], None], str]] = [
     (
         "xls",
         lambda path: write_xlsx(path, [["Read me"]], TITLED),
-        "in the form of .xlsx, the table is in sheet 2, its header",
+        "in the form of .xlsx, a table is in sheet 2, its header is in row 3",
     ),
     ("xls", lambda path: write_xls(path, TITLED), "its header is in row 3"),
     ("xls", lambda path: write_html(path, TABLE), "a page in HTML"),
     ("xls", lambda path: write_tabs(path, TABLE), "a text table; it is in UTF-16; its columns are separated by tabs"),
     ("csv", lambda path: write_semicolons(path, TABLE), "separated by semicolons"),
+    ("csv", lambda path: write_semicolons(path, [["Messidor, base 12"], [], *TABLE, ["x", "", 0.0]]), "is in row 3"),
+    ("xlsx", lambda path: write_xlsx(path, TABLE[:1], TITLED), "a table is in sheet 2, its header is in row 3"),
+    ("xlsx", lambda path: write_xlsx(path, [TABLE[0], ["x", "", 0.0]], TABLE), "a table is in sheet 2"),
 ]
 
 
@@ -94,6 +97,16 @@ BAD: list[tuple[str, Callable[[Path], object], str]] = [
         "expected the columns 'Image name' and 'Retinopathy grade' in one of its sheets, got Name, Grade",
     ),
     ("xls", lambda path: path.unlink(missing_ok=True), "lacks Annotation_Base12.xls: complete the download"),
+    (
+        "ods",
+        lambda path: path.touch(),
+        "lacks Annotation_Base12.xls (not read: 1 .ods (Annotation_Base12.ods)): complete",
+    ),
+    (
+        "xlsx",
+        lambda path: write_xlsx(path, TABLE, [*TABLE[:1], [STEM, "", 1.0]]),
+        "Annotation_Base12.xlsx sheet 2 row 2: 20060410_58736_0200_PP has grade 1 here and 2 in another row",
+    ),
 ]
 
 

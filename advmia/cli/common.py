@@ -1,0 +1,150 @@
+"""Flags that several of the seven scripts have, each declared once."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from advmia.attacks import ATTACKS
+from advmia.cli import meanings
+from advmia.cli.formatter import listed, published, with_remark
+from advmia.cli.parser import DeviceNames, grey_level, one_of, whole_number, with_choices
+from advmia.data.specs import DATASETS
+from advmia.runtime.precision import PRECISIONS
+from advmia.tasks import SEGMENTATION, Task
+
+
+def named(text: str, names: Iterable[str], meanings_by_name: dict[str, str]) -> str:
+    """Returns the text of a flag of the published code that takes one of the names, with their meanings."""
+    return listed(published(text), {name: meanings_by_name.get(name, "") for name in names})
+
+
+def add_name(
+    group: argparse._ArgumentGroup, flag: str, names: Iterable[str], text: str, aliases: dict[str, str] | None = None
+) -> None:
+    """Adds a required flag that takes one of the names. `aliases`: {further spelling: name}."""
+    group.add_argument(flag, required=True, type=one_of(names, aliases), metavar="NAME", help=text)
+
+
+def add_model(group: argparse._ArgumentGroup, flag: str, task: Task, text: str) -> None:
+    add_name(group, flag, task.models, named(text, task.models, meanings.MODELS))
+
+
+def add_dataset(group: argparse._ArgumentGroup, task: Task, aliases: dict[str, str] | None = None) -> None:
+    """Adds --dataset, or sets its value if the task has only one data set. `aliases`: {further spelling: name}."""
+    if len(task.datasets) == 1:
+        group.set_defaults(dataset=task.datasets[0])
+        return
+    aliases = {alias: name for name in task.datasets for alias in DATASETS[name].aliases} | (aliases or {})
+    text = named("data set", task.datasets, meanings.DATASETS)
+    add_name(group, "--dataset", task.datasets, text, aliases)
+
+
+def add_other_dataset(group: argparse._ArgumentGroup, action: str) -> None:
+    group.add_argument(
+        "--otherDataset",
+        action="store_true",
+        help=f"{action} trained on another data set, whose classes mean something else (default: that is refused)",
+    )
+
+
+def add_images(group: argparse._ArgumentGroup, task: Task) -> None:
+    """Adds the flags that choose images and change how they are read."""
+    sizes: dict[int, list[str]] = {}
+    for name in task.datasets:
+        sizes.setdefault(DATASETS[name].size, []).append(name)
+    defaults = [f"{size} for {', '.join(names)}" if len(sizes) > 1 else str(size) for size, names in sizes.items()]
+    group.add_argument(
+        "--imgSize",
+        type=whole_number(8, 2**13),
+        metavar="N",
+        help=f"side of the square images in pixels (default: {'; '.join(defaults)})",
+    )
+    group.add_argument(
+        "--limit",
+        type=whole_number(1),
+        metavar="N",
+        help="use only N images of each list, drawn evenly over the classes (default: all)",
+    )
+    if task is SEGMENTATION:
+        group.add_argument(
+            "--foreground",
+            nargs="+",
+            type=whole_number(1, 65535),
+            metavar="N",
+            help="mask values that are foreground, where masks have more than two (default: decided for each file)",
+        )
+
+
+def add_attacks(group: argparse._ArgumentGroup, task: Task, default: list[str]) -> None:
+    group.add_argument(
+        "--attacks",
+        nargs="+",
+        type=one_of(task.attacks),
+        default=default,
+        metavar="NAME",
+        help=listed("attacks", {name: ATTACKS[name].phrase for name in task.attacks}),
+    )
+    group.add_argument(
+        "--epsilons",
+        nargs="+",
+        type=grey_level,
+        default=[1.0, 2.0, 4.0, 8.0],
+        metavar="X",
+        help="sizes of the attacks' perturbations, in grey levels out of 255: 8 or 8/255",
+    )
+
+
+def add_batch_size(group: argparse._ArgumentGroup, default: int) -> None:
+    text = published("batch size, of all devices together")
+    group.add_argument("--bs", type=whole_number(1), default=default, metavar="N", help=text)
+
+
+def add_seed(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--seed", type=whole_number(0, 2**63 - 1), default=0, metavar="N", help="seed of all random numbers"
+    )
+
+
+def add_data_root(group: argparse._ArgumentGroup) -> None:
+    text = "folder of the data sets, which `python -m advmia prepare` or `phantoms` fills"
+    group.add_argument("--dataRoot", type=Path, default=Path("data"), metavar="FOLDER", help=text)
+
+
+def add_machine(parser: argparse.ArgumentParser, several: str = "several share each batch") -> argparse._ArgumentGroup:
+    """Adds the flags that choose devices, and how they compute; returns their group.
+
+    `several`: what the command does with several devices.
+    """
+    group = parser.add_argument_group("machine")
+    group.add_argument(
+        "--gpu",
+        nargs="+",
+        action=DeviceNames,
+        metavar="ID",
+        help=published(
+            f"CUDA device ids, e.g. 0 or 0 1, or cpu; {several}",
+            "default: 0, or cpu where there is no CUDA device",
+        ),
+    )
+    group.add_argument(
+        "--precision",
+        type=one_of(PRECISIONS),
+        metavar="NAME",
+        help=with_remark(with_choices("precision of the networks", PRECISIONS), "default: tf32 on CUDA, fp32 on a CPU"),
+    )
+    group.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the network that attacks run on (torch.compile): slow to start, for long runs",
+    )
+    group.add_argument(
+        "--workers",
+        type=whole_number(1),
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="number of threads that decode images; each image is decoded once",
+    )
+    return group

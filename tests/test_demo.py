@@ -1,0 +1,104 @@
+"""The demo: what it says, what it runs, and what it writes."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from advmia import demo
+from advmia.entry_points import SCRIPTS, output_path
+from advmia.errors import UserError
+from tests.support.running import ROOT, run_main
+
+
+def scores(out: Path, method: str) -> tuple[float, float]:
+    """Returns the clean accuracy and that under PGD at eps 8, in percent, of the network of a method."""
+    (path,) = (out / "results").glob(f"*_{method}_*.json")
+    rows = {(row["attack"], row["eps"]): row["scores"]["accuracy"] for row in json.loads(path.read_text())["rows"]}
+    return 100 * rows["none", 0], 100 * rows["pgd", 8]
+
+
+@pytest.mark.slow
+def test_demo_from_end_to_end(tmp_path: Path, warm_interpreter: Path) -> None:
+    """Fails if a step is not announced, what was found is not what the results say, or a picture is missing.
+
+    Also if a second run repeats a step.
+    """
+    out = tmp_path / "my demo"
+    environment = {"PYTHON": str(warm_interpreter), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
+    command = [str(ROOT / "scripts" / "demo.sh"), "--out", str(out), "--gpu", "cpu"]
+    for run in (1, 2):
+        process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+        assert process.returncode == 0, process.stderr
+        announced = re.findall(r"^\[(\d)/(\d)\] .+ \(about .+\)$", process.stdout, re.M)
+        assert announced == [(str(number), str(demo.STEPS)) for number in range(1, demo.STEPS + 1)]
+        found, table, picture = process.stdout.splitlines()[-3:]
+        for method, phrase in zip(("nat", "pgdat"), found.split(";"), strict=True):
+            assert [int(number) for number in re.findall(r"(\d+) %", phrase)] == [
+                round(score) for score in scores(out, method)
+            ]
+        assert f"{out / 'tables.md'}" in table and f"{out / 'demo.png'}" in picture
+        assert ("epoch 1/" in process.stdout) == (run == 1)
+    pixels = np.asarray(Image.open(out / "demo.png"))
+    assert pixels.shape[0] == demo.PICTURE_HEIGHT
+    thirds = [pixels[:, : pixels.shape[1] // 3], pixels[:, -pixels.shape[1] // 3 :]]
+    assert all(third.std() > 10 for third in thirds)  # curves on the left, a sheet on the right
+    assert (out / "tables.md").is_file()
+
+
+def test_commands_are_those_of_the_scripts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Fails if a command that the demo shows is not the one that it runs, or a script would refuse it."""
+    ran: list[list[str]] = []
+    monkeypatch.setattr(demo, "run_words", ran.append)
+    monkeypatch.setattr(demo, "output_path", lambda words: Path("weights"))
+    shown: list[str] = []
+    monkeypatch.setattr("builtins.print", lambda *text, **_: shown.append(" ".join(map(str, text))))
+    monkeypatch.setattr(demo, "findings", lambda out: [])
+    monkeypatch.setattr(demo, "save_side_by_side", lambda pictures, path: None)
+    (tmp_path / "melBin[phantom]__mv2.png").touch()
+    demo.run_demo(tmp_path, ["0"], seed=3)
+    typed = [shlex.split(line.removeprefix("$ python ").removeprefix("-m ")) for line in shown if line.startswith("$")]
+    assert typed == ran
+    for words in ran:
+        if words[0] in SCRIPTS:
+            args = SCRIPTS[words[0]].parse(words)
+            assert (args.seed, args.gpu) == (3, ["0"])
+
+
+def test_guide_learns_the_machine_s_pace(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Fails if estimates do not follow how long the steps before took."""
+    clock = iter((0.0, 30.0, 40.0, 41.0))
+    monkeypatch.setattr(demo.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(demo, "run_words", lambda words: None)
+    guide = demo.Guide(2)
+    guide.run("first", 10, ["trainCls.py"])
+    guide.run("second", 45, ["advmia", "tables"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line]
+    assert lines == [
+        "[1/2] first (about 10 s)",
+        "$ python trainCls.py",
+        "[2/2] second (about 2 min 20 s)",  # 45 s at three times the seconds: 135 s
+        "$ python -m advmia tables",
+    ]
+
+
+def test_several_devices_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Fails if the demo starts on one of several devices without a word."""
+    assert run_main(monkeypatch, ["advmia", "demo", "--gpu", "0", "1", "--out", tmp_path / "demo"]) == 2
+    assert "the demo uses one device" in capsys.readouterr().err
+    assert not (tmp_path / "demo").exists()
+
+
+def test_output_of_a_command_without_one() -> None:
+    """Fails if a script that writes many files is said to write one."""
+    with pytest.raises(UserError, match=r"expected a command of trainCls\.py"):
+        output_path(["gradVisual.py"])

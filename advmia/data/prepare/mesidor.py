@@ -13,6 +13,7 @@ from advmia.data.prepare.sources import (
     columns,
     file_key,
     kinds_of,
+    other_unicode,
     packed_files,
     plain_name,
     require,
@@ -123,6 +124,7 @@ def _images(files: list[Path]) -> tuple[dict[str, Path], list[str]]:
         images[stem] = original
         conversions.append(conversion.name)
     notes = skipped(conversions, "images in a second format")
+    notes += other_unicode(path.name for path in images.values())
     converted = [path.name for path in images.values() if not _is_tiff(path)]
     if converted:
         notes.append(
@@ -168,14 +170,20 @@ def _parse_grade(text: str, where: str) -> str:
 
 
 def _record(stem: str, path: Path, grade: str) -> Record:
-    """Returns an image's record. Its name is the official one, whatever the download's letter case."""
-    stem = stem.upper() if _OFFICIAL_STEM.fullmatch(stem) else unicodedata.normalize("NFC", path.stem)
+    """Returns an image's record. Its name is the official one, whatever the download's letter case.
+
+    A name that is not official is kept; its `file_key` stands for the official one, so that the split does not depend
+    on its letter case.
+    """
+    kept = unicodedata.normalize("NFC", path.stem)
+    if _OFFICIAL_STEM.fullmatch(stem):
+        kept = stem = stem.upper()
     corrected = {}
     if stem in ERRATA and grade in ERRATA[stem]:
         old, new = ERRATA[stem]
         corrected = _entries(new if grade == old else old)
     official = f"{stem}.tif"
-    name = official if _is_tiff(path) else f"{stem}{path.suffix.lower()}"
+    name = f"{kept}.tif" if _is_tiff(path) else f"{kept}{path.suffix.lower()}"
     return Record(
         name,
         Original(path),

@@ -10,7 +10,7 @@ from typing import get_args
 from advmia.data.list_rows import ListedSample, read_list
 from advmia.data.prepare.lists import ImageList, list_name
 from advmia.data.prepare.records import Collection, Record
-from advmia.data.prepare.sources import NAMED, file_key, plain_name
+from advmia.data.prepare.sources import NAMED, file_key, other_unicode, plain_name
 from advmia.data.specs import DATASETS, DatasetSpec, Split
 from advmia.errors import UserError
 
@@ -138,16 +138,20 @@ def _read_list(path: Path, spec: DatasetSpec, classes: int | None) -> tuple[list
     samples, remarks = read_list(spec, path)
     rows: list[tuple[str, str]] = []
     first_of: dict[str, ListedSample] = {}
+    in_folder = decimals = 0
     for sample in samples:
         where, entry = f"{path} row {sample.row}", sample.entry
         if not re.fullmatch(pattern, entry):
             raise UserError(
                 f"{where}: expected an image's file name and {form}, got '{sample.image},{entry}'; correct the row"
             )
-        image = plain_name(_without_folder(sample.image, spec.folder, spec.image_folder), where)
+        plain = _without_folder(sample.image, spec.folder, spec.image_folder)
+        in_folder += plain != sample.image
+        image = plain_name(plain, where)
         if spec.mask_folder:
             entry = plain_name(_without_folder(entry, spec.folder, spec.mask_folder), where)
         elif spec.task == "single-label":
+            decimals += not entry.isdecimal()
             entry = str(int(re.split("[.,]", entry)[0]))
             if classes is not None and int(entry) >= classes:
                 raise UserError(
@@ -158,7 +162,9 @@ def _read_list(path: Path, spec: DatasetSpec, classes: int | None) -> tuple[list
         if first.entry != entry and not spec.mask_folder:
             raise UserError(f"{where}: {image} is {entry} here and {first.entry} in row {first.row}; keep one of them")
         rows.append((image, entry))
-    return rows, list(remarks)
+    notes = [f"{in_folder} image names have their folder before them"] if in_folder else []
+    notes += [f"{decimals} labels are written with a decimal point"] if decimals else []
+    return rows, [*remarks, *notes, *other_unicode(sample.image for sample in samples)]
 
 
 def _without_folder(name: str, *folders: str) -> str:

@@ -146,6 +146,12 @@ def heading(text: str) -> str:
     return " ".join(text.split()).casefold()
 
 
+def other_unicode(names: Iterable[str]) -> list[str]:
+    """Returns a report line about names whose letters are in another Unicode form than lists have, or no line."""
+    odd = [name for name in names if not unicodedata.is_normalized("NFC", name)]
+    return [f"{len(odd)} names have another Unicode form, and get the usual one (e.g. {odd[0]})"] if odd else []
+
+
 def skipped(names: Sequence[str], why: str) -> list[str]:
     """Returns a report line about files that were left out, naming the first three, or no line if there are none."""
     if not names:

@@ -112,6 +112,8 @@ class TestMeta:
         assert (folder / "train.csv").read_text() == "ISIC_0000001.jpg,0\nISIC_0000002.jpg,1\nISIC_0000004.jpg,2\n"
         assert read_list(folder / "trainSeg.csv") == [("ISIC_0000001.jpg", "ISIC_0000001_segmentation.png")]
         line_with(lines, "train.csv: its header image,label is left out")
+        line_with(lines, "train.csv: 3 image names have their folder before them")
+        line_with(lines, "train.csv: 1 labels are written with a decimal point")
         line_with(lines, "warning: no image is in the test list of melMulti")
 
 

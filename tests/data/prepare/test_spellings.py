@@ -48,6 +48,18 @@ def test_messidor_whatever_its_extension(tmp_path: Path) -> None:
     assert all(split == splits[".tif"] for split in splits.values())
 
 
+def test_names_that_are_not_official_ones(tmp_path: Path) -> None:
+    """Fails if the split of images that a copy has renamed depends on the letter case, or their names are changed."""
+    splits: list[list[list[str]]] = []
+    for respell in (str.upper, str.lower, str.title):
+        source = make_mesidor(tmp_path / f"source-{len(splits)}", {respell(f"left eye {n}"): 1.0 for n in range(10)})
+        prepare_dataset("mesidor", source, tmp_path / f"data-{len(splits)}")
+        rows = [read_list(tmp_path / f"data-{len(splits)}/mesidor/{side}.csv") for side in ("train", "test")]
+        assert {name for its in rows for name, _ in its} == {f"{respell(f'left eye {n}')}.tif" for n in range(10)}
+        splits.append([[name.lower() for name, _ in its] for its in rows])
+    assert splits[0] == splits[1] == splits[2]
+
+
 def test_a_conversion_beside_its_original(tmp_path: Path) -> None:
     """Fails if an image in two formats counts twice, or the conversion is taken."""
     source = make_mesidor(tmp_path / "source", GRADES)
@@ -124,13 +136,14 @@ def test_covid_without_masks_or_classes(tmp_path: Path) -> None:
 
 
 def test_unicode_forms(tmp_path: Path) -> None:
-    """Fails if a name in NFC in the labels is not found where the disk has it in NFD."""
+    """Fails if a name in NFC in the labels is not found where the disk has it in NFD, or nothing is said."""
     name = "image_é"
     source = make_mesidor(tmp_path / "source", {"plain": 1.0})
     (source / "Annotation_Base13.csv").write_text(f"Image name,Retinopathy grade\n{name}.tif,2\n", encoding="utf-8")
     path = next(source.rglob("plain.tif"))
     path.with_name(unicodedata.normalize("NFD", f"{name}.tif")).write_bytes(path.read_bytes())
-    prepare_dataset("mesidor", source, tmp_path / "data")
+    lines = prepare_dataset("mesidor", source, tmp_path / "data")
+    line_with(lines, "1 names have another Unicode form")
     folder = tmp_path / "data/mesidor"
     rows = dict(read_list(folder / "train.csv") + read_list(folder / "test.csv"))
     assert rows == {"plain.tif": "1", unicodedata.normalize("NFC", f"{name}.tif"): "2"}

@@ -67,6 +67,12 @@ def test_a_conversion_beside_its_original(tmp_path: Path) -> None:
     Image.open(first).save(first.with_suffix(".png"))
     lines = prepare_dataset("mesidor", source, tmp_path / "data")
     line_with(lines, "skipped 1: images in a second format", f"{first.stem}.png")
+    other = first.with_suffix(".tiff")  # the same format in another spelling
+    other.write_bytes(first.read_bytes())
+    assert "everything is in place" in prepare_dataset("mesidor", source, tmp_path / "data")[-1]
+    other.write_bytes(first.read_bytes() + b"more")
+    with pytest.raises(UserError, match="have one name but differ"):
+        prepare_dataset("mesidor", source, tmp_path / "data")
     rows = read_list(tmp_path / "data/mesidor/train.csv") + read_list(tmp_path / "data/mesidor/test.csv")
     assert len(rows) == 10 and all(name.endswith(".tif") for name, _ in rows)
 

@@ -171,3 +171,9 @@ def test_jpegs_that_are_used_are_not_left_out(tmp_path: Path) -> None:
     lines = prepare_dataset("isic2017", source, tmp_path / "data")
     assert "(e.g. isic_0000099.jpg)" in line_with(lines, "skipped 1: images without a row")
     assert read_list(tmp_path / "data/mel2017/train.csv")[0] == ("ISIC_0000001.jpg", "0")
+    image.write_bytes(image.with_suffix(".jpeg").read_bytes())  # the same image twice, under both extensions
+    lines = prepare_dataset("isic2017", source, tmp_path / "data")
+    assert "(e.g. isic_0000099.jpg)" in line_with(lines, "skipped 1: images without a row")
+    image.write_bytes(b"another image")
+    with pytest.raises(UserError, match="have one name but differ"):
+        prepare_dataset("isic2017", source, tmp_path / "data")

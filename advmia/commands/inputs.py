@@ -57,7 +57,7 @@ class Inputs:
         Raises `UserError` for masks without any foreground, and for masks that contradict each other.
         """
         samples = samples.subset(self.args.limit)
-        for remark in samples.remarks:
+        for remark in [*samples.remarks, *([f"{samples.share} published images"] if samples.share else [])]:
             say(f"{samples.path}: {remark}")
         counts = samples.class_counts()
         if self.args.limit is not None and counts:

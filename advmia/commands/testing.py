@@ -21,7 +21,7 @@ from advmia.attacks import ATTACKS
 from advmia.attacks.common import EvaluationAttack
 from advmia.attacks.inference import compile_copies, fitting_batch
 from advmia.budgets import Budget
-from advmia.checkpoints.best import read_record_of
+from advmia.checkpoints.best import read_training_of
 from advmia.checkpoints.weights import LoadedModel, load_model
 from advmia.commands.inputs import Inputs, check_scorable, choose_spec, lock_outputs
 from advmia.data.loading import EvaluationLoader, ImageData
@@ -51,7 +51,7 @@ def test(task: Task, args: argparse.Namespace) -> None:
     samples = read_samples(inputs.spec, args.dataRoot, "test", classes=target.classes)
     data = inputs.load_images(samples)
     check_scorable(data)
-    check = check_training({name.removesuffix("_training"): known for name, known in trainings.items()}, data)
+    check = check_training(trainings, data)
     if check.verdict == "warning":
         say(f"warning: {check.reason}")
     with lock_outputs(_stem(args, inputs.spec, is_transfer=source is not target)):
@@ -166,7 +166,7 @@ def _load_networks(inputs: Inputs) -> tuple[LoadedModel, LoadedModel]:
 
 
 def _read_trainings(inputs: Inputs, target: LoadedModel, source: LoadedModel) -> dict[str, Any]:
-    """Returns the settings of the networks' trainings, None where they are not recorded, by their names in results.
+    """Returns what the networks' records say of their trainings: settings and warnings, as `check_training` takes them.
 
     Raises `UserError` if a network was trained on another data set, unless --otherDataset says that this is meant.
     """
@@ -174,11 +174,14 @@ def _read_trainings(inputs: Inputs, target: LoadedModel, source: LoadedModel) ->
     used = {"target_training": (args.targetWeight, target)}
     if source is not target:
         used["source_training"] = (_source(args)[1], source)
-    trainings = {}
+    trainings: dict[str, Any] = {}
+    warnings = {}
     for name, (path, network) in used.items():
-        trainings[name] = (read_record_of(path, network.sha256) or {}).get("settings")
+        trainings[name], said = read_training_of(path, network.sha256)
         check_dataset(path, trainings[name], inputs.spec, is_meant=getattr(args, "otherDataset", False))
-    return trainings
+        if said:
+            warnings[name.removesuffix("_training")] = said
+    return trainings | ({"training_warnings": warnings} if warnings else {})
 
 
 def _loader(inputs: Inputs, data: ImageData, network: nn.Module) -> EvaluationLoader:

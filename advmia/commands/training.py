@@ -59,7 +59,7 @@ def train(task: Task, args: argparse.Namespace) -> None:
     train_list, test_list = inputs.read_lists()
     helper = load_helper(inputs, train_list.classes)
     train_data, test_data = inputs.load_images(train_list), inputs.load_images(test_list)
-    remarks = compare_helper(args, helper, train_data)
+    warnings = compare_helper(args, helper, train_data)
     settings = replace(
         _settings(args, inputs.spec, train_list.classes, inputs.precision),
         helper_sha256=helper.sha256 if helper else None,
@@ -86,7 +86,7 @@ def train(task: Task, args: argparse.Namespace) -> None:
         check_scorable(test_data)
         rate = base_rate(task, test_data)
         validation = Validation(task, model, inputs.evaluation_loader(test_data), settings, rate)
-        _run(task, args, settings, training, validation, remarks)
+        _run(task, args, settings, training, validation, warnings)
 
 
 def _run(
@@ -95,16 +95,17 @@ def _run(
     settings: TrainingSettings,
     training: Training,
     validation: Validation,
-    remarks: list[str],
+    warnings: list[str],
 ) -> None:
-    """Trains from the beginning or from the saved state, and keeps the best epoch. `remarks`: for its record."""
+    """Trains from the beginning or from the saved state, and keeps the best epoch. `warnings`: for its record."""
     checkpoint = args.saveDir / task.checkpoint_name(settings)
     chosen_on = f"held-out {args.valFraction:g} of the training list" if args.valFraction else "test list"
     say(f"training {checkpoint}; the epoch is chosen by {validation.score_name} on the {chosen_on}")
     facts = {
         "selection": {"score": validation.score_name, "chosen_on": chosen_on},
         "versions": machine.versions(training.loader.device),
-        **({"warnings": remarks} if remarks else {}),
+        "trained_on": training.loader.data.samples.dataset_name,
+        **({"warnings": warnings} if warnings else {}),
     }
     selection = Selection(task.selection, validation.images)
     best, position = BestCheckpoint(checkpoint, settings, facts, training.model, selection.is_better), Position()

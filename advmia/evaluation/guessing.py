@@ -84,7 +84,7 @@ def _of_findings(data: ImageData) -> BaseRate:
 
     def constant_answer(logits: Tensor) -> str:
         same = bool((logits.amax(dim=0) - logits.amin(dim=0) < TOLERANCE).all())
-        return f"has the same outputs for all {len(logits)} images" if same else ""
+        return f"has outputs that differ by less than {TOLERANCE} for all {len(logits)} images" if same else ""
 
     return BaseRate(MULTI_LABEL.selection, 0.5, "chance", max(SLACK, 2 * error), constant_answer)
 

@@ -6,6 +6,7 @@ something else, its scores mean nothing, so that is refused unless it is meant.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +44,19 @@ def _named(dataset: str, content: str, size: int) -> str:
     return f"{dataset}{'' if content == 'official' else f'[{content}]'} at {size} pixels"
 
 
-def check_training(trainings: dict[str, TrainingFacts | None], data: ImageData) -> Check:
+def check_training(facts: Mapping[str, Any], data: ImageData) -> Check:
     """Returns the check `training` of a test on `data`.
 
-    `trainings`: the settings of the target's training and, in a transfer run, of the source's, by these names.
+    `facts`: those of a result file. "target_training" and, in a transfer run, "source_training" are the settings of the
+    trainings, None where they are not recorded; "training_warnings", what their records warn of, by "target" and
+    "source".
     """
+    trainings = {name: facts[f"{name}_training"] for name in ("target", "source") if f"{name}_training" in facts}
     recorded = {name: training for name, training in trainings.items() if training}
     faults = {name: difference(training, data) for name, training in recorded.items()}
     texts = [f"the {name} was {fault}" for name, fault in faults.items() if fault]
+    for name, warnings in facts.get("training_warnings", {}).items():
+        texts += [f"in the training of the {name}, {warning}" for warning in warnings]
     if texts:
         return Check("training", "warning", "; ".join(texts))
     missing = [name for name in trainings if name not in recorded]

@@ -34,11 +34,10 @@ def conclude(
     table = {(row.attack, row.grey_eps): row.scores[task.selection] for row in results.rows}
     others = _results_beside(results, task.selection)
     rate, clean = base_rate(task, loader.data), results.row(CLEAN, 0)
-    names = ("target", "source") if results.is_transfer else ("target",)
     checks = [
         rate.check(clean.scores, torch.tensor(clean.outcomes)),
         *report(table, probe, score=task.selection, transfer=results.is_transfer, others=others),
-        check_training({name: results.details.get(f"{name}_training") for name in names}, loader.data),
+        check_training(results.details, loader.data),
     ]
     results.details["probe"], results.details["reliability"] = asdict(probe), [vars(check) for check in checks]
     results.details["base_rate"] = {"score": rate.score, "answer": rate.answer}

@@ -45,6 +45,16 @@ def identity_columns(records: Sequence[RunRecord]) -> tuple[list[str], list[list
     return ["method", "setting"], [[record.method, text] for record, text in zip(records, settings, strict=True)]
 
 
+def run_names(records: Sequence[RunRecord]) -> list[str]:
+    """Returns each run of a table by one text, e.g. `nat (tested: seed 1) (8 images)`: for footnotes and curves."""
+    show_images = len({record.images for record in records}) > 1
+    names = []
+    for record, (method, *settings) in zip(records, identity_columns(records)[1], strict=True):
+        details = [*settings, f"{record.images} images" if show_images else ""]
+        names.append(" ".join([method, *(f"({detail})" for detail in details if detail)]))
+    return names
+
+
 def network_names(records: Sequence[RunRecord]) -> dict[str, str]:
     """Returns a name for each target, by the SHA-256 of its weights.
 

@@ -9,9 +9,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
-from advmia.results.differences import identity_columns
+from advmia.results.differences import run_names
 from advmia.results.rows import CLEAN, is_bounded
 from advmia.results.scored import ScoredRun, guessing_score
 from advmia.results.scores import SCORES, Score
@@ -31,8 +32,9 @@ _PANELS_ACROSS = 3  # at most
 # Curves of one panel are shifted sideways: the distance of neighbours, and the largest distance, in points of print.
 _STEP, _SPREAD = 2.5, 8.0
 _POINTS_PER_INCH = 72
+_TITLE_PER_INCH = 12  # characters of a title that fit into an inch
 _TICKS = 16  # an axis has room for this many labels
-_GUESSING = "guessing: the best answer that is the same for every image"
+_GUESSING = "guessing: the same answer for every image"
 _LEGEND_TITLE = "bars: 95 % confidence interval; markers at one eps stand side by side"
 _WARNED = "\ndashed: a check warns of these scores, see the tables"
 
@@ -84,10 +86,9 @@ class Picture:
 
 def curves_of(group: Sequence[ScoredRun], score_name: str) -> list[Curve]:
     """Returns a curve for each run, as the rows of a table name it. The clean score stands at eps 0 of every attack."""
-    show_images = len({run.record.images for run in group}) > 1
     scale = 100 if SCORES[score_name].percent else 1
     curves = []
-    for run, (method, *settings) in zip(group, identity_columns([run.record for run in group])[1], strict=True):
+    for run, name in zip(group, run_names([run.record for run in group]), strict=True):
         points: dict[str, list[Point]] = {}
         for column, scores in sorted(run.values.items(), key=lambda item: item[0].order()):
             value = scores[score_name]
@@ -97,8 +98,6 @@ def curves_of(group: Sequence[ScoredRun], score_name: str) -> list[Curve]:
                 point = Point(column.grey_eps, scale * value.score, scale * low, scale * high)
                 points.setdefault(column.attack, []).append(point)
         clean = points.pop(CLEAN, [])
-        details = [*settings, f"{run.record.images} images" if show_images else ""]
-        name = " ".join([method, *(f"({detail})" for detail in details if detail)])
         guessing = guessing_score(run.record)
         curves.append(
             Curve(
@@ -145,8 +144,9 @@ def _draw(curves: Sequence[Curve], attacks: Sequence[str], picture: Picture) -> 
     across = min(len(attacks), _PANELS_ACROSS)
     down = -(-len(attacks) // across)
     width = max(4.6, 0.6 + 3.0 * across)  # inches
-    legend_columns = 2 if max(len(curve.label) for curve in curves) < 5 * width else 1
-    size = (width, 0.9 + 2.7 * down + 0.2 * -(-len(curves) // legend_columns))
+    labels = [*(curve.label for curve in curves), _GUESSING]
+    legend_columns = 2 if max(map(len, labels)) < 5 * width else 1
+    size = (width, 0.9 + 2.7 * down + 0.2 * -(-len(labels) // legend_columns))
     figure, grid = plt.subplots(down, across, figsize=size, sharey=True, squeeze=False, layout="constrained")
     panels = list(grid.flat)
     for panel, attack in zip(panels, attacks, strict=False):
@@ -160,7 +160,7 @@ def _draw(curves: Sequence[Curve], attacks: Sequence[str], picture: Picture) -> 
     for panel in panels:
         handles, names = panel.get_legend_handles_labels()
         artists |= dict(zip(names, handles, strict=True))
-    names = [label for label in [*(curve.label for curve in curves), _GUESSING] if label in artists]
+    names = [label for label in labels if label in artists]
     figure.legend(
         [artists[name] for name in names],
         names,
@@ -170,7 +170,7 @@ def _draw(curves: Sequence[Curve], attacks: Sequence[str], picture: Picture) -> 
         loc="outside lower center",
         frameon=False,
     )
-    figure.suptitle(picture.title, fontsize=10)
+    figure.suptitle(fill(picture.title, round(_TITLE_PER_INCH * width)), fontsize=10)
     return figure
 
 

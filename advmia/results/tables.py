@@ -11,7 +11,7 @@ from advmia.data.specs import CHEST_FINDINGS
 from advmia.errors import UserError
 from advmia.results.cells import score_cells, score_of
 from advmia.results.costs import cost_table
-from advmia.results.differences import identity_columns
+from advmia.results.differences import identity_columns, run_names
 from advmia.results.plots import Picture, curves_of, plot_curves
 from advmia.results.read import RunRecord, read_records
 from advmia.results.render import EXTENSIONS, Cell, Table, render_tables
@@ -101,7 +101,7 @@ def _score_table(group: Sequence[ScoredRun], name: str) -> Table:
         for run, identity, numbers in zip(group, identities, cells, strict=True)
     )
     title = f"{group[0].record.dataset}, {group[0].record.model}: {score.heading}, {_BY}"
-    footnotes = _footnotes(warnings, identities)
+    footnotes = _footnotes(group, warnings)
     return Table(title, (*heads, "images", *columns.values()), rows, _notes(group), tuple(warnings), footnotes)
 
 
@@ -125,7 +125,7 @@ def _finding_table(group: Sequence[ScoredRun]) -> Table:
     title = f"{first.dataset}, {first.model}: AUROC by finding in percent (95 % bootstrap interval), {_BY}"
     header = ("finding", "positive images", *heads, *columns.values())
     by_row = tuple(warnings[row] for _, _, row, _ in lines)
-    return Table(title, header, rows, _notes(group), by_row, _footnotes(warnings, identities))
+    return Table(title, header, rows, _notes(group), by_row, _footnotes(group, warnings))
 
 
 def _warnings(group: Sequence[ScoredRun]) -> list[str]:
@@ -133,11 +133,9 @@ def _warnings(group: Sequence[ScoredRun]) -> list[str]:
     return ["; ".join(run.record.warnings) for run in group]
 
 
-def _footnotes(warnings: Sequence[str], identities: Sequence[Sequence[str]]) -> tuple[str, ...]:
+def _footnotes(group: Sequence[ScoredRun], warnings: Sequence[str]) -> tuple[str, ...]:
     """Returns for each run with warnings its name and the warnings."""
-    names = [
-        " ".join([method, *(f"({setting})" for setting in settings if setting)]) for method, *settings in identities
-    ]
+    names = run_names(_records(group))
     return tuple(f"{name}: {warning}" for name, warning in zip(names, warnings, strict=True) if warning)
 
 

@@ -13,6 +13,7 @@ import pytest
 from advmia.data.specs import DATASETS
 from advmia.errors import UserError
 from advmia.evaluation.origin import check_dataset, check_training, difference
+from advmia.results.read import read_records
 from tests.checkpoints.settings import pgdat
 from tests.support.networks import image_data
 from tests.support.running import run_main
@@ -48,12 +49,15 @@ def test_difference(changes: dict[str, Any], expected: str) -> None:
 def test_check_of_both_networks() -> None:
     """Fails if only the target is compared, or a network without a record passes for one that was compared."""
     data = image_data(4)
-    check = check_training({"target": facts(), "source": facts(size=8)}, data)
+    check = check_training({"target_training": facts(), "source_training": facts(size=8)}, data)
     assert (check.check, check.verdict) == ("training", "warning") and check.reason.startswith("the source was trained")
-    assert check_training({"target": facts(size=8), "source": None}, data).verdict == "warning"
-    check = check_training({"target": facts(), "source": None}, data)
+    assert check_training({"target_training": facts(size=8), "source_training": None}, data).verdict == "warning"
+    check = check_training({"target_training": facts(), "source_training": None}, data)
     assert check.verdict == "not checked" and "of the training of the source" in check.reason
-    assert check_training({"target": facts(), "source": facts()}, data).verdict == "ok"
+    both = {"target_training": facts(), "source_training": facts()}
+    assert check_training(both, data).verdict == "ok"
+    check = check_training(both | {"training_warnings": {"source": ["the helper was odd"]}}, data)
+    assert (check.verdict, check.reason) == ("warning", "in the training of the source, the helper was odd")
 
 
 def test_another_data_set() -> None:
@@ -97,8 +101,15 @@ def test_through_the_scripts(
         assert status == 0 and "trained on melBin[phantom] at 8 pixels, used on xrayBin[phantom] at 16 pixels" in error
 
     (path,) = (tmp_path / "meant-trainCls.py").glob("*.json")
-    (remark,) = json.loads(path.read_text())["warnings"]
+    record = json.loads(path.read_text())
+    assert record["trained_on"] == "xrayBin[phantom]"
+    (remark,) = record["warnings"]
     assert remark.startswith(f"the helper {weights} was trained on melBin[phantom] at 8 pixels")
+    words = [*TEST, path.with_suffix(""), "--dataset", "xrayBin", "--resultDir", tmp_path / "helped"]
+    assert run_main(monkeypatch, words) == 0
+    assert f"warning: in the training of the target, {remark}" in capsys.readouterr().err
+    (result,) = read_records([tmp_path / "helped"])
+    assert f"training: in the training of the target, {remark}" in result.warnings
     (path,) = (tmp_path / "meant-testCls.py").glob("*.json")
     content = json.loads(path.read_text())
     (check,) = (check for check in content["reliability"] if check["check"] == "training")

@@ -113,6 +113,20 @@ def test_curves_that_hide_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(hollow) == 1 and np.asarray(hollow[0].get_xdata()).tolist() == [8]
 
 
+def test_nothing_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if the legend or the title of a picture of one panel is wider than the picture."""
+    content = example(NAT)
+    content["dataset"] = "mesidorMulti[RetinaMNIST 224 altered, a name that is longer than one line has room for]"
+    content["rows"] = [row for row in content["rows"] if row["attack"] in ("none", "pgd")]
+    save(tmp_path, "a", content)
+    (figure,) = figures_of(tmp_path, monkeypatch).values()
+    assert len(figure.axes) == 1
+    figure.canvas.draw()
+    for artist in (figure.legends[0], figure.texts[0]):
+        box = artist.get_window_extent()
+        assert box.x0 >= 0 and box.x1 <= figure.bbox.width, artist
+
+
 def inflated(stream: bytes) -> bytes:
     """Returns a stream of a PDF file decompressed; nothing for a stream that is not compressed."""
     try:

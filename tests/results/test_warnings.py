@@ -87,6 +87,18 @@ def test_findings_and_transfer(tmp_path: Path) -> None:
     assert [line[-1] for line in lines[transfer + 1 : transfer + 3]] == ["warnings", f"to mv2 pgdat 8: {WORDS}"]
 
 
+def test_footnotes_of_one_method(tmp_path: Path) -> None:
+    """Fails if the footnotes of two tests of one network, which differ in their images only, have the same name."""
+    save(tmp_path, "a", warned(NAT))
+    fewer = warned(NAT)
+    for row in fewer["rows"]:
+        row |= {"n": 5, "outcomes": row["outcomes"][:5], "notes": {}, "scores": {"accuracy": 0.6}}
+    save(tmp_path, "b", fewer)
+    text = write_tables([tmp_path], None)
+    assert [row[1] for row in table_of(text, "mv2: accuracy")[1:]] == ["15", "5"]
+    assert re.findall(r"^† (nat.*?): saturation", text, re.M) == ["nat (15 images)", "nat (5 images)"]
+
+
 def test_a_test_that_was_stopped(tmp_path: Path) -> None:
     """Fails if the numbers of a test that has not reached its checks look like checked ones."""
     content = example(PGDAT) | {"finished": False}

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from glob import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -53,6 +53,24 @@ def read_record_of(checkpoint: Path, sha256: str) -> dict[str, Any] | None:
         " used: put back the file that it belongs to"
     )
     return None
+
+
+class RecordedTraining(NamedTuple):
+    """What the record of a checkpoint says of its training."""
+
+    settings: dict[str, Any] | None  # `TrainingSettings.to_json`; None where they are not recorded
+    warnings: list[str]  # about the training
+
+
+def read_training_of(checkpoint: Path, sha256: str) -> RecordedTraining:
+    """Returns the training of a checkpoint whose file has this SHA-256, as `read_record_of` finds its record.
+
+    Parts of the record that a user's editing has given another type count as not recorded.
+    """
+    record = read_record_of(checkpoint, sha256) or {}
+    settings, warnings = record.get("settings"), record.get("warnings")
+    texts = [text for text in warnings if isinstance(text, str)] if isinstance(warnings, list) else []
+    return RecordedTraining(settings if isinstance(settings, dict) else None, texts)
 
 
 Comparison = Callable[[dict[str, Any], dict[str, Any]], bool]

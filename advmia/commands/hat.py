@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from advmia.checkpoints.best import read_record_of
+from advmia.checkpoints.best import read_training_of
 from advmia.checkpoints.weights import LoadedModel, load_model
 from advmia.commands.inputs import Inputs
 from advmia.data.loading import ImageData
@@ -30,12 +30,11 @@ def compare_helper(args: argparse.Namespace, helper: LoadedModel | None, data: I
     """
     if helper is None:
         return []
-    record = read_record_of(args.helperWeight, helper.sha256) or {}
-    training = record.get("settings")
+    training, warnings = read_training_of(args.helperWeight, helper.sha256)
     check_dataset(args.helperWeight, training, data.samples.spec, is_meant=args.otherDataset)
     fault = difference(training, data) if training else ""
     remarks = [f"the helper {args.helperWeight} was {fault}"] if fault else []
-    remarks += [f"in the training of the helper {args.helperWeight}, {text}" for text in record.get("warnings", [])]
+    remarks += [f"in the training of the helper {args.helperWeight}, {text}" for text in warnings]
     for remark in remarks:
         say(f"warning: {remark}")
     return remarks

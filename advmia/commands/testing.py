@@ -21,7 +21,7 @@ from advmia.attacks import ATTACKS
 from advmia.attacks.common import EvaluationAttack
 from advmia.attacks.inference import compile_copies, fitting_batch
 from advmia.budgets import Budget
-from advmia.checkpoints.best import read_record_of
+from advmia.checkpoints.best import read_training_of
 from advmia.checkpoints.weights import LoadedModel, load_model
 from advmia.commands.inputs import Inputs, check_scorable, choose_spec, lock_outputs
 from advmia.data.loading import EvaluationLoader, ImageData
@@ -177,11 +177,10 @@ def _read_trainings(inputs: Inputs, target: LoadedModel, source: LoadedModel) ->
     trainings: dict[str, Any] = {}
     warnings = {}
     for name, (path, network) in used.items():
-        record = read_record_of(path, network.sha256) or {}
-        trainings[name] = record.get("settings")
+        trainings[name], said = read_training_of(path, network.sha256)
         check_dataset(path, trainings[name], inputs.spec, is_meant=getattr(args, "otherDataset", False))
-        if record.get("warnings"):
-            warnings[name.removesuffix("_training")] = record["warnings"]
+        if said:
+            warnings[name.removesuffix("_training")] = said
     return trainings | ({"training_warnings": warnings} if warnings else {})
 
 

@@ -253,10 +253,11 @@ def _training(task: Task, inputs: Inputs, data: ImageData, model: nn.Module, met
     args = inputs.args
     world_size, smallest = distributed.world_size(), smallest_batch(model, inputs.spec.size)
     needed = smallest * world_size if smallest > 1 else 1
+    pixels = f"{inputs.spec.size} pixels" + (f" in {world_size} processes" if world_size > 1 else "")
     if min(args.bs, len(data)) < needed:
         raise UserError(
-            f"{args.model} cannot train on batches of fewer than {needed} images of {inputs.spec.size} pixels, and here"
-            f" are {min(args.bs, len(data))}: use a larger --bs, more images or a larger --imgSize"
+            f"{args.model} cannot train on batches of fewer than {needed} images of {pixels}, and here are"
+            f" {min(args.bs, len(data))}: use a larger --bs, more images or a larger --imgSize"
         )
     loader = TrainingLoader(
         data,
@@ -271,8 +272,8 @@ def _training(task: Task, inputs: Inputs, data: ImageData, model: nn.Module, met
     )
     if 0 < len(data) % args.bs < needed:
         say(
-            f"the last {len(data) % args.bs} images of an epoch are too few for {args.model} at {inputs.spec.size}"
-            " pixels: they join the batch before"
+            f"the last {len(data) % args.bs} images of an epoch are too few for {args.model} at {pixels}: they join the"
+            " batch before"
         )
     if args.compile:
         compile_copies(model)

@@ -6,7 +6,7 @@ import argparse
 
 from advmia.attacks import ATTACKS
 from advmia.attacks.inference import compile_copies
-from advmia.checkpoints.best import read_record_of
+from advmia.checkpoints.best import read_training_of
 from advmia.checkpoints.weights import load_model
 from advmia.commands.inputs import Inputs
 from advmia.data.loading import EvaluationLoader
@@ -25,7 +25,7 @@ def visualise(task: Task, args: argparse.Namespace) -> None:
     inputs = Inputs.of(args, args.model)
     spec, precision = inputs.spec, inputs.precision
     loaded = load_model(args.model, args.weight, spec, classes=count_listed_classes(spec, args.dataRoot))
-    training = (read_record_of(args.weight, loaded.sha256) or {}).get("settings")
+    training = read_training_of(args.weight, loaded.sha256).settings
     check_dataset(args.weight, training, spec, is_meant=args.otherDataset)
     data = inputs.load_images(read_samples(spec, args.dataRoot, "test", classes=loaded.classes))
     if training and difference(training, data):

@@ -133,7 +133,7 @@ class _Recipe:
         except Exception as error:  # Pillow raises a dozen kinds of exceptions for damaged files
             raise UserError(
                 f"{self.samples.path} row {self.samples.row_numbers[index]}: cannot read {path} ({error});"
-                f" fetch the file again or take the row out of the list"
+                f" replace the file or take the row out of the list"
             ) from error
 
 

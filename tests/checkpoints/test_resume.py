@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from advmia.checkpoints.best import BestCheckpoint, read_all_records, read_record, read_record_of
+from advmia.checkpoints.best import BestCheckpoint, read_all_records, read_record, read_record_of, read_training_of
 from advmia.checkpoints.paths import all_paths, record_path, state_path
 from advmia.checkpoints.resume import (
     CheckpointStatus,
@@ -127,6 +127,25 @@ def test_a_renamed_checkpoint_keeps_its_record(tmp_path: Path) -> None:
         record = read_record_of(path, sha256(path.read_bytes()).hexdigest())
         assert record is not None and record["settings"]["seed"] == seed
     assert [record["settings"]["seed"] for record in read_all_records(checkpoint)] == [2, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("record", "settings", "warnings"),
+    [
+        ({"settings": {"seed": 3}, "warnings": ["odd"]}, {"seed": 3}, ["odd"]),
+        ({"settings": {"seed": 3}}, {"seed": 3}, []),
+        ({"settings": ["seed", 3], "warnings": "odd"}, None, []),
+        ({"settings": {"seed": 3}, "warnings": ["odd"], "weights_sha256": "of another file"}, None, []),
+        (None, None, []),
+    ],
+)
+def test_what_is_recorded_of_a_training(
+    record: object, settings: dict[str, int] | None, warnings: list[str], tmp_path: Path
+) -> None:
+    """Fails if warnings of a training are lost or cut into letters, or parts of a wrong type reach their readers."""
+    if record is not None:
+        record_path(tmp_path / "a").write_text(json.dumps(record))
+    assert read_training_of(tmp_path / "a", "of this file") == (settings, warnings)
 
 
 def test_best_epoch_is_kept_and_resumed(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from advmia.data.markers import MARKER_NAME
 from advmia.data.phantoms import make_phantoms
 from tests.support.running import run_main
 
@@ -87,12 +88,15 @@ def test_masks_that_contradict_each_other(folder: Path, run: Run) -> None:
 
 
 def test_limit_and_lists_of_one_class(folder: Path, run: Run) -> None:
-    """Fails if --limit takes the first rows, which may be of one class, or nothing is said of a list of one class."""
+    """Fails if --limit takes the first rows, which may be of one class, or nothing is said of a list of one class or of
+    one that is shorter than the published one."""
+    (folder / MARKER_NAME).unlink()
     path = folder / "trainbin.csv"
     rows = sorted(path.read_text().split(), key=lambda row: row[-1])
     path.write_text("\n".join(rows))
     status, stderr, _ = run(*CLS, "--limit", 4, "--bs", 4, "--imgSize", 16)
     assert status == 0 and "trainbin.csv: --limit takes 2 of class 0, 2 of class 1" in stderr
+    assert f"trainbin.csv: subset {len(rows) + 6} of 2750 published images" in stderr
     path.write_text("\n".join(row for row in rows if row.endswith("0")))
     _, stderr, _ = run(*CLS, "--bs", 4, "--imgSize", 16)
     assert "images of data/mel2017/trainbin.csv are of class 0" in stderr

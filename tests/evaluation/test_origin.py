@@ -101,7 +101,9 @@ def test_through_the_scripts(
         assert status == 0 and "trained on melBin[phantom] at 8 pixels, used on xrayBin[phantom] at 16 pixels" in error
 
     (path,) = (tmp_path / "meant-trainCls.py").glob("*.json")
-    (remark,) = json.loads(path.read_text())["warnings"]
+    record = json.loads(path.read_text())
+    assert record["trained_on"] == "xrayBin[phantom]"
+    (remark,) = record["warnings"]
     assert remark.startswith(f"the helper {weights} was trained on melBin[phantom] at 8 pixels")
     words = [*TEST, path.with_suffix(""), "--dataset", "xrayBin", "--resultDir", tmp_path / "helped"]
     assert run_main(monkeypatch, words) == 0

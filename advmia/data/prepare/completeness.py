@@ -23,7 +23,7 @@ def check_complete(dataset: str, collection: Collection, rule: Rule, *, partial:
     packed = f", and {_listed(collection.packed)} in it is not unpacked" if collection.packed else ""
     if partial:
         return [f"partial: the download {lacks}{packed}"]
-    unread = f" (not read: {collection.unread})" if collection.unread else ""
+    unread = f" (not read: {collection.unread})" if collection.unread and not collection.packed else ""
     remedy = "unpack it" if collection.packed else "complete the download"
     raise UserError(
         f"this download of {dataset} {lacks}{packed}{unread}: {remedy} and run again, or say with --partial that this"

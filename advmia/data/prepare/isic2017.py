@@ -9,6 +9,7 @@ from advmia.data.prepare.contents import Original
 from advmia.data.prepare.records import Collection, Division, Record, Rule
 from advmia.data.prepare.sources import (
     Row,
+    check_same,
     columns,
     file_key,
     index,
@@ -75,13 +76,14 @@ def collect(source: Path) -> Collection:
         elif not any(f"{file_key(image)}_segmentation.png" in masks for image, _ in diagnoses):
             missing.append(f"the masks of the {title} part")
         for image, diagnosis in diagnoses:
-            key = next((key for key in (f"{file_key(image)}.jpg", f"{file_key(image)}.jpeg") if key in images), None)
-            if key is None:
+            keys = [key for key in (f"{file_key(image)}.jpg", f"{file_key(image)}.jpeg") if key in images]
+            if not keys:
                 absent.append(image)
                 continue
-            used.add(key)
+            check_same(images[keys[0]], images[keys[-1]])
+            used.update(keys)
             mask = masks.get(f"{file_key(image)}_segmentation.png")
-            records.append(_record(image, images[key], mask, diagnosis, part))
+            records.append(_record(image, images[keys[0]], mask, diagnosis, part))
     require(records, "images that the label files name", source, files)
     read = {*tables, *images, *masks}
     notes += skipped(absent, "labelled images that are not in the download")

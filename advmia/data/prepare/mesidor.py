@@ -117,7 +117,7 @@ def _images(files: list[Path]) -> tuple[dict[str, Path], list[str]]:
             continue
         stem = file_key(match[1])
         first = images.setdefault(stem, path)
-        if first.suffix.lower() == path.suffix.lower():
+        if _format(first) == _format(path):
             check_same(first, path)
             continue
         original, conversion = (first, path) if _is_tiff(first) else (path, first)
@@ -133,8 +133,13 @@ def _images(files: list[Path]) -> tuple[dict[str, Path], list[str]]:
     return images, notes
 
 
+def _format(path: Path) -> str:
+    """Returns ".tif", ".png" or ".jpg"."""
+    return path.suffix.lower().replace("tiff", "tif").replace("jpeg", "jpg")
+
+
 def _is_tiff(path: Path) -> bool:
-    return path.suffix.lower() in (".tif", ".tiff")
+    return _format(path) == ".tif"
 
 
 def _grades(sheets: list[Path]) -> tuple[dict[str, str], list[str]]:

@@ -119,7 +119,7 @@ def bad_file(which: str, how: str, *messages: str) -> Case:
     return Case(f"{which}: {how}", command, (line, "ISIC_", *messages), spoil_image(which, how), leaves=leaves)
 
 
-READ = ("cannot read", "fetch the file again or take the row out")
+READ = ("cannot read", "replace the file or take the row out")
 IMAGES = [
     bad_file("image", "gone", "is not in", "complete the folder or the list"),
     bad_file("image", "folder", "is not in", "complete the folder or the list"),

@@ -67,6 +67,12 @@ def test_a_conversion_beside_its_original(tmp_path: Path) -> None:
     Image.open(first).save(first.with_suffix(".png"))
     lines = prepare_dataset("mesidor", source, tmp_path / "data")
     line_with(lines, "skipped 1: images in a second format", f"{first.stem}.png")
+    other = first.with_suffix(".tiff")  # the same format in another spelling
+    other.write_bytes(first.read_bytes())
+    assert "everything is in place" in prepare_dataset("mesidor", source, tmp_path / "data")[-1]
+    other.write_bytes(first.read_bytes() + b"more")
+    with pytest.raises(UserError, match="have one name but differ"):
+        prepare_dataset("mesidor", source, tmp_path / "data")
     rows = read_list(tmp_path / "data/mesidor/train.csv") + read_list(tmp_path / "data/mesidor/test.csv")
     assert len(rows) == 10 and all(name.endswith(".tif") for name, _ in rows)
 
@@ -165,3 +171,9 @@ def test_jpegs_that_are_used_are_not_left_out(tmp_path: Path) -> None:
     lines = prepare_dataset("isic2017", source, tmp_path / "data")
     assert "(e.g. isic_0000099.jpg)" in line_with(lines, "skipped 1: images without a row")
     assert read_list(tmp_path / "data/mel2017/train.csv")[0] == ("ISIC_0000001.jpg", "0")
+    image.write_bytes(image.with_suffix(".jpeg").read_bytes())  # the same image twice, under both extensions
+    lines = prepare_dataset("isic2017", source, tmp_path / "data")
+    assert "(e.g. isic_0000099.jpg)" in line_with(lines, "skipped 1: images without a row")
+    image.write_bytes(b"another image")
+    with pytest.raises(UserError, match="have one name but differ"):
+        prepare_dataset("isic2017", source, tmp_path / "data")

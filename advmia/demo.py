@@ -10,7 +10,7 @@ import shlex
 import time
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from advmia.data.specs import DATASETS
 from advmia.entry_points import output_path, run_words
@@ -21,18 +21,19 @@ from advmia.runtime.files import atomic_write
 from advmia.runtime.signals import Stopped
 
 DATASET, MODEL = "melBin", "mv2"
-COUNT, SIZE, IMAGE_SIZE = 256, 48, 24  # phantoms, their pixels a side, and those that the networks see
+COUNT, SIZE, IMAGE_SIZE = 512, 40, 20  # phantoms, their pixels a side, and those that the networks see
 GREY_EPS = 8
-EPOCHS = {"nat": 12, "pgdat": 6}
-NAMES = {"nat": "natural training", "pgdat": "PGD adversarial training (PGD-AT)"}
+EPSILONS = ("2", "4", "8")  # of the tests
+EPOCHS = {"nat": 6, "pgdat": 3}
+NAMES = {"nat": "natural training", "pgdat": "PGD-AT"}  # as texts call them
 STEPS = 9
-PICTURE_HEIGHT = 600  # pixels
+PICTURE_HEIGHT, CAPTION_HEIGHT = 600, 40  # pixels
 
 INTRODUCTION = """\
 This demo trains two networks on phantoms: images drawn by a program, here of skin lesions. Each phantom shows its class
-in two ways. A faint weave is easy to learn, but an attack of 8 grey levels can erase it. The lesion's size and colour
-resist such an attack, but mislead in one image of eight. Natural training learns the weave, adversarial training the
-lesion. So the demo shows what the two trainings do; it says nothing about medicine."""
+in two ways. A faint colour cast is easy to learn, but an attack of 8 grey levels can reverse it. The lesion's size and
+colour resist such an attack, but mislead in one image of eight. Natural training learns the cast, PGD adversarial
+training (PGD-AT) the lesion. So the demo shows what the two trainings do; it says nothing about medicine."""
 
 
 class Guide:
@@ -73,15 +74,15 @@ def run_demo(out: Path, gpu: list[str] | None, *, seed: int = 0) -> None:
         stop.advice = "the same command continues the demo"
         raise
     (curves,) = out.glob(f"{DATASET}*__{MODEL}.png")
-    save_side_by_side([curves, *sheets], out / "demo.png")
+    save_side_by_side({"accuracy under attack": curves, **sheets}, out / "demo.png")
     print()
     print(f"Found: {'; '.join(findings(out))}.")
     print(f"Table: {out / 'tables.md'}, and for each image what the networks said: {out / 'results'}")
     print(f"Open first: {out / 'demo.png'} (curves over eps, and where each network looks, clean and under attack)")
 
 
-def _run_steps(out: Path, flags: list[str]) -> list[Path]:
-    """Runs the commands in `out`, with `flags` for each script; returns the Grad-CAM sheets of the two networks."""
+def _run_steps(out: Path, flags: list[str]) -> dict[str, Path]:
+    """Runs the commands in `out`, with `flags` for each script; returns the Grad-CAM sheets by their captions."""
     guide = Guide(STEPS)
     data = ["--dataRoot", f"{out}/data"]
     size = ["--count", str(COUNT), "--size", str(SIZE), "--seed", flags[1]]
@@ -89,19 +90,19 @@ def _run_steps(out: Path, flags: list[str]) -> list[Path]:
     common = ["--dataset", DATASET, *data, "--imgSize", str(IMAGE_SIZE), *flags]
     weights = {}
     for method, seconds in (("nat", 15), ("pgdat", 60)):
-        train = ["trainCls.py", *common, "--method", method, "--model", MODEL, "--eps", str(GREY_EPS), "--bs", "16"]
-        train += ["--epoch", str(EPOCHS[method]), "--resume", "--saveDir", f"{out}/clsCkpt"]
+        train = ["trainCls.py", *common, "--method", method, "--model", MODEL, "--eps", str(GREY_EPS), "--bs", "8"]
+        train += ["--epoch", str(EPOCHS[method]), "--valFraction", "0.1", "--resume", "--saveDir", f"{out}/clsCkpt"]
         guide.run(f"Train {MODEL} with {NAMES[method]}, {EPOCHS[method]} epochs", seconds, train)
         weights[method] = str(output_path(train))
-        attack = ["--attacks", "pgd", "--epsilons", "2", "4", "8", "--bs", "64", "--resultDir", f"{out}/results"]
+        attack = ["--attacks", "pgd", "--epsilons", *EPSILONS, "--limit", "48", "--resultDir", f"{out}/results"]
         test = ["testCls.py", *common, "--targetModel", MODEL, "--targetWeight", weights[method], *attack]
-        guide.run(f"Attack the network of {NAMES[method]} by PGD-20 at three eps", 10, test)
+        guide.run(f"Attack that network by PGD-20 at {len(EPSILONS)} eps", 10, test)
     guide.run("Make the table and the curves", 2, ["advmia", "tables", f"{out}/results", "--out", str(out)])
     for method in weights:
         draw = ["--model", MODEL, "--weight", weights[method], "--saveDir", f"{out}/maps/{method}"]
-        draw += ["--epsilons", str(GREY_EPS), "--limit", "4"]
+        draw += ["--mapOf", "predicted", "--epsilons", str(GREY_EPS), "--limit", "4"]
         guide.run(f"Draw where the network of {NAMES[method]} looks (Grad-CAM)", 5, ["gradVisual.py", *common, *draw])
-    return [out / "maps" / method / "gradVisual.png" for method in weights]
+    return {f"Grad-CAM: {NAMES[method]}": out / "maps" / method / "gradVisual.png" for method in weights}
 
 
 def findings(out: Path) -> list[str]:
@@ -117,14 +118,22 @@ def findings(out: Path) -> list[str]:
     return phrases
 
 
-def save_side_by_side(pictures: list[Path], path: Path) -> None:
-    """Writes a PNG of several pictures beside each other, all `PICTURE_HEIGHT` pixels high, atomically."""
-    images = [Image.open(picture).convert("RGB") for picture in pictures]
-    scaled = [image.resize((round(image.width * PICTURE_HEIGHT / image.height), PICTURE_HEIGHT)) for image in images]
-    canvas = Image.new("RGB", (sum(image.width for image in scaled), PICTURE_HEIGHT), "white")
-    left = 0
-    for image in scaled:
-        canvas.paste(image, (left, 0))
+def save_side_by_side(pictures: dict[str, Path], path: Path) -> None:
+    """Writes a PNG of several pictures beside each other, each below its caption, atomically.
+
+    `pictures`: {caption: picture}; all are scaled to `PICTURE_HEIGHT`.
+    """
+    scaled = {}
+    for caption, picture in pictures.items():
+        with Image.open(picture) as original:
+            width = round(original.width * PICTURE_HEIGHT / original.height)
+            scaled[caption] = original.convert("RGB").resize((width, PICTURE_HEIGHT), Image.Resampling.LANCZOS)
+    size = (sum(image.width for image in scaled.values()), CAPTION_HEIGHT + PICTURE_HEIGHT)
+    canvas, left = Image.new("RGB", size, "white"), 0
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=CAPTION_HEIGHT // 2)
+    for caption, image in scaled.items():
+        draw.text((left + image.width / 2, CAPTION_HEIGHT / 2), caption, fill="black", font=font, anchor="mm")
+        canvas.paste(image, (left, CAPTION_HEIGHT))
         left += image.width
     with atomic_write(path) as temporary:
         canvas.save(temporary, format="PNG", optimize=True)

@@ -47,7 +47,7 @@ def test_demo_from_end_to_end(tmp_path: Path, warm_interpreter: Path) -> None:
         assert f"{out / 'tables.md'}" in table and f"{out / 'demo.png'}" in picture
         assert ("epoch 1/" in process.stdout) == (run == 1)
     pixels = np.asarray(Image.open(out / "demo.png"))
-    assert pixels.shape[0] == demo.PICTURE_HEIGHT
+    assert pixels.shape[0] == demo.CAPTION_HEIGHT + demo.PICTURE_HEIGHT
     thirds = [pixels[:, : pixels.shape[1] // 3], pixels[:, -pixels.shape[1] // 3 :]]
     assert all(third.std() > 10 for third in thirds)  # curves on the left, a sheet on the right
     assert (out / "tables.md").is_file()

@@ -25,7 +25,7 @@ Rng = np.random.Generator
 
 NOISE = 0.006  # standard deviation of the noise in every pixel
 WEAVE_LEVELS = 6.5  # amplitude in grey levels: an attack of eps 8 can cancel it and draw the other class's weave
-CAST_LEVELS = 5.0  # grey levels that red gains and blue loses in an ill image, and the reverse in a healthy one
+CAST_LEVELS = 4.0  # grey levels that red gains and blue loses in an ill image, and the reverse in a healthy one
 WEAVE_CYCLES = (4.0, 8.0)  # waves per image side, healthy and ill: both survive resizing to 32 pixels
 
 
@@ -122,9 +122,9 @@ def _retinopathy(rng: Rng, image: Array, x: Array, y: Array, grade: int) -> Arra
 # Skin lesions -------------------------------------------------------------------------------------------------------
 
 _LESIONS = (  # colour, range of the radius, raggedness and softness of the edge
-    ((0.55, 0.36, 0.26), (0.22, 0.40), 0.05, 0.14),  # nevus
-    ((0.26, 0.15, 0.13), (0.46, 0.74), 0.16, 0.10),  # melanoma
-    ((0.40, 0.33, 0.26), (0.46, 0.74), 0.08, 0.05),  # seborrheic keratosis
+    ((0.60, 0.42, 0.32), (0.18, 0.30), 0.05, 0.14),  # nevus
+    ((0.26, 0.15, 0.13), (0.56, 0.80), 0.16, 0.10),  # melanoma
+    ((0.40, 0.33, 0.26), (0.56, 0.80), 0.08, 0.05),  # seborrheic keratosis
 )
 
 

@@ -112,7 +112,8 @@ def test_a_source_distribution_holds_what_readme_names(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", program, tmp_path], cwd=source, capture_output=True, timeout=120, check=True)
     with tarfile.open(tmp_path / f"advmia-{advmia.__version__}.tar.gz") as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {str(path.relative_to(ROOT)) for path, _ in links("README.md")} <= names
+    linked = {path for path, _ in links("README.md") if path.exists()}  # test_documents.py reports those that do not
+    assert {str(path.relative_to(ROOT)) for path in linked} <= names
     assert {name.rstrip("/") for name in named_paths("README.md")} <= names
     assert not any(name.endswith(".pyc") for name in names)
 

@@ -1,4 +1,4 @@
-"""README.md, the pages of docs/ and CONTRIBUTING.md: their links, paths and Python code."""
+"""README.md, the pages of docs/ and CONTRIBUTING.md: their links, pictures, paths and Python code."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from advmia.models import build_model
@@ -30,10 +31,21 @@ def test_every_page_is_listed() -> None:
 def test_links_and_paths(document: str) -> None:
     """Fails if a relative link, its anchor, or a named path of the repository does not exist."""
     for path, anchor in links(document):
-        assert path.exists() or path.name == "demo.png", path  # the demo draws it
+        assert path.exists(), path
         assert not anchor or anchor in anchors(path), (path, anchor)
     for name in named_paths(document) - {MADE_BY_COMMANDS} if document in DOCUMENTS else ():  # recipes name new files
         assert (ROOT / name).exists(), name
+
+
+def test_pictures() -> None:
+    """Fails if a picture of a document cannot be read, is too large for a repository, or has no text for the blind."""
+    pictures = [(name, *found) for name in DOCUMENTS for found in re.findall(r"!\[(.*?)\]\((.+?)\)", text_of(name))]
+    assert pictures
+    for document, description, target in pictures:
+        path = (ROOT / document).parent / target
+        assert len(description) > 40 and path.stat().st_size < 500_000
+        with Image.open(path) as picture:
+            picture.load()
 
 
 def test_a_page_begins_with_what_its_reader_wants() -> None:

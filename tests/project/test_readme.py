@@ -36,7 +36,7 @@ NOT_RUN_HERE = {
     "curl": "fetches an archive; this machine may have no network",
     "mkdir": "is followed by curl",
     "scripts/test.sh": "runs this test",
-    "scripts/demo.sh": "has a test of its own",
+    "scripts/demo.sh": "is run by test_demo.py",
     "scripts/sweep_eps.sh": "is listed below, and run by test_sweeps.py",
     "scripts/reproduce.sh": "is listed below, and by test_sweeps.py",
     **{f"scripts/survey/{name}.sh": "is run by test_survey_scripts.py" for name in SURVEY},
@@ -125,13 +125,12 @@ def test_sweeps_are_listed(warm_interpreter: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("script", "methods"), [("demo", ("nat", "pgdat 8")), ("methods", METHODS)])
-def test_script(script: str, methods: tuple[str, ...], tmp_path: Path, warm_interpreter: Path) -> None:
-    """Fails if demo.sh or methods.sh does not train and attack all its networks, or makes no table or curves."""
-    command = [str(ROOT / "scripts" / f"{script}.sh"), "--limit", "8", "--imgSize", "16", "--gpu", "cpu"]
+def test_methods_script(tmp_path: Path, warm_interpreter: Path) -> None:
+    """Fails if methods.sh does not train and attack all its networks, or makes no table or curves."""
+    command = [str(ROOT / "scripts" / "methods.sh"), "--limit", "8", "--imgSize", "16", "--gpu", "cpu"]
     small = {"EPOCHS": "1", "OMP_NUM_THREADS": "1"}
-    environment = os.environ | small | {"PYTHON": str(warm_interpreter), script.upper(): str(tmp_path / "out")}
+    environment = os.environ | small | {"PYTHON": str(warm_interpreter), "METHODS": str(tmp_path / "out")}
     process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert process.returncode == 0, process.stderr
-    assert all(re.search(rf"^\| {method} +\| 8 ", process.stdout, re.M) for method in methods)
+    assert all(re.search(rf"^\| {method} +\| 8 ", process.stdout, re.M) for method in METHODS)
     assert (tmp_path / "out" / "melBin[phantom]__mv2.png").exists()

@@ -14,7 +14,7 @@ from advmia.entry_points import TOOLS
 def run_tool(args: argparse.Namespace) -> None:
     """Runs one of the tools and prints its report."""
     if args.tool == "demo":
-        run_demo(args.out, args.gpu, seed=args.seed)
+        run_demo(args.out, args.gpu, count=args.count, seed=args.seed)
     else:
         TOOLS[args.tool](args)
 

@@ -21,12 +21,12 @@ from advmia.runtime.files import atomic_write
 from advmia.runtime.signals import Stopped
 
 DATASET, MODEL = "melBin", "mv2"
-COUNT, SIZE, IMAGE_SIZE = 512, 40, 20  # phantoms, their pixels a side, and those that the networks see
+SIZE, IMAGE_SIZE = 40, 20  # pixels a side: of the phantoms, and of what the networks see
 GREY_EPS = 8
 EPSILONS = ("2", "4", "8")  # of the tests
 EPOCHS = {"nat": 6, "pgdat": 3}
 NAMES = {"nat": "natural training", "pgdat": "PGD-AT"}  # as texts call them
-STEPS = 9
+STEPS = 8
 PICTURE_HEIGHT, CAPTION_HEIGHT = 600, 40  # pixels
 
 INTRODUCTION = """\
@@ -55,12 +55,13 @@ class Guide:
         self._taken += time.perf_counter() - start
 
 
-def run_demo(out: Path, gpu: list[str] | None, *, seed: int = 0) -> None:
+def run_demo(out: Path, gpu: list[str] | None, *, count: int, seed: int = 0) -> None:
     """Runs all steps, each announced with the time that it takes; then says what was found and where to look.
 
     Args:
         out: folder for everything that the demo writes.
         gpu: the device as `--gpu` names it; None for the first GPU, or the CPU if there is none.
+        count: number of phantoms, a quarter of them for tests.
         seed: another seed draws other phantoms and trains other networks.
 
     Raises `UserError` if several devices are named, or if a step fails.
@@ -69,7 +70,7 @@ def run_demo(out: Path, gpu: list[str] | None, *, seed: int = 0) -> None:
         raise UserError(f"--gpu {' '.join(gpu)}: the demo uses one device; name one")
     print(INTRODUCTION)
     try:
-        sheets = _run_steps(out, ["--seed", str(seed), *(["--gpu", *gpu] if gpu else [])])
+        sheets = _run_steps(out, count, ["--seed", str(seed), *(["--gpu", *gpu] if gpu else [])])
     except Stopped as stop:
         stop.advice = "the same command continues the demo"
         raise
@@ -81,12 +82,12 @@ def run_demo(out: Path, gpu: list[str] | None, *, seed: int = 0) -> None:
     print(f"Open first: {out / 'demo.png'} (curves over eps, and where each network looks, clean and under attack)")
 
 
-def _run_steps(out: Path, flags: list[str]) -> dict[str, Path]:
+def _run_steps(out: Path, count: int, flags: list[str]) -> dict[str, Path]:
     """Runs the commands in `out`, with `flags` for each script; returns the Grad-CAM sheets by their captions."""
     guide = Guide(STEPS)
     data = ["--dataRoot", f"{out}/data"]
-    size = ["--count", str(COUNT), "--size", str(SIZE), "--seed", flags[1]]
-    guide.run(f"Draw {COUNT} phantoms", 2, ["advmia", "phantoms", *data, "--dataset", DATASETS[DATASET].folder, *size])
+    size = ["--count", str(count), "--size", str(SIZE), "--seed", flags[1]]
+    guide.run(f"Draw {count} phantoms", 2, ["advmia", "phantoms", *data, "--dataset", DATASETS[DATASET].folder, *size])
     common = ["--dataset", DATASET, *data, "--imgSize", str(IMAGE_SIZE), *flags]
     weights = {}
     for method, seconds in (("nat", 15), ("pgdat", 60)):

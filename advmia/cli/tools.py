@@ -57,6 +57,21 @@ def _add_demo(tools: argparse._SubParsersAction) -> None:
         "  other phantoms and networks, on a CPU\n"
         "    %(prog)s --seed 1 --out demo1 --gpu cpu",
     )
+    subject = parser.add_argument_group("what to draw")
+    subject.add_argument(
+        "--count",
+        type=whole_number(1),
+        default=512,
+        metavar="N",
+        help="number of phantoms; with fewer, the demo is faster, and the networks learn less",
+    )
+    subject.add_argument(
+        "--seed",
+        type=whole_number(0, 2**32 - 1),
+        default=0,
+        metavar="N",
+        help="seed: another one gives other phantoms and networks",
+    )
     places = parser.add_argument_group("where files are")
     places.add_argument(
         "--out", type=Path, default=Path("demo"), metavar="FOLDER", help="folder for everything that the demo writes"
@@ -68,13 +83,6 @@ def _add_demo(tools: argparse._SubParsersAction) -> None:
         action=DeviceNames,
         metavar="ID",
         help="CUDA device id, or cpu (default: 0, or cpu where there is no CUDA device)",
-    )
-    machine.add_argument(
-        "--seed",
-        type=whole_number(0, 2**32 - 1),
-        default=0,
-        metavar="N",
-        help="seed: another one gives other phantoms and networks",
     )
 
 

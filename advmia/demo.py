@@ -1,15 +1,23 @@
 """The demo: trains a natural and a robust network on phantoms, attacks both, and shows what came out.
 
-Its steps are commands that a user could type. They run in this process, because starting Python and torch for each
-would take a quarter of the demo's time. A step that an earlier demo in the same folder has finished does nothing.
+Its steps are commands that a user could type. What is done with both networks is done side by side, for the natural one
+in a process of its own: images are so small here that a second thread hardly helps one network. The other commands run
+in this process, because starting Python and torch for each would take long. A step that an earlier demo in the same
+folder has finished does nothing.
 """
 
 from __future__ import annotations
 
+import os
 import shlex
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from advmia.data.specs import DATASETS
@@ -24,9 +32,9 @@ DATASET, MODEL = "melBin", "mv2"
 SIZE, IMAGE_SIZE = 40, 20  # pixels a side: of the phantoms, and of what the networks see
 GREY_EPS = 8
 EPSILONS = ("2", "4", "8")  # of the tests
-EPOCHS = {"nat": 6, "pgdat": 3}
+EPOCHS = {"nat": 8, "pgdat": 3}
 NAMES = {"nat": "natural training", "pgdat": "PGD-AT"}  # as texts call them
-STEPS = 8
+STEPS = 5
 PICTURE_HEIGHT, CAPTION_HEIGHT = 600, 40  # pixels
 
 INTRODUCTION = """\
@@ -39,20 +47,59 @@ training (PGD-AT) the lesion. So the demo shows what the two trainings do; it sa
 class Guide:
     """Runs steps one after another, and says before each what it does and about how long it takes."""
 
-    def __init__(self, steps: int) -> None:
-        self._steps, self._number = steps, 0
+    def __init__(self, steps: int, out: Path) -> None:
+        self._steps, self._number, self._out = steps, 0, out
         self._expected = self._taken = 0.0  # seconds of the steps so far
 
-    def run(self, title: str, seconds: float, words: list[str]) -> None:
-        """Runs a command. `seconds`: what it takes on two cores of the machine that docs/speed.md names."""
+    def run(self, title: str, seconds: float, words: list[str], beside: list[str] | None = None) -> None:
+        """Runs a command, and the script's command `beside` at the same time in another process, if there is one.
+
+        Its output is shown at the end. `seconds`: what both take on two cores of the machine that docs/speed.md names.
+        Raises `UserError` if the other process fails.
+        """
         pace = self._taken / self._expected if self._expected else 1  # this machine may be faster or slower
         self._number += 1
         print(f"\n[{self._number}/{self._steps}] {title} (about {_duration(pace * seconds)})")
-        print(f"$ {shlex.join(_as_typed(words))}", flush=True)
+        for command in [beside, words] if beside else [words]:
+            print(f"$ {shlex.join(_as_typed(command))}", flush=True)
         start = time.perf_counter()
-        run_words(words)
+        with _running(beside, self._out / "beside.log") if beside else nullcontext():
+            run_words(words)
         self._expected += seconds
         self._taken += time.perf_counter() - start
+
+
+@contextmanager
+def _running(words: list[str], log: Path) -> Iterator[None]:
+    """Runs a script's command in another process during the block, waits for its end and prints its output.
+
+    Both processes get half of the threads. Raises `UserError` if the other one fails.
+    """
+    threads = torch.get_num_threads()
+    half = max(threads // 2, 1)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w+", encoding="utf-8") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "advmia.entry_points", *words],
+            env=os.environ | {"OMP_NUM_THREADS": str(half)},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # so that Ctrl-C reaches this process only, which then ends the other
+        )
+        torch.set_num_threads(half)
+        try:
+            yield
+        except BaseException:
+            process.terminate()  # it saves what it has, as this process has done
+            raise
+        finally:
+            status = process.wait()
+            torch.set_num_threads(threads)
+        output.seek(0)
+        print(output.read(), end="", flush=True)
+    log.unlink()
+    if status:
+        raise UserError(f"`{shlex.join(_as_typed(words))}` failed with status {status}: see its last line above")
 
 
 def run_demo(out: Path, gpu: list[str] | None, *, count: int, seed: int = 0) -> None:
@@ -84,25 +131,26 @@ def run_demo(out: Path, gpu: list[str] | None, *, count: int, seed: int = 0) -> 
 
 def _run_steps(out: Path, count: int, flags: list[str]) -> dict[str, Path]:
     """Runs the commands in `out`, with `flags` for each script; returns the Grad-CAM sheets by their captions."""
-    guide = Guide(STEPS)
+    guide = Guide(STEPS, out)
     data = ["--dataRoot", f"{out}/data"]
     size = ["--count", str(count), "--size", str(SIZE), "--seed", flags[1]]
     guide.run(f"Draw {count} phantoms", 2, ["advmia", "phantoms", *data, "--dataset", DATASETS[DATASET].folder, *size])
     common = ["--dataset", DATASET, *data, "--imgSize", str(IMAGE_SIZE), *flags]
-    weights = {}
-    for method, seconds in (("nat", 15), ("pgdat", 60)):
-        train = ["trainCls.py", *common, "--method", method, "--model", MODEL, "--eps", str(GREY_EPS), "--bs", "8"]
-        train += ["--epoch", str(EPOCHS[method]), "--valFraction", "0.1", "--resume", "--saveDir", f"{out}/clsCkpt"]
-        guide.run(f"Train {MODEL} with {NAMES[method]}, {EPOCHS[method]} epochs", seconds, train)
-        weights[method] = str(output_path(train))
-        attack = ["--attacks", "pgd", "--epsilons", *EPSILONS, "--limit", "48", "--resultDir", f"{out}/results"]
-        test = ["testCls.py", *common, "--targetModel", MODEL, "--targetWeight", weights[method], *attack]
-        guide.run(f"Attack that network by PGD-20 at {len(EPSILONS)} eps", 10, test)
+    train = ["trainCls.py", *common, "--model", MODEL, "--eps", str(GREY_EPS), "--bs", "8", "--valFraction", "0.05"]
+    train += ["--resume", "--saveDir", f"{out}/clsCkpt"]
+    trainings = {method: [*train, "--method", method, "--epoch", str(epochs)] for method, epochs in EPOCHS.items()}
+    epochs = " and ".join(f"{EPOCHS[method]} epochs of {name}" for method, name in NAMES.items())
+    guide.run(f"Train {MODEL} twice, side by side: {epochs}", 80, trainings["pgdat"], trainings["nat"])
+    weights = {method: str(output_path(words)) for method, words in trainings.items()}
+    attack = ["testCls.py", *common, "--targetModel", MODEL, "--attacks", "pgd", "--epsilons", *EPSILONS]
+    attack += ["--limit", "48", "--resultDir", f"{out}/results", "--targetWeight"]
+    title = f"Attack both networks by PGD-20 at eps {', '.join(EPSILONS)}"
+    guide.run(title, 25, [*attack, weights["pgdat"]], [*attack, weights["nat"]])
     guide.run("Make the table and the curves", 2, ["advmia", "tables", f"{out}/results", "--out", str(out)])
-    for method in weights:
-        draw = ["--model", MODEL, "--weight", weights[method], "--saveDir", f"{out}/maps/{method}"]
-        draw += ["--mapOf", "predicted", "--epsilons", str(GREY_EPS), "--limit", "4"]
-        guide.run(f"Draw where the network of {NAMES[method]} looks (Grad-CAM)", 5, ["gradVisual.py", *common, *draw])
+    draw = ["gradVisual.py", *common, "--model", MODEL, "--mapOf", "predicted", "--epsilons", str(GREY_EPS)]
+    draw += ["--limit", "4"]
+    draws = {method: [*draw, "--weight", path, "--saveDir", f"{out}/maps/{method}"] for method, path in weights.items()}
+    guide.run("Draw where both networks look (Grad-CAM)", 6, draws["pgdat"], draws["nat"])
     return {f"Grad-CAM: {NAMES[method]}": out / "maps" / method / "gradVisual.png" for method in weights}
 
 

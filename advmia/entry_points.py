@@ -1,4 +1,7 @@
-"""What the seven scripts and the tools run, by name: for programs that run several of them, or ask what they write."""
+"""What the seven scripts and the tools run, by name: for programs that run several of them, or ask what they write.
+
+`python -m advmia.entry_points trainCls.py ...` is `python trainCls.py ...` in a folder without the scripts.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from advmia.cli import flags, tools
+from advmia.cli import flags, run, tools
 from advmia.cli.parser import Parser
 from advmia.commands import testing, training, visualising
 from advmia.data.phantoms import make_phantoms
@@ -111,3 +114,16 @@ def run_words(words: list[str]) -> None:
     else:
         script = SCRIPTS[words[0]]
         script.command(script.task, script.parse(words))
+
+
+def main() -> int:
+    """Runs the script that the command line names, as that script does; returns its exit status."""
+    name = sys.argv.pop(1)
+    script = SCRIPTS[name]
+    parser = script.make_parser(script.task, None)
+    parser.prog = name
+    return run.run_command(parser, lambda args: script.command(script.task, args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,7 @@ def test_commands_are_those_of_the_scripts(monkeypatch: pytest.MonkeyPatch, tmp_
     """Fails if a command that the demo shows is not the one that it runs, or a script would refuse it."""
     ran: list[list[str]] = []
     monkeypatch.setattr(demo, "run_words", ran.append)
+    monkeypatch.setattr(demo, "_running", lambda words, log: nullcontext(ran.append(words)))
     monkeypatch.setattr(demo, "output_path", lambda words: Path("weights"))
     shown: list[str] = []
     monkeypatch.setattr("builtins.print", lambda *text, **_: shown.append(" ".join(map(str, text))))
@@ -76,7 +78,7 @@ def test_guide_learns_the_machine_s_pace(monkeypatch: pytest.MonkeyPatch, capsys
     clock = iter((0.0, 30.0, 40.0, 41.0))
     monkeypatch.setattr(demo.time, "perf_counter", lambda: next(clock))
     monkeypatch.setattr(demo, "run_words", lambda words: None)
-    guide = demo.Guide(2)
+    guide = demo.Guide(2, Path("unused"))
     guide.run("first", 10, ["trainCls.py"])
     guide.run("second", 45, ["advmia", "tables"])
     lines = [line for line in capsys.readouterr().out.splitlines() if line]

@@ -61,7 +61,7 @@ def _add_demo(tools: argparse._SubParsersAction) -> None:
     subject.add_argument(
         "--count",
         type=whole_number(1),
-        default=448,
+        default=512,
         metavar="N",
         help="number of phantoms; with fewer, the demo is faster, and the networks learn less",
     )

@@ -34,7 +34,7 @@ BOUNDS = (90.0, 15.0, 60.0)
 
 def main() -> None:
     args = _arguments()
-    runs = []
+    runs: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for threads in args.threads:
             with ThreadPoolExecutor(args.atOnce if threads == 1 else 1) as pool:

@@ -167,16 +167,13 @@ def _matched_files(
     `UserError` for a name without a file, and for a link whose target is missing.
     """
     try:
-        present = {
-            entry.name.decode("utf-8", "surrogateescape")
-            for entry in os.scandir(os.fsencode(folder))
-            if entry.is_file()
-        }
+        entries = {entry.name.decode("utf-8", "surrogateescape"): entry for entry in os.scandir(os.fsencode(folder))}
     except OSError as error:
         raise UserError(f"no {kind} folder at {folder} ({error.strerror}); {path} lists its files") from error
     names = [sample.image if kind == "image" else sample.entry for sample in listed]
-    if present.issuperset(names):
+    if all(name in entries and entries[name].is_file() for name in set(names)):  # asking costs most of the time
         return tuple(names), []
+    present = {name for name, entry in entries.items() if entry.is_file()}
     composed = {unicodedata.normalize("NFC", name): name for name in present}
     matched, in_folder, in_form, missing = [], 0, 0, []
     for sample, name in zip(listed, names, strict=True):
@@ -218,9 +215,14 @@ def _parse_labels(
     if spec.task == "multi-label":
         _check_repeats(path, listed, [sample.entry for sample in listed])
         return _parse_bits(spec, path, listed), len(spec.findings), []
-    labels = [_parse_integer(path, sample) for sample in listed]
+    numbers: dict[str, int] = {}  # by their spelling, of which a long list has only a few
+    for sample in listed:
+        if sample.entry not in numbers:
+            numbers[sample.entry] = _parse_integer(path, sample)
+    labels = [numbers[sample.entry] for sample in listed]
     _check_repeats(path, listed, labels)
-    fractions = sum(not sample.entry.lstrip("+-").isdecimal() for sample in listed)
+    decimal = {entry for entry in numbers if not entry.lstrip("+-").isdecimal()}
+    fractions = sum(sample.entry in decimal for sample in listed)
     remarks = [f"{fractions} labels are written with a decimal point"] if fractions else []
     # Without a declared number of classes, the list must hold each of 0 to K-1: a gap means a wrong column or list.
     limit = classes or spec.classes or len(set(labels))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from PIL import Image
 from torch import nn
 
 from advmia.models import build_model
+from benchmarks import demo
 from tests.support.documents import DOCUMENTS, anchors, code_blocks, links, named_paths, prose, text_of
 from tests.support.networks import SmallNet, pixels
 from tests.support.running import ROOT
@@ -91,3 +94,17 @@ def test_python_code(
             assert 0 < (names["x_adv"] - names["x"]).abs().max() <= 8 / 255 + 1e-6
     assert "x_adv" in names
     assert re.search(r"\d\.\d", capsys.readouterr().out)
+
+
+def test_figures_of_the_demo() -> None:
+    """Fails if README or docs/speed.md state other figures of the demo than its benchmark wrote."""
+    record = json.loads((ROOT / "benchmarks" / "results" / "demo.json").read_text(encoding="utf-8"))
+    runs = record["runs"]
+    assert demo.table(runs) in text_of("docs/speed.md")
+    assert f"{record['kept']} of {len(runs)} runs" in text_of("docs/speed.md")
+    (shown,) = [run for run in runs if (run["threads"], run["seed"]) == (2, 0)]
+    for method, name in (("nat", "nat"), ("pgdat", "pgdat 8")):
+        row = f"| {name} | {shown[f'{method} clean']:.1f} | {shown[f'{method} attacked']:.1f} |"
+        assert row in text_of("README.md"), row
+    minutes = max(run["seconds"] for run in runs if run["threads"] == 2) / 60
+    assert f"at most {math.ceil(2 * minutes) / 2:g} minutes" in " ".join(text_of("README.md").split())

@@ -140,17 +140,17 @@ def _run_steps(out: Path, count: int, flags: list[str]) -> dict[str, Path]:
     train += ["--resume", "--saveDir", f"{out}/clsCkpt"]
     trainings = {method: [*train, "--method", method, "--epoch", str(epochs)] for method, epochs in EPOCHS.items()}
     epochs = " and ".join(f"{EPOCHS[method]} epochs of {name}" for method, name in NAMES.items())
-    guide.run(f"Train {MODEL} twice, side by side: {epochs}", 80, trainings["pgdat"], trainings["nat"])
+    guide.run(f"Train {MODEL} twice, side by side: {epochs}", 110, trainings["pgdat"], trainings["nat"])
     weights = {method: str(output_path(words)) for method, words in trainings.items()}
     attack = ["testCls.py", *common, "--targetModel", MODEL, "--attacks", "pgd", "--epsilons", *EPSILONS]
     attack += ["--limit", "48", "--resultDir", f"{out}/results", "--targetWeight"]
     title = f"Attack both networks by PGD-20 at eps {', '.join(EPSILONS)}"
-    guide.run(title, 25, [*attack, weights["pgdat"]], [*attack, weights["nat"]])
+    guide.run(title, 40, [*attack, weights["pgdat"]], [*attack, weights["nat"]])
     guide.run("Make the table and the curves", 2, ["advmia", "tables", f"{out}/results", "--out", str(out)])
     draw = ["gradVisual.py", *common, "--model", MODEL, "--mapOf", "predicted", "--epsilons", str(GREY_EPS)]
     draw += ["--limit", "4"]
     draws = {method: [*draw, "--weight", path, "--saveDir", f"{out}/maps/{method}"] for method, path in weights.items()}
-    guide.run("Draw where both networks look (Grad-CAM)", 6, draws["pgdat"], draws["nat"])
+    guide.run("Draw where both networks look (Grad-CAM)", 9, draws["pgdat"], draws["nat"])
     return {f"Grad-CAM: {NAMES[method]}": out / "maps" / method / "gradVisual.png" for method in weights}
 
 

@@ -34,7 +34,7 @@ def test_demo_from_end_to_end(tmp_path: Path, warm_interpreter: Path) -> None:
     """
     out = tmp_path / "my demo"
     environment = {"PYTHON": str(warm_interpreter), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
-    command = [str(ROOT / "scripts" / "demo.sh"), "--out", str(out), "--gpu", "cpu", "--count", "24"]
+    command = [str(ROOT / "scripts" / "demo.sh"), "--out", str(out), "--gpu", "cpu", "--count", "64"]
     for run in (1, 2):
         process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
         assert process.returncode == 0, process.stderr

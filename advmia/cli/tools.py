@@ -60,10 +60,10 @@ def _add_demo(tools: argparse._SubParsersAction) -> None:
     subject = parser.add_argument_group("what to draw")
     subject.add_argument(
         "--count",
-        type=whole_number(1),
+        type=whole_number(64),
         default=512,
         metavar="N",
-        help="number of phantoms; with fewer, the demo is faster, and the networks learn less",
+        help="number of phantoms, 64 or more; with fewer, the demo is faster, and the networks learn less",
     )
     subject.add_argument(
         "--seed",

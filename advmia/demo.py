@@ -36,6 +36,7 @@ EPOCHS = {"nat": 8, "pgdat": 3}
 NAMES = {"nat": "natural training", "pgdat": "PGD-AT"}  # as texts call them
 STEPS = 5
 PICTURE_HEIGHT, CAPTION_HEIGHT = 600, 40  # pixels
+PRIOR_SECONDS = 20  # by so many, a short first step says little about the machine
 
 INTRODUCTION = """\
 This demo trains two networks on phantoms: images drawn by a program, here of skin lesions. Each phantom shows its class
@@ -57,23 +58,25 @@ class Guide:
         Its output is shown at the end. `seconds`: what both take on two cores of the machine that docs/speed.md names.
         Raises `UserError` if the other process fails.
         """
-        pace = self._taken / self._expected if self._expected else 1  # this machine may be faster or slower
+        # This machine may be faster or slower than the one that the estimates are from.
+        pace = (self._taken + PRIOR_SECONDS) / (self._expected + PRIOR_SECONDS)
         self._number += 1
         print(f"\n[{self._number}/{self._steps}] {title} (about {_duration(pace * seconds)})")
         for command in [beside, words] if beside else [words]:
             print(f"$ {shlex.join(_as_typed(command))}", flush=True)
         start = time.perf_counter()
-        with _running(beside, self._out / "beside.log") if beside else nullcontext():
+        with run_beside(beside, self._out / "beside.log") if beside else nullcontext():
             run_words(words)
         self._expected += seconds
         self._taken += time.perf_counter() - start
 
 
 @contextmanager
-def _running(words: list[str], log: Path) -> Iterator[None]:
+def run_beside(words: list[str], log: Path) -> Iterator[None]:
     """Runs a script's command in another process during the block, waits for its end and prints its output.
 
-    Both processes get half of the threads. Raises `UserError` if the other one fails.
+    Each of the two processes gets half of the threads. If the block fails or is stopped, the other process is stopped
+    too; `log` then keeps its output. Raises `UserError` if the other process fails.
     """
     threads = torch.get_num_threads()
     half = max(threads // 2, 1)
@@ -84,16 +87,17 @@ def _running(words: list[str], log: Path) -> Iterator[None]:
             env=os.environ | {"OMP_NUM_THREADS": str(half)},
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # so that Ctrl-C reaches this process only, which then ends the other
+            start_new_session=True,  # so that Ctrl-C reaches this process only, which then stops the other
         )
         torch.set_num_threads(half)
         try:
             yield
+            status = process.wait()
         except BaseException:
-            process.terminate()  # it saves what it has, as this process has done
+            process.terminate()
+            process.wait()  # it saves what it has
             raise
         finally:
-            status = process.wait()
             torch.set_num_threads(threads)
         output.seek(0)
         print(output.read(), end="", flush=True)
@@ -117,11 +121,11 @@ def run_demo(out: Path, gpu: list[str] | None, *, count: int, seed: int = 0) -> 
         raise UserError(f"--gpu {' '.join(gpu)}: the demo uses one device; name one")
     print(INTRODUCTION)
     try:
-        sheets = _run_steps(out, count, ["--seed", str(seed), *(["--gpu", *gpu] if gpu else [])])
+        sheets = _run_steps(out, count, str(seed), ["--gpu", *gpu] if gpu else [])
     except Stopped as stop:
         stop.advice = "the same command continues the demo"
         raise
-    (curves,) = out.glob(f"{DATASET}*__{MODEL}.png")
+    (curves,) = out.glob(f"{DATASET}*__{MODEL}.png")  # its name says that the images are phantoms
     save_side_by_side({"accuracy under attack": curves, **sheets}, out / "demo.png")
     print()
     print(f"Found: {'; '.join(findings(out))}.")
@@ -129,18 +133,18 @@ def run_demo(out: Path, gpu: list[str] | None, *, count: int, seed: int = 0) -> 
     print(f"Open first: {out / 'demo.png'} (curves over eps, and where each network looks, clean and under attack)")
 
 
-def _run_steps(out: Path, count: int, flags: list[str]) -> dict[str, Path]:
-    """Runs the commands in `out`, with `flags` for each script; returns the Grad-CAM sheets by their captions."""
+def _run_steps(out: Path, count: int, seed: str, device: list[str]) -> dict[str, Path]:
+    """Runs the commands, with the flags `device` for each script; returns the Grad-CAM sheets by their captions."""
     guide = Guide(STEPS, out)
     data = ["--dataRoot", f"{out}/data"]
-    size = ["--count", str(count), "--size", str(SIZE), "--seed", flags[1]]
+    size = ["--count", str(count), "--size", str(SIZE), "--seed", seed]
     guide.run(f"Draw {count} phantoms", 2, ["advmia", "phantoms", *data, "--dataset", DATASETS[DATASET].folder, *size])
-    common = ["--dataset", DATASET, *data, "--imgSize", str(IMAGE_SIZE), *flags]
+    common = ["--dataset", DATASET, *data, "--imgSize", str(IMAGE_SIZE), "--seed", seed, *device]
     train = ["trainCls.py", *common, "--model", MODEL, "--eps", str(GREY_EPS), "--bs", "8", "--valFraction", "0.05"]
     train += ["--resume", "--saveDir", f"{out}/clsCkpt"]
     trainings = {method: [*train, "--method", method, "--epoch", str(epochs)] for method, epochs in EPOCHS.items()}
     epochs = " and ".join(f"{EPOCHS[method]} epochs of {name}" for method, name in NAMES.items())
-    guide.run(f"Train {MODEL} twice, side by side: {epochs}", 110, trainings["pgdat"], trainings["nat"])
+    guide.run(f"Train {MODEL} twice, side by side: {epochs}", 120, trainings["pgdat"], trainings["nat"])
     weights = {method: str(output_path(words)) for method, words in trainings.items()}
     attack = ["testCls.py", *common, "--targetModel", MODEL, "--attacks", "pgd", "--epsilons", *EPSILONS]
     attack += ["--limit", "48", "--resultDir", f"{out}/results", "--targetWeight"]

@@ -1,6 +1,7 @@
 """What the seven scripts and the tools run, by name: for programs that run several of them, or ask what they write.
 
-`python -m advmia.entry_points trainCls.py ...` is `python trainCls.py ...` in a folder without the scripts.
+`python -m advmia.entry_points trainCls.py ...` is `python trainCls.py ...`, on one device, in a folder without the
+scripts.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from advmia.data.phantoms import make_phantoms
 from advmia.data.prepare import prepare_dataset
 from advmia.errors import UserError
 from advmia.results.tables import write_tables
+from advmia.runtime.terminal import say
 from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL, Task
 
 
@@ -31,11 +33,15 @@ class Script:
     command: Callable[[Task, argparse.Namespace], None]
     output_path: Callable[[Task, argparse.Namespace], Path] | None  # the file that it writes; None for many files
 
+    def parser(self, name: str) -> Parser:
+        """Returns the parser of the script's flags. `name`: the script's name, with which error lines begin."""
+        parser = self.make_parser(self.task, None)
+        parser.prog = name
+        return parser
+
     def parse(self, words: list[str]) -> argparse.Namespace:
         """Parses a command's words, the script's name first. Exits with status 2, as the script, if one is wrong."""
-        parser = self.make_parser(self.task, None)
-        parser.prog = words[0]  # which error lines name
-        return parser.parse_args(words[1:])
+        return self.parser(words[0]).parse_args(words[1:])
 
 
 _TASKS = {"Cls": SINGLE_LABEL, "Chex": MULTI_LABEL, "Seg": SEGMENTATION}
@@ -117,12 +123,13 @@ def run_words(words: list[str]) -> None:
 
 
 def main() -> int:
-    """Runs the script that the command line names, as that script does; returns its exit status."""
-    name = sys.argv.pop(1)
+    """Runs the script that the command line names first; returns its exit status."""
+    name = sys.argv.pop(1) if len(sys.argv) > 1 else ""
+    if name not in SCRIPTS:
+        say(f"advmia.entry_points: error: expected one of {', '.join(SCRIPTS)}, got {name!r}")
+        return 2
     script = SCRIPTS[name]
-    parser = script.make_parser(script.task, None)
-    parser.prog = name
-    return run.run_command(parser, lambda args: script.command(script.task, args))
+    return run.run_command(script.parser(name), lambda args: script.command(script.task, args))
 
 
 if __name__ == "__main__":

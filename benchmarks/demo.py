@@ -2,9 +2,8 @@
 
     python -m benchmarks.demo
 
-Every run is `python -m advmia demo` in a process and a folder of its own. Runs on two threads follow one another, so
-that they are timed alone; of those on one thread, `--atOnce` run at a time, and their times count little. It prints a
-table for each number of threads, as docs/speed.md shows it, and says whether every run keeps to the bounds.
+Every run is `python -m advmia demo` in a process and a folder of its own. Runs follow one another, so that they are
+timed alone. It prints a table, as docs/speed.md shows it, and says whether every run keeps to the bounds.
 """
 
 from __future__ import annotations
@@ -17,8 +16,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,33 +31,39 @@ BOUNDS = (90.0, 15.0, 60.0)
 
 def main() -> None:
     args = _arguments()
-    runs: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        for threads in args.threads:
-            with ThreadPoolExecutor(args.atOnce if threads == 1 else 1) as pool:
-                runs += pool.map(partial(run_demo, Path(folder), threads, args.device), range(args.seeds))
+        runs = [
+            run_demo(Path(folder) / f"{threads}-{seed}", threads, args.device, seed)
+            for threads in args.threads
+            for seed in range(args.seeds)
+        ]
     print(table(runs))
     failed = [run for run in runs if not keeps_bounds(run)]
     print(f"{len(runs) - len(failed)} of {len(runs)} runs keep to the bounds")
     report.write(args, "demo", {"runs": runs, "bounds": BOUNDS, "kept": len(runs) - len(failed)})
 
 
-def run_demo(folder: Path, threads: int, device: str, seed: int) -> dict[str, Any]:
-    """Runs the demo once; returns its seconds, and the accuracies in percent of both networks, clean and at eps 8."""
-    out = folder / f"{threads}-{seed}"
+def run_demo(out: Path, threads: int, device: str, seed: int) -> dict[str, Any]:
+    """Runs the demo once; returns its settings, its seconds and its accuracies."""
     gpu = ["--gpu", "cpu"] if device == "cpu" else []
     command = [sys.executable, "-m", "advmia", "demo", "--out", str(out), "--seed", str(seed), *gpu]
     start = time.perf_counter()
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
-    run: dict[str, Any] = {"threads": threads, "seed": seed, "seconds": time.perf_counter() - start}
+    seconds = time.perf_counter() - start
+    print(f"{threads} threads, seed {seed}: {seconds:.0f} s", file=sys.stderr, flush=True)
+    return {"threads": threads, "seed": seed, "seconds": seconds, **accuracies(out)}
+
+
+def accuracies(out: Path) -> dict[str, float]:
+    """Returns the accuracies in percent of both networks, clean and under PGD-20, from the results of a demo."""
+    found: dict[str, float] = {}
     for method in METHODS:
         (path,) = (out / "results").glob(f"*_{method}_*.json")
         rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
         shares = {(row["attack"], row["eps"]): 100 * row["scores"]["accuracy"] for row in rows}
-        run |= {f"{method} clean": shares["none", 0], f"{method} attacked": shares["pgd", EPS]}
-    print(f"{threads} threads, seed {seed}: {run['seconds']:.0f} s", file=sys.stderr, flush=True)
-    return run
+        found |= {f"{method} clean": shares["none", 0], f"{method} attacked": shares["pgd", EPS]}
+    return found
 
 
 def keeps_bounds(run: Mapping[str, Any]) -> bool:
@@ -91,7 +94,6 @@ def _arguments() -> argparse.Namespace:
     parser = report.new_parser(__doc__)
     parser.add_argument("--seeds", type=int, default=10, help="number of seeds, from 0")
     parser.add_argument("--threads", type=int, nargs="+", default=[2, 1], help="numbers of threads")
-    parser.add_argument("--atOnce", type=int, default=2, help="runs on one thread at a time")
     return report.parse(parser)
 
 

@@ -5,17 +5,23 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import signal
 import subprocess
+import threading
+import time
 from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from advmia import demo
 from advmia.entry_points import SCRIPTS, output_path
 from advmia.errors import UserError
+from advmia.runtime.signals import Stopped, stop_on_signal
+from benchmarks.demo import accuracies
 from tests.support.running import ROOT, run_main
 
 
@@ -45,7 +51,10 @@ def test_demo_from_end_to_end(tmp_path: Path, warm_interpreter: Path) -> None:
             shown = [int(number) for number in re.findall(r"(\d+) %", phrase)]
             assert shown == [round(score) for score in scores(out, method)]
         assert f"{out / 'tables.md'}" in table and f"{out / 'demo.png'}" in picture
-        assert ("epoch 1/" in process.stdout) == (run == 1)
+        assert process.stdout.count("epoch 1/") == (2 if run == 1 else 0)  # of both networks
+    benchmarked = accuracies(out)
+    for method in ("nat", "pgdat"):
+        assert (benchmarked[f"{method} clean"], benchmarked[f"{method} attacked"]) == scores(out, method)
     pixels = np.asarray(Image.open(out / "demo.png"))
     assert pixels.shape[0] == demo.CAPTION_HEIGHT + demo.PICTURE_HEIGHT
     thirds = [pixels[:, : pixels.shape[1] // 3], pixels[:, -pixels.shape[1] // 3 :]]
@@ -57,7 +66,7 @@ def test_commands_are_those_of_the_scripts(monkeypatch: pytest.MonkeyPatch, tmp_
     """Fails if a command that the demo shows is not the one that it runs, or a script would refuse it."""
     ran: list[list[str]] = []
     monkeypatch.setattr(demo, "run_words", ran.append)
-    monkeypatch.setattr(demo, "_running", lambda words, log: nullcontext(ran.append(words)))
+    monkeypatch.setattr(demo, "run_beside", lambda words, log: nullcontext(ran.append(words)))
     monkeypatch.setattr(demo, "output_path", lambda words: Path("weights"))
     shown: list[str] = []
     monkeypatch.setattr("builtins.print", lambda *text, **_: shown.append(" ".join(map(str, text))))
@@ -75,19 +84,64 @@ def test_commands_are_those_of_the_scripts(monkeypatch: pytest.MonkeyPatch, tmp_
 
 def test_guide_learns_the_machine_s_pace(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Fails if estimates do not follow how long the steps before took."""
-    clock = iter((0.0, 30.0, 40.0, 41.0))
+    clock = iter((0.0, 130.0, 140.0, 141.0))
     monkeypatch.setattr(demo.time, "perf_counter", lambda: next(clock))
     monkeypatch.setattr(demo, "run_words", lambda words: None)
     guide = demo.Guide(2, Path("unused"))
-    guide.run("first", 10, ["trainCls.py"])
+    guide.run("first", 30, ["trainCls.py"])
     guide.run("second", 45, ["advmia", "tables"])
     lines = [line for line in capsys.readouterr().out.splitlines() if line]
     assert lines == [
-        "[1/2] first (about 10 s)",
+        "[1/2] first (about 30 s)",
         "$ python trainCls.py",
-        "[2/2] second (about 2 min 20 s)",  # 45 s at three times the seconds: 135 s
+        "[2/2] second (about 2 min 20 s)",  # 45 s at (130 + 20) / (30 + 20) of the seconds: 135 s
         "$ python -m advmia tables",
     ]
+
+
+@pytest.fixture
+def other_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replaces Python by a program that runs until SIGTERM, or ends at once with its last argument as the status."""
+    program = tmp_path / "python"
+    program.write_text(
+        '#!/bin/sh\n[ "$3" = ends ] && { echo "the reason"; exit "$4"; }\n'
+        "trap 'echo saved; exit 143' TERM\necho started\nwhile :; do sleep 0.05; done\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr(demo.sys, "executable", str(program))
+
+
+def wait_for(log: Path, text: str) -> None:
+    deadline = time.monotonic() + 60
+    while text not in log.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("moment", ["during the block", "while it waits"])
+def test_a_signal_stops_both_processes(moment: str, tmp_path: Path, other_program: None) -> None:
+    """Fails if Ctrl-C leaves the other process running, or kills it before it has saved what it has."""
+    log, threads = tmp_path / "beside.log", torch.get_num_threads()
+    with pytest.raises(Stopped), stop_on_signal(), demo.run_beside(["runs"], log):
+        wait_for(log, "started")
+        seconds = 0.0 if moment == "during the block" else 0.3
+        main_thread = threading.main_thread().ident  # a signal to another thread would not interrupt what this one does
+        timer = threading.Timer(seconds, signal.pthread_kill, [main_thread, signal.SIGINT])
+        timer.start()
+        if moment == "during the block":
+            time.sleep(30)
+    assert log.read_text() == "started\nsaved\n"
+    assert torch.get_num_threads() == threads
+
+
+def test_the_other_process_fails(tmp_path: Path, other_program: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """Fails if the demo goes on although the other network's command has failed, or its reason is not shown."""
+    with demo.run_beside(["ends", "0"], tmp_path / "beside.log"):
+        pass
+    failure = pytest.raises(UserError, match="python ends 2` failed with status 2")
+    with failure, demo.run_beside(["ends", "2"], tmp_path / "beside.log"):
+        pass
+    assert capsys.readouterr().out == 2 * "the reason\n"
 
 
 def test_several_devices_are_refused(

@@ -108,9 +108,15 @@ def add_seed(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def add_data_root(group: argparse._ArgumentGroup) -> None:
-    text = "folder of the data sets, which `python -m advmia prepare` or `phantoms` fills"
+def add_data_root(group: argparse._ArgumentGroup, use: str = "`python -m advmia prepare` or `phantoms` fills") -> None:
+    """Adds --dataRoot. `use`: what is done with the folder, and by what."""
+    text = f"folder of the data sets, which {use}"
     group.add_argument("--dataRoot", type=Path, default=Path("data"), metavar="FOLDER", help=text)
+
+
+def add_gpu(group: argparse._ArgumentGroup, text: str) -> None:
+    text = with_remark(text, "default: 0, or cpu where there is no CUDA device")
+    group.add_argument("--gpu", nargs="+", action=DeviceNames, metavar="ID", help=text)
 
 
 def add_machine(parser: argparse.ArgumentParser, several: str = "several share each batch") -> argparse._ArgumentGroup:
@@ -119,16 +125,7 @@ def add_machine(parser: argparse.ArgumentParser, several: str = "several share e
     `several`: what the command does with several devices.
     """
     group = parser.add_argument_group("machine")
-    group.add_argument(
-        "--gpu",
-        nargs="+",
-        action=DeviceNames,
-        metavar="ID",
-        help=published(
-            f"CUDA device ids, e.g. 0 or 0 1, or cpu; {several}",
-            "default: 0, or cpu where there is no CUDA device",
-        ),
-    )
+    add_gpu(group, published(f"CUDA device ids, e.g. 0 or 0 1, or cpu; {several}"))
     group.add_argument(
         "--precision",
         type=one_of(PRECISIONS),

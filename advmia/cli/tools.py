@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 
 from advmia.cli import meanings
+from advmia.cli.common import add_data_root, add_gpu
 from advmia.cli.formatter import listed
-from advmia.cli.parser import DeviceNames, Parser, make_parser, one_of, whole_number, with_choices
+from advmia.cli.parser import Parser, make_parser, one_of, whole_number, with_choices
 from advmia.data.phantoms import FOLDERS
 from advmia.data.prepare import DOWNLOADS, SPLITS
 from advmia.data.specs import DATASETS
@@ -20,8 +21,11 @@ def tools_parser(prog: str) -> Parser:
     `prog`: how the user started the command, `advmia` or `python -m advmia`; help and error lines begin with it.
     """
     parser = make_parser(
-        "Prepares data sets, generates phantoms, and makes tables of results. Each tool has a --help of its own.\n\n"
+        "Runs the demo, prepares data sets, generates phantoms, and makes tables of results. Each tool has a --help of "
+        "its own.\n\n"
         "examples:\n"
+        "  what this software does, in a few minutes\n"
+        "    %(prog)s demo\n\n"
         "  images for trying the scripts without a download\n"
         "    %(prog)s phantoms --dataRoot phantoms\n\n"
         "  tables and curves of all results\n"
@@ -76,14 +80,7 @@ def _add_demo(tools: argparse._SubParsersAction) -> None:
     places.add_argument(
         "--out", type=Path, default=Path("demo"), metavar="FOLDER", help="folder for everything that the demo writes"
     )
-    machine = parser.add_argument_group("machine")
-    machine.add_argument(
-        "--gpu",
-        nargs="+",
-        action=DeviceNames,
-        metavar="ID",
-        help="CUDA device id, or cpu (default: 0, or cpu where there is no CUDA device)",
-    )
+    add_gpu(parser.add_argument_group("machine"), "CUDA device id, or cpu")
 
 
 def _add_prepare(tools: argparse._SubParsersAction) -> None:
@@ -129,15 +126,10 @@ def _add_prepare(tools: argparse._SubParsersAction) -> None:
     places.add_argument(
         "--source", required=True, type=Path, metavar="PATH", help="folder of the unpacked download, or the .npz file"
     )
-    _add_data_root(places)
+    add_data_root(places, "the scripts read")
     placing = places.add_mutually_exclusive_group()
     placing.add_argument("--link", action="store_true", help="link to the images of the download")
     placing.add_argument("--copy", action="store_false", dest="link", help="copy the images of the download (default)")
-
-
-def _add_data_root(group: argparse._ArgumentGroup) -> None:
-    text = "folder of the data sets, which the scripts read"
-    group.add_argument("--dataRoot", type=Path, default=Path("data"), metavar="FOLDER", help=text)
 
 
 def _add_phantoms(tools: argparse._SubParsersAction) -> None:
@@ -172,7 +164,7 @@ def _add_phantoms(tools: argparse._SubParsersAction) -> None:
     subject.add_argument(
         "--seed", type=whole_number(0, 2**63 - 1), default=0, metavar="N", help="seed; another gives other images"
     )
-    _add_data_root(parser.add_argument_group("where files are"))
+    add_data_root(parser.add_argument_group("where files are"), "the scripts read")
 
 
 def _add_tables(tools: argparse._SubParsersAction) -> None:

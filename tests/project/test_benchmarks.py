@@ -35,7 +35,7 @@ from advmia.runtime.precision import FP32
 from advmia.tasks import SEGMENTATION
 from advmia.training import methods
 from advmia.training.methods import HAT, MART, TRADES, Method
-from benchmarks import evaluation, plain, steps, subjects, timing
+from benchmarks import demo, evaluation, plain, steps, subjects, timing
 from benchmarks.passes import Passes, count_passes, count_requests
 from benchmarks.timing import alternate
 from tests.support.networks import SmallNet, SmallSegmenter, Wrapped, pixels, share_equal, streams, targets, trained
@@ -384,6 +384,21 @@ def test_prepare(run_benchmark: Benchmark) -> None:
     record = run_benchmark("prepare", "--rows", 48)
     assert record["rows"] == 48
     assert all(record[step]["seconds"] > 0 and record[step]["peak_mib"] > 1 for step in ("first", "second", "read"))
+
+
+def test_demo(run_benchmark: Benchmark, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if a seed or a number of threads is left out, or a run beyond a bound is counted as kept."""
+    shown = {"nat clean": 100.0, "nat attacked": 0.0, "pgdat clean": 85.0, "pgdat attacked": 80.0}
+    beyond = [{"nat clean": 90.0}, {"nat attacked": 15.0}, {"pgdat attacked": 60.0}, {}]
+    changes = iter(beyond)
+
+    def run_demo(out: Path, threads: int, device: str, seed: int) -> dict[str, Any]:
+        return {"threads": threads, "seed": seed, "seconds": 1.0, **shown, **next(changes)}
+
+    monkeypatch.setattr(demo, "run_demo", run_demo)
+    record = run_benchmark("demo", "--seeds", 2, "--threads", 2, 1)
+    assert [(run["threads"], run["seed"]) for run in record["runs"]] == [(2, 0), (2, 1), (1, 0), (1, 1)]
+    assert record["kept"] == 1
 
 
 def test_a_part_that_fails_stops_no_other(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 """The demo: trains a natural and a robust network on phantoms, attacks both, and shows what came out.
 
-Its steps are commands that a user could type. What is done with both networks is done side by side, for the natural one
-in a process of its own: images are so small here that a second thread hardly helps one network. The other commands run
-in this process, because starting Python and torch for each would take long. A step that an earlier demo in the same
-folder has finished does nothing.
+Its steps are commands that a user could type. The natural network is trained, attacked and drawn in a process of its
+own, side by side with the other: images are so small here that a second thread hardly helps one network. The other
+commands run in this process, because starting Python and torch for each would take long. A step that an earlier demo in
+the same folder has finished does nothing.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from advmia.data.specs import DATASETS
-from advmia.entry_points import output_path, run_words
+from advmia.entry_points import THEN, output_path, run_words
 from advmia.errors import UserError
 from advmia.results.read import read_records
 from advmia.results.rows import CLEAN
@@ -29,10 +29,10 @@ from advmia.runtime.files import atomic_write
 from advmia.runtime.signals import Stopped
 
 DATASET, MODEL = "melBin", "mv2"
-SIZE, IMAGE_SIZE = 40, 20  # pixels a side: of the phantoms, and of what the networks see
+SIZE, IMAGE_SIZE = 40, 16  # pixels a side: of the phantoms, and of what the networks see
 GREY_EPS = 8
 EPSILONS = ("2", "4", "8")  # of the tests
-EPOCHS = {"nat": 8, "pgdat": 3}
+EPOCHS = {"nat": 10, "pgdat": 2}
 NAMES = {"nat": "natural training", "pgdat": "PGD-AT"}  # as texts call them
 STEPS = 5
 PICTURE_HEIGHT, CAPTION_HEIGHT = 600, 40  # pixels
@@ -40,23 +40,22 @@ PRIOR_SECONDS = 20  # by so many, a short first step says little about the machi
 
 INTRODUCTION = """\
 This demo trains two networks on phantoms: images drawn by a program, here of skin lesions. Each phantom shows its class
-in two ways. A faint colour cast is easy to learn, but an attack of 8 grey levels can reverse it. The lesion's size and
-colour resist such an attack, but mislead in one image of eight. Natural training learns the cast, PGD adversarial
+in two ways. A faint tint of the skin is easy to learn, but an attack of 8 grey levels can reverse it. The lesion's size
+and colour resist such an attack, but mislead in one image of eight. Natural training learns the tint, PGD adversarial
 training (PGD-AT) the lesion. So the demo shows what the two trainings do; it says nothing about medicine."""
 
 
 class Guide:
     """Runs steps one after another, and says before each what it does and about how long it takes."""
 
-    def __init__(self, steps: int, out: Path) -> None:
-        self._steps, self._number, self._out = steps, 0, out
+    def __init__(self, steps: int) -> None:
+        self._steps, self._number = steps, 0
         self._expected = self._taken = 0.0  # seconds of the steps so far
 
     def run(self, title: str, seconds: float, words: list[str], beside: list[str] | None = None) -> None:
-        """Runs a command, and the script's command `beside` at the same time in another process, if there is one.
+        """Runs a command, and says that the command `beside` is run by the other process, if there is one.
 
-        Its output is shown at the end. `seconds`: what both take on two cores of the machine that docs/speed.md names.
-        Raises `UserError` if the other process fails.
+        `seconds`: what the step takes on two cores of the machine that docs/speed.md names.
         """
         # This machine may be faster or slower than the one that the estimates are from.
         pace = (self._taken + PRIOR_SECONDS) / (self._expected + PRIOR_SECONDS)
@@ -65,21 +64,21 @@ class Guide:
         for command in [beside, words] if beside else [words]:
             print(f"$ {shlex.join(_as_typed(command))}", flush=True)
         start = time.perf_counter()
-        with run_beside(beside, self._out / "beside.log") if beside else nullcontext():
-            run_words(words)
+        run_words(words)
         self._expected += seconds
         self._taken += time.perf_counter() - start
 
 
 @contextmanager
-def run_beside(words: list[str], log: Path) -> Iterator[None]:
-    """Runs a script's command in another process during the block, waits for its end and prints its output.
+def run_beside(commands: list[list[str]], log: Path) -> Iterator[None]:
+    """Runs scripts' commands in another process during the block, waits for its end and prints its output.
 
     Each of the two processes gets half of the threads. If the block fails or is stopped, the other process is stopped
-    too; `log` then keeps its output. Raises `UserError` if the other process fails.
+    too; `log` then keeps its output. Raises `UserError` if a command of the other process fails.
     """
     threads = torch.get_num_threads()
     half = max(threads // 2, 1)
+    words = [word for command in commands for word in (THEN, *command)][1:]
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w+", encoding="utf-8") as output:
         process = subprocess.Popen(
@@ -100,10 +99,10 @@ def run_beside(words: list[str], log: Path) -> Iterator[None]:
         finally:
             torch.set_num_threads(threads)
         output.seek(0)
-        print(output.read(), end="", flush=True)
+        print(f"\nThe other process printed meanwhile:\n{output.read()}", end="", flush=True)
     log.unlink()
     if status:
-        raise UserError(f"`{shlex.join(_as_typed(words))}` failed with status {status}: see its last line above")
+        raise UserError(f"the other process failed with status {status}: see its last line above")
 
 
 def run_demo(out: Path, gpu: list[str] | None, *, count: int, seed: int = 0) -> None:
@@ -135,7 +134,7 @@ def run_demo(out: Path, gpu: list[str] | None, *, count: int, seed: int = 0) -> 
 
 def _run_steps(out: Path, count: int, seed: str, device: list[str]) -> dict[str, Path]:
     """Runs the commands, with the flags `device` for each script; returns the Grad-CAM sheets by their captions."""
-    guide = Guide(STEPS, out)
+    guide = Guide(STEPS)
     data = ["--dataRoot", f"{out}/data"]
     size = ["--count", str(count), "--size", str(SIZE), "--seed", seed]
     guide.run(f"Draw {count} phantoms", 2, ["advmia", "phantoms", *data, "--dataset", DATASETS[DATASET].folder, *size])
@@ -143,18 +142,20 @@ def _run_steps(out: Path, count: int, seed: str, device: list[str]) -> dict[str,
     train = ["trainCls.py", *common, "--model", MODEL, "--eps", str(GREY_EPS), "--bs", "8", "--valFraction", "0.05"]
     train += ["--resume", "--saveDir", f"{out}/clsCkpt"]
     trainings = {method: [*train, "--method", method, "--epoch", str(epochs)] for method, epochs in EPOCHS.items()}
-    epochs = " and ".join(f"{EPOCHS[method]} epochs of {name}" for method, name in NAMES.items())
-    guide.run(f"Train {MODEL} twice, side by side: {epochs}", 120, trainings["pgdat"], trainings["nat"])
     weights = {method: str(output_path(words)) for method, words in trainings.items()}
     attack = ["testCls.py", *common, "--targetModel", MODEL, "--attacks", "pgd", "--epsilons", *EPSILONS]
-    attack += ["--limit", "48", "--resultDir", f"{out}/results", "--targetWeight"]
-    title = f"Attack both networks by PGD-20 at eps {', '.join(EPSILONS)}"
-    guide.run(title, 40, [*attack, weights["pgdat"]], [*attack, weights["nat"]])
-    guide.run("Make the table and the curves", 2, ["advmia", "tables", f"{out}/results", "--out", str(out)])
+    attack += ["--limit", "40", "--resultDir", f"{out}/results", "--targetWeight"]
+    attacks = {method: [*attack, path] for method, path in weights.items()}
     draw = ["gradVisual.py", *common, "--model", MODEL, "--mapOf", "predicted", "--epsilons", str(GREY_EPS)]
     draw += ["--limit", "4"]
     draws = {method: [*draw, "--weight", path, "--saveDir", f"{out}/maps/{method}"] for method, path in weights.items()}
-    guide.run("Draw where both networks look (Grad-CAM)", 9, draws["pgdat"], draws["nat"])
+    with run_beside([trainings["nat"], attacks["nat"], draws["nat"]], out / "beside.log"):
+        epochs = " and ".join(f"{EPOCHS[method]} epochs of {name}" for method, name in NAMES.items())
+        guide.run(f"Train {MODEL} twice, side by side: {epochs}", 60, trainings["pgdat"], trainings["nat"])
+        title = f"Attack both networks by PGD-20 at eps {', '.join(EPSILONS)}"
+        guide.run(title, 30, attacks["pgdat"], attacks["nat"])
+        guide.run("Draw where both networks look (Grad-CAM)", 8, draws["pgdat"], draws["nat"])
+    guide.run("Make the table and the curves", 2, ["advmia", "tables", f"{out}/results", "--out", str(out)])
     return {f"Grad-CAM: {NAMES[method]}": out / "maps" / method / "gradVisual.png" for method in weights}
 
 

@@ -1,7 +1,7 @@
 """What the seven scripts and the tools run, by name: for programs that run several of them, or ask what they write.
 
-`python -m advmia.entry_points trainCls.py ...` is `python trainCls.py ...`, on one device, in a folder without the
-scripts.
+`python -m advmia.entry_points trainCls.py ... --then testCls.py ...` is `python trainCls.py ...` and, if that succeeds,
+`python testCls.py ...`, on one device, in one process, in a folder without the scripts.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class Script:
         return self.parser(words[0]).parse_args(words[1:])
 
 
+THEN = "--then"  # between two commands
 _TASKS = {"Cls": SINGLE_LABEL, "Chex": MULTI_LABEL, "Seg": SEGMENTATION}
 SCRIPTS = {
     **{
@@ -123,12 +124,22 @@ def run_words(words: list[str]) -> None:
 
 
 def main() -> int:
-    """Runs the script that the command line names first; returns its exit status."""
-    name = sys.argv.pop(1) if len(sys.argv) > 1 else ""
+    """Runs the scripts that the command line names, until one fails; returns the last one's exit status."""
+    status, words = 0, sys.argv[1:]
+    while words and status == 0:
+        end = words.index(THEN) if THEN in words else len(words)
+        status, words = _run_script(words[:end]), words[end + 1 :]
+    return status
+
+
+def _run_script(words: list[str]) -> int:
+    """Runs a script with its flags, as the script itself would; returns its exit status."""
+    name = words[0] if words else ""
     if name not in SCRIPTS:
         say(f"advmia.entry_points: error: expected one of {', '.join(SCRIPTS)}, got {name!r}")
         return 2
     script = SCRIPTS[name]
+    sys.argv[1:] = words[1:]  # which run_command parses
     return run.run_command(script.parser(name), lambda args: script.command(script.task, args))
 
 

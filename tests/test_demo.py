@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from advmia import demo
+from advmia import demo, entry_points
 from advmia.entry_points import SCRIPTS, output_path
 from advmia.errors import UserError
 from advmia.runtime.signals import Stopped, stop_on_signal
@@ -66,7 +66,7 @@ def test_commands_are_those_of_the_scripts(monkeypatch: pytest.MonkeyPatch, tmp_
     """Fails if a command that the demo shows is not the one that it runs, or a script would refuse it."""
     ran: list[list[str]] = []
     monkeypatch.setattr(demo, "run_words", ran.append)
-    monkeypatch.setattr(demo, "run_beside", lambda words, log: nullcontext(ran.append(words)))
+    monkeypatch.setattr(demo, "run_beside", lambda commands, log: nullcontext(ran.extend(commands)))
     monkeypatch.setattr(demo, "output_path", lambda words: Path("weights"))
     shown: list[str] = []
     monkeypatch.setattr("builtins.print", lambda *text, **_: shown.append(" ".join(map(str, text))))
@@ -75,7 +75,7 @@ def test_commands_are_those_of_the_scripts(monkeypatch: pytest.MonkeyPatch, tmp_
     (tmp_path / "melBin[phantom]__mv2.png").touch()
     demo.run_demo(tmp_path, ["0"], count=48, seed=3)
     typed = [shlex.split(line.removeprefix("$ python ").removeprefix("-m ")) for line in shown if line.startswith("$")]
-    assert typed == ran
+    assert sorted(typed) == sorted(ran)
     for words in ran:
         if words[0] in SCRIPTS:
             args = SCRIPTS[words[0]].parse(words)
@@ -87,7 +87,7 @@ def test_guide_learns_the_machine_s_pace(monkeypatch: pytest.MonkeyPatch, capsys
     clock = iter((0.0, 130.0, 140.0, 141.0))
     monkeypatch.setattr(demo.time, "perf_counter", lambda: next(clock))
     monkeypatch.setattr(demo, "run_words", lambda words: None)
-    guide = demo.Guide(2, Path("unused"))
+    guide = demo.Guide(2)
     guide.run("first", 30, ["trainCls.py"])
     guide.run("second", 45, ["advmia", "tables"])
     lines = [line for line in capsys.readouterr().out.splitlines() if line]
@@ -122,7 +122,7 @@ def wait_for(log: Path, text: str) -> None:
 def test_a_signal_stops_both_processes(moment: str, tmp_path: Path, other_program: None) -> None:
     """Fails if Ctrl-C leaves the other process running, or kills it before it has saved what it has."""
     log, threads = tmp_path / "beside.log", torch.get_num_threads()
-    with pytest.raises(Stopped), stop_on_signal(), demo.run_beside(["runs"], log):
+    with pytest.raises(Stopped), stop_on_signal(), demo.run_beside([["runs"]], log):
         wait_for(log, "started")
         seconds = 0.0 if moment == "during the block" else 0.3
         main_thread = threading.main_thread().ident  # a signal to another thread would not interrupt what this one does
@@ -136,12 +136,24 @@ def test_a_signal_stops_both_processes(moment: str, tmp_path: Path, other_progra
 
 def test_the_other_process_fails(tmp_path: Path, other_program: None, capsys: pytest.CaptureFixture[str]) -> None:
     """Fails if the demo goes on although the other network's command has failed, or its reason is not shown."""
-    with demo.run_beside(["ends", "0"], tmp_path / "beside.log"):
+    with demo.run_beside([["ends", "0"]], tmp_path / "beside.log"):
         pass
-    failure = pytest.raises(UserError, match="python ends 2` failed with status 2")
-    with failure, demo.run_beside(["ends", "2"], tmp_path / "beside.log"):
+    failure = pytest.raises(UserError, match="the other process failed with status 2")
+    with failure, demo.run_beside([["ends", "2"]], tmp_path / "beside.log"):
         pass
-    assert capsys.readouterr().out == 2 * "the reason\n"
+    assert capsys.readouterr().out == 2 * "\nThe other process printed meanwhile:\nthe reason\n"
+
+
+def test_commands_one_after_another(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Fails if a command is not run, gets the flags of another, or is run although the one before it has failed."""
+    help_of_all = ["advmia.entry_points", "trainCls.py", "--help", "--then", "testSeg.py", "-h"]
+    monkeypatch.setattr("sys.argv", help_of_all)
+    assert entry_points.main() == 0
+    shown = capsys.readouterr().out
+    assert shown.index("trainCls.py --dataset NAME") < shown.index("testSeg.py --dataset NAME")
+    monkeypatch.setattr("sys.argv", ["advmia.entry_points", "trainCls.py", "--wrong", "--then", "testSeg.py", "--help"])
+    assert entry_points.main() == 2
+    assert "testSeg.py" not in capsys.readouterr().out
 
 
 def test_several_devices_are_refused(

@@ -25,7 +25,7 @@ from advmia.errors import UserError
 from advmia.runtime.files import remove_leftovers, write_error, write_lock, write_text
 from advmia.runtime.progress import Bar
 
-GENERATOR = 2  # version of the drawing: raise it when images change, so that older phantoms are not mixed with new ones
+GENERATOR = 3  # version of the drawing: raise it when images change, so that older phantoms are not mixed with new ones
 COUNTS = (24, 20_000)  # fewest and most images in a folder; fewer would lack a class in one of the splits
 SIZES = (32, 1024)  # fewest and most pixels a side
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from advmia.data.markers import MARKER_NAME, data_label, read_markers, write_marker
-from advmia.data.phantom_images import CAST_LEVELS, WEAVE_LEVELS
+from advmia.data.phantom_images import TINT_LEVELS, WEAVE_LEVELS
 from advmia.data.phantoms import FOLDERS, make_phantoms
 from advmia.data.specs import CHEST_FINDINGS, DATASETS, DatasetSpec, Split
 from advmia.errors import UserError
@@ -85,16 +85,19 @@ def test_masks_lie_on_lesions_and_lungs(root: Path) -> None:
         for name, mask_name in rows(root / folder / "testSeg.csv"):
             grey = np.asarray(Image.open(root / folder / image_folder / name).convert("L"), dtype=float)
             inside = np.asarray(Image.open(root / folder / "target" / mask_name)) > 0
-            assert grey[inside].mean() < grey[~inside].mean(), name  # lesions and lungs are darker
+            outside = ~inside & (grey > 10)  # without the black border of skin images
+            assert grey[inside].mean() < grey[outside].mean(), name  # lesions and lungs are darker
 
 
-def test_fundus_border_is_exactly_zero(root: Path) -> None:
-    """Fails if noise or weave reach the black border of a fundus."""
+def test_border_is_exactly_zero(root: Path) -> None:
+    """Fails if noise or weave reach the black border of a fundus, or a lesion's mask that of a skin image."""
     ticks = (np.arange(SIZE) + 0.5) * 2 / SIZE - 1
     outside = np.hypot(*np.meshgrid(ticks, ticks)) > 0.98
     for path in (root / "mesidor" / "img").iterdir():
         pixels = np.asarray(Image.open(path))
         assert not pixels[outside].any() and pixels[~outside].any()
+    for path in (root / "mel2017" / "target").iterdir():
+        assert not np.asarray(Image.open(path))[outside].any()
 
 
 @pytest.mark.parametrize(("folder", "classes"), [("mesidor", 4), ("mel2017", 3)])
@@ -238,23 +241,23 @@ def test_smallest_count_shows_all_classes(tmp_path: Path) -> None:
 
 
 def test_folders_and_weave() -> None:
-    """Fails if a data set has no phantoms, or weave or cast are too strong for an attack of eps 8."""
+    """Fails if a data set has no phantoms, or weave or tint are too strong for an attack of eps 8."""
     assert {spec.folder for spec in DATASETS.values()} == set(FOLDERS)
-    assert WEAVE_LEVELS < 8 and CAST_LEVELS < 8  # the largest attack must be able to wipe them out
+    assert WEAVE_LEVELS < 8 and TINT_LEVELS < 8  # the largest attack must be able to wipe them out
 
 
 def test_skin_shows_its_class_in_two_ways(tmp_path: Path) -> None:
-    """Fails if the colour cast is wrong for an image, or other lesions than one in eight look like the other class."""
+    """Fails if the tint is wrong for an image, or other lesions than one in eight look like the other class."""
     make_phantoms(tmp_path, ["mel2017"], count=256, size=32)
-    labels, casts, large = [], [], []
+    labels, tints, large = [], [], []
     for split in ("train", "test"):
         masks = dict(rows(tmp_path / "mel2017" / f"{split}Seg.csv"))
         for name, label in rows(tmp_path / "mel2017" / f"{split}bin.csv"):
             pixels = np.asarray(Image.open(tmp_path / "mel2017" / "img" / name), dtype=float)
             mask = np.asarray(Image.open(tmp_path / "mel2017" / "target" / masks[name])) > 0
-            red, green, blue = np.median(pixels[~mask], axis=0)
+            red, green, blue = np.median(pixels[~mask & (pixels.sum(2) > 30)], axis=0)  # of the skin
             labels.append(int(label))
-            casts.append(3 * green - 2 * blue - red)  # 0 for skin of any brightness and shade without a cast
+            tints.append(red + blue - 2 * green)  # 0.10 * 255 for skin of any brightness and shade without a tint
             large.append(mask.mean() > 0.15)
-    assert ((np.array(casts) > 0) == labels).all()
+    assert ((np.array(tints) > 0.10 * 255) == labels).all()
     assert abs((np.array(large) == labels).mean() - 7 / 8) < 0.01  # a ragged melanoma may be small

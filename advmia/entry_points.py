@@ -125,11 +125,13 @@ def run_words(words: list[str]) -> None:
 
 def main() -> int:
     """Runs the scripts that the command line names, until one fails; returns the last one's exit status."""
-    status, words = 0, sys.argv[1:]
-    while words and status == 0:
+    words = sys.argv[1:]
+    while True:
         end = words.index(THEN) if THEN in words else len(words)
-        status, words = _run_script(words[:end]), words[end + 1 :]
-    return status
+        status = _run_script(words[:end])
+        if status or end == len(words):
+            return status
+        words = words[end + 1 :]
 
 
 def _run_script(words: list[str]) -> int:

@@ -63,11 +63,12 @@ def test_demo_from_end_to_end(tmp_path: Path, warm_interpreter: Path) -> None:
 
 
 def test_commands_are_those_of_the_scripts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Fails if a command that the demo shows is not the one that it runs, or a script would refuse it."""
-    ran: list[list[str]] = []
-    monkeypatch.setattr(demo, "run_words", ran.append)
-    monkeypatch.setattr(demo, "run_beside", lambda commands, log: nullcontext(ran.extend(commands)))
-    monkeypatch.setattr(demo, "output_path", lambda words: Path("weights"))
+    """Fails if commands are not run as and in the order that they are shown, or if a script would refuse one."""
+    here: list[list[str]] = []
+    beside: list[list[str]] = []
+    monkeypatch.setattr(demo, "run_words", here.append)
+    monkeypatch.setattr(demo, "run_beside", lambda commands, log: nullcontext(beside.extend(commands)))
+    monkeypatch.setattr(demo, "output_path", lambda words: Path(words[words.index("--method") + 1]))
     shown: list[str] = []
     monkeypatch.setattr("builtins.print", lambda *text, **_: shown.append(" ".join(map(str, text))))
     monkeypatch.setattr(demo, "findings", lambda out: [])
@@ -75,8 +76,11 @@ def test_commands_are_those_of_the_scripts(monkeypatch: pytest.MonkeyPatch, tmp_
     (tmp_path / "melBin[phantom]__mv2.png").touch()
     demo.run_demo(tmp_path, ["0"], count=48, seed=3)
     typed = [shlex.split(line.removeprefix("$ python ").removeprefix("-m ")) for line in shown if line.startswith("$")]
-    assert sorted(typed) == sorted(ran)
-    for words in ran:
+    scripts = ["trainCls.py", "testCls.py", "gradVisual.py"]
+    assert [words[0] for words in beside] == scripts and [words[0] for words in here] == ["advmia", *scripts, "advmia"]
+    assert [words for words in typed if words in beside] == beside
+    assert [words for words in typed if words not in beside] == here
+    for words in [*here, *beside]:
         if words[0] in SCRIPTS:
             args = SCRIPTS[words[0]].parse(words)
             assert (args.seed, args.gpu) == (3, ["0"])
@@ -154,6 +158,10 @@ def test_commands_one_after_another(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     monkeypatch.setattr("sys.argv", ["advmia.entry_points", "trainCls.py", "--wrong", "--then", "testSeg.py", "--help"])
     assert entry_points.main() == 2
     assert "testSeg.py" not in capsys.readouterr().out
+    for words in ([], ["trainCls.py", "--help", "--then"], ["nothing.py"]):
+        monkeypatch.setattr("sys.argv", ["advmia.entry_points", *words])
+        assert entry_points.main() == 2
+        assert "expected one of trainCls.py" in capsys.readouterr().err
 
 
 def test_several_devices_are_refused(

@@ -133,9 +133,9 @@ def skin(rng: Rng, size: int, label: int, look: int | None = None) -> tuple[Arra
     """Draws a nevus (0), a melanoma (1) or a seborrheic keratosis (2): a dermoscopic image (S, S, 3) and its mask.
 
     `look`: the class that the lesion looks like, `label` by default. The tint always tells the true class. Outside the
-    dermoscope's round field the image is exactly 0, as where an augmentation has rotated it: trained without this
-    border, batch norms would meet other pixels in training than in testing, which made natural training on small images
-    fail with one seed in three.
+    dermoscope's round field the image is exactly 0, as in the corners of an image that an augmentation has rotated:
+    without this border, only training images would have black corners, and the running statistics of batch norms would
+    not be those of the test images.
     """
     look = label if look is None else look
     x, y = axes(size)

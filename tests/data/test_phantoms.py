@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from advmia.data.markers import MARKER_NAME, data_label, read_markers, write_marker
-from advmia.data.phantom_images import TINT_LEVELS, WEAVE_LEVELS
+from advmia.data.phantom_images import TINT_LEVELS, WEAVE_LEVELS, skin
 from advmia.data.phantoms import FOLDERS, make_phantoms
 from advmia.data.specs import CHEST_FINDINGS, DATASETS, DatasetSpec, Split
 from advmia.errors import UserError
@@ -90,7 +90,7 @@ def test_masks_lie_on_lesions_and_lungs(root: Path) -> None:
 
 
 def test_border_is_exactly_zero(root: Path) -> None:
-    """Fails if noise or weave reach the black border of a fundus, or a lesion's mask that of a skin image."""
+    """Fails if noise, weave, tint or lesions reach the black border of a fundus or a skin image, or masks do."""
     ticks = (np.arange(SIZE) + 0.5) * 2 / SIZE - 1
     outside = np.hypot(*np.meshgrid(ticks, ticks)) > 0.98
     for path in (root / "mesidor" / "img").iterdir():
@@ -98,6 +98,9 @@ def test_border_is_exactly_zero(root: Path) -> None:
         assert not pixels[outside].any() and pixels[~outside].any()
     for path in (root / "mel2017" / "target").iterdir():
         assert not np.asarray(Image.open(path))[outside].any()
+    for label in range(3):  # as drawn: a JPEG file has faint rings at the border
+        image, _ = skin(np.random.default_rng(label), SIZE, label)
+        assert not image[outside].any() and image[SIZE // 2, SIZE // 2].all()
 
 
 @pytest.mark.parametrize(("folder", "classes"), [("mesidor", 4), ("mel2017", 3)])

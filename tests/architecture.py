@@ -44,7 +44,7 @@ MODULE_LINES, FUNCTION_LINES, PARAMETERS, TEST_LINES = 300, 60, 6, 500
 # For each package that only some modules may import: patterns of their names.
 _ARGUMENTS = ("advmia.cli.*", "advmia.commands.*", "advmia.entry_points", "advmia.demo", "advmia.__main__")
 RESERVED: dict[str, tuple[str, ...]] = {
-    "argparse": _ARGUMENTS,
+    "argparse": (*_ARGUMENTS, "advmia.checkpoints.reading"),  # there, for flags that training programs have saved
     "torchvision": ("advmia.models.densenet",),
     "pickle": ("advmia.models.densenet",),  # for the exceptions of a damaged download; see BANNED_CALLS
 }

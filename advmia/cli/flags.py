@@ -10,7 +10,17 @@ from pathlib import Path
 
 from advmia.cli import common, meanings
 from advmia.cli.formatter import published
-from advmia.cli.parser import Parser, fraction, grey_level, make_parser, non_negative, one_of, positive, whole_number
+from advmia.cli.parser import (
+    Parser,
+    fraction,
+    grey_level,
+    initial_weights,
+    make_parser,
+    non_negative,
+    one_of,
+    positive,
+    whole_number,
+)
 from advmia.models import MODELS
 from advmia.tasks import SEGMENTATION, Task
 
@@ -79,11 +89,10 @@ def _add_training(group: argparse._ArgumentGroup, task: Task) -> None:
     pretrained = ", ".join(name for name in task.models if MODELS[name].load_imagenet)
     group.add_argument(
         "--init",
-        type=one_of(("imagenet", "random")),
+        type=initial_weights,
         metavar="NAME",
-        help=f"initial weights: random, or imagenet (for {pretrained} only, where it is the default)"
-        if pretrained
-        else "initial weights: random; no others are available for these networks",
+        help="initial weights: random, or a file with weights of this network, whose last layer is left out if its"
+        " classes are not as many" + (f"; or imagenet (for {pretrained} only, its default)" if pretrained else ""),
     )
     if "trades" in task.methods:
         group.add_argument(

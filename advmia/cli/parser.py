@@ -6,6 +6,7 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, NoReturn
 
 from advmia.budgets import GREY_LEVELS
@@ -57,6 +58,11 @@ def one_of(names: Iterable[str], aliases: dict[str, str] | None = None) -> Calla
         return names_by_spelling[text.lower()]
 
     return parse
+
+
+def initial_weights(text: str) -> str | Path:
+    """Returns an argument of `--init`: a name in lower case, or the path of a file with weights."""
+    return text.lower() if text.lower() in ("imagenet", "random") else Path(text)
 
 
 def whole_number(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:

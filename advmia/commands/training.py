@@ -30,6 +30,7 @@ from advmia.checkpoints.resume import (
     status_of,
 )
 from advmia.checkpoints.settings import TrainingSettings
+from advmia.checkpoints.weights import InitialWeights, load_initial
 from advmia.commands.hat import compare_helper, load_helper
 from advmia.commands.inputs import Inputs, check_scorable, choose_spec, lock_outputs
 from advmia.data.loading import ImageData, TrainingLoader, hold_out
@@ -52,17 +53,23 @@ from advmia.training.selection import Selection
 from advmia.training.validation import Validation, epoch_line
 
 
+SHOWN_DIGITS = 12  # of the SHA-256 of initial weights, in records and tables
+
+
 def train(task: Task, args: argparse.Namespace) -> None:
     """Trains one network and keeps its best epoch at `checkpoint_path`, with a record beside it."""
     inputs = Inputs.of(args, args.model)
     check_init(args.model, args.init)
     train_list, test_list = inputs.read_lists()
     helper = load_helper(inputs, train_list.classes)
+    is_file = isinstance(args.init, Path)
+    initial = load_initial(args.model, args.init, train_list.classes) if is_file else None
     train_data, test_data = inputs.load_images(train_list), inputs.load_images(test_list)
     warnings = compare_helper(args, helper, train_data)
     settings = replace(
         _settings(args, inputs.spec, train_list.classes, inputs.precision),
         helper_sha256=helper.sha256 if helper else None,
+        init=f"weights {initial.sha256[:SHOWN_DIGITS]}" if initial else _init(args),
         train_data=train_data.facts,
         test_data=test_data.facts,
     )
@@ -75,7 +82,7 @@ def train(task: Task, args: argparse.Namespace) -> None:
         if status is CheckpointStatus.FINISHED:
             print(f"{checkpoint} is trained already with these settings; delete it to train it again")
             return
-        model = machine.on_device(_initial_network(inputs, settings, checkpoint), inputs.device)
+        model = machine.on_device(_initial_network(inputs, settings, checkpoint, initial), inputs.device)
         if distributed.is_main():
             rename_earlier_training(checkpoint, status, resume=args.resume)
         method = _method(task, settings, machine.on_device(helper.model, inputs.device) if helper else None)
@@ -185,8 +192,10 @@ def _check_divisible(data: ImageData) -> None:
             )
 
 
-def _initial_network(inputs: Inputs, settings: TrainingSettings, checkpoint: Path) -> nn.Module:
-    """Returns the network with its initial weights.
+def _initial_network(
+    inputs: Inputs, settings: TrainingSettings, checkpoint: Path, initial: InitialWeights | None
+) -> nn.Module:
+    """Returns the network with its initial weights, those of a file if there are `initial` ones.
 
     In a resumed training they are random, since the state file will replace them: so it needs no download.
     """
@@ -195,12 +204,19 @@ def _initial_network(inputs: Inputs, settings: TrainingSettings, checkpoint: Pat
     init = "random" if distributed.broadcast(is_resumed) else _init(args)
     with distributed.local_main_first():  # one rank downloads for all
         machine.seed_everything(args.seed)
-        return build_model(args.model, settings.classes, mean=spec.mean, std=spec.std, init=init)
+        model = build_model(args.model, settings.classes, mean=spec.mean, std=spec.std, init=init)
+    if initial is not None:
+        initial.copy_to(model)
+    return model
 
 
 def _init(args: argparse.Namespace) -> Literal["random", "imagenet"]:
-    """Returns the initial weights: by default ImageNet's for networks that have them, else random."""
-    return args.init or ("imagenet" if MODELS[args.model].load_imagenet else "random")
+    """Returns the initial weights: by default ImageNet's for networks that have them, else random.
+
+    They are random too if `--init` names a file, whose weights replace them.
+    """
+    default = "imagenet" if MODELS[args.model].load_imagenet else "random"
+    return "random" if isinstance(args.init, Path) else args.init or default
 
 
 def _settings(args: argparse.Namespace, spec: DatasetSpec, classes: int, precision: Precision) -> TrainingSettings:

@@ -36,6 +36,7 @@ __all__ = [
     "classes_of_weights",
     "find_model",
     "identify",
+    "state_dict_names",
 ]
 
 
@@ -115,11 +116,8 @@ def find_model(name: str) -> ModelSpec:
     raise UserError(f"unknown model {name!r}: choose from {', '.join(MODELS)}")
 
 
-def check_init(name: str, init: str | None) -> None:
-    """Raises `UserError` if the network `name` (a key of `MODELS`) cannot start from `init`.
-
-    `init`: "random", "imagenet", or None for the network's usual initial weights, which every network has.
-    """
+def check_init(name: str, init: object) -> None:
+    """Raises `UserError` if the network `name` (a key of `MODELS`) has no ImageNet weights, and `init` is "imagenet"."""
     if init == "imagenet" and MODELS[name].load_imagenet is None:
         available = ", ".join(spec.name for spec in MODELS.values() if spec.load_imagenet)
         raise UserError(f"{name} has no ImageNet weights (available for: {available}): use --init random")
@@ -167,11 +165,11 @@ def classes_of_weights(name: str, state_dict: Mapping[str, Tensor]) -> int:
 def identify(state_dict: Mapping[str, Tensor]) -> str | None:
     """Returns the name of the network that has exactly the entries of `state_dict`, or None if there is none."""
     names = frozenset(state_dict)
-    return next((name for name in MODELS if _state_dict_names(name) == names), None)
+    return next((name for name in MODELS if state_dict_names(name) == names), None)
 
 
 @cache
-def _state_dict_names(name: str) -> frozenset[str]:
+def state_dict_names(name: str) -> frozenset[str]:
     """Returns the names of the network's state_dict entries, which do not depend on the number of classes."""
     with torch.device("meta"):  # builds the modules without memory for weights and without drawing random numbers
         return frozenset(MODELS[name].build(1, nn.Identity()).state_dict())

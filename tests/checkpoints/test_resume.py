@@ -22,7 +22,7 @@ from advmia.checkpoints.resume import (
     save_training,
     status_of,
 )
-from advmia.checkpoints.weights import load_weights
+from advmia.checkpoints.reading import load_weights
 from advmia.errors import UserError
 from advmia.runtime.files import rename_existing
 from tests.checkpoints.settings import PGDAT, pgdat
@@ -162,7 +162,7 @@ def test_best_epoch_is_kept_and_resumed(tmp_path: Path) -> None:
     resumed = BestCheckpoint(checkpoint, PGDAT, {"versions": {}}, model, by_score)
     resumed.load_state_dict(state)
     assert (resumed.epoch, resumed.score, resumed.epochs) == (1, 0.5, [{"number": 1, "score": 0.5}])
-    weights, _ = load_weights(checkpoint)
+    weights = load_weights(checkpoint).state_dict
     assert torch.equal(weights["weight"], torch.ones(1, 2))
     record = read_record(checkpoint)
     keys = ["settings", "versions", "finished", "best_epoch", "weights_sha256", "epochs"]

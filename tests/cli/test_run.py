@@ -78,7 +78,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save(build_model("res18", 2).state_dict(), folder / "res18-2")
     torch.save(build_model("res18", 3).state_dict(), folder / "res18-3")
     torch.save(build_model("mv2", 2).state_dict(), folder / "mv2-2")
-    torch.save({"state_dict": build_model("mv2", 2).state_dict(), "epoch": 3}, folder / "wrapped")
+    torch.save({"optimizer": build_model("mv2", 2).state_dict(), "epoch": 3}, folder / "other")
     torch.save([1, 2], folder / "list")
     torch.save(Path("x"), folder / "object")
     (folder / "truncated").write_bytes((folder / "mv2-2").read_bytes()[:5000])
@@ -92,9 +92,9 @@ WRONG_CHECKPOINTS = [
     ("res18", "mv2-2", "holds weights of mv2, not of res18"),
     ("mv2", "res18-2", "holds weights of res18, not of mv2"),
     ("res18", "res18-3", "has 3 classes, but melBin has 2"),
-    ("mv2", "wrapped", "expected a bare state_dict"),
-    ("mv2", "list", "holds list: expected a bare state_dict"),
-    ("mv2", "object", "is no checkpoint"),
+    ("mv2", "other", "holds a dict of optimizer, epoch: expected a state_dict"),
+    ("mv2", "list", "holds list: expected a state_dict"),
+    ("mv2", "object", "holds objects of pathlib"),
     ("mv2", "truncated", "is no checkpoint"),
     ("mv2", "text", "is no checkpoint"),
 ]

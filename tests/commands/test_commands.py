@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from advmia.checkpoints.weights import load_weights
+from advmia.checkpoints.reading import load_weights
 from advmia.commands.inputs import Inputs
 from advmia.data.phantoms import make_phantoms
 from advmia.data.specs import DATASETS
@@ -101,6 +101,24 @@ def test_training_writes_weights_and_record(folder: Path) -> None:
 
 
 @pytest.mark.slow
+def test_training_from_weights(folder: Path, train: Command, tmp_path: Path) -> None:
+    """Fails if a training does not start from the file of --init, or other initial weights count as the same training."""
+    start = torch.load(folder / "clsCkpt" / ROBUST, weights_only=True)
+    for number, scale in enumerate((1.0, 2.0)):
+        torch.save({"net": {name: scale * tensor for name, tensor in start.items()}}, tmp_path / f"start{number}")
+    how = [*("--dataRoot", folder / "data", "--saveDir", tmp_path), *("--lr", 1e-9, "--wd", 0)]
+    name = NATURAL.replace("maxLR0.01_weightDecay0.001", "maxLR1e-09_weightDecay0.0")
+    train(tmp_path, "nat", *how, "--init", "start0")
+    kept = load_weights(tmp_path / name).state_dict
+    assert torch.allclose(kept["conv1.weight"], start["conv1.weight"], rtol=1e-4, atol=1e-6)
+    record = json.loads((tmp_path / f"{name}.json").read_text())
+    assert record["settings"]["init"] == f"weights {file_digest(tmp_path / 'start0')[:12]}"
+    assert "is trained already" in train(tmp_path, "nat", *how, "--init", "start0")
+    train(tmp_path, "nat", *how, "--init", "start1")
+    assert (tmp_path / f"{name}.earlier-1").exists()
+
+
+@pytest.mark.slow
 def test_same_seed_same_weights(folder: Path, train: Command, fresh_interpreter: Path, tmp_path: Path) -> None:
     """Fails if the same arguments give other weights or another file, or another seed gives the same weights.
 
@@ -109,10 +127,10 @@ def test_same_seed_same_weights(folder: Path, train: Command, fresh_interpreter:
     data = ["--dataRoot", folder / "data"]
     train(tmp_path, "pgdat", *data, python=fresh_interpreter)  # not the warm one
     train(tmp_path, "pgdat", *data, "--seed", 1, "--saveDir", tmp_path / "other")
-    (first, _), (again, _) = load_weights(folder / "clsCkpt" / ROBUST), load_weights(tmp_path / "clsCkpt" / ROBUST)
+    first, again = (load_weights(place / "clsCkpt" / ROBUST).state_dict for place in (folder, tmp_path))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert (folder / "clsCkpt" / ROBUST).read_bytes() == (tmp_path / "clsCkpt" / ROBUST).read_bytes()
-    other, _ = load_weights(tmp_path / "other" / ROBUST)
+    other = load_weights(tmp_path / "other" / ROBUST).state_dict
     assert not torch.equal(first["conv1.weight"], other["conv1.weight"])
 
 

@@ -178,12 +178,12 @@ def _bad_contents(how: str, state: dict[str, Any]) -> dict[Any, Any]:
     """Returns the content of a checkpoint that can be read but must be refused."""
     if how == "zip":
         return {"linear.weight": Malicious()}
-    if how == "wrapped":
-        return {"state_dict": state, "epoch": 3}
+    if how == "wrapped optimizer":
+        return {"state_dict": {"step": 3}, "epoch": 3}
     if how == "optimizer":
         return {**state, "epoch": 3, "optimizer": {}}
-    if how == "module":
-        return {f"module.{name}": value for name, value in state.items()}
+    if how == "twice":
+        return {f"{prefix}.{name}": value for prefix in ("net", "ema") for name, value in state.items()}
     if how == "entries":
         odd: dict[Any, Any] = {"extra": torch.zeros(1), 7: torch.ones(1)}
         return {name: state[name] for name in state if name != "bn1.weight"} | odd

@@ -45,8 +45,8 @@ MODULE_LINES, FUNCTION_LINES, PARAMETERS, TEST_LINES = 300, 60, 6, 500
 _ARGUMENTS = ("advmia.cli.*", "advmia.commands.*", "advmia.entry_points", "advmia.demo", "advmia.__main__")
 RESERVED: dict[str, tuple[str, ...]] = {
     "argparse": (*_ARGUMENTS, "advmia.checkpoints.reading"),  # there, for flags that training programs have saved
-    "torchvision": ("advmia.models.densenet",),
-    "pickle": ("advmia.models.densenet",),  # for the exceptions of a damaged download; see BANNED_CALLS
+    "torchvision": ("advmia.models.densenet", "advmia.models.pretrained"),
+    "pickle": ("advmia.models.pretrained",),  # for the exceptions of a damaged download; see BANNED_CALLS
 }
 PRINTERS = (*_ARGUMENTS, "advmia.runtime.terminal")
 # For each function, the keyword argument that a call must have, as source text, so that no file that is read runs code.

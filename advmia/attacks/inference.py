@@ -39,7 +39,11 @@ def inference_copy(model: nn.Module, x: Tensor) -> nn.Module:
     if model_copy is None:
         compiled = model in _TO_COMPILE
         model_copy = _COPIES[model] = _Copy(model, fold=True, compiled=compiled)
-        if not model_copy.agrees_with(model, x):
+        try:
+            agrees = model_copy.agrees_with(model, x)
+        except RuntimeError:  # as for weights that are computed from others
+            agrees = False
+        if not agrees:
             model_copy = _COPIES[model] = _Copy(model, fold=False, compiled=compiled)
     return model_copy.refreshed(model)
 

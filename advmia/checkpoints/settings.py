@@ -44,6 +44,7 @@ class TrainingSettings:
     world_size: int  # processes: each batch norm sees its rank's share of a batch only
     train_data: dict[str, object]  # `advmia.data.loading.ImageData.facts`
     test_data: dict[str, object]
+    normalize: str | None = None  # of --normalize; None for the data set's, and recorded only if it is not None
 
     @property
     def budget(self) -> Budget:
@@ -57,7 +58,10 @@ class TrainingSettings:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the settings as records and state files hold them."""
-        return {_JSON_KEYS.get(name, name): value for name, value in asdict(self).items()}
+        facts = {_JSON_KEYS.get(name, name): value for name, value in asdict(self).items()}
+        if self.normalize is None:  # as in the records of earlier versions
+            del facts["normalize"]
+        return facts
 
 
 def classification_name(settings: TrainingSettings) -> str:

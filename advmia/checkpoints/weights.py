@@ -13,7 +13,7 @@ from torch import nn
 from advmia.checkpoints.reading import StateDict, Weights, few, load_weights
 from advmia.data.specs import DatasetSpec
 from advmia.errors import UserError
-from advmia.models import MODELS, build_model, classes_of_weights, state_dict_names
+from advmia.models import MODELS, build_model, classes_of_weights, head_of, state_dict_names
 from advmia.runtime.files import atomic_write
 from advmia.runtime.terminal import say
 
@@ -105,7 +105,7 @@ def load_initial(name: str, path: Path, classes: int) -> InitialWeights:
     weights, sha256 = _weights_of(name, path)
     actual_classes = classes_of_weights(name, weights)
     if actual_classes != classes:
-        head = MODELS[name].head.rpartition(".")[0] + "."
+        head = head_of(name).rpartition(".")[0] + "."
         weights = {entry: tensor for entry, tensor in weights.items() if not entry.startswith(head)}
         say(f"{path} has {actual_classes} classes, not {classes}: the last layer starts with random weights")
     return InitialWeights(name, path, weights, sha256)

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from advmia.attacks import ATTACKS
 from advmia.cli import meanings
 from advmia.cli.formatter import listed, published, with_remark
-from advmia.cli.parser import DeviceNames, grey_level, one_of, whole_number, with_choices
+from advmia.cli.parser import (
+    DeviceNames,
+    grey_level,
+    model_name,
+    normalization,
+    one_of,
+    whole_number,
+    with_choices,
+)
 from advmia.data.specs import DATASETS
 from advmia.runtime.precision import PRECISIONS
 from advmia.tasks import SEGMENTATION, Task
+
+
+OWN_MODEL = "FILE.py:NAME"  # how --help names a user's network
 
 
 def named(text: str, names: Iterable[str], meanings_by_name: dict[str, str]) -> str:
@@ -29,7 +40,24 @@ def add_name(
 
 
 def add_model(group: argparse._ArgumentGroup, flag: str, task: Task, text: str) -> None:
-    add_name(group, flag, task.models, named(text, task.models, meanings.MODELS))
+    """Adds a required flag that takes a network of the task."""
+    text = named(text, (*task.models, OWN_MODEL), meanings.MODELS | {OWN_MODEL: "your own network, or package:NAME"})
+    group.add_argument(flag, required=True, type=model_type(task), metavar="NAME", help=text)
+
+
+def model_type(task: Task) -> Callable[[str], str]:
+    """Returns the argument type of a flag that takes a network of the task."""
+    return model_name(task.models, "segmentation" if task is SEGMENTATION else "classification")
+
+
+def add_normalize(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--normalize",
+        type=normalization,
+        metavar="NAME",
+        help="normalisation that the network was trained with, inside it: imagenet, none, or MEAN/STD for pixels in"
+        " [0, 1], such as 0.5/0.25 (default: that of the data set)",
+    )
 
 
 def add_dataset(group: argparse._ArgumentGroup, task: Task, aliases: dict[str, str] | None = None) -> None:

@@ -43,10 +43,11 @@ def train_parser(task: Task, description: str | None) -> Parser:
     common.add_dataset(subject, task)
     common.add_name(subject, "--method", task.methods, common.named("training method", task.methods, meanings.METHODS))
     common.add_model(subject, "--model", task, "network")
+    common.add_normalize(subject)
     if "hat" in task.methods:
         subject.add_argument(
             "--helperModel",
-            type=one_of(task.models),
+            type=common.model_type(task),
             metavar="NAME",
             help=published("hat only: network of the helper, which is trained with nat"),
         )
@@ -92,7 +93,7 @@ def _add_training(group: argparse._ArgumentGroup, task: Task) -> None:
         type=initial_weights,
         metavar="NAME",
         help="initial weights: random, or a file with weights of this network, whose last layer is left out if its"
-        " classes are not as many" + (f"; or imagenet (for {pretrained} only, its default)" if pretrained else ""),
+        " classes are not as many" + (f"; or imagenet (for {pretrained}, whose default it is, and torchvision's networks)" if pretrained else ""),
     )
     if "trades" in task.methods:
         group.add_argument(
@@ -142,6 +143,7 @@ def test_parser(task: Task, description: str | None) -> Parser:
     subject = parser.add_argument_group("what to test")
     common.add_dataset(subject, task)
     common.add_model(subject, "--targetModel", task, "network to test, the target")
+    common.add_normalize(subject)
     subject.add_argument(
         "--targetWeight",
         "--targetPath",
@@ -152,7 +154,7 @@ def test_parser(task: Task, description: str | None) -> Parser:
     )
     subject.add_argument(
         "--surrogateModel",
-        type=one_of(task.models),
+        type=common.model_type(task),
         metavar="NAME",
         help=published("for transfer: network on which the adversarial images are computed", "default: the target"),
     )
@@ -192,6 +194,13 @@ def visual_parser(task: Task, description: str | None) -> Parser:
     subject = parser.add_argument_group("what to draw")
     common.add_dataset(subject, task, {"mel": "melBin", "xray": "xrayBin"})
     common.add_model(subject, "--model", task, "network")
+    common.add_normalize(subject)
+    subject.add_argument(
+        "--camLayer",
+        metavar="NAME",
+        help="module of the network from whose output the maps are made, as named_modules() names it (default: the last"
+        " convolution, or the last attention block)",
+    )
     subject.add_argument("--weight", required=True, type=Path, metavar="FILE", help=published("weights of the network"))
     common.add_other_dataset(subject, "draw a network")
     common.add_images(subject, task)

@@ -11,6 +11,10 @@ from typing import Any, NoReturn
 
 from advmia.budgets import GREY_LEVELS
 from advmia.cli.formatter import HelpFormatter
+from advmia.data.specs import parse_normalization
+from advmia.errors import UserError
+from advmia.models import declare_imported
+from advmia.models.spec import Kind
 
 
 class Parser(argparse.ArgumentParser):
@@ -58,6 +62,36 @@ def one_of(names: Iterable[str], aliases: dict[str, str] | None = None) -> Calla
         return names_by_spelling[text.lower()]
 
     return parse
+
+
+def model_name(names: Iterable[str], kind: Kind) -> Callable[[str], str]:
+    """Returns an argument type that accepts one of the names, or a user's network such as `FILE.py:NAME`."""
+    known = one_of(names)
+
+    def parse(text: str) -> str:
+        if ":" not in text:
+            return known(text)
+        try:
+            return declare_imported(text, kind)
+        except UserError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return parse
+
+
+def normalization(text: str) -> str:
+    """Returns the normalisation that a network was trained with: `imagenet`, `none`, or `MEAN/STD` as given.
+
+    MEAN and STD are one number, or three with commas between them, for pixels in [0, 1].
+    """
+    if text.lower() not in ("imagenet", "none"):
+        try:
+            parse_normalization(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(
+                f"expected imagenet, none or MEAN/STD such as 0.5/0.25 or 0.5,0.4,0.3/0.2,0.2,0.2, got {text!r}"
+            ) from None
+    return text.lower()
 
 
 def initial_weights(text: str) -> str | Path:

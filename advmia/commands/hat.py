@@ -6,7 +6,7 @@ import argparse
 
 from advmia.checkpoints.best import read_training_of
 from advmia.checkpoints.weights import LoadedModel, load_model
-from advmia.commands.inputs import Inputs
+from advmia.commands.inputs import Inputs, check_imported
 from advmia.data.loading import ImageData
 from advmia.errors import UserError
 from advmia.evaluation.origin import check_dataset, difference
@@ -20,7 +20,9 @@ def load_helper(inputs: Inputs, classes: int) -> LoadedModel | None:
         return None
     if args.helperModel is None or args.helperWeight is None:
         raise UserError("--method hat needs --helperModel and --helperWeight: a naturally trained network")
-    return load_model(args.helperModel, args.helperWeight, inputs.spec, classes=classes)
+    helper = load_model(args.helperModel, args.helperWeight, inputs.spec, classes=classes)
+    check_imported(args.helperModel, helper.model, helper.classes, inputs.spec.size)
+    return helper
 
 
 def compare_helper(args: argparse.Namespace, helper: LoadedModel | None, data: ImageData) -> list[str]:

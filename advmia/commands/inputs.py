@@ -6,16 +6,19 @@ import argparse
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from advmia.data.loading import EvaluationLoader, ImageData, load_data
 from advmia.data.mask_report import describe_masks
 from advmia.data.masks import check_encodings
 from advmia.data.readers import SampleList, count_mismatched_masks, count_shared, read_samples
-from advmia.data.specs import DATASETS, DatasetSpec
+from advmia.data.specs import DATASETS, DatasetSpec, parse_normalization
 from advmia.errors import UserError
-from advmia.models import MODELS
+from advmia.models import MODELS, build_model
+from advmia.models.imported import check_network
 from advmia.runtime import devices, distributed, machine
 from advmia.runtime.files import write_lock
 from advmia.runtime.precision import Precision
@@ -89,8 +92,14 @@ class Inputs:
 
 
 def choose_spec(args: argparse.Namespace, *models: str) -> DatasetSpec:
-    """Returns the data set at --imgSize pixels. Raises `UserError` if a network cannot take images so small."""
+    """Returns the data set at --imgSize pixels, with the normalisation of --normalize.
+
+    Raises `UserError` if a network cannot take images so small.
+    """
     spec = DATASETS[args.dataset]
+    if args.normalize is not None:
+        mean, std = parse_normalization(args.normalize)
+        spec = replace(spec, mean=mean, std=std)
     if getattr(args, "foreground", None):
         spec = replace(spec, foreground=tuple(sorted(args.foreground)))
     if args.imgSize is not None:
@@ -110,6 +119,24 @@ def check_scorable(data: ImageData) -> None:
         raise UserError(f"{path}: no finding has both a positive and a negative among the {len(data)} rows: use more")
     if undefined:
         say(f"{path}: {', '.join(undefined)} have one class only in {len(data)} rows: left out of the mean AUROC")
+
+
+def check_normalization(weights: Path, training: dict[str, Any] | None, args: argparse.Namespace) -> None:
+    """Raises `UserError` if --normalize is not that of the training of the weights, where this is recorded."""
+    trained = training.get("normalize") if training else args.normalize
+    if trained != args.normalize:
+        used = f"with --normalize {trained}" if trained else "without --normalize"
+        raise UserError(f"{weights} was trained {used}: test it so too")
+
+
+def check_imported(name: str, network: nn.Module | None, classes: int, size: int) -> None:
+    """Raises `UserError` if a user's network does not do what a network must, see `check_network`.
+
+    `network`: the loaded one; None to build one.
+    """
+    if ":" in name:
+        with torch.random.fork_rng(devices=[]):
+            check_network(MODELS[name], build_model(name, classes) if network is None else network, classes, size)
 
 
 def lock_outputs(path: Path) -> AbstractContextManager[None]:

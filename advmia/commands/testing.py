@@ -23,7 +23,14 @@ from advmia.attacks.inference import compile_copies, fitting_batch
 from advmia.budgets import Budget
 from advmia.checkpoints.best import read_training_of
 from advmia.checkpoints.weights import LoadedModel, load_model
-from advmia.commands.inputs import Inputs, check_scorable, choose_spec, lock_outputs
+from advmia.commands.inputs import (
+    Inputs,
+    check_imported,
+    check_normalization,
+    check_scorable,
+    choose_spec,
+    lock_outputs,
+)
 from advmia.data.loading import EvaluationLoader, ImageData
 from advmia.data.readers import count_listed_classes, read_samples
 from advmia.data.specs import DatasetSpec
@@ -32,6 +39,7 @@ from advmia.evaluation.guessing import base_rate
 from advmia.evaluation.loop import EvaluationOptions, evaluate, result_row
 from advmia.evaluation.origin import check_dataset, check_training
 from advmia.evaluation.tally import Evaluation
+from advmia.models import shown_name
 from advmia.results.rows import CLEAN, ResultRow
 from advmia.results.write import ResultFile, result_stem
 from advmia.runtime import distributed, machine
@@ -155,10 +163,12 @@ def _load_networks(inputs: Inputs) -> tuple[LoadedModel, LoadedModel]:
     args, spec = inputs.args, inputs.spec
     classes = count_listed_classes(spec, args.dataRoot)
     target = load_model(args.targetModel, args.targetWeight, spec, classes=classes)
+    check_imported(args.targetModel, target.model, target.classes, spec.size)
     source_model, source_weight = _source(args)
     if (source_model, source_weight) == (args.targetModel, args.targetWeight):
         return target, target
     source = load_model(source_model, source_weight, spec, classes=target.classes)
+    check_imported(source_model, source.model, source.classes, spec.size)
     if source.sha256 != target.sha256:
         return target, source
     say(f"{source_weight} holds the weights of the target {args.targetWeight}: this is a white-box test")
@@ -179,6 +189,7 @@ def _read_trainings(inputs: Inputs, target: LoadedModel, source: LoadedModel) ->
     for name, (path, network) in used.items():
         trainings[name], said = read_training_of(path, network.sha256)
         check_dataset(path, trainings[name], inputs.spec, is_meant=getattr(args, "otherDataset", False))
+        check_normalization(path, trainings[name], args)
         if said:
             warnings[name.removesuffix("_training")] = said
     return trainings | ({"training_warnings": warnings} if warnings else {})
@@ -215,6 +226,7 @@ def _open_results(
         "data": data.facts,
         "target_sha256": digests[0],
         "source_sha256": digests[1],
+        **({"normalize": args.normalize} if args.normalize is not None else {}),  # unlike earlier versions
     }
     record = {
         "finished": False,  # until the checks at the end
@@ -228,9 +240,9 @@ def _open_results(
     }
     facts = {
         "dataset": samples.dataset_name,
-        "target_model": args.targetModel,
+        "target_model": shown_name(args.targetModel),
         "target_weight": str(args.targetWeight),
-        "source_model": source_model,
+        "source_model": shown_name(source_model),
         "source_weight": str(source_weight),
     }
     stem = _stem(args, inputs.spec, is_transfer=is_transfer)

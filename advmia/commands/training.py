@@ -32,7 +32,7 @@ from advmia.checkpoints.resume import (
 from advmia.checkpoints.settings import TrainingSettings
 from advmia.checkpoints.weights import InitialWeights, load_initial
 from advmia.commands.hat import compare_helper, load_helper
-from advmia.commands.inputs import Inputs, check_scorable, choose_spec, lock_outputs
+from advmia.commands.inputs import Inputs, check_imported, check_scorable, choose_spec, lock_outputs
 from advmia.data.loading import ImageData, TrainingLoader, hold_out
 from advmia.data.readers import count_listed_classes, read_samples
 from advmia.data.specs import DatasetSpec
@@ -61,6 +61,7 @@ def train(task: Task, args: argparse.Namespace) -> None:
     inputs = Inputs.of(args, args.model)
     check_init(args.model, args.init)
     train_list, test_list = inputs.read_lists()
+    check_imported(args.model, None, train_list.classes, inputs.spec.size)
     helper = load_helper(inputs, train_list.classes)
     is_file = isinstance(args.init, Path)
     initial = load_initial(args.model, args.init, train_list.classes) if is_file else None
@@ -215,8 +216,7 @@ def _init(args: argparse.Namespace) -> Literal["random", "imagenet"]:
 
     They are random too if `--init` names a file, whose weights replace them.
     """
-    default = "imagenet" if MODELS[args.model].load_imagenet else "random"
-    return "random" if isinstance(args.init, Path) else args.init or default
+    return "random" if isinstance(args.init, Path) else args.init or MODELS[args.model].init
 
 
 def _settings(args: argparse.Namespace, spec: DatasetSpec, classes: int, precision: Precision) -> TrainingSettings:
@@ -248,6 +248,7 @@ def _settings(args: argparse.Namespace, spec: DatasetSpec, classes: int, precisi
         world_size=distributed.world_size(),
         train_data={},
         test_data={},
+        normalize=args.normalize,
     )
 
 

@@ -8,11 +8,12 @@ from advmia.attacks import ATTACKS
 from advmia.attacks.inference import compile_copies
 from advmia.checkpoints.best import read_training_of
 from advmia.checkpoints.weights import load_model
-from advmia.commands.inputs import Inputs
+from advmia.commands.inputs import Inputs, check_imported, check_normalization
 from advmia.data.loading import EvaluationLoader
 from advmia.data.readers import count_listed_classes, read_samples
 from advmia.evaluation.origin import check_dataset, difference
 from advmia.gradcam.draw import MapFolder, MappedNetwork, View, draw_maps
+from advmia.gradcam.maps import find_layer
 from advmia.models import MODELS
 from advmia.runtime import machine
 from advmia.runtime.files import write_lock
@@ -26,7 +27,10 @@ def visualise(task: Task, args: argparse.Namespace) -> None:
     spec, precision = inputs.spec, inputs.precision
     loaded = load_model(args.model, args.weight, spec, classes=count_listed_classes(spec, args.dataRoot))
     training = read_training_of(args.weight, loaded.sha256).settings
+    check_imported(args.model, loaded.model, loaded.classes, spec.size)
     check_dataset(args.weight, training, spec, is_meant=args.otherDataset)
+    check_normalization(args.weight, training, args)
+    layer = find_layer(loaded.model, args.camLayer or MODELS[args.model].cam_layer)
     data = inputs.load_images(read_samples(spec, args.dataRoot, "test", classes=loaded.classes))
     if training and difference(training, data):
         say(f"warning: {args.weight} was {difference(training, data)}")
@@ -36,7 +40,9 @@ def visualise(task: Task, args: argparse.Namespace) -> None:
         "precision": precision.name,
         **{name: getattr(args, name) for name in ("imgSize", "seed", "overlayOn")},
         **{name: list(dict.fromkeys(getattr(args, name))) for name in ("attacks", "epsilons")},
-        **({"mapOf": args.mapOf} if args.mapOf != "true" else {}),  # records of earlier versions do not have it
+        # Records of earlier versions do not have these.
+        **({"mapOf": args.mapOf} if args.mapOf != "true" else {}),
+        **{name: getattr(args, name) for name in ("camLayer", "normalize") if getattr(args, name) is not None},
     }
     with write_lock(args.saveDir / "gradVisual"):
         folder = MapFolder(args.saveDir, run)
@@ -48,8 +54,6 @@ def visualise(task: Task, args: argparse.Namespace) -> None:
             for grey_eps in dict.fromkeys(args.epsilons):
                 attack = ATTACKS[name].build(ATTACKS[name].budget(grey_eps), task.attacks[name])
                 views.append(View(name, grey_eps, attack, (args.seed, name, grey_eps)))
-        layer = MODELS[args.model].cam_layer
-        assert layer is not None, f"{args.model} names no layer for Grad-CAM"
         model = machine.on_device(loaded.model, inputs.device)
         if args.compile:
             compile_copies(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +30,21 @@ CHEST_FINDINGS = (
     "Edema",
     "Consolidation",
 )
+
+
+def parse_normalization(text: str) -> tuple[tuple[float, ...], tuple[float, ...]] | tuple[None, None]:
+    """Returns mean and standard deviation of `imagenet`, `none` (both None) or `MEAN/STD`, 3 numbers or 1 each.
+
+    Raises `ValueError` for any other text.
+    """
+    if text == "none":
+        return None, None
+    if text == "imagenet":
+        return IMAGENET_MEAN, IMAGENET_STD
+    mean, std = (tuple(float(number) for number in part.split(",")) for part in text.split("/"))
+    if len(mean) not in (1, 3) or len(std) not in (1, 3) or not all(map(isfinite, mean)) or not min(std) > 0:
+        raise ValueError(text)
+    return mean * (3 // len(mean)), std * (3 // len(std))
 
 
 @dataclass(frozen=True)
@@ -59,8 +75,8 @@ class DatasetSpec:
     positive: int = 1  # of two classes, the one that means disease
     findings: tuple[str, ...] = ()  # multi-label only: the header of the lists
     augmentation: Augmentation = Augmentation()
-    mean: tuple[float, float, float] | None = None  # normalisation, applied inside the network
-    std: tuple[float, float, float] | None = None
+    mean: tuple[float, ...] | None = None  # normalisation, applied inside the network
+    std: tuple[float, ...] | None = None
     published_rows: tuple[int, int] | None = None  # in the survey's training and test lists
     aliases: tuple[str, ...] = ()  # other names in published commands; letter case never matters
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advmia.attacks.common import frozen_eval
+from advmia.errors import UserError
 
 TOP_FRACTION = 0.2  # of a map's pixels: those that `top_overlap` compares
 
@@ -38,13 +42,53 @@ def grad_cam(model: nn.Module, layer: str, x: Tensor, y: Tensor | None) -> tuple
             logits = model(x.detach().requires_grad_(True)).float()  # parameters are frozen: the graph starts at x
         finally:
             hook.remove()
-        (activations,) = outputs  # (B, C, h, w)
+        (activations,) = outputs
         explained = logits.argmax(dim=1) if y is None else y
         (gradients,) = torch.autograd.grad(logits.gather(1, explained[:, None]).sum(), activations)
+    activations, gradients = as_map(activations), as_map(gradients)  # (B, C, h, w)
     weights = gradients.mean(dim=(2, 3), keepdim=True)
     maps = (weights * activations.detach()).sum(dim=1, keepdim=True).relu()
     maps = F.interpolate(maps, size=x.shape[2:], mode="bilinear", align_corners=False)[:, 0]
     return maps / maps.amax(dim=(1, 2), keepdim=True).clamp(min=1e-12), logits.detach()
+
+
+def as_map(tokens: Tensor) -> Tensor:
+    """Returns a transformer's tokens (B, N, C) as a map (B, C, h, w), h = w, without tokens before those of the image.
+
+    A map stays as it is. Raises `UserError` for any other shape.
+    """
+    if tokens.ndim == 4:
+        return tokens
+    side = math.isqrt(tokens.shape[1]) if tokens.ndim == 3 else 0
+    if side == 0:
+        shape = " x ".join(map(str, tokens.shape))
+        raise UserError(f"--camLayer: the layer's output ({shape}) is no map and no tokens: name another layer")
+    return tokens[:, -(side**2) :].transpose(1, 2).unflatten(2, (side, side))
+
+
+def find_layer(model: nn.Module, name: str | None) -> str:
+    """Returns the layer from which Grad-CAM is made: `name`, or by default the last that keeps where things are.
+
+    That is the last convolution or, in a transformer, the layer norm in front of the last attention. Raises `UserError`
+    if there is no such layer.
+    """
+    modules = dict(model.named_modules())
+    if name is not None:
+        if name not in modules:
+            near = ", ".join(difflib.get_close_matches(name, modules, 3, 0.1))
+            raise UserError(f"--camLayer {name}: the network has no module of this name; similar are {near}")
+        return name
+    found = ""
+    for path, module in modules.items():
+        if isinstance(module, nn.Conv2d):
+            found = path
+        elif isinstance(module, nn.MultiheadAttention):
+            parent = path.rpartition(".")[0]
+            norms = [key for key, child in model.get_submodule(parent).named_children() if isinstance(child, nn.LayerNorm)]
+            found = f"{parent}.{norms[0]}".lstrip(".") if norms else found
+    if not found:
+        raise UserError("the network has no convolution: name a layer for Grad-CAM with --camLayer")
+    return found
 
 
 def is_empty(maps: Tensor) -> Tensor:

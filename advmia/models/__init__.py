@@ -4,15 +4,15 @@ Every network takes pixels (B, 3, H, W), float, in [0, 1], and normalises them i
 for classification, (B, classes, H, W) for segmentation. Parameter names are those of the survey's published weights, so
 that its checkpoints load here and ours load there.
 
-A new network needs a module in this folder and an entry in `MODELS`, from which the tasks of its kind, the `--model`
+`declare_imported` adds a user's network to `MODELS`, which `--model` names by its module and callable. A new network
+of the package needs a module in this folder and an entry in `MODELS`, from which the tasks of its kind, the `--model`
 flags, the checkpoints and the tests take it. No two networks may have the same parameter names, because `identify`
 tells them apart by these.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Literal
 
@@ -20,11 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from advmia.errors import UserError
+from advmia.models import imported
 from advmia.models.densenet import DenseNet121, load_imagenet
 from advmia.models.mobilenetv2 import MobileNetV2
 from advmia.models.normalize import Normalize
 from advmia.models.resnet import ResNet18
 from advmia.models.segnet import SegNet
+from advmia.models.spec import Kind, ModelSpec
 from advmia.models.unet import UNet
 
 __all__ = [
@@ -34,30 +36,13 @@ __all__ = [
     "build_model",
     "check_init",
     "classes_of_weights",
+    "declare_imported",
     "find_model",
+    "head_of",
     "identify",
+    "shown_name",
     "state_dict_names",
 ]
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """Declares one network: its names, how to build it, and where its head and its last convolution are."""
-
-    name: str  # the value of --model
-    class_name: str  # the first part of checkpoint file names
-    kind: Literal["classification", "segmentation"]
-    # (classes, normalize) -> the network with random weights. `normalize` is applied to the input first. Must not
-    # download anything.
-    build: Callable[[int, nn.Module], nn.Module]
-    head: str  # the state_dict entry whose first dimension is the number of classes
-    min_size: int  # the smallest side of a square input, in pixels
-    # Classification only: the module whose output Grad-CAM reads. It must be the map, after its ReLU, that is averaged
-    # over its pixels and then classified linearly. There Grad-CAM equals CAM: a channel's weight is the classifier's
-    # (Selvaraju et al., Grad-CAM, ICCV 2017).
-    cam_layer: str | None = None
-    # Copies ImageNet weights into a network that `build` returned; may download them. None: there are none.
-    load_imagenet: Callable[[nn.Module], None] | None = None
 
 
 MODELS: dict[str, ModelSpec] = {
@@ -88,6 +73,7 @@ MODELS: dict[str, ModelSpec] = {
         min_size=29,
         cam_layer="densenet121.features",
         load_imagenet=load_imagenet,
+        init="imagenet",
     ),
     "unet": ModelSpec(
         name="unet",
@@ -108,6 +94,21 @@ MODELS: dict[str, ModelSpec] = {
 }
 
 
+def declare_imported(name: str, kind: Kind) -> str:
+    """Enters the network `FILE.py:NAME` or `package.module:NAME` in `MODELS`, if it is not there; returns its name.
+
+    Raises `UserError` if it cannot be imported, see `advmia.models.imported`.
+    """
+    if name not in MODELS:
+        MODELS[name] = imported.import_network(name, kind)
+    return name
+
+
+def shown_name(name: str) -> str:
+    """Returns how tables and file names show the network `name`: a user's by its callable, without the module."""
+    return MODELS[name].class_name if ":" in name else name
+
+
 def find_model(name: str) -> ModelSpec:
     """Returns the spec of the network `name`, in any letter case; raises `UserError` for an unknown name."""
     for spec in MODELS.values():
@@ -120,7 +121,10 @@ def check_init(name: str, init: object) -> None:
     """Raises `UserError` if the network `name` (a key of `MODELS`) has no ImageNet weights, and `init` is "imagenet"."""
     if init == "imagenet" and MODELS[name].load_imagenet is None:
         available = ", ".join(spec.name for spec in MODELS.values() if spec.load_imagenet)
-        raise UserError(f"{name} has no ImageNet weights (available for: {available}): use --init random")
+        raise UserError(
+            f"{name} has no ImageNet weights (available for: {available}, and networks of torchvision.models): use"
+            " --init random"
+        )
 
 
 def build_model(
@@ -148,17 +152,26 @@ def build_model(
     return model
 
 
+def head_of(name: str) -> str:
+    """Returns the state_dict entry of the network `name` whose first dimension is the number of classes.
+
+    Raises `UserError` if it has none.
+    """
+    spec = find_model(name)
+    return spec.head or imported.find_head(spec)
+
+
 def classes_of_weights(name: str, state_dict: Mapping[str, Tensor]) -> int:
     """Returns the number of classes of the network `name` that has the weights `state_dict`.
 
     Only reads the head's shape, and the heads of res18 and mv2 have the same name: use `identify` to tell networks
     apart. Raises `UserError` if the weights have no such head.
     """
-    spec = find_model(name)
-    if spec.head not in state_dict:
+    head = head_of(name)
+    if head not in state_dict:
         owner = identify(state_dict) or "no known model"
-        raise UserError(f"expected weights of {spec.name}, with an entry {spec.head}, but got weights of {owner}")
-    shape = state_dict[spec.head].shape
+        raise UserError(f"expected weights of {name}, with an entry {head}, but got weights of {owner}")
+    shape = state_dict[head].shape
     return shape[0] if shape else 0
 
 
@@ -171,5 +184,4 @@ def identify(state_dict: Mapping[str, Tensor]) -> str | None:
 @cache
 def state_dict_names(name: str) -> frozenset[str]:
     """Returns the names of the network's state_dict entries, which do not depend on the number of classes."""
-    with torch.device("meta"):  # builds the modules without memory for weights and without drawing random numbers
-        return frozenset(MODELS[name].build(1, nn.Identity()).state_dict())
+    return frozenset(imported.skeleton(MODELS[name], classes=2))

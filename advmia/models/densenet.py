@@ -6,16 +6,11 @@ The weights are initialised by torchvision's defaults; `load_imagenet` replaces 
 
 from __future__ import annotations
 
-import pickle
 import re
-import textwrap
-from http.client import HTTPException
-from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
-from advmia.errors import UserError
+from advmia.models.pretrained import fetch_imagenet
 
 
 class DenseNet121(nn.Module):
@@ -45,18 +40,9 @@ def load_imagenet(model: nn.Module) -> None:
     """
     from torchvision.models import DenseNet121_Weights
 
-    weights = DenseNet121_Weights.IMAGENET1K_V1
-    try:
-        state_dict = weights.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)
-        features = {_current_name(name): value for name, value in state_dict.items() if name.startswith("features.")}
-        model.get_submodule("densenet121.features").load_state_dict(features)
-    except (OSError, HTTPException, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = textwrap.shorten(f"{type(error).__name__}: {error}", 200)
-        cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
-        raise UserError(
-            f"chexnet's ImageNet weights could not be loaded ({reason}): put {weights.url} at {cached}, "
-            "or start from random weights with --init random"
-        ) from error
+    state_dict = fetch_imagenet("chexnet", DenseNet121_Weights.IMAGENET1K_V1)
+    features = {_current_name(name): value for name, value in state_dict.items() if name.startswith("features.")}
+    model.get_submodule("densenet121.features").load_state_dict(features)
 
 
 def _current_name(name: str) -> str:

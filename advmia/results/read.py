@@ -18,7 +18,10 @@ from advmia.runtime.terminal import say
 from advmia.tasks import METHOD_NAMES, Task
 
 # The settings of a training that every method has.
-SHARED_SETTINGS = ("epochs", "batch_size", "lr", "weight_decay", "init", "seed", "size", "precision", "val_fraction")
+SHARED_SETTINGS = (
+    *("epochs", "batch_size", "lr", "weight_decay", "init", "seed", "size", "precision", "val_fraction"),
+    "normalize",
+)
 # Keys that a result file, its `run` and its `run.data` have.
 _FACTS = ("dataset", "target_model", "target_weight", "source_model", "source_weight")
 _RUN = ("seed", "size", "data", "target_sha256", "source_sha256")

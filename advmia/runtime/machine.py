@@ -29,12 +29,25 @@ MEMORY_KEPT = {_MMAP_MAX: 0, _TRIM_THRESHOLD: -1}  # -1: free memory is never re
 MEMORY_RETURNED = {_MMAP_MAX: 65536, _MMAP_THRESHOLD: 2**25, _TRIM_THRESHOLD: 2**26}
 
 
+_LAYOUT = "advmia_memory_format"  # the attribute of a network that does not run in channels-last layout
+
+
 def on_device(model: nn.Module, device: torch.device) -> nn.Module:
-    """Moves the model to the device, with channels-last weights.
+    """Moves the model to the device, with channels-last weights unless `keep_plain_layout` was called for it.
 
     Convolutions run faster in that layout, and the loaders' images have it too.
     """
-    return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model.to(device, memory_format=memory_format_of(model))  # type: ignore[call-overload, no-any-return]
+
+
+def keep_plain_layout(model: nn.Module) -> None:
+    """Gives the model, and copies that are made of it, contiguous weights from the next `on_device` on."""
+    setattr(model, _LAYOUT, torch.contiguous_format)
+
+
+def memory_format_of(model: nn.Module) -> torch.memory_format:
+    """Returns the layout in which the model's weights are."""
+    return getattr(model, _LAYOUT, torch.channels_last)
 
 
 def keep_freed_memory() -> None:

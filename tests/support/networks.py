@@ -43,9 +43,9 @@ def small_networks() -> Iterator[None]:
         patch.setattr(mobilenetv2, "STAGES", ((1, 16, 1, 1), (6, 24, 1, 2), (6, 32, 1, 2), (6, 320, 1, 2)))
         for module in (resnet, segnet, unet):
             patch.setattr(module, "WIDTH", 8)
-        models._state_dict_names.cache_clear()
+        models.state_dict_names.cache_clear()
         yield
-    models._state_dict_names.cache_clear()
+    models.state_dict_names.cache_clear()
 
 
 class SmallNet(nn.Module):

@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "weight
 
 # What programs often keep beside the weights: their flags, and scores as NumPy numbers.
 _NUMBERS = (np.float64, np.float32, np.int64)
-_SAFE_TYPES = [
+_SAFE_TYPES: list[Any] = [
     argparse.Namespace,
     np.dtype,
     np.float64(0).__reduce__()[0],  # the function that makes a NumPy number

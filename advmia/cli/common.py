@@ -23,7 +23,6 @@ from advmia.data.specs import DATASETS
 from advmia.runtime.precision import PRECISIONS
 from advmia.tasks import SEGMENTATION, Task
 
-
 OWN_MODEL = "FILE.py:NAME"  # how --help names a user's network
 
 

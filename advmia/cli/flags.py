@@ -43,7 +43,6 @@ def train_parser(task: Task, description: str | None) -> Parser:
     common.add_dataset(subject, task)
     common.add_name(subject, "--method", task.methods, common.named("training method", task.methods, meanings.METHODS))
     common.add_model(subject, "--model", task, "network")
-    common.add_normalize(subject)
     if "hat" in task.methods:
         subject.add_argument(
             "--helperModel",
@@ -55,6 +54,7 @@ def train_parser(task: Task, description: str | None) -> Parser:
             "--helperWeight", type=Path, metavar="FILE", help=published("hat only: weights of the helper")
         )
         common.add_other_dataset(subject, "hat only: take a helper")
+    common.add_normalize(subject)
     common.add_images(subject, task)
     _add_training(parser.add_argument_group("how to train"), task)
     _add_stopping(parser.add_argument_group("how to continue after a stop"))
@@ -88,12 +88,15 @@ def _add_training(group: argparse._ArgumentGroup, task: Task) -> None:
     group.add_argument("--wd", type=non_negative, default=1e-3, metavar="X", help=published("weight decay"))
     common.add_batch_size(group, 32)
     pretrained = ", ".join(name for name in task.models if MODELS[name].load_imagenet)
+    imagenet = (
+        f"; or imagenet (for {pretrained}, whose default it is, and networks of torchvision)" if pretrained else ""
+    )
     group.add_argument(
         "--init",
         type=initial_weights,
         metavar="NAME",
         help="initial weights: random, or a file with weights of this network, whose last layer is left out if its"
-        " classes are not as many" + (f"; or imagenet (for {pretrained}, whose default it is, and torchvision's networks)" if pretrained else ""),
+        " classes are not as many" + imagenet,
     )
     if "trades" in task.methods:
         group.add_argument(
@@ -143,7 +146,6 @@ def test_parser(task: Task, description: str | None) -> Parser:
     subject = parser.add_argument_group("what to test")
     common.add_dataset(subject, task)
     common.add_model(subject, "--targetModel", task, "network to test, the target")
-    common.add_normalize(subject)
     subject.add_argument(
         "--targetWeight",
         "--targetPath",
@@ -167,6 +169,7 @@ def test_parser(task: Task, description: str | None) -> Parser:
     )
     if len(task.datasets) > 1:
         common.add_other_dataset(subject, "test networks")
+    common.add_normalize(subject)
     common.add_images(subject, task)
     how = parser.add_argument_group("how to test")
     common.add_batch_size(how, 16)
@@ -194,15 +197,15 @@ def visual_parser(task: Task, description: str | None) -> Parser:
     subject = parser.add_argument_group("what to draw")
     common.add_dataset(subject, task, {"mel": "melBin", "xray": "xrayBin"})
     common.add_model(subject, "--model", task, "network")
-    common.add_normalize(subject)
+    subject.add_argument("--weight", required=True, type=Path, metavar="FILE", help=published("weights of the network"))
     subject.add_argument(
         "--camLayer",
         metavar="NAME",
         help="module of the network from whose output the maps are made, as named_modules() names it (default: the last"
         " convolution, or the last attention block)",
     )
-    subject.add_argument("--weight", required=True, type=Path, metavar="FILE", help=published("weights of the network"))
     common.add_other_dataset(subject, "draw a network")
+    common.add_normalize(subject)
     common.add_images(subject, task)
     how = parser.add_argument_group("how to draw")
     common.add_batch_size(how, 16)

@@ -52,7 +52,6 @@ from advmia.training.methods import METHODS, Method, MethodSettings, default_bet
 from advmia.training.selection import Selection
 from advmia.training.validation import Validation, epoch_line
 
-
 SHOWN_DIGITS = 12  # of the SHA-256 of initial weights, in records and tables
 
 

@@ -84,7 +84,8 @@ def find_layer(model: nn.Module, name: str | None) -> str:
             found = path
         elif isinstance(module, nn.MultiheadAttention):
             parent = path.rpartition(".")[0]
-            norms = [key for key, child in model.get_submodule(parent).named_children() if isinstance(child, nn.LayerNorm)]
+            children = model.get_submodule(parent).named_children()
+            norms = [key for key, child in children if isinstance(child, nn.LayerNorm)]
             found = f"{parent}.{norms[0]}".lstrip(".") if norms else found
     if not found:
         raise UserError("the network has no convolution: name a layer for Grad-CAM with --camLayer")

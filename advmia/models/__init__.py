@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from advmia.errors import UserError
@@ -118,7 +117,7 @@ def find_model(name: str) -> ModelSpec:
 
 
 def check_init(name: str, init: object) -> None:
-    """Raises `UserError` if the network `name` (a key of `MODELS`) has no ImageNet weights, and `init` is "imagenet"."""
+    """Raises `UserError` if `init` is "imagenet" and the network `name` (a key of `MODELS`) has no such weights."""
     if init == "imagenet" and MODELS[name].load_imagenet is None:
         available = ", ".join(spec.name for spec in MODELS.values() if spec.load_imagenet)
         raise UserError(

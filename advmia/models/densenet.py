@@ -10,7 +10,7 @@ import re
 
 from torch import Tensor, nn
 
-from advmia.models.pretrained import fetch_imagenet
+from advmia.models.pretrained import load_weights
 
 
 class DenseNet121(nn.Module):
@@ -40,9 +40,11 @@ def load_imagenet(model: nn.Module) -> None:
     """
     from torchvision.models import DenseNet121_Weights
 
-    state_dict = fetch_imagenet("chexnet", DenseNet121_Weights.IMAGENET1K_V1)
-    features = {_current_name(name): value for name, value in state_dict.items() if name.startswith("features.")}
-    model.get_submodule("densenet121.features").load_state_dict(features)
+    def copy(saved: dict[str, Tensor]) -> None:
+        features = {_current_name(name): value for name, value in saved.items() if name.startswith("features.")}
+        model.get_submodule("densenet121.features").load_state_dict(features)
+
+    load_weights("chexnet", DenseNet121_Weights.IMAGENET1K_V1, copy)
 
 
 def _current_name(name: str) -> str:

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from torchvision.models import WeightsEnum
 
 
-def fetch_imagenet(name: str, weights: WeightsEnum) -> dict[str, Tensor]:
-    """Returns a state_dict of torchvision, downloaded unless it is in torch's cache. `name`: of the network.
+def load_weights(name: str, weights: WeightsEnum, copy: Callable[[dict[str, Tensor]], object]) -> None:
+    """Gives a state_dict of torchvision to `copy`; downloads it unless it is in torch's cache. `name`: of the network.
 
-    Raises `UserError` if it can be neither loaded nor downloaded.
+    Raises `UserError` if it can be neither loaded nor downloaded, or if `copy` finds that it is of another network.
     """
     try:
-        return dict(weights.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True))
+        copy(dict(weights.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)))
     except (OSError, HTTPException, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         reason = textwrap.shorten(f"{type(error).__name__}: {error}", 200)
         cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
@@ -45,9 +45,11 @@ def imagenet_loader(name: str) -> Callable[[nn.Module], None] | None:
         return None
 
     def load(model: nn.Module) -> None:
-        state_dict = fetch_imagenet(name, torchvision.models.get_model_weights(name).DEFAULT)
-        own = model.state_dict()
-        fitting = {entry: tensor for entry, tensor in state_dict.items() if own[entry].shape == tensor.shape}
-        model.load_state_dict(own | fitting)
+        def copy(saved: dict[str, Tensor]) -> None:
+            own = model.state_dict()
+            others = {entry: own[entry] for entry in saved if entry in own and own[entry].shape != saved[entry].shape}
+            model.load_state_dict(saved | others)
+
+        load_weights(name, torchvision.models.get_model_weights(name).DEFAULT, copy)
 
     return load

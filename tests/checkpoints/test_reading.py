@@ -51,7 +51,10 @@ KINDS: dict[str, tuple[Callable[[StateDict], Any], tuple[str, ...]]] = {
     "state_dict": (lambda state: {"state_dict": state, "epoch": 3}, ("'state_dict'",)),
     "model": (lambda state: {"model": state, "args": argparse.Namespace(lr=0.1)}, ("'model'",)),
     "net": (lambda state: {"net": prefixed("module.", state), "acc": np.float64(0.9)}, ("'net'", "'module.'")),
-    "model_state_dict": (lambda state: {"model_state_dict": state, "optimizer_state_dict": {}}, ("'model_state_dict'",)),
+    "model_state_dict": (
+        lambda state: {"model_state_dict": state, "optimizer_state_dict": {}},
+        ("'model_state_dict'",),
+    ),
     "twice wrapped": (lambda state: {"state_dict": {"model": state}}, ("'model'",)),
     "Lightning": (lightning, ("'state_dict'", "'network.'", "loss.pos_weight left out")),
     "half": (lambda state: halved(state, torch.float16), ("float16 becomes float32",)),
@@ -60,9 +63,7 @@ KINDS: dict[str, tuple[Callable[[StateDict], Any], tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "safetensors", "old format"])
-def test_wrapped_checkpoints(
-    kind: str, state: StateDict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrapped_checkpoints(kind: str, state: StateDict, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Fails if weights are not found, other ones are loaded, or it is not said what was unwrapped."""
     path = tmp_path / "checkpoint"
     make, parts = KINDS.get(kind, KINDS["bare"])
@@ -88,7 +89,7 @@ class Malicious:
 
 
 REFUSED: dict[str, tuple[Callable[[StateDict], Any], str]] = {
-    "code": (lambda state: {"state_dict": state, "hook": Malicious()}, "holds objects of pathlib.* could run code"),
+    "code": (lambda state: {"state_dict": state, "hook": Malicious()}, "holds objects of .* could run code"),
     "a whole network": (lambda state: nn.Linear(2, 2), "holds objects of torch.nn.* save the network's state_dict"),
     "missing": (lambda state: {"net": dict(list(state.items())[1:])}, "unknown model, not of mv2: they lack conv1"),
     "another": (lambda state: {"net": build_model("res18", 2).state_dict()}, "weights of res18, not of mv2"),
@@ -122,7 +123,7 @@ def test_initial_weights(state: StateDict, tmp_path: Path, capsys: pytest.Captur
     for classes in (2, 3):
         torch.manual_seed(1)
         model = build_model("mv2", classes)
-        random_head = model.get_submodule("linear").weight.clone()
+        random_head = model.get_parameter("linear.weight").clone()
         load_initial("mv2", tmp_path / "weights", classes).copy_to(model)
         started = model.state_dict()
         same = {name for name in state if started[name].shape == state[name].shape and started[name].equal(state[name])}

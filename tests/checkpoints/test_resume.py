@@ -13,6 +13,7 @@ from torch import nn
 
 from advmia.checkpoints.best import BestCheckpoint, read_all_records, read_record, read_record_of, read_training_of
 from advmia.checkpoints.paths import all_paths, record_path, state_path
+from advmia.checkpoints.reading import load_weights
 from advmia.checkpoints.resume import (
     CheckpointStatus,
     RandomState,
@@ -22,7 +23,6 @@ from advmia.checkpoints.resume import (
     save_training,
     status_of,
 )
-from advmia.checkpoints.reading import load_weights
 from advmia.errors import UserError
 from advmia.runtime.files import rename_existing
 from tests.checkpoints.settings import PGDAT, pgdat

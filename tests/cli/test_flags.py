@@ -9,7 +9,7 @@ import pytest
 
 from advmia.cli import flags
 from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL
-from tests.support.running import run_main
+from tests.support.running import check_one_line, run_main
 
 TRAIN = "--dataset melBin --wd 1e-3 --lr 0.01 --method nat --model res18 --eps 0 --epoch 100 --bs 32 --gpu 0"
 TEST = "--dataset melBin --targetModel res18 --targetWeight a --bs 16 --gpu 0"
@@ -24,12 +24,6 @@ def parse_train(line: str) -> dict[str, object]:
 
 def parse_test(line: str) -> dict[str, object]:
     return vars(flags.test_parser(SINGLE_LABEL, None).parse_args(line.split()))
-
-
-def check_one_line(text: str, expected: str) -> None:
-    assert expected in text
-    assert text.count("\n") == 1, text
-    assert "Traceback" not in text
 
 
 def test_every_documented_training_value() -> None:

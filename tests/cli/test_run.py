@@ -15,8 +15,7 @@ from advmia.data.phantoms import make_phantoms
 from advmia.errors import UserError
 from advmia.models import build_model
 from advmia.runtime.signals import Stopped
-from tests.cli.test_flags import check_one_line
-from tests.support.running import run_main
+from tests.support.running import check_one_line, run_main
 
 
 def stopped(advice: str) -> Stopped:

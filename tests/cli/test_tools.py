@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from advmia.__main__ import main
-from tests.cli.test_flags import check_one_line
-from tests.support.running import run_main
+from tests.support.running import check_one_line, run_main
 
 
 def test_messages_name_the_command_that_was_typed(

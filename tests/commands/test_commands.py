@@ -102,7 +102,7 @@ def test_training_writes_weights_and_record(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_training_from_weights(folder: Path, train: Command, tmp_path: Path) -> None:
-    """Fails if a training does not start from the file of --init, or other initial weights count as the same training."""
+    """Fails if a training does not start from --init, or one from other weights counts as the same training."""
     start = torch.load(folder / "clsCkpt" / ROBUST, weights_only=True)
     for number, scale in enumerate((1.0, 2.0)):
         torch.save({"net": {name: scale * tensor for name, tensor in start.items()}}, tmp_path / f"start{number}")

@@ -163,14 +163,15 @@ def test_networks_of_a_file(network: str) -> None:
     torch.manual_seed(0)
     model = build_model(name, 3, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4)).eval()
     check_network(MODELS[name], model, 3, 16)
-    assert list(model.state_dict()) == [f"{layer}.{kind}" for layer in ("features.0", "head") for kind in ("weight", "bias")]
+    names = [f"{layer}.{kind}" for layer in ("features.0", "head") for kind in ("weight", "bias")]
+    assert list(model.state_dict()) == names
     assert state_dict_names(name) == set(model.state_dict()) and head_of(name) == "head.weight"
     assert classes_of_weights(name, model.state_dict()) == 3
     assert MODELS[name].class_name == network
     x, _ = pixels(5, classes=3)
     normalized = (x - torch.tensor((0.4, 0.5, 0.6))[:, None, None]) / torch.tensor((0.2, 0.3, 0.4))[:, None, None]
-    features = F.adaptive_avg_pool2d(F.relu(model.features[0](normalized)), 4).flatten(1)
-    assert torch.allclose(model(x), model.head(features), atol=1e-6)
+    features = F.adaptive_avg_pool2d(F.relu(model.get_submodule("features.0")(normalized)), 4).flatten(1)
+    assert torch.allclose(model(x), model.get_submodule("head")(features), atol=1e-6)
     assert torch.allclose(inference_copy(model, x)(x), model(x), atol=1e-6)
     training = model.train()(x)
     assert training.shape == (5, 3)
@@ -221,7 +222,7 @@ def test_torchvision_networks(network: str, few_steps: None) -> None:
     for attack in ("fgsm", "pgd", "cw", "apgd-ce", "square"):
         build = ATTACKS[attack].build(Budget.grey(8, 2, 2), cross_entropy)
         together = build(model, x, y, rng=SampleRng.of(0, samples=[0, 1], device=x.device))
-        alone = [build(model, x[n : n + 1], y[n : n + 1], rng=SampleRng.of(0, samples=[n], device=x.device)) for n in (0, 1)]
+        alone = [build(model, x[[n]], y[[n]], rng=SampleRng.of(0, samples=[n], device=x.device)) for n in (0, 1)]
         assert torch.equal(together, torch.cat(alone)), attack
         assert (together - x).abs().max() <= 8 / 255 + 1e-6
 
@@ -275,7 +276,8 @@ def test_every_command_takes_a_network(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert run_main(monkeypatch, [*target, *common, "--attacks", "pgd", "--epsilons", 8]) == 0
     assert run_main(monkeypatch, ["advmia", "tables", "results", "--out", "tables"]) == 0
     assert "LeNet" in Path("tables/tables.md").read_text()
-    draw = ["gradVisual.py", *common, *network, "--weight", paths[0], "--epsilons", 8, "--limit", 2, "--saveDir", "maps"]
+    draw = ["gradVisual.py", *common, *network, "--weight", paths[0], "--epsilons", 8, "--limit", 2]
+    draw += ["--saveDir", "maps"]
     assert run_main(monkeypatch, draw) == 0
     assert np.asarray(Image.open("maps/gradVisual.png")).std() > 0
     capsys.readouterr()

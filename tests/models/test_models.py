@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from advmia.errors import UserError
-from advmia.models import MODELS, Normalize, build_model, classes_of_weights, find_model, identify
+from advmia.models import MODELS, Normalize, build_model, classes_of_weights, find_model, head_of, identify
 
 PUBLISHED = {  # the networks of the published code, with the class names that its checkpoint files begin with
     "res18": "ResNet",
@@ -105,7 +105,7 @@ def deterministic_weights(model: nn.Module, seed: int) -> dict[str, Tensor]:
 def test_state_dict_names_and_shapes(reference_shapes: dict[str, dict[str, list[int]]]) -> None:
     """Fails if the survey's checkpoints no longer load here, or ours there."""
     for name, expected in reference_shapes.items():
-        classes = expected[MODELS[name].head][0]
+        classes = expected[head_of(name)][0]
         shapes = {entry: list(value.shape) for entry, value in meta_model(name, classes).state_dict().items()}
         assert shapes == expected, name
     assert list(reference_shapes) == list(PUBLISHED)
@@ -245,7 +245,7 @@ def test_cam_layer_is_the_map_that_the_classifier_averages(name: str) -> None:
     handle.remove()
     (gradient,) = torch.autograd.grad(logits[0, 1], maps[0])
     area = maps[0].shape[2] * maps[0].shape[3]
-    weight = model.get_parameter(spec.head)[1]
+    weight = model.get_parameter(head_of(name))[1]
     assert area == {"res18": 64, "mv2": 64, "chexnet": 4}[name]
     assert maps[0].min() >= 0
     torch.testing.assert_close(gradient, (weight / area).view(1, -1, 1, 1).expand_as(gradient))

@@ -76,5 +76,5 @@ def named_paths(document: str) -> set[str]:
     return paths | {
         word
         for text in words
-        for word in re.findall(r"^(?:[\w-]+\.(?:py|md|toml|cff)|requirements[\w-]*\.txt)\b", text)
+        for word in re.findall(r"^(?:[\w-]+\.(?:py|md|toml|cff)|requirements[\w-]*\.txt)\b(?!:)", text)
     }

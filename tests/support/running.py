@@ -73,3 +73,9 @@ def read_until(running: subprocess.Popen[str], text: str, stream: IO[str] | None
             return str(line)
         assert time.monotonic() < deadline
     raise AssertionError(f"no {text!r}: {running.communicate()}")
+
+
+def check_one_line(text: str, expected: str) -> None:
+    assert expected in text
+    assert text.count("\n") == 1, text
+    assert "Traceback" not in text

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from advmia.data.specs import DATASETS
+from advmia.data.datasets import DATASETS
 from advmia.entry_points import THEN, output_path, run_words
 from advmia.errors import UserError
 from advmia.results.read import read_records

@@ -169,15 +169,32 @@ def mean_defined(scores: Iterable[float]) -> float:
 
 
 class SegmentationMeter(Meter):
-    """Computes Dice and IoU, averaged over the classes and then over the images, and the mean cross-entropy."""
+    """Computes Dice and IoU, averaged over the classes and then over the images, and the mean cross-entropy.
+
+    For masks of more than two classes, also those of each class, averaged over the images.
+    """
+
+    def __init__(self, names: Sequence[str] = ()) -> None:
+        """Takes the names of the classes whose own scores are computed too."""
+        super().__init__()
+        self._names = tuple(names)
 
     def _columns(self, logits: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Takes logits (B, K, H, W) and masks y (B, H, W) int64."""
-        return {"scores": torch.cat([mask_overlap(logits, y), pixel_cross_entropy(logits, y)[:, None]], dim=1)}
+        dice, iou = class_overlap(logits, y)
+        means = [dice.mean(dim=1), iou.mean(dim=1), pixel_cross_entropy(logits, y)]
+        columns = {"scores": torch.stack(means, dim=1)}
+        return columns | ({"by_class": torch.cat([dice, iou], dim=1)} if self._names else {})
 
     def compute(self) -> Scores:
-        means = self.state_dict()["scores"].mean(dim=0, dtype=torch.float64)
-        return dict(zip(("dice", "iou", "ce_loss"), means.tolist(), strict=True))
+        columns = {name: column.mean(dim=0, dtype=torch.float64).tolist() for name, column in self.state_dict().items()}
+        scores = dict(zip(("dice", "iou", "ce_loss"), columns["scores"], strict=True))
+        return scores | dict(zip(overlap_names(self._names), columns.get("by_class", ()), strict=True))
+
+
+def overlap_names(classes: Sequence[str]) -> tuple[str, ...]:
+    """Returns the names of each class's Dice, then of each class's IoU."""
+    return tuple(f"{score} {name}" for score in ("dice", "iou") for name in classes)
 
 
 def mask_overlap(logits: Tensor, y: Tensor) -> Tensor:
@@ -185,6 +202,11 @@ def mask_overlap(logits: Tensor, y: Tensor) -> Tensor:
 
     A class that is absent from both the prediction and the mask counts as 1.
     """
+    return torch.stack([overlap.mean(dim=1) for overlap in class_overlap(logits, y)], dim=1)
+
+
+def class_overlap(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns Dice and IoU of each class, (B, K) each; arguments and absent classes as in `mask_overlap`."""
     classes = logits.shape[1]
     predicted = F.one_hot(logits.argmax(dim=1), classes).flatten(1, 2)  # (B, H*W, K)
     truth = F.one_hot(y, classes).flatten(1, 2)
@@ -193,4 +215,4 @@ def mask_overlap(logits: Tensor, y: Tensor) -> Tensor:
     absent = union == 0
     dice = torch.where(absent, 1.0, 2 * intersection / (intersection + union).clamp(min=1))
     iou = torch.where(absent, 1.0, intersection / union.clamp(min=1))
-    return torch.stack([dice.mean(dim=1), iou.mean(dim=1)], dim=1)
+    return dice, iou

@@ -14,8 +14,9 @@ from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 from advmia.attacks.common import Objective
 from advmia.budgets import Budget, grey_token
 from advmia.checkpoints.settings import TrainingSettings, classification_name, segmentation_name
+from advmia.data.datasets import DATASETS
 from advmia.data.loading import Order
-from advmia.data.specs import CHEST_FINDINGS, DATASETS, TaskName
+from advmia.data.specs import DatasetSpec, TaskName
 from advmia.losses import (
     binary_cross_entropy,
     confident_margin,
@@ -31,6 +32,7 @@ from advmia.metrics import (
     Scores,
     SegmentationMeter,
     mask_overlap,
+    overlap_names,
     success_rate,
 )
 from advmia.models import MODELS
@@ -54,10 +56,10 @@ class Task:
     checkpoint_name: Callable[[TrainingSettings], str]
     default_lr: float
     objective: Objective  # loss of each sample: training descends its mean
-    meter: Callable[[int, int], Meter]  # (number of classes, number of the class that means disease)
+    meter: Callable[[DatasetSpec, int], Meter]  # (data set, number of classes)
     outcome: Callable[[Tensor, Tensor], Tensor]  # (logits, y) to what result files record of each image (B, ...)
     against_clean: Callable[[Tensor, Tensor, Tensor], Scores]  # (clean, attacked outcomes, y) to further scores
-    score_names: tuple[str, ...]  # in the order of the columns of result files
+    score_names: Callable[[DatasetSpec], tuple[str, ...]]  # in the order of the columns of result files
     selection: str  # the score by which the best epoch is chosen
     order: Order  # of an epoch's samples
     optimizer: Callable[[Iterable[Parameter], float, float], Optimizer]  # (parameters, lr, weight decay)
@@ -155,6 +157,11 @@ def _segmentation_attack_line(budget: Budget, s: Scores, seconds: float) -> str:
     return f"{_budget_text(budget)} dice:{s['dice']:.4f} IoU:{s['iou']:.4f}"
 
 
+def _class_names(spec: DatasetSpec) -> tuple[str, ...]:
+    """Returns the names of a mask's classes, by which scores are told apart; () for foreground and background."""
+    return tuple(spec.class_name(label) for label in range(len(spec.mask_values)))
+
+
 _CLASSIFIERS = tuple(name for name, spec in MODELS.items() if spec.kind == "classification")
 
 SINGLE_LABEL = Task(
@@ -173,10 +180,10 @@ SINGLE_LABEL = Task(
     checkpoint_name=classification_name,
     default_lr=0.01,
     objective=cross_entropy,
-    meter=ClassificationMeter,
+    meter=lambda spec, classes: ClassificationMeter(classes, spec.positive),
     outcome=predicted_class,
     against_clean=lambda clean, adversarial, y: {"attack_success_rate": success_rate(clean, adversarial, y)},
-    score_names=(
+    score_names=lambda spec: (
         *("accuracy", "recall", "precision", "f1"),
         *("balanced_accuracy", "auroc", "sensitivity", "specificity", "attack_success_rate"),
     ),
@@ -203,10 +210,10 @@ MULTI_LABEL = Task(
     checkpoint_name=classification_name,
     default_lr=0.01,
     objective=binary_cross_entropy,
-    meter=lambda classes, positive: MultiLabelMeter(CHEST_FINDINGS),
+    meter=lambda spec, classes: MultiLabelMeter(spec.findings),
     outcome=label_scores,
     against_clean=_no_scores,
-    score_names=("auroc", *CHEST_FINDINGS),
+    score_names=lambda spec: ("auroc", *spec.findings),
     selection="auroc",
     order="shuffled",
     optimizer=sgd,
@@ -230,10 +237,10 @@ SEGMENTATION = Task(
     checkpoint_name=segmentation_name,
     default_lr=1e-4,
     objective=pixel_cross_entropy,
-    meter=lambda classes, positive: SegmentationMeter(),
+    meter=lambda spec, classes: SegmentationMeter(_class_names(spec)),
     outcome=mask_overlap,
     against_clean=_no_scores,
-    score_names=("dice", "iou", "ce_loss"),
+    score_names=lambda spec: ("dice", "iou", "ce_loss", *overlap_names(_class_names(spec))),
     selection="dice",
     order="shuffled",
     optimizer=adam,

@@ -19,10 +19,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from advmia.data.datasets import DATASETS
 from advmia.data.loading import ImageData, load_data
 from advmia.data.phantom_images import skin
 from advmia.data.readers import read_samples
-from advmia.data.specs import DATASETS
 from advmia.tasks import SINGLE_LABEL
 from benchmarks import plain, report, subjects, timing
 

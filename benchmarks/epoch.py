@@ -31,9 +31,9 @@ from torch.utils.data import DataLoader
 
 from advmia.attacks.gradient import pgd
 from advmia.budgets import EVALUATION_STEPS, TRAINING_STEPS, pgd_budget, training_budget
+from advmia.data.datasets import DATASETS
 from advmia.data.loading import Batch, EvaluationLoader, load_data
 from advmia.data.readers import SampleList, read_samples
-from advmia.data.specs import DATASETS
 from advmia.evaluation.loop import EvaluationOptions, evaluate
 from advmia.runtime.precision import Precision
 from advmia.runtime.rng import SampleRng

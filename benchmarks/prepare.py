@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from advmia.data.specs import CHEST_FINDINGS
+from advmia.data.datasets import CHEST_FINDINGS
 from benchmarks import report
 
 STEPS = {"first": "first run", "second": "second run", "read": "reading the training list"}
@@ -34,7 +34,7 @@ from pathlib import Path
 source, root = Path(sys.argv[1]), Path(sys.argv[2])
 if sys.argv[3] == "read":
     from advmia.data.readers import read_samples
-    from advmia.data.specs import DATASETS
+    from advmia.data.datasets import DATASETS
     start = time.perf_counter()
     read_samples(DATASETS["xrayBin"], root, "train")
 else:

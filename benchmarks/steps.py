@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from advmia.attacks.gradient import pgd
 from advmia.attacks.inference import compile_copies, inference_copy
 from advmia.budgets import training_budget
-from advmia.data.specs import DATASETS
+from advmia.data.datasets import DATASETS
 from advmia.data.transforms import to_pixels
 from advmia.runtime.precision import Precision
 from advmia.runtime.rng import SampleRng

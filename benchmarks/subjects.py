@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from advmia.budgets import training_budget
+from advmia.data.datasets import DATASETS
 from advmia.data.loading import EvaluationLoader, ImageData, TrainingLoader, load_data
 from advmia.data.phantoms import COUNTS, make_phantoms
 from advmia.data.readers import read_samples
-from advmia.data.specs import DATASETS, DatasetSpec
+from advmia.data.specs import DatasetSpec
 from advmia.models import build_model
 from advmia.models.densenet import DenseNet121
 from advmia.models.unet import UNet

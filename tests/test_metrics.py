@@ -22,7 +22,7 @@ from sklearn.metrics import (
 )
 from torch import Tensor
 
-from advmia.data.specs import DATASETS
+from advmia.data.datasets import DATASETS
 from advmia.losses import log_odds
 from advmia.metrics import ClassificationMeter, Meter, MultiLabelMeter, SegmentationMeter, mask_overlap, success_rate
 from advmia.tasks import SINGLE_LABEL

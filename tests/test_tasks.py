@@ -11,7 +11,7 @@ from torch import nn
 from advmia.attacks import ATTACKS
 from advmia.attacks.common import frozen_eval
 from advmia.budgets import Budget
-from advmia.data.specs import DATASETS
+from advmia.data.datasets import DATASETS
 from advmia.models import MODELS, build_model
 from advmia.runtime.rng import SampleRng
 from advmia.tasks import METHOD_NAMES, MULTI_LABEL, SEGMENTATION, SINGLE_LABEL, Task

@@ -15,6 +15,7 @@ _JSON_KEYS = {
     "helper_sha256": "helper",
     "world_size": "processes",
 }
+_OPTIONAL = ("normalize", "declaration")
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,9 @@ class TrainingSettings:
     world_size: int  # processes: each batch norm sees its rank's share of a batch only
     train_data: dict[str, object]  # `advmia.data.loading.ImageData.facts`
     test_data: dict[str, object]
-    normalize: str | None = None  # of --normalize; None for the data set's, and recorded only if it is not None
+    # Recorded only if they are not None, as in the records of earlier versions.
+    normalize: str | None = None  # of --normalize; None for the data set's
+    declaration: dict[str, Any] | None = None  # of a user's data set
 
     @property
     def budget(self) -> Budget:
@@ -59,9 +62,7 @@ class TrainingSettings:
     def to_json(self) -> dict[str, Any]:
         """Returns the settings as records and state files hold them."""
         facts = {_JSON_KEYS.get(name, name): value for name, value in asdict(self).items()}
-        if self.normalize is None:  # as in the records of earlier versions
-            del facts["normalize"]
-        return facts
+        return {name: value for name, value in facts.items() if value is not None or name not in _OPTIONAL}
 
 
 def classification_name(settings: TrainingSettings) -> str:

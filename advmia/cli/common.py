@@ -12,6 +12,7 @@ from advmia.cli import meanings
 from advmia.cli.formatter import listed, published, with_remark
 from advmia.cli.parser import (
     DeviceNames,
+    dataset_name,
     grey_level,
     model_name,
     normalization,
@@ -19,11 +20,11 @@ from advmia.cli.parser import (
     whole_number,
     with_choices,
 )
-from advmia.data.specs import DATASETS
+from advmia.data.datasets import DATASETS
 from advmia.runtime.precision import PRECISIONS
 from advmia.tasks import SEGMENTATION, Task
 
-OWN_MODEL = "FILE.py:NAME"  # how --help names a user's network
+OWN_MODEL, OWN_DATASET = "FILE.py:NAME", "FOLDER"  # how --help names a user's network and data set
 
 
 def named(text: str, names: Iterable[str], meanings_by_name: dict[str, str]) -> str:
@@ -60,13 +61,20 @@ def add_normalize(group: argparse._ArgumentGroup) -> None:
 
 
 def add_dataset(group: argparse._ArgumentGroup, task: Task, aliases: dict[str, str] | None = None) -> None:
-    """Adds --dataset, or sets its value if the task has only one data set. `aliases`: {further spelling: name}."""
-    if len(task.datasets) == 1:
-        group.set_defaults(dataset=task.datasets[0])
-        return
+    """Adds --dataset, which may be left out if the survey has one data set only. `aliases`: {other spelling: name}."""
+    group.set_defaults(task=task.name)
     aliases = {alias: name for name in task.datasets for alias in DATASETS[name].aliases} | (aliases or {})
-    text = named("data set", task.datasets, meanings.DATASETS)
-    add_name(group, "--dataset", task.datasets, text, aliases)
+    meanings_by_name = meanings.DATASETS | {OWN_DATASET: "your own: a folder with a declaration, see docs/data.md"}
+    names = {name: meanings_by_name.get(name, "") for name in (*task.datasets, OWN_DATASET)}
+    only = task.datasets[0] if len(task.datasets) == 1 else None
+    group.add_argument(
+        "--dataset",
+        required=only is None,
+        default=only,
+        type=dataset_name(task.datasets, aliases),
+        metavar="NAME",
+        help=listed(f"data set (default: {only})" if only else published("data set"), names),
+    )
 
 
 def add_other_dataset(group: argparse._ArgumentGroup, action: str) -> None:

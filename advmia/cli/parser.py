@@ -64,6 +64,24 @@ def one_of(names: Iterable[str], aliases: dict[str, str] | None = None) -> Calla
     return parse
 
 
+def dataset_name(names: Iterable[str], aliases: dict[str, str]) -> Callable[[str], str]:
+    """Returns an argument type that accepts one of the names, or the name of a folder, of a user's data set.
+
+    `aliases`: {further spelling of a name: name}. Whether the folder declares a data set is not checked.
+    """
+    known = one_of(names, aliases)
+
+    def parse(text: str) -> str:
+        try:
+            return known(text)
+        except argparse.ArgumentTypeError:
+            if Path(text).name != text:
+                raise
+            return text
+
+    return parse
+
+
 def model_name(names: Iterable[str], kind: Kind) -> Callable[[str], str]:
     """Returns an argument type that accepts one of the names, or a user's network such as `FILE.py:NAME`."""
     known = one_of(names)

@@ -9,9 +9,9 @@ from advmia.cli import meanings
 from advmia.cli.common import add_data_root, add_gpu
 from advmia.cli.formatter import listed
 from advmia.cli.parser import Parser, make_parser, one_of, whole_number, with_choices
+from advmia.data.datasets import DATASETS
 from advmia.data.phantoms import FOLDERS
 from advmia.data.prepare import DOWNLOADS, SPLITS
-from advmia.data.specs import DATASETS
 from advmia.results.render import EXTENSIONS
 
 

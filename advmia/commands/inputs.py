@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from advmia.data.datasets import find_dataset
 from advmia.data.loading import EvaluationLoader, ImageData, load_data
 from advmia.data.mask_report import describe_masks
 from advmia.data.masks import check_encodings
 from advmia.data.readers import SampleList, count_mismatched_masks, count_shared, read_samples
-from advmia.data.specs import DATASETS, DatasetSpec, parse_normalization
+from advmia.data.specs import DatasetSpec, parse_normalization
 from advmia.errors import UserError
 from advmia.models import MODELS, build_model
 from advmia.models.imported import check_network
@@ -62,11 +63,12 @@ class Inputs:
         samples = samples.subset(self.args.limit)
         for remark in [*samples.remarks, *([f"{samples.share} published images"] if samples.share else [])]:
             say(f"{samples.path}: {remark}")
-        counts = samples.class_counts()
+        counts = {samples.spec.class_name(label): count for label, count in enumerate(samples.class_counts())}
         if self.args.limit is not None and counts:
-            say(f"{samples.path}: --limit takes {', '.join(f'{count} of class {k}' for k, count in enumerate(counts))}")
-        if counts and max(counts) == len(samples):
-            say(f"warning: all {len(samples)} images of {samples.path} are of class {counts.index(max(counts))}")
+            say(f"{samples.path}: --limit takes {', '.join(f'{count} of {name}' for name, count in counts.items())}")
+        only = next((name for name, count in counts.items() if count == len(samples)), None)
+        if only is not None:
+            say(f"warning: all {len(samples)} images of {samples.path} are of {only}")
         mismatched = count_mismatched_masks(samples)
         if mismatched:
             say(
@@ -78,7 +80,8 @@ class Inputs:
         for remark, (count, name) in data.remarks.items():
             say(f"{samples.path}: {count} images have {remark} ({name}{', ...' if count > 1 else ''})")
         if data.masks is not None:
-            check_encodings(data.encodings, str(samples.path))
+            if not samples.spec.mask_values:  # else these say what each value means
+                check_encodings(data.encodings, str(samples.path))
             if not data.masks.any():
                 raise UserError(f"{samples.path}: all {len(data)} masks are empty: they have no foreground")
             for line in describe_masks(data.masks, samples.masks, data.encodings):
@@ -94,13 +97,15 @@ class Inputs:
 def choose_spec(args: argparse.Namespace, *models: str) -> DatasetSpec:
     """Returns the data set at --imgSize pixels, with the normalisation of --normalize.
 
-    Raises `UserError` if a network cannot take images so small.
+    Raises `UserError` if there is no such data set, or if a network cannot take images so small.
     """
-    spec = DATASETS[args.dataset]
+    spec = find_dataset(args.dataset, args.dataRoot, args.task)
     if args.normalize is not None:
         mean, std = parse_normalization(args.normalize)
         spec = replace(spec, mean=mean, std=std)
     if getattr(args, "foreground", None):
+        if spec.mask_values:
+            raise UserError(f"--foreground: {spec.name} declares the values of {spec.classes} classes: leave it out")
         spec = replace(spec, foreground=tuple(sorted(args.foreground)))
     if args.imgSize is not None:
         spec = spec.at_size(args.imgSize)
@@ -110,6 +115,19 @@ def choose_spec(args: argparse.Namespace, *models: str) -> DatasetSpec:
                 f"--imgSize {spec.size} is too small for {model}: it takes {MODELS[model].min_size} or more"
             )
     return spec
+
+
+def check_divisible(data: ImageData) -> None:
+    """Raises `UserError` if no --valFraction divides the images: both parts need an image, and one of each class."""
+    is_single_label = data.samples.spec.task == "single-label"
+    labels = data.targets(data.indices) if is_single_label else torch.zeros(len(data), dtype=torch.int64)
+    for label, count in enumerate(torch.bincount(labels).tolist()):
+        if count == 1:
+            name = data.samples.spec.class_name(label) if is_single_label else "the list"
+            raise UserError(
+                f"{data.samples.path}: {name} has one image only, so none can be held out: leave out --valFraction, or"
+                " use more"
+            )
 
 
 def check_scorable(data: ImageData) -> None:

@@ -142,8 +142,9 @@ def result_path(task: Task, args: argparse.Namespace) -> Path:
     """Returns the path of the JSON file that `test` will write, unless another run has this name. Reads no files."""
     source_model, source_weight = _source(args)
     is_transfer = (source_model, source_weight) != (args.targetModel, args.targetWeight)
-    stem = _stem(args, choose_spec(args, args.targetModel, source_model), is_transfer=is_transfer)
-    return ResultFile(stem, facts={}, score_names=task.score_names, run={}, details={}).json_path
+    spec = choose_spec(args, args.targetModel, source_model)
+    stem = _stem(args, spec, is_transfer=is_transfer)
+    return ResultFile(stem, facts={}, score_names=task.score_names(spec), run={}, details={}).json_path
 
 
 def _source(args: argparse.Namespace) -> tuple[str, Path]:
@@ -226,7 +227,9 @@ def _open_results(
         "data": data.facts,
         "target_sha256": digests[0],
         "source_sha256": digests[1],
-        **({"normalize": args.normalize} if args.normalize is not None else {}),  # unlike earlier versions
+        # Only where they are used, as in the files of earlier versions.
+        **({"normalize": args.normalize} if args.normalize is not None else {}),
+        **({"declaration": inputs.spec.source.table} if inputs.spec.source else {}),
     }
     record = {
         "finished": False,  # until the checks at the end
@@ -246,7 +249,7 @@ def _open_results(
         "source_weight": str(source_weight),
     }
     stem = _stem(args, inputs.spec, is_transfer=is_transfer)
-    results = ResultFile(stem, facts, task.score_names, run, record)
+    results = ResultFile(stem, facts, task.score_names(inputs.spec), run, record)
     for path in results.resume() if distributed.is_main() else []:
         say(f"damaged results, or those of another version, were there: kept as {path}")
     results.stem, results.rows = distributed.broadcast((results.stem, results.rows))

@@ -13,7 +13,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
-import torch
 from torch import nn
 
 from advmia.attacks.inference import compile_copies
@@ -32,7 +31,14 @@ from advmia.checkpoints.resume import (
 from advmia.checkpoints.settings import TrainingSettings
 from advmia.checkpoints.weights import InitialWeights, load_initial
 from advmia.commands.hat import compare_helper, load_helper
-from advmia.commands.inputs import Inputs, check_imported, check_scorable, choose_spec, lock_outputs
+from advmia.commands.inputs import (
+    Inputs,
+    check_divisible,
+    check_imported,
+    check_scorable,
+    choose_spec,
+    lock_outputs,
+)
 from advmia.data.loading import ImageData, TrainingLoader, hold_out
 from advmia.data.readers import count_listed_classes, read_samples
 from advmia.data.specs import DatasetSpec
@@ -74,7 +80,7 @@ def train(task: Task, args: argparse.Namespace) -> None:
         test_data=test_data.facts,
     )
     if args.valFraction is not None:
-        _check_divisible(train_data)
+        check_divisible(train_data)
         train_data, test_data = hold_out(train_data, args.valFraction, seed=args.seed)
     checkpoint = args.saveDir / task.checkpoint_name(settings)
     with lock_outputs(checkpoint):
@@ -180,18 +186,6 @@ def checkpoint_path(task: Task, args: argparse.Namespace) -> Path:
     return Path(args.saveDir / task.checkpoint_name(_settings(args, spec, classes, FP32)))
 
 
-def _check_divisible(data: ImageData) -> None:
-    """Raises `UserError` if no --valFraction divides the images: both parts need an image, and one of each class."""
-    is_single_label = data.samples.spec.task == "single-label"
-    labels = data.targets(data.indices) if is_single_label else torch.zeros(len(data), dtype=torch.int64)
-    for label, count in enumerate(torch.bincount(labels).tolist()):
-        if count == 1:
-            what = f"class {label} has one image only" if is_single_label else "there is one image only"
-            raise UserError(
-                f"{data.samples.path}: {what}, so none can be held out: leave out --valFraction, or use more"
-            )
-
-
 def _initial_network(
     inputs: Inputs, settings: TrainingSettings, checkpoint: Path, initial: InitialWeights | None
 ) -> nn.Module:
@@ -248,6 +242,7 @@ def _settings(args: argparse.Namespace, spec: DatasetSpec, classes: int, precisi
         train_data={},
         test_data={},
         normalize=args.normalize,
+        declaration=spec.source.table if spec.source else None,
     )
 
 

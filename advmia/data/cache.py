@@ -69,18 +69,19 @@ def cached_images(root: Path, samples: SampleList, *, workers: int) -> CachedArr
 
 
 def cached_masks(root: Path, samples: SampleList, *, workers: int) -> CachedArray:
-    """Returns the list's masks, uint8 (N, S, S) of 0 and 1, in the order of `cached_images`.
+    """Returns the list's masks, uint8 (N, S, S) of classes, in the order of `cached_images`.
 
     The remarks are the masks' encodings, as text.
     """
     spec = samples.spec
+    form = f"classes {spec.mask_values}" if spec.mask_values else f"foreground {spec.foreground}"
     recipe = _Recipe(
         samples=samples,
         names=samples.masks,
         folder=samples.folder / str(spec.mask_folder),
-        transform=f"mask: foreground {spec.foreground}, nearest {spec.size}",
+        transform=f"mask: {form}, nearest {spec.size}",
         shape=(spec.size, spec.size),
-        load=partial(load_mask, size=spec.size, foreground=spec.foreground),
+        load=partial(load_mask, size=spec.size, foreground=spec.foreground, values=spec.mask_values),
     )
     return _cached(root, recipe, workers)
 

@@ -31,10 +31,7 @@ def read_list(spec: DatasetSpec, path: Path) -> tuple[list[ListedSample], tuple[
     try:
         table = read_table(path)
     except FileNotFoundError:
-        raise UserError(
-            f"no list at {path}: make it with `python -m advmia prepare --dataset {spec.download}` from the official"
-            f" download, or with `python -m advmia phantoms` for generated images; --dataRoot says where to look"
-        ) from None
+        raise UserError(_missing_list(spec, path)) from None
     except OSError as error:
         raise UserError(f"cannot read the list {path} ({error.strerror}): check its permissions") from error
     rows, remarks = table.rows, list(table.remarks)
@@ -57,6 +54,16 @@ def read_list(spec: DatasetSpec, path: Path) -> tuple[list[ListedSample], tuple[
     if not samples:
         raise UserError(f"{path} is empty: expected rows `image,{second}`")
     return samples, tuple(remarks)
+
+
+def _missing_list(spec: DatasetSpec, path: Path) -> str:
+    if spec.source:
+        key = "train" if path.name == spec.train_list else "test"
+        return f"{spec.source.at(key)}: {key}: there is no list {path}: expected a CSV file with rows `image,label`"
+    return (
+        f"no list at {path}: make it with `python -m advmia prepare --dataset {spec.download}` from the official"
+        f" download, or with `python -m advmia phantoms` for generated images; --dataRoot says where to look"
+    )
 
 
 def _without_findings(spec: DatasetSpec, path: Path, rows: _Rows) -> _Rows:

@@ -18,12 +18,12 @@ def describe_masks(masks: np.ndarray, names: Sequence[str], encodings: Remarks) 
     """Returns lines about masks: always one with their encodings and their foreground, and others where masks are odd.
 
     Args:
-        masks: uint8 (N, S, S) of 0 and 1.
+        masks: uint8 (N, S, S) of classes; 0 is background.
         names: of their files.
         encodings: the remarks of `cached_masks`.
     """
-    shares = np.array([mask.mean() for mask in masks])
-    borders = np.array([_border(mask).mean() for mask in masks])
+    shares = np.array([(mask > 0).mean() for mask in masks])
+    borders = np.array([_border(mask > 0).mean() for mask in masks])
     counts = ", ".join(f"{text} in {count}" for text, (count, _) in sorted(encodings.items()))
     lines = [
         f"{len(masks)} masks, foreground {counts}; it is {shares.min():.1%} to {shares.max():.1%} of an image, median"

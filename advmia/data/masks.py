@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from advmia.data.decode import decoded
+from advmia.data.specs import MaskValues
 from advmia.errors import UserError
 
 # The values for "foreground" that tools write: they mean the same, so that one list may hold several of them.
@@ -70,6 +71,32 @@ def read_mask(path: Path, foreground: tuple[int, ...] = ()) -> tuple[np.ndarray,
         return (values > largest / 2).astype(np.uint8), MaskEncoding(kind, _scale(largest))
     mask = values == largest if len(distinct) == 2 else values > 0
     return mask.astype(np.uint8), MaskEncoding(kind, _whole(largest))
+
+
+def read_class_mask(path: Path, values: MaskValues) -> tuple[np.ndarray, str]:
+    """Reads a mask of several classes at its own size.
+
+    `values`: for each class its grey levels, or indices of a palette, or colours such as "#ff0000".
+
+    Returns: uint8 (H, W) of classes, and the kind of values: "grey", "palette" or "colour". Raises OSError, ValueError
+    or SyntaxError for a damaged file, and ValueError for a value of no class.
+    """
+    with decoded(path) as (image, _):
+        if isinstance(values[0][0], str):
+            pixels, kind = np.asarray(image.convert("RGB")).astype(np.int32) @ (1 << 16, 1 << 8, 1), "colour"
+        elif image.mode in ("P", "PA"):
+            pixels, kind = np.asarray(image.convert("P") if image.mode == "PA" else image), "palette"
+        else:
+            pixels, kind = _values(image)[0], "grey"
+    mask, is_known = np.zeros(pixels.shape, np.uint8), np.zeros(pixels.shape, bool)
+    for label, its in enumerate(values):
+        here = np.isin(pixels, [int(value[1:], 16) if isinstance(value, str) else value for value in its])
+        mask[here], is_known = label, is_known | here
+    if not is_known.all():
+        odd = np.unique(pixels[~is_known])[:_FEW_VALUES]
+        names = ", ".join(f"#{value:06x}" if kind == "colour" else _number(value) for value in odd)
+        raise ValueError(f"the mask has the {kind} values {names}, which mask_values gives to no class")
+    return mask, kind
 
 
 def check_encodings(

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from advmia.data.specs import CHEST_FINDINGS
+from advmia.data.datasets import CHEST_FINDINGS
 
 Array = NDArray[np.float64]
 Rng = np.random.Generator

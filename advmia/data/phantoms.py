@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from advmia.data.datasets import CHEST_FINDINGS, DATASETS
 from advmia.data.markers import read_markers, write_marker
 from advmia.data.phantom_images import Rng, chest, fundus, skin
-from advmia.data.specs import CHEST_FINDINGS, DATASETS, Split
+from advmia.data.specs import Split
 from advmia.errors import UserError
 from advmia.runtime.files import remove_leftovers, write_error, write_lock, write_text
 from advmia.runtime.progress import Bar

@@ -109,6 +109,8 @@ def read_samples(spec: DatasetSpec, root: Path, split: Split, *, classes: int | 
     if any(file != sample.image for file, sample in zip(files, listed, strict=True)):
         listed = [sample._replace(image=file) for file, sample in zip(files, listed, strict=True)]
     labels, class_count, label_remarks = _parse_labels(spec, path, listed, classes)
+    if spec.source and spec.task == "single-label" and split == "train":
+        _check_every_class(spec, path, labels, class_count)
     return SampleList(
         spec=spec,
         path=path,
@@ -215,13 +217,13 @@ def _parse_labels(
     if spec.task == "multi-label":
         _check_repeats(path, listed, [sample.entry for sample in listed])
         return _parse_bits(spec, path, listed), len(spec.findings), []
-    numbers: dict[str, int] = {}  # by their spelling, of which a long list has only a few
+    numbers = {name: label for label, name in enumerate(spec.class_names)}  # and by their spelling, as it comes up
     for sample in listed:
         if sample.entry not in numbers:
-            numbers[sample.entry] = _parse_integer(path, sample)
+            numbers[sample.entry] = _parse_label(spec, path, sample)
     labels = [numbers[sample.entry] for sample in listed]
     _check_repeats(path, listed, labels)
-    decimal = {entry for entry in numbers if not entry.lstrip("+-").isdecimal()}
+    decimal = {entry for entry in numbers.keys() - set(spec.class_names) if not entry.lstrip("+-").isdecimal()}
     fractions = sum(sample.entry in decimal for sample in listed)
     remarks = [f"{fractions} labels are written with a decimal point"] if fractions else []
     # Without a declared number of classes, the list must hold each of 0 to K-1: a gap means a wrong column or list.
@@ -233,6 +235,13 @@ def _parse_labels(
                 f" so labels are 0 to {limit - 1}"
             )
     return torch.tensor(labels, dtype=torch.int64), limit, remarks
+
+
+def _check_every_class(spec: DatasetSpec, path: Path, labels: Tensor, classes: int) -> None:
+    """Raises `UserError` if a class of a user's data set has no training image."""
+    missing = [spec.class_name(label) for label in range(classes) if not (labels == label).any()]
+    if missing and spec.source:
+        raise UserError(f"{spec.source.at('classes')}: classes: {path} has no image of {', '.join(missing)}")
 
 
 def _check_repeats(path: Path, listed: Sequence[ListedSample], labels: Sequence[int | str]) -> None:
@@ -247,11 +256,12 @@ def _check_repeats(path: Path, listed: Sequence[ListedSample], labels: Sequence[
             )
 
 
-def _parse_integer(path: Path, sample: ListedSample) -> int:
-    """Returns a label; spreadsheets may hold it as 1.0, or 1,0."""
+def _parse_label(spec: DatasetSpec, path: Path, sample: ListedSample) -> int:
+    """Returns a label that is a number; spreadsheets may hold it as 1.0, or 1,0."""
     match = re.fullmatch(r"([+-]?\d+)([.,]0*)?", sample.entry)
     if match is None:
-        raise UserError(f"{path} row {sample.row}: expected an integer label, got `{quoted(sample.entry)}`")
+        expected = f"one of {', '.join(spec.class_names)}" if spec.class_names else "an integer label"
+        raise UserError(f"{path} row {sample.row}: expected {expected}, got `{quoted(sample.entry)}`")
     return int(match[1])
 
 

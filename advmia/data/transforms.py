@@ -13,8 +13,8 @@ from torch import Tensor
 
 from advmia.budgets import GREY_LEVELS
 from advmia.data.decode import decoded
-from advmia.data.masks import read_mask
-from advmia.data.specs import Augmentation
+from advmia.data.masks import read_class_mask, read_mask
+from advmia.data.specs import Augmentation, MaskValues
 
 Note = Callable[[str], object]  # gets a remark about a file
 
@@ -39,13 +39,15 @@ def load_image(path: Path, resize: int, size: int, *, note: Note = str) -> np.nd
     return np.asarray(resized.crop((offset, offset, offset + size, offset + size)))
 
 
-def load_mask(path: Path, size: int, *, foreground: tuple[int, ...] = (), note: Note = str) -> np.ndarray:
-    """Loads a mask, resized to the nearest pixel; uint8 (size, size) of 0 and 1.
+def load_mask(
+    path: Path, size: int, *, foreground: tuple[int, ...] = (), values: MaskValues = (), note: Note = str
+) -> np.ndarray:
+    """Loads a mask, resized to the nearest pixel; uint8 (size, size) of 0 and 1, or of the classes of `values`.
 
-    `note` is called with the mask's encoding as text. Raises as `advmia.data.masks.read_mask`, which says what is
-    foreground.
+    `note` is called with the mask's encoding as text. Raises as `read_mask` and `read_class_mask` of
+    `advmia.data.masks`, which say what `foreground` and `values` are.
     """
-    mask, encoding = read_mask(path, foreground)
+    mask, encoding = read_class_mask(path, values) if values else read_mask(path, foreground)
     note(str(encoding))
     return np.asarray(Image.fromarray(mask).resize((size, size), Image.Resampling.NEAREST))
 

@@ -64,13 +64,13 @@ def base_rate(task: Task, data: ImageData) -> BaseRate:
 def _of_classes(data: ImageData) -> BaseRate:
     """The share of the most frequent class."""
     shares = torch.bincount(data.targets(data.indices), minlength=data.samples.classes).double() / len(data)
-    most_frequent = int(shares.argmax())
+    most_frequent, class_name = int(shares.argmax()), data.samples.spec.class_name
 
     def constant_answer(predicted: Tensor) -> str:
         same = bool((predicted == predicted[0]).all())
-        return f"predicts class {int(predicted[0])} for all {len(predicted)} images" if same else ""
+        return f"predicts {class_name(int(predicted[0]))} for all {len(predicted)} images" if same else ""
 
-    answer = f"class {most_frequent} for every image"
+    answer = f"{class_name(most_frequent)} for every image"
     return BaseRate(SINGLE_LABEL.selection, float(shares[most_frequent]), answer, SLACK, constant_answer)
 
 
@@ -97,7 +97,8 @@ def _of_masks(data: ImageData) -> BaseRate:
     shares = torch.from_numpy(np.stack(counts)).double() / masks[0].size  # (N, K)
     overlaps = [_overlap_of_constant(shares, label) for label in range(classes)]
     dice = [float(overlap[:, 0].mean()) for overlap in overlaps]
-    names = [f"{_GROUNDS[label]} everywhere" if label < len(_GROUNDS) else f"class {label}" for label in range(classes)]
+    grounds = _GROUNDS if classes == 2 else [data.samples.spec.class_name(label) for label in range(classes)]
+    names = [f"{ground} everywhere" for ground in grounds]
     best = int(np.argmax(dice))
 
     def constant_answer(outcomes: Tensor) -> str:

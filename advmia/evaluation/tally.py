@@ -33,7 +33,7 @@ class Tally:
     """The results of the images evaluated so far, in the list's order."""
 
     def __init__(self, task: Task, data: ImageData) -> None:
-        self.meter, self._task = task.meter(data.samples.classes, data.samples.spec.positive), task
+        self.meter, self._task = task.meter(data.samples.spec, data.samples.classes), task
         self._seconds = 0.0
         self._columns: dict[str, list[Tensor]] = {}  # name to one tensor for each batch
 

@@ -190,7 +190,8 @@ def draw_maps(
                 save_jpeg(pixels, path)
                 if len(sheet) + position < SHEET_ROWS:
                     is_right = scores.predicted == label
-                    picture = SheetPicture(pixels, scores.predicted, scores.confidence, is_right, scores.is_empty)
+                    predicted = samples.spec.class_name(scores.predicted)
+                    picture = SheetPicture(pixels, predicted, scores.confidence, is_right, scores.is_empty)
                     pictures[position].append(picture)
                 records.append(
                     {
@@ -205,7 +206,8 @@ def draw_maps(
                     }
                 )
         sheet += [image_pictures for image_pictures in pictures if image_pictures]
-    names = list(zip(samples.files, samples.labels.tolist(), strict=True))
+    classes = map(samples.spec.class_name, samples.labels.tolist())
+    names = list(zip(samples.files, classes, strict=True))
     title = f"{samples.dataset_name}: Grad-CAM of the {network.explained} class; below, the class predicted"
     save_sheet(sheet, names[: len(sheet)], [view.title for view in views], title, folder.path(SHEET_NAME))
     folder.finish(records)

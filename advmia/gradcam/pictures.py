@@ -52,7 +52,7 @@ class SheetPicture:
     """One picture of the contact sheet, with what the network predicts for it."""
 
     pixels: np.ndarray  # uint8 (H, W, 3)
-    predicted: int  # class
+    predicted: str  # name of the class
     confidence: float  # probability of the predicted class
     is_right: bool = True  # whether that is the true class
     is_empty: bool = False  # whether nothing in the image supports the class that the map explains
@@ -60,7 +60,7 @@ class SheetPicture:
     @property
     def caption(self) -> str:
         """The text below the picture."""
-        lines = [f"{'' if self.is_right else 'wrong: '}class {self.predicted} ({self.confidence:.2f})"]
+        lines = [f"{'' if self.is_right else 'wrong: '}{self.predicted} ({self.confidence:.2f})"]
         if self.is_empty:
             lines += ["empty map: nothing", "supports the class"]
         return "\n".join(lines)
@@ -68,7 +68,7 @@ class SheetPicture:
 
 def save_sheet(
     pictures: Sequence[Sequence[SheetPicture]],
-    names: Sequence[tuple[str, int]],
+    names: Sequence[tuple[str, str]],
     views: Sequence[str],
     title: str,
     path: Path,
@@ -95,7 +95,7 @@ def save_sheet(
             _show(panel, picture)
             if index == 0:
                 panel.set_title("\n".join(wrap(view, VIEW_CHARACTERS)), fontsize=10)
-        text = f"{shortened(name, NAME_CHARACTERS)}\nclass {label}"
+        text = f"{shortened(name, NAME_CHARACTERS)}\n{label}"
         panels[index][0].set_ylabel(text, fontsize=8, parse_math=False)
     _add_colour_bar(figure, panels)
     lines = wrap(title, round(CHARACTERS_PER_INCH * size[0]), break_long_words=True)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from advmia.data.specs import CHEST_FINDINGS
 from advmia.errors import UserError
 from advmia.results.intervals import Interval, auroc, bootstrap_auroc, bootstrap_mean, wilson
 from advmia.results.read import RunRecord
@@ -100,9 +99,16 @@ def guessing_score(record: RunRecord) -> float | None:
     return float(np.unique(labels, return_counts=True)[1].max()) / len(labels)
 
 
-def finding_labels(record: RunRecord) -> np.ndarray:
-    """Returns which of the 14 findings each image has: (N, 14) of 0 and 1."""
-    return np.array(record.content["samples"]["label"], dtype=np.int64).reshape(-1, len(CHEST_FINDINGS))
+def findings_of(record: RunRecord) -> tuple[str, ...]:
+    """Returns the findings of a multi-label file, in the order of its labels: the names of its scores but the mean."""
+    return tuple(name for name in record.rows[0].scores if name != MULTI_LABEL.selection)
+
+
+def positives_of(record: RunRecord) -> dict[str, np.ndarray]:
+    """Returns for each finding which images have it: (N,) of 0 and 1."""
+    findings = findings_of(record)
+    labels = np.array(record.content["samples"]["label"], dtype=np.int64).reshape(-1, len(findings))
+    return dict(zip(findings, labels.T, strict=True))
 
 
 def _accuracy(record: RunRecord, row: ResultRow) -> dict[str, Interval]:
@@ -119,8 +125,8 @@ def _overlap(record: RunRecord, row: ResultRow) -> dict[str, Interval]:
 
 
 def _auroc(record: RunRecord, row: ResultRow) -> dict[str, Interval]:
-    logits, positive = np.array(row.outcomes, dtype=np.float64), finding_labels(record)
-    names = ("auroc", *CHEST_FINDINGS)
+    logits, positive = np.array(row.outcomes, dtype=np.float64), np.stack(list(positives_of(record).values()), axis=1)
+    names = ("auroc", *findings_of(record))
     for name, value in zip(names, auroc(logits, positive), strict=True):
         _check_equal(value, row.scores[name])
     return dict(zip(names, bootstrap_auroc(logits, positive), strict=True))

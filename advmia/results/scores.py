@@ -7,7 +7,7 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from advmia.data.specs import CHEST_FINDINGS, TaskName
+from advmia.data.specs import TaskName
 from advmia.results.render import rounded
 from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL, Task
 
@@ -47,7 +47,6 @@ SCORES: dict[str, Score] = {
     "sensitivity": Score("sensitivity"),
     "specificity": Score("specificity"),
     "attack_success_rate": Score("attack_success_rate", higher_is_better=False),
-    **{finding: Score(finding) for finding in CHEST_FINDINGS},
     "dice": Score("Dice", percent=False, interval="bootstrap"),  # a share, but the survey prints 0.846
     "iou": Score("IoU", percent=False, interval="bootstrap"),
     "ce_loss": Score("ce_loss", percent=False, higher_is_better=False),
@@ -71,8 +70,12 @@ def task_of(scores: Container[str]) -> Task | None:
 def score_named(name: str, values: Iterable[float] = ()) -> Score:
     """Returns how a score is shown.
 
-    A score that this version does not know counts as a share if all its values (NaN where undefined) are in [0, 1].
+    The Dice or IoU of one class is shown as the mean, without an interval. Any other score, such as a finding's AUROC,
+    counts as a share if all its values (NaN where undefined) are in [0, 1].
     """
     if name in SCORES:
         return SCORES[name]
+    kind, _, label = name.partition(" ")
+    if label and kind in MAIN_SCORES[SEGMENTATION.name]:
+        return Score(f"{SCORES[kind].label} of {label}", percent=False)
     return Score(name, percent=all(math.isnan(value) or 0 <= value <= 1 for value in values))

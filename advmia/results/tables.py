@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from advmia.data.specs import CHEST_FINDINGS
 from advmia.errors import UserError
 from advmia.results.cells import score_cells, score_of
 from advmia.results.costs import cost_table
@@ -16,7 +15,7 @@ from advmia.results.plots import Picture, curves_of, plot_curves
 from advmia.results.read import RunRecord, read_records
 from advmia.results.render import EXTENSIONS, Cell, Table, render_tables
 from advmia.results.rows import is_bounded
-from advmia.results.scored import ScoredRun, column_heads, finding_labels, score_run
+from advmia.results.scored import ScoredRun, column_heads, positives_of, score_run
 from advmia.results.scores import MAIN_SCORES, SCORES
 from advmia.results.transfer import transfer_tables
 from advmia.runtime.files import write_text
@@ -109,22 +108,21 @@ def _finding_table(group: Sequence[ScoredRun]) -> Table:
     """Returns the table of each finding's AUROC, with a row for each method."""
     columns = column_heads(group)
     heads, identities = identity_columns(_records(group))
-    positives = [finding_labels(run.record).sum(axis=0) for run in group]  # of each run, (14,)
-    lines = [
-        (label, finding, row, run) for label, finding in enumerate(CHEST_FINDINGS) for row, run in enumerate(group)
-    ]
-    values = [[run.get(column, finding) for column in columns] for _, finding, _, run in lines]
-    comparable = [(finding, run.record.conditions) for _, finding, _, run in lines]
+    positives = [{name: int(labels.sum()) for name, labels in positives_of(run.record).items()} for run in group]
+    findings = dict.fromkeys(finding for counts in positives for finding in counts)
+    lines = [(finding, row, run) for finding in findings for row, run in enumerate(group) if finding in positives[row]]
+    values = [[run.get(column, finding) for column in columns] for finding, _, run in lines]
+    comparable = [(finding, run.record.conditions) for finding, _, run in lines]
     warnings = _warnings(group)
-    cells = score_cells(values, comparable, SCORES["auroc"], [bool(warnings[row]) for _, _, row, _ in lines])
+    cells = score_cells(values, comparable, SCORES["auroc"], [bool(warnings[row]) for _, row, _ in lines])
     rows = tuple(
-        (*map(Cell, (finding, str(positives[row][label]), *identities[row])), *numbers)
-        for (label, finding, row, _), numbers in zip(lines, cells, strict=True)
+        (*map(Cell, (finding, str(positives[row][finding]), *identities[row])), *numbers)
+        for (finding, row, _), numbers in zip(lines, cells, strict=True)
     )
     first = group[0].record
     title = f"{first.dataset}, {first.model}: AUROC by finding in percent (95 % bootstrap interval), {_BY}"
     header = ("finding", "positive images", *heads, *columns.values())
-    by_row = tuple(warnings[row] for _, _, row, _ in lines)
+    by_row = tuple(warnings[row] for _, row, _ in lines)
     return Table(title, header, rows, _notes(group), by_row, _footnotes(group, warnings))
 
 

@@ -11,8 +11,8 @@ from torch import nn
 
 from advmia.attacks import ATTACKS
 from advmia.budgets import Budget
+from advmia.data.datasets import CHEST_FINDINGS, DATASETS
 from advmia.data.loading import EvaluationLoader, ImageData
-from advmia.data.specs import CHEST_FINDINGS, DATASETS
 from advmia.evaluation.loop import EvaluationOptions, evaluate
 from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL, Task
 from tests.support.networks import CPU, image_data, network, targets

@@ -14,7 +14,7 @@ from torch import nn
 
 from advmia.checkpoints.reading import StateDict
 from advmia.checkpoints.weights import load_initial, load_model
-from advmia.data.specs import DATASETS
+from advmia.data.datasets import DATASETS
 from advmia.errors import UserError
 from advmia.models import build_model
 from tests.support.networks import pixels

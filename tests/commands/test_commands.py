@@ -18,8 +18,8 @@ from PIL import Image
 
 from advmia.checkpoints.reading import load_weights
 from advmia.commands.inputs import Inputs
+from advmia.data.datasets import DATASETS
 from advmia.data.phantoms import make_phantoms
-from advmia.data.specs import DATASETS
 from advmia.models import build_model
 from advmia.results.intervals import wilson
 from tests.support.running import run_main, run_process, run_well

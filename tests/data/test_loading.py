@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from advmia.data import loading
+from advmia.data.datasets import DATASETS
 from advmia.data.loading import (
     Batch,
     EvaluationLoader,
@@ -27,7 +28,7 @@ from advmia.data.loading import (
 )
 from advmia.data.markers import write_marker
 from advmia.data.readers import SampleList, read_samples
-from advmia.data.specs import DATASETS, Augmentation
+from advmia.data.specs import Augmentation
 from advmia.data.transforms import to_pixels
 from advmia.errors import UserError
 

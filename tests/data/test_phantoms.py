@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from advmia.data.datasets import CHEST_FINDINGS, DATASETS
 from advmia.data.markers import MARKER_NAME, data_label, read_markers, write_marker
 from advmia.data.phantom_images import TINT_LEVELS, WEAVE_LEVELS, skin
 from advmia.data.phantoms import FOLDERS, make_phantoms
-from advmia.data.specs import CHEST_FINDINGS, DATASETS, DatasetSpec, Split
+from advmia.data.specs import DatasetSpec, Split
 from advmia.errors import UserError
 
 COUNT, SIZE = 28, 40

@@ -11,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from advmia.data.datasets import CHEST_FINDINGS, DATASETS
 from advmia.data.markers import write_marker
 from advmia.data.readers import count_listed_classes, count_mismatched_masks, count_shared, read_samples
-from advmia.data.specs import CHEST_FINDINGS, DATASETS, Split
+from advmia.data.specs import Split
 from advmia.errors import UserError
 
 HEADER = ",".join(CHEST_FINDINGS)

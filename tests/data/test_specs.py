@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from advmia.data.specs import CHEST_FINDINGS, DATASETS, Augmentation
+from advmia.data.datasets import CHEST_FINDINGS, DATASETS
+from advmia.data.specs import Augmentation
 
 THREE = Augmentation(rotation=20, horizontal_flip=0.5, vertical_flip=0.5)
 FLIP = Augmentation(horizontal_flip=0.5)

@@ -15,7 +15,8 @@ from torch import Tensor
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize, ToTensor
 from torchvision.transforms import functional as tv
 
-from advmia.data.specs import DATASETS, Augmentation
+from advmia.data.datasets import DATASETS
+from advmia.data.specs import Augmentation
 from advmia.data.transforms import augment, load_image, load_mask, to_pixels
 
 THREE = Augmentation(rotation=20, horizontal_flip=0.5, vertical_flip=0.5)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from advmia.data.datasets import CHEST_FINDINGS, DATASETS
 from advmia.data.loading import ImageData
-from advmia.data.specs import CHEST_FINDINGS, DATASETS
 from advmia.evaluation.guessing import base_rate
 from advmia.metrics import mask_overlap
 from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from advmia.data.specs import DATASETS
+from advmia.data.datasets import DATASETS
 from advmia.errors import UserError
 from advmia.evaluation.origin import check_dataset, check_training, difference
 from advmia.results.read import read_records

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from torch import nn
 
+from advmia.data.datasets import DATASETS
 from advmia.data.phantoms import make_phantoms
-from advmia.data.specs import DATASETS
 from advmia.data.transforms import load_image, to_pixels
 from advmia.models import build_model
 from tests.support.running import run_main

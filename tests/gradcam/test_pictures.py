@@ -28,7 +28,7 @@ def test_overlay_shows_image_and_map() -> None:
 def test_a_sheet_shows_a_limited_number_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails if images beyond `SHEET_ROWS` make the sheet longer, or a name with `$` is taken for a formula."""
     monkeypatch.setattr(pictures, "SHEET_ROWS", 2)
-    picture = SheetPicture(np.zeros((4, 4, 3), dtype=np.uint8), 0, 0.5)
+    picture = SheetPicture(np.zeros((4, 4, 3), dtype=np.uint8), "class 0", 0.5)
     heights = []
     for count in (1, 2, 4):
         path = tmp_path / f"{count}.png"
@@ -57,11 +57,15 @@ def test_what_a_sheet_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: drawn.append(figure) or path.write_bytes(b"x"))
     pixels = np.zeros((48, 48, 3), dtype=np.uint8)
     row = [
-        SheetPicture(pixels, 0, 0.9),
-        SheetPicture(pixels, 1, 0.99, False),
-        SheetPicture(pixels, 1, 0.7, False, True),
+        SheetPicture(pixels, "class 0", 0.9),
+        SheetPicture(pixels, "class 1", 0.99, False),
+        SheetPicture(pixels, "class 1", 0.7, False, True),
     ]
-    names = [("ISIC_0012086_" + "long_" * 20 + "a.jpg", 0), ("ISIC_0012086_" + "long_" * 20 + "b.jpg", 1), ("c.png", 0)]
+    names = [
+        ("ISIC_0012086_" + "long_" * 20 + "a.jpg", "class 0"),
+        ("ISIC_0012086_" + "long_" * 20 + "b.jpg", "class 1"),
+        ("c.png", "class 0"),
+    ]
     title = "melBin[DermaMNIST 224 subset 100 of 2750]: Grad-CAM of the true class; below, the class predicted"
     views = ["clean", "pgd eps 8/255", "apgd-margin eps 0.125/255"]
     for columns in (1, 3):

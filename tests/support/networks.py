@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from advmia import models
 from advmia.budgets import Budget
+from advmia.data.datasets import DATASETS
 from advmia.data.loading import EvaluationLoader, ImageData, TrainingLoader
 from advmia.data.readers import SampleList
-from advmia.data.specs import DATASETS, IMAGENET_MEAN, IMAGENET_STD, Augmentation
+from advmia.data.specs import IMAGENET_MEAN, IMAGENET_STD, Augmentation
 from advmia.losses import cross_entropy
 from advmia.models import Normalize, build_model, mobilenetv2, resnet, segnet, unet
 from advmia.runtime.rng import SampleRng

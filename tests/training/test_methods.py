@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from advmia.budgets import Budget, training_budget
-from advmia.data.specs import DATASETS
+from advmia.data.datasets import DATASETS
 from advmia.losses import cross_entropy
 from advmia.runtime.rng import SampleRng
 from advmia.training.methods import HAT, MART, METHODS, PGDAT, TRADES, Method, MethodSettings, Natural, default_beta

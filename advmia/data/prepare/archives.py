@@ -12,10 +12,11 @@ from typing import IO
 
 import numpy as np
 
+from advmia.data.datasets import CHEST_FINDINGS
 from advmia.data.prepare.contents import Pixels
 from advmia.data.prepare.published_archives import difference_from_published
 from advmia.data.prepare.records import Collection, Division, Record, Rule
-from advmia.data.specs import CHEST_FINDINGS, DatasetSpec
+from advmia.data.specs import DatasetSpec
 from advmia.errors import UserError
 
 PARTS = ("train", "val", "test")

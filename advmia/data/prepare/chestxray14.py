@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from advmia.data.datasets import CHEST_FINDINGS
 from advmia.data.prepare.contents import Original
 from advmia.data.prepare.records import Collection, Division, Record, Rule, hash_split, sample
 from advmia.data.prepare.sources import (
@@ -18,7 +19,7 @@ from advmia.data.prepare.sources import (
     skipped,
     walk,
 )
-from advmia.data.specs import CHEST_FINDINGS, DatasetSpec
+from advmia.data.specs import DatasetSpec
 from advmia.data.tables import read_table
 from advmia.errors import UserError
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from advmia.data.datasets import DATASETS
 from advmia.data.prepare.records import Collection, Record, Rule
-from advmia.data.specs import DATASETS, DatasetSpec, Split
+from advmia.data.specs import DatasetSpec, Split
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,12 @@ import re
 from pathlib import Path
 from typing import get_args
 
+from advmia.data.datasets import DATASETS
 from advmia.data.list_rows import ListedSample, read_list
 from advmia.data.prepare.lists import ImageList, list_name
 from advmia.data.prepare.records import Collection, Record
 from advmia.data.prepare.sources import NAMED, file_key, other_unicode, plain_name
-from advmia.data.specs import DATASETS, DatasetSpec, Split
+from advmia.data.specs import DatasetSpec, Split
 from advmia.errors import UserError
 
 

@@ -12,9 +12,10 @@ from typing import get_args
 
 import pytest
 
+from advmia.data.datasets import DATASETS
 from advmia.data.loading import load_data
 from advmia.data.readers import read_samples
-from advmia.data.specs import DATASETS, Split
+from advmia.data.specs import Split
 from tests.support.faults import INTERRUPTED, TEST, Case, RunHere, check, run_case
 from tests.support.networks import small_networks
 from tests.support.running import run_main

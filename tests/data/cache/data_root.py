@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from advmia.data.cache import CACHE_FOLDER, CachedArray, cached_images
+from advmia.data.datasets import DATASETS
 from advmia.data.readers import SampleList, read_samples
-from advmia.data.specs import DATASETS
 from advmia.data.transforms import load_image
 
 SPEC = DATASETS["mel"].at_size(16)

@@ -14,10 +14,10 @@ from PIL import Image
 
 from advmia.data import cache
 from advmia.data.cache import CACHE_FOLDER, cached_images, cached_masks
+from advmia.data.datasets import DATASETS
 from advmia.data.decode import NOT_TURNED
 from advmia.data.fingerprints import digest_of
 from advmia.data.readers import read_samples
-from advmia.data.specs import DATASETS
 from advmia.data.transforms import load_image, load_mask
 from advmia.errors import UserError
 from tests.data.cache.data_root import (

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from advmia.data.datasets import CHEST_FINDINGS
 from advmia.data.markers import data_label, write_marker
 from advmia.data.prepare import prepare_dataset
 from advmia.data.prepare.published_archives import PUBLISHED, Published
-from advmia.data.specs import CHEST_FINDINGS
 from advmia.errors import UserError
 from tests.support.downloads import line_with, make_npz, read_list, snapshot
 

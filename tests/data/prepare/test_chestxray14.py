@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from advmia.data.datasets import CHEST_FINDINGS
 from advmia.data.prepare import prepare_dataset
-from advmia.data.specs import CHEST_FINDINGS
 from advmia.errors import UserError
 from tests.support.downloads import CHEST_COLUMNS, line_with, make_chest, read_list
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from advmia.data.datasets import DATASETS
 from advmia.data.prepare import DOWNLOADS, prepare_dataset
 from advmia.data.readers import read_samples
-from advmia.data.specs import DATASETS
 from advmia.errors import UserError
 from tests.support.downloads import (
     COVID_NAMES,

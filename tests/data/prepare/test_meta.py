@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from advmia.data.datasets import CHEST_FINDINGS
 from advmia.data.markers import read_markers
 from advmia.data.prepare import prepare_dataset
-from advmia.data.specs import CHEST_FINDINGS
 from advmia.errors import UserError
 from tests.support.downloads import GRADES, line_with, make_chest, make_isic, make_mesidor, read_list, write_lists
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from advmia.data.datasets import DATASETS
 from advmia.data.markers import MARKER_NAME
 from advmia.data.prepare import prepare_dataset
 from advmia.data.prepare.mesidor import DUPLICATES
 from advmia.data.readers import read_samples
-from advmia.data.specs import DATASETS
 from advmia.errors import UserError
 from tests.support.downloads import line_with, make_isic, make_mesidor, read_list
 from tests.support.running import run_main

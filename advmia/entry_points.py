@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from advmia.cli.parser import Parser
 from advmia.commands import testing, training, visualising
 from advmia.data.phantoms import make_phantoms
 from advmia.data.prepare import prepare_dataset
+from advmia.data.prepare.own import OWN, OwnOptions, prepare_own
 from advmia.errors import UserError
 from advmia.results.tables import write_tables
 from advmia.runtime.terminal import say
@@ -72,17 +73,33 @@ def output_path(words: list[str]) -> Path:
 
 
 def _prepare(args: argparse.Namespace) -> None:
-    report = prepare_dataset(
-        args.dataset,
-        args.source,
-        args.dataRoot,
-        meta=args.meta,
-        split=args.split,
+    print("\n".join(_prepare_own(args) if args.dataset == OWN else _prepare_download(args)))
+
+
+def _prepare_download(args: argparse.Namespace) -> list[str]:
+    _refuse(args, ("name", "labels", "classes", "valFraction", "testFraction", "size"), f"--dataset {OWN}")
+    options = {name: getattr(args, name) for name in ("meta", "link", "partial", "patients")}
+    return prepare_dataset(args.dataset, args.source, args.dataRoot, split=args.split or "published", **options)
+
+
+def _prepare_own(args: argparse.Namespace) -> list[str]:
+    _refuse(args, ("meta", "split", "partial", "patients"), "official downloads")
+    options = OwnOptions(
+        labels=args.labels,
+        classes=args.classes,
+        val_fraction=args.valFraction or 0.0,
+        test_fraction=args.testFraction or 0.2,
+        size=args.size or 224,
         link=args.link,
-        partial=args.partial,
-        patients=args.patients,
     )
-    print("\n".join(report))
+    return prepare_own(args.name or args.source.resolve().name, args.source, args.dataRoot, options)
+
+
+def _refuse(args: argparse.Namespace, names: Sequence[str], only: str) -> None:
+    """Raises `UserError` if a flag is given that is for something else. `only`: what has these flags."""
+    given = next((name for name in names if getattr(args, name)), None)
+    if given:
+        raise UserError(f"--{given} is for {only} only: leave it out")
 
 
 def _phantoms(args: argparse.Namespace) -> None:

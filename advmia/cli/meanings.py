@@ -26,6 +26,7 @@ MODELS = {
     "segnet": "SegNet",
 }
 DOWNLOADS = {
+    "folder": "your own images: a folder for each class, or any folder with --labels",
     "mesidor": "Messidor: images and the 12 annotation sheets in one folder",
     "isic2017": "ISIC 2017: images, ground truth of parts 1 and 3",
     "chestxray14": "NIH ChestX-ray14: 12 folders of images and their tables",

@@ -8,10 +8,11 @@ from pathlib import Path
 from advmia.cli import meanings
 from advmia.cli.common import add_data_root, add_gpu
 from advmia.cli.formatter import listed
-from advmia.cli.parser import Parser, make_parser, one_of, whole_number, with_choices
+from advmia.cli.parser import Parser, fraction, make_parser, one_of, whole_number, with_choices
 from advmia.data.datasets import DATASETS
 from advmia.data.phantoms import FOLDERS
 from advmia.data.prepare import DOWNLOADS, SPLITS
+from advmia.data.prepare.own import OWN
 from advmia.results.render import EXTENSIONS
 
 
@@ -87,9 +88,9 @@ def _add_prepare(tools: argparse._SubParsersAction) -> None:
     parser = _add_tool(
         tools,
         "prepare",
-        "convert an official download to the folders that the scripts read",
-        "Converts an unpacked official download to the folders that the scripts read, and reports what is in it. "
-        "Never replaces a file by a different one. May be run again.\n\n"
+        "convert an official download, or images of your own, to the folders that the scripts read",
+        "Converts an unpacked official download, or images of your own, to the folders that the scripts read, and "
+        "reports what is in it. Never replaces a file by a different one. May be run again.\n\n"
         "examples:\n"
         "  an official download\n"
         "    %(prog)s --dataset isic2017 --source downloads/isic2017\n\n"
@@ -98,21 +99,23 @@ def _add_prepare(tools: argparse._SubParsersAction) -> None:
         "      --source downloads/chestxray14 --meta downloads/meta\n\n"
         "  real images without registration: an archive of MedMNIST\n"
         "    %(prog)s --dataset medmnist \\\n"
-        "      --source downloads/retinamnist_224.npz --dataRoot medmnist",
+        "      --source downloads/retinamnist_224.npz --dataRoot medmnist\n\n"
+        "  your own images, in a folder for each class\n"
+        "    %(prog)s --dataset folder --source photos --name moles",
     )
     subject = parser.add_argument_group("what to convert")
     subject.add_argument(
         "--dataset",
         required=True,
-        type=one_of(DOWNLOADS),
+        type=one_of((*DOWNLOADS, OWN)),
         metavar="NAME",
-        help=listed("download", {name: meanings.DOWNLOADS.get(name, "") for name in DOWNLOADS}),
+        help=listed("download", {name: meanings.DOWNLOADS.get(name, "") for name in (*DOWNLOADS, OWN)}),
     )
     subject.add_argument(
         "--partial", action="store_true", help="the download is meant to lack classes, sheets, parts or masks"
     )
     how = parser.add_argument_group("how to divide the images into training and test")
-    how.add_argument("--split", type=one_of(SPLITS), default="published", metavar="NAME", help=listed("rule", SPLITS))
+    how.add_argument("--split", type=one_of(SPLITS), metavar="NAME", help=listed("rule (default: published)", SPLITS))
     how.add_argument(
         "--meta",
         type=Path,
@@ -122,6 +125,7 @@ def _add_prepare(tools: argparse._SubParsersAction) -> None:
     how.add_argument(
         "--patients", type=Path, metavar="TABLE", help="CSV table file,patient, for --split patient and the report"
     )
+    _add_own(parser)
     places = parser.add_argument_group("where files are")
     places.add_argument(
         "--source", required=True, type=Path, metavar="PATH", help="folder of the unpacked download, or the .npz file"
@@ -130,6 +134,35 @@ def _add_prepare(tools: argparse._SubParsersAction) -> None:
     placing = places.add_mutually_exclusive_group()
     placing.add_argument("--link", action="store_true", help="link to the images of the download")
     placing.add_argument("--copy", action="store_false", dest="link", help="copy the images of the download (default)")
+
+
+def _add_own(parser: argparse.ArgumentParser) -> None:
+    own = parser.add_argument_group(f"your own images, with --dataset {OWN}")
+    own.add_argument("--name", metavar="NAME", help="name of the data set (default: that of the source's folder)")
+    own.add_argument(
+        "--labels",
+        type=Path,
+        metavar="TABLE",
+        help="CSV table with columns file and label (class), labels (findings joined by |) or mask (file); also, if"
+        " they are known, patient and split (train, val, test) (default: the images' folders are the classes)",
+    )
+    own.add_argument(
+        "--classes",
+        nargs="+",
+        metavar="NAME",
+        help="names of the classes or findings, in the order of their numbers; needed for masks of more than two"
+        " classes, in the order of their values (default: those that occur, sorted)",
+    )
+    own.add_argument(
+        "--valFraction", type=fraction, metavar="X", help="share of the images for a validation list (default: none)"
+    )
+    own.add_argument("--testFraction", type=fraction, metavar="X", help="share for the test list (default: 0.2)")
+    own.add_argument(
+        "--size",
+        type=whole_number(8, 2**13),
+        metavar="N",
+        help="side of the square images that networks get, in pixels (default: 224)",
+    )
 
 
 def _add_phantoms(tools: argparse._SubParsersAction) -> None:

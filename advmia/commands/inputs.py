@@ -44,9 +44,13 @@ class Inputs:
         return cls(args, device, Precision.choose(args.precision, device), choose_spec(args, *models))
 
     def read_lists(self) -> tuple[SampleList, SampleList]:
-        """Reads the training and the test list, and warns of images that are in both."""
+        """Reads the training list and the one on which the epoch is chosen, and warns of images that are in both.
+
+        The latter is the validation list, where one is declared, else the test list.
+        """
         train_list = read_samples(self.spec, self.args.dataRoot, "train")
-        test_list = read_samples(self.spec, self.args.dataRoot, "test", classes=train_list.classes)
+        chosen_on = replace(self.spec, test_list=self.spec.val_list or self.spec.test_list)
+        test_list = read_samples(chosen_on, self.args.dataRoot, "test", classes=train_list.classes)
         shared = count_shared(train_list, test_list)
         if shared:
             say(

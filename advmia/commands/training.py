@@ -112,7 +112,8 @@ def _run(
 ) -> None:
     """Trains from the beginning or from the saved state, and keeps the best epoch. `warnings`: for its record."""
     checkpoint = args.saveDir / task.checkpoint_name(settings)
-    chosen_on = f"held-out {args.valFraction:g} of the training list" if args.valFraction else "test list"
+    its_list = "validation list" if training.loader.data.samples.spec.val_list else "test list"
+    chosen_on = f"held-out {args.valFraction:g} of the training list" if args.valFraction else its_list
     say(f"training {checkpoint}; the epoch is chosen by {validation.score_name} on the {chosen_on}")
     facts = {
         "selection": {"score": validation.score_name, "chosen_on": chosen_on},

@@ -33,7 +33,8 @@ class _Key:
 
 def read_declarations(path: Path) -> dict[str, DatasetSpec]:
     """Reads a file with a table for each data set; returns the data sets by name. Raises as `read_declaration`."""
-    text, tables = _parse(path)
+    text = _read(path)
+    tables = _parse(path, text)
     starts = {name: text[: text.index(f"[{name}]")].count("\n") for name in tables}
     return {
         name: _declared(name, Source(path, table, _lines(text, table, starts[name]))) for name, table in tables.items()
@@ -45,7 +46,12 @@ def read_declaration(path: Path) -> DatasetSpec:
 
     Raises `UserError` for a file that cannot be read, and for a key that is unknown, missing or wrong.
     """
-    text, table = _parse(path)
+    return parse_declaration(path, _read(path))
+
+
+def parse_declaration(path: Path, text: str) -> DatasetSpec:
+    """Returns the data set that a text declares, of the file `path` even if it is not there. Raises `UserError`."""
+    table = _parse(path, text)
     source = Source(path, table, _lines(text, table, 0))
     for key in _SURVEY_KEYS:
         if key in table:
@@ -56,15 +62,18 @@ def read_declaration(path: Path) -> DatasetSpec:
     return replace(_declared(name, source), source=source)
 
 
-def _parse(path: Path) -> tuple[str, dict[str, Any]]:
-    """Returns the file's text and the table that it holds."""
+def _read(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
-        return text, tomllib.loads(text)
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot read the declaration {path} ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is no text in UTF-8: save it as such") from error
+
+
+def _parse(path: Path, text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:  # its message ends with "(at line 3, column 5)"
         raise UserError(f"{path} is not TOML: {error}") from error
 
@@ -106,6 +115,7 @@ def _declared(name: str, source: Source) -> DatasetSpec:
         folder=table.get("folder", name),
         train_list=table.get("train", "train.csv"),
         test_list=table.get("test", "test.csv"),
+        val_list=table.get("val"),
         download=table.get("download"),
         size=size,
         resize=table.get("resize", size),
@@ -212,6 +222,7 @@ _KEYS: dict[str, _Key] = {
     "aliases": _Key("a list of names", lambda value: _is_list(value, _is_name)),
     "train": _Key("the name of a CSV file in this folder", _is_name),
     "test": _Key("the name of a CSV file in this folder", _is_name),
+    "val": _Key("the name of a CSV file in this folder", _is_name),
     "images": _Key("the name of a folder in this folder", _is_name),
     "masks": _Key("the name of a folder in this folder", _is_name, ("segmentation",)),
     "classes": _Key(

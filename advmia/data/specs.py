@@ -65,6 +65,7 @@ class DatasetSpec:
     test_list: str
     size: int  # pixels a side of the square image that the network gets
     resize: int  # pixels a side of the square that the image is resized to, before its centre is cropped to `size`
+    val_list: str | None = None  # on which the best epoch is chosen; None: on the test list, as in the survey
     download: str | None = None  # the official download, as `python -m advmia prepare --dataset` takes it
     image_folder: str = "img"  # in `folder`
     mask_folder: str | None = None  # in `folder`; segmentation only

@@ -99,7 +99,7 @@ def test_which_class_means_disease() -> None:
     """Fails if class 1 is taken for disease in the chest lists, where it means No Finding."""
     assert DATASETS["xrayBin"].positive == 0 and DATASETS["melBin"].positive == DATASETS["mesidorBin"].positive == 1
     y, logits = torch.tensor([0, 0, 0, 1]), one_hot([0, 0, 1, 1], 2)
-    meter = SINGLE_LABEL.meter(2, DATASETS["xrayBin"].positive)
+    meter = SINGLE_LABEL.meter(DATASETS["xrayBin"], 2)
     meter.update(logits, y)
     scores = meter.compute()
     assert (scores["sensitivity"], scores["specificity"]) == pytest.approx((2 / 3, 1.0))

@@ -108,10 +108,11 @@ def test_scores_are_the_columns(task: Task) -> None:
     """Fails if a result file would lack a column, or the meter does not compute the score that chooses the epoch."""
     x, y, classes = example(task, task.datasets[0])
     logits = build_model(task.models[0], classes)(x).detach()
-    meter = task.meter(classes, 1)
+    spec = DATASETS[task.datasets[0]]
+    meter = task.meter(spec, classes)
     meter.update(logits, y)
     outcomes = task.outcome(logits, y)
     scores = meter.compute() | task.against_clean(outcomes, outcomes, y)
-    assert tuple(scores) == task.score_names and task.selection in scores
+    assert tuple(scores) == task.score_names(spec) and task.selection in scores
     assert len(outcomes) == len(x)
     assert torch.isfinite(task.criterion(logits, y))

@@ -61,20 +61,19 @@ def add_normalize(group: argparse._ArgumentGroup) -> None:
 
 
 def add_dataset(group: argparse._ArgumentGroup, task: Task, aliases: dict[str, str] | None = None) -> None:
-    """Adds --dataset, which may be left out if the survey has one data set only. `aliases`: {other spelling: name}."""
-    group.set_defaults(task=task.name)
-    aliases = {alias: name for name in task.datasets for alias in DATASETS[name].aliases} | (aliases or {})
-    meanings_by_name = meanings.DATASETS | {OWN_DATASET: "your own: a folder with a declaration, see docs/data.md"}
-    names = {name: meanings_by_name.get(name, "") for name in (*task.datasets, OWN_DATASET)}
-    only = task.datasets[0] if len(task.datasets) == 1 else None
-    group.add_argument(
-        "--dataset",
-        required=only is None,
-        default=only,
-        type=dataset_name(task.datasets, aliases),
-        metavar="NAME",
-        help=listed(f"data set (default: {only})" if only else published("data set"), names),
-    )
+    """Adds the published --dataset, if the survey has several data sets of the task. `aliases`: {spelling: name}."""
+    if len(task.datasets) > 1:
+        aliases = {alias: name for name in task.datasets for alias in DATASETS[name].aliases} | (aliases or {})
+        kind = dataset_name(task.datasets, aliases)
+        group.add_argument(
+            "--dataset", required=True, type=kind, metavar="NAME", help=_datasets(published("data set"), task)
+        )
+
+
+def _datasets(text: str, task: Task) -> str:
+    """Returns the text of --dataset with the names that it takes."""
+    meaning = meanings.DATASETS | {OWN_DATASET: "your own: a folder with a declaration, see docs/data.md"}
+    return listed(text, {name: meaning.get(name, "") for name in (*task.datasets, OWN_DATASET)})
 
 
 def add_other_dataset(group: argparse._ArgumentGroup, action: str) -> None:
@@ -87,6 +86,10 @@ def add_other_dataset(group: argparse._ArgumentGroup, action: str) -> None:
 
 def add_images(group: argparse._ArgumentGroup, task: Task) -> None:
     """Adds the flags that choose images and change how they are read."""
+    if len(task.datasets) == 1:  # the published scripts have no flag for it
+        (only,) = task.datasets
+        kind = dataset_name(task.datasets, {})
+        group.add_argument("--dataset", default=only, type=kind, metavar="NAME", help=_datasets("data set", task))
     sizes: dict[int, list[str]] = {}
     for name in task.datasets:
         sizes.setdefault(DATASETS[name].size, []).append(name)

@@ -30,15 +30,16 @@ _NOTE = (
 )
 
 
-def _script_parser(description: str | None) -> Parser:
+def _script_parser(task: Task, description: str | None) -> Parser:
     parser = make_parser(description)
     parser.description = f"{parser.description}\n\n{_NOTE}"
+    parser.set_defaults(task=task.name)
     return parser
 
 
 def train_parser(task: Task, description: str | None) -> Parser:
     """Returns the parser of the task's training script. `description` begins its help."""
-    parser = _script_parser(description)
+    parser = _script_parser(task, description)
     subject = parser.add_argument_group("what to train")
     common.add_dataset(subject, task)
     common.add_name(subject, "--method", task.methods, common.named("training method", task.methods, meanings.METHODS))
@@ -142,7 +143,7 @@ def _add_stopping(group: argparse._ArgumentGroup) -> None:
 
 def test_parser(task: Task, description: str | None) -> Parser:
     """Returns the parser of the task's test script. `description` begins its help."""
-    parser = _script_parser(description)
+    parser = _script_parser(task, description)
     subject = parser.add_argument_group("what to test")
     common.add_dataset(subject, task)
     common.add_model(subject, "--targetModel", task, "network to test, the target")
@@ -193,7 +194,7 @@ def test_parser(task: Task, description: str | None) -> Parser:
 
 def visual_parser(task: Task, description: str | None) -> Parser:
     """Returns the parser of the script that draws Grad-CAM maps. `description` begins its help."""
-    parser = _script_parser(description)
+    parser = _script_parser(task, description)
     subject = parser.add_argument_group("what to draw")
     common.add_dataset(subject, task, {"mel": "melBin", "xray": "xrayBin"})
     common.add_model(subject, "--model", task, "network")

@@ -130,7 +130,7 @@ def _declared(name: str, source: Source) -> DatasetSpec:
         augmentation=Augmentation(**{key: float(table[key]) for key in _AUGMENTATION if key in table}),
         mean=mean,
         std=std,
-        published_rows=tuple(table["published_rows"]) if "published_rows" in table else None,  # type: ignore[arg-type]
+        published_rows=tuple(table["published_rows"]) if "published_rows" in table else None,
         aliases=tuple(table.get("aliases", ())),
     )
 

@@ -109,7 +109,7 @@ def test_each_script_has_the_flags_of_its_task() -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (TRAIN.replace("melBin", "mel2"), "unknown name 'mel2': choose from mesidorBin, mesidorMulti, melBin"),
+        (TRAIN.replace("melBin", "../mel"), "unknown name '../mel': choose from mesidorBin, mesidorMulti, melBin"),
         (TRAIN.replace("res18", "res50"), "unknown name 'res50': choose from res18, mv2, chexnet"),
         (TRAIN.replace("res18", "unet"), "unknown name 'unet'"),
         (TRAIN.replace("nat", "pgd"), "unknown name 'pgd': choose from nat, pgdat, trades, mart, hat"),

@@ -132,10 +132,8 @@ def test_every_command(
     train = [f"train{suffix}.py", *common, "--model", network, "--epoch", 1, "--eps", 4]
     for method in ("nat", "pgdat"):
         assert run_main(monkeypatch, [*train, "--method", method]) == 0
-    paths = sorted(
-        path for path in Path("segckpt" if task == "segmentation" else "clsCkpt").iterdir() if not path.suffix
-    )
-    paths = [path for path in paths if Path(f"{path}.json").exists()]
+    folder = Path("segckpt" if task == "segmentation" else "clsCkpt")
+    paths = sorted(path for path in folder.iterdir() if Path(f"{path}.json").exists())
     assert len(paths) == 2 and all(f"_{name}_" in path.name for path in paths)
     settings = json.loads(Path(f"{paths[0]}.json").read_text())["settings"]
     assert settings["declaration"]["task"] == task
@@ -155,6 +153,7 @@ def test_every_command(
     assert name in text and ("Ulcer" in text) == (task == "multi-label")
     if task == "single-label":
         draw = ["gradVisual.py", *common, "--model", network, "--weight", paths[0], "--epsilons", 4, "--limit", 12]
+        draw += ["--saveDir", "maps"]
         assert run_main(monkeypatch, draw) == 0
         (sheet,) = tmp_path.rglob("gradVisual.png")
         assert np.asarray(Image.open(sheet)).std() > 0
@@ -163,7 +162,7 @@ def test_every_command(
 def test_another_declaration_is_another_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Fails if a network that was trained with other augmentations counts as trained, or the epoch is chosen wrongly."""
+    """Fails if other augmentations count as the same training, or the epoch is not chosen on the validation list."""
     monkeypatch.chdir(tmp_path)
     make_photos(tmp_path / "source")
     prepare = ["advmia", "prepare", "--dataset", "folder", "--source", "source", "--name", "photos"]

@@ -85,7 +85,7 @@ def test_clean_pass() -> None:
     assert torch.equal(evaluation.outcomes, predicted)
     assert evaluation.scores["accuracy"] == pytest.approx(float((predicted == y).double().mean()))
     assert len(evaluation) == IMAGES
-    assert {*evaluation.scores, "attack_success_rate"} == set(SINGLE_LABEL.score_names)
+    assert {*evaluation.scores, "attack_success_rate"} == set(SINGLE_LABEL.score_names(data.data.samples.spec))
     assert evaluation.seconds >= 0
 
 

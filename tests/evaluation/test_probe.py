@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from advmia.attacks import ATTACKS
 from advmia.budgets import pgd_budget
+from advmia.data.datasets import DATASETS
 from advmia.data.loading import Batch, EvaluationLoader
 from advmia.evaluation import probe
 from advmia.evaluation.loop import EvaluationOptions, evaluate
@@ -228,7 +229,7 @@ def test_rare_positives(task: Task) -> None:
         labels = (raw == raw.amax(dim=0)).float()  # each finding has one image
         model, data = (
             Wrapped(linear, lambda z: z / 100 - 9),
-            replace(data, samples=replace(data.samples, labels=labels)),
+            replace(data, samples=replace(data.samples, labels=labels, spec=DATASETS["xray_multilabel"])),
         )
     images = EvaluationLoader(data, 5, CPU)
     probed = probe_network(model, images, task)

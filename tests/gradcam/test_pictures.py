@@ -32,7 +32,7 @@ def test_a_sheet_shows_a_limited_number_of_images(tmp_path: Path, monkeypatch: p
     heights = []
     for count in (1, 2, 4):
         path = tmp_path / f"{count}.png"
-        save_sheet([[picture]] * count, [("a$_b.png", 0)] * count, ["clean"], "title", path)
+        save_sheet([[picture]] * count, [("a$_b.png", "class 0")] * count, ["clean"], "title", path)
         with Image.open(path) as sheet:
             assert sheet.format == "PNG"
             heights.append(sheet.height)

@@ -85,7 +85,7 @@ def test_every_recipe_has_code() -> None:
     """Fails if CONTRIBUTING.md lacks a recipe, or a recipe has no code for the other tests to run."""
     sections = dict(re.findall(r"^### Add (.+)\n((?:(?!^##).*\n)*)", TEXT, re.M))
     assert tuple(sections) == RECIPES
-    assert all("```python\n" in section for section in sections.values())
+    assert all(re.search(r"^```(python|toml)\n", section, re.M) for section in sections.values())
 
 
 def test_recipes_pass_the_linter(extended: Path) -> None:
@@ -112,6 +112,8 @@ def test_every_wing_is_explained() -> None:
 def make_ultrasound(root: Path) -> None:
     """Writes the files of the data set's recipe: 8 images for training and 4 for testing, of two classes."""
     (root / "ultrasound" / "img").mkdir(parents=True)
+    ((name, declaration),) = re.findall(r"^```toml\n# data/(\S+)\n(.*?)^```$", TEXT, re.M | re.S)
+    (root / name).write_text(declaration)
     rng = np.random.default_rng(0)
     for split, count in (("train", 8), ("test", 4)):
         with (root / "ultrasound" / f"{split}.csv").open("w", newline="") as stream:
@@ -134,8 +136,8 @@ for words in ({train!r}, {test!r}):
 def test_recipes_train_and_test(extended: Path, tmp_path: Path) -> None:
     """Fails if the new method cannot train the new network on the new data set, or the new attack cannot attack it."""
     make_ultrasound(tmp_path / "data")
-    common = ["--dataset", "ultrasoundBin", "--imgSize", "16", "--bs", "4", "--gpu", "cpu", "--workers", "1"]
-    weights = "clsCkpt/SmallCNN_ultrasoundBin_fgsmat_beta0_class2_ADV8-255_10_2-255_maxLR0.01_weightDecay0.001"
+    common = ["--dataset", "ultrasound", "--imgSize", "16", "--bs", "4", "--gpu", "cpu", "--workers", "1"]
+    weights = "clsCkpt/SmallCNN_ultrasound_fgsmat_beta0_class2_ADV8-255_10_2-255_maxLR0.01_weightDecay0.001"
     train = ["trainCls.py", *common, "--method", "fgsmat", "--model", "smallcnn", "--eps", "8", "--epoch", "1"]
     test = ["testCls.py", *common, "--targetModel", "smallcnn", "--targetWeight", weights, "--epsilons", "8"]
     test += ["--attacks", "bim", "fgsm"]

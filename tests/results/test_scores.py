@@ -6,18 +6,20 @@ import math
 
 import pytest
 
-from advmia.results.scores import MAIN_SCORES, SCORES, score_named, task_of
+from advmia.data.datasets import CHEST_FINDINGS, DATASETS
+from advmia.results.scores import MAIN_SCORES, SCORES, Score, score_named, task_of
 from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL
 
 
 def test_every_score_is_declared() -> None:
     """Fails if a task has a score that `SCORES` lacks, a declared score is no task's, or a main score is missing."""
     tasks = (SINGLE_LABEL, MULTI_LABEL, SEGMENTATION)
-    assert SCORES.keys() == {name for task in tasks for name in task.score_names}
+    names = {task.name: task.score_names(DATASETS[task.datasets[0]]) for task in tasks}
+    assert SCORES.keys() == {name for its in names.values() for name in its} - set(CHEST_FINDINGS)
     for task in tasks:
         assert task.selection == MAIN_SCORES[task.name][0]
-        assert set(MAIN_SCORES[task.name]) <= set(task.score_names)
-        assert task_of(task.score_names) is task
+        assert set(MAIN_SCORES[task.name]) <= set(names[task.name])
+        assert task_of(names[task.name]) is task
     assert task_of(["recall"]) is None
 
 
@@ -42,3 +44,4 @@ def test_scores_of_another_version() -> None:
     assert score_named("beauty", [0.5, math.nan, 1.0]).heading == "beauty in percent"
     assert score_named("beauty", [0.5, 1.5]).heading == "beauty"
     assert score_named("dice", [1.5]) is SCORES["dice"]
+    assert score_named("iou left lung", [0.5]) == Score("IoU of left lung", percent=False)

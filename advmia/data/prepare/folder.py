@@ -115,9 +115,8 @@ def _by_table(
         part = values.get("split", "").lower()
         if part and part not in _PARTS:
             raise UserError(f"{where}: split: expected train, val or test, got {part!r}")
-        found = _found(image, by_name, where)
-        group = values.get(further[0], "")
-        records.append(Record(found.name, Original(found), {}, group=group, part=_PARTS.get(part, "")))
+        its_file, group = _found(image, by_name, where), values.get(further[0], "")
+        records.append(Record(its_file.name, Original(its_file), {}, group=group, part=_PARTS.get(part, "")))
         entries.append((where, text))
     named = {file_key(record.name) for record in records}
     unlisted = [image.name for image in images if file_key(image.name) not in named]

@@ -67,8 +67,8 @@ def _rank(meta: Path, path: Path, spec: DatasetSpec) -> int | None:
     Data sets share list names. So the folder decides: the nearest one above the list, up to `meta` itself, that has a
     data set's name in its own.
     """
-    own = {spec.folder.lower(), spec.download.lower()}
-    foreign = {name.lower() for other in DATASETS.values() for name in (other.folder, other.download)} - own
+    own = {spec.folder.lower(), (spec.download or "").lower()}
+    foreign = {name.lower() for other in DATASETS.values() for name in (other.folder, other.download) if name} - own
     above = [meta.resolve().name.lower(), *(part.lower() for part in path.relative_to(meta).parts[:-1])]
     if above[-1] == spec.folder.lower():
         return 0

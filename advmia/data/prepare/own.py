@@ -55,15 +55,10 @@ def prepare_own(name: str, source: Path, data_root: Path, options: OwnOptions) -
     parts, how = _parts(images, connected(images.records, digests), name, options)
     text = _declaration(images, options.size, has_val=bool(parts["val"]))
     spec = _declared(folder / FILE_NAME, text)
-    lists = [
-        ImageList(its, split, [(record, record.entries[name]) for record in parts[part]], "derived")
-        for part, its, split in (
-            ("train", spec, "train"),
-            ("val", replace(spec, test_list=spec.val_list or ""), "test"),
-            ("test", spec, "test"),
-        )
-        if parts[part]
-    ]
+    rows = {part: [(record, record.entries[name]) for record in its] for part, its in parts.items() if its}
+    lists = [ImageList(spec, "train", rows["train"], "derived"), ImageList(spec, "test", rows["test"], "derived")]
+    if "val" in rows:
+        lists.insert(1, ImageList(replace(spec, test_list=spec.val_list or ""), "test", rows["val"], "derived"))
     facts = {"label": "", "download": "folder", "split": how, "published": None}
     folder.mkdir(parents=True, exist_ok=True)
     _, written = write_layout(

@@ -29,7 +29,11 @@ CASES = [
     Case("imgSize beyond any memory", f"{TEST} --imgSize 1000000", ("argument --imgSize: ", "at most")),
     Case("valFraction 1", f"{TRAIN} --valFraction 1", ("argument --valFraction: ", "between 0 and 1")),
     Case("valFraction too large", f"{TRAIN} --valFraction 0.99", ("hold out 0.99", "trainbin.csv", "--valFraction")),
-    Case("unknown data set", "trainSeg.py --dataset mel2", ("argument --dataset: ", "'mel2'", "choose from mel, xray")),
+    Case(
+        "unknown data set",
+        f"{SEG} --dataset mel2",
+        ("unknown data set 'mel2'", "choose from mel, xray", "declare yours in data/mel2"),
+    ),
     Case("unknown network", f"{CHEX} --model vgg", ("argument --model: ", "'vgg'", "choose from res18")),
     Case("unknown method", f"{SEG} --method trades", ("argument --method: ", "choose from nat, pgdat")),
     Case("unknown attack", f"{TEST_CHEX} --attacks aa", ("argument --attacks: ", "choose from pgd")),

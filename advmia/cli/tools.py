@@ -66,7 +66,7 @@ def _add_demo(tools: argparse._SubParsersAction) -> None:
     subject.add_argument(
         "--count",
         type=whole_number(64),
-        default=384,
+        default=304,
         metavar="N",
         help="number of phantoms, 64 or more; with fewer, the demo is faster, and the networks learn less",
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.support.documents import documented_commands
 from tests.support.downloads import make_chest, make_covid, make_isic, make_mesidor, make_npz
@@ -29,6 +30,7 @@ SHRINK = {  # flags that make a command tiny: appended to it, they replace earli
     "gradVisual.py": [*TEST, *FEW, *ONE_EPS],
     "phantoms": ["--count", "24", "--size", "32"],
 }
+OWN = {"moles", "scans"}  # data sets that documented commands make of a user's images
 METHODS = ("nat", "pgdat 8", "trades 8", "mart 8", "hat 8")
 SURVEY = ("natural", "pgdat", "trades", "mart", "hat", "multilabel", "segmentation", "evaluate")  # in this order
 NOT_RUN_HERE = {
@@ -59,6 +61,12 @@ def make_downloads(folder: Path) -> None:
     parts = ("train", "val", "test")
     make_npz(folder / "retinamnist_224.npz", {part: [[n % 5] for n in range(5)] for part in parts}, 224)
     make_npz(folder / "pneumoniamnist.npz", {part: [[n % 2] for n in range(8)] for part in parts}, colour=False)
+    for number in range(24):
+        for path in (folder / "moles" / "ab"[number % 2], folder / "scans"):
+            path.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (16, 16), (10 * number, 0, 0)).save(path / f"{number}.png")
+    rows = [f"{number}.png,{('Mass', 'Edema|Mass', '')[number % 3]}" for number in range(24)]
+    (folder / "scans" / "labels.csv").write_text("\n".join(["file,labels", *rows]) + "\n")
     arrays: dict[str, Any] = {}
     for part in parts:
         arrays[f"{part}_images"] = np.zeros((1, 256, 256, 3), np.uint8)
@@ -70,7 +78,7 @@ def tiny(words: list[str]) -> list[str]:
     """Returns the arguments of `python` for a documented command, made tiny; its data are phantoms if it names none."""
     program = words[2:] if words[1] == "-m" else words[1:]
     extra = SHRINK.get(program[0], SHRINK.get(program[1], []) if len(program) > 1 else [])
-    if program[0].endswith(".py") and "--dataRoot" not in words:
+    if program[0].endswith(".py") and "--dataRoot" not in words and not OWN & set(words):
         extra = [*extra, "--dataRoot", "phantoms"]
     if "--valFraction" in words:
         extra = [*extra, "--valFraction", "0.5"]  # a tenth of so few images would not have one of each class

@@ -15,7 +15,7 @@ _JSON_KEYS = {
     "helper_sha256": "helper",
     "world_size": "processes",
 }
-_OPTIONAL = ("normalize", "declaration")
+_OPTIONAL = ("normalize", "noise", "declaration")
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class TrainingSettings:
     test_data: dict[str, object]
     # Recorded only if they are not None, as in the records of earlier versions.
     normalize: str | None = None  # of --normalize; None for the data set's
+    noise: str | None = None  # what attacks change, where that is not every channel by itself
     declaration: dict[str, Any] | None = None  # of a user's data set
 
     @property

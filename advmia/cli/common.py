@@ -21,6 +21,7 @@ from advmia.cli.parser import (
     with_choices,
 )
 from advmia.data.datasets import DATASETS
+from advmia.data.specs import NOISES
 from advmia.runtime.precision import PRECISIONS
 from advmia.tasks import SEGMENTATION, Task
 
@@ -50,13 +51,21 @@ def model_type(task: Task) -> Callable[[str], str]:
     return model_name(task.models, "segmentation" if task is SEGMENTATION else "classification")
 
 
-def add_normalize(group: argparse._ArgumentGroup) -> None:
+def add_network_input(group: argparse._ArgumentGroup) -> None:
+    """Adds the flags that say what the network's first layer does with an image."""
     group.add_argument(
         "--normalize",
         type=normalization,
         metavar="NAME",
         help="normalisation that the network was trained with, inside it: imagenet, none, or MEAN/STD for pixels in"
         " [0, 1], such as 0.5/0.25 (default: that of the data set)",
+    )
+    group.add_argument(
+        "--noise",
+        type=one_of(NOISES),
+        metavar="NAME",
+        help="what attacks may change: colour (each channel by itself) or grey (all channels by the same, for grey"
+        " images such as radiographs) (default: that of the data set, colour for the survey's)",
     )
 
 

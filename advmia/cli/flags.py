@@ -55,7 +55,7 @@ def train_parser(task: Task, description: str | None) -> Parser:
             "--helperWeight", type=Path, metavar="FILE", help=published("hat only: weights of the helper")
         )
         common.add_other_dataset(subject, "hat only: take a helper")
-    common.add_normalize(subject)
+    common.add_network_input(subject)
     common.add_images(subject, task)
     _add_training(parser.add_argument_group("how to train"), task)
     _add_stopping(parser.add_argument_group("how to continue after a stop"))
@@ -170,7 +170,7 @@ def test_parser(task: Task, description: str | None) -> Parser:
     )
     if len(task.datasets) > 1:
         common.add_other_dataset(subject, "test networks")
-    common.add_normalize(subject)
+    common.add_network_input(subject)
     common.add_images(subject, task)
     how = parser.add_argument_group("how to test")
     common.add_batch_size(how, 16)
@@ -206,7 +206,7 @@ def visual_parser(task: Task, description: str | None) -> Parser:
         " convolution, or the last attention block)",
     )
     common.add_other_dataset(subject, "draw a network")
-    common.add_normalize(subject)
+    common.add_network_input(subject)
     common.add_images(subject, task)
     how = parser.add_argument_group("how to draw")
     common.add_batch_size(how, 16)

@@ -83,6 +83,11 @@ class Inputs:
             data = load_data(self.args.dataRoot, samples, workers=self.args.workers)
         for remark, (count, name) in data.remarks.items():
             say(f"{samples.path}: {count} images have {remark} ({name}{', ...' if count > 1 else ''})")
+        coloured = data.coloured() if samples.spec.noise == "grey" else None
+        if coloured is not None:
+            raise UserError(
+                f"{samples.path}: {coloured} is coloured, and grey noise is for grey images: use --noise colour"
+            )
         if data.masks is not None:
             if not samples.spec.mask_values:  # else these say what each value means
                 check_encodings(data.encodings, str(samples.path))
@@ -99,7 +104,7 @@ class Inputs:
 
 
 def choose_spec(args: argparse.Namespace, *models: str) -> DatasetSpec:
-    """Returns the data set at --imgSize pixels, with the normalisation of --normalize.
+    """Returns the data set at --imgSize pixels, with the normalisation of --normalize and the noise of --noise.
 
     Raises `UserError` if there is no such data set, or if a network cannot take images so small.
     """
@@ -107,6 +112,8 @@ def choose_spec(args: argparse.Namespace, *models: str) -> DatasetSpec:
     if args.normalize is not None:
         mean, std = parse_normalization(args.normalize)
         spec = replace(spec, mean=mean, std=std)
+    if args.noise is not None:
+        spec = replace(spec, noise=args.noise)
     if getattr(args, "foreground", None):
         if spec.mask_values:
             raise UserError(f"--foreground: {spec.name} declares the values of {spec.classes} classes: leave it out")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from advmia.data.specs import Augmentation, DatasetSpec, MaskValues, Source, TaskName, parse_normalization
+from advmia.data.specs import NOISES, Augmentation, DatasetSpec, MaskValues, Source, TaskName, parse_normalization
 from advmia.errors import UserError
 
 FILE_NAME = "dataset.toml"
@@ -130,6 +130,7 @@ def _declared(name: str, source: Source) -> DatasetSpec:
         augmentation=Augmentation(**{key: float(table[key]) for key in _AUGMENTATION if key in table}),
         mean=mean,
         std=std,
+        noise=table.get("noise", "colour"),
         published_rows=tuple(table["published_rows"]) if "published_rows" in table else None,
         aliases=tuple(table.get("aliases", ())),
     )
@@ -252,5 +253,6 @@ _KEYS: dict[str, _Key] = {
     "horizontal_flip": _Key("a probability from 0 to 1", lambda value: _is_number(value, 1), _CLASSIFIED),
     "vertical_flip": _Key("a probability from 0 to 1", lambda value: _is_number(value, 1), _CLASSIFIED),
     "normalize": _Key('"imagenet", "none" or "MEAN/STD" such as "0.5/0.25", for pixels in [0, 1]', _is_normalization),
+    "noise": _Key(f"one of {', '.join(NOISES)}", lambda value: value in NOISES),
     "published_rows": _Key("two numbers of rows", lambda value: _is_list(value, lambda n: _is_whole(n, 1, 10**9), 2)),
 }

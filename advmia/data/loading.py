@@ -24,6 +24,7 @@ Item = TypeVar("Item")
 Order = Literal["weighted", "shuffled"]
 
 PRELOAD_FRACTION = 0.25  # of the GPU's free memory: pixels that take more are not copied there
+_CHECKED = 256  # images at a time
 _COPY_BYTES = 2**28  # how much is copied to the GPU at a time
 
 
@@ -72,6 +73,24 @@ class ImageData:
             return torch.from_numpy(self.masks[indices]).long()
         return self.samples.labels[torch.from_numpy(indices)]
 
+    def to_pixels(self, images: Tensor) -> Tensor:
+        """Converts uint8 images (B, S, S, 3) to what networks get: float32 in [0, 1], (B, 3, S, S).
+
+        Where the data set's noise is grey, the result is (B, 1, S, S): networks repeat the channel
+        (`advmia.models.normalize`), so that every attack changes all channels alike.
+        """
+        return to_pixels(images[..., :1] if self.samples.spec.noise == "grey" else images)
+
+    def coloured(self) -> str | None:
+        """Returns the name of an image whose channels differ; None if all are grey."""
+        for start in range(0, len(self.indices), _CHECKED):
+            indices = self.indices[start : start + _CHECKED]
+            images = self.images[indices]
+            differs = (images != images[..., :1]).any(axis=(1, 2, 3))
+            if differs.any():
+                return self.samples.files[int(indices[differs.argmax()])]
+        return None
+
     def preload(self, device: torch.device) -> ImageData:
         """Returns the data with a copy of all pixels in the GPU's memory.
 
@@ -102,7 +121,7 @@ class ImageData:
 class Batch:
     """Images with their targets. `global_size` and `weight` are set in training only."""
 
-    x: Tensor  # (B, 3, S, S) float32 in [0, 1]
+    x: Tensor  # (B, 3, S, S) float32 in [0, 1]; (B, 1, S, S) where the noise is grey
     y: Tensor  # (B,) int64, (B, 14) float32 or (B, S, S) int64
     index: Tensor  # (B,) int64 on the CPU: in evaluation the sample's index in the list, in training in the epoch
     global_size: int = 0  # images of this batch in all processes together
@@ -166,7 +185,7 @@ class EvaluationLoader:
         fitting = max_bytes // (self.batch_size * 3 * size * size * torch.float32.itemsize)
         chunks = _chunks(self.data.indices[skip:], self.batch_size * max(min(batches, fitting), 1))
         for indices, images, y in _fetched(self.data, chunks, self.device):
-            yield Batch(to_pixels(images), y, torch.from_numpy(indices))
+            yield Batch(self.data.to_pixels(images), y, torch.from_numpy(indices))
 
 
 @dataclass(frozen=True)
@@ -213,7 +232,7 @@ class TrainingLoader:
         filled = [shard if len(shard) else batch[:1] for shard, batch in zip(shards, batches, strict=True)]
         fetched = _fetched(self.data, (order[positions.numpy()] for positions in filled), self.device)
         for batch, shard, positions, (_, images, y) in zip(batches, shards, filled, fetched, strict=True):
-            pixels = to_pixels(augment(images, self.augmentation, draws[positions]))
+            pixels = self.data.to_pixels(augment(images, self.augmentation, draws[positions]))
             weight = len(shard) * self.world_size / len(batch)
             yield Batch(pixels, y, positions, global_size=len(batch), weight=weight)
 

@@ -47,8 +47,12 @@ class SampleList:
 
     @property
     def dataset_name(self) -> str:
-        """The data set's name in results. Generated, stand-in and incomplete images are marked: "melBin[phantom]"."""
-        mark = self.label or self.share
+        """The data set's name in results, marked for what is no result on the data set: "melBin[phantom, grey noise]".
+
+        Marks are of generated, stand-in and incomplete images, and of grey noise where it is not the usual one.
+        """
+        marks = [self.label or self.share, "grey noise" if self.spec.noise == "grey" else ""]
+        mark = ", ".join(filter(None, marks))
         return f"{self.spec.name}[{mark}]" if mark else self.spec.name
 
     def subset(self, count: int | None) -> SampleList:

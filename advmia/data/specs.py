@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 TaskName = Literal["single-label", "multi-label", "segmentation"]
 Split = Literal["train", "test"]
-MaskValues = tuple[
-    tuple[int | str, ...], ...
-]  # for each class: grey levels, indices of a palette, or colours "#ff0000"
+# For each class of a mask: its grey levels, its indices in a palette, or its colours such as "#ff0000".
+MaskValues = tuple[tuple[int | str, ...], ...]
+# What attacks may change: every channel by itself, or all by the same, as suits a radiograph, which has one channel.
+Noise = Literal["colour", "grey"]
+NOISES: tuple[Noise, ...] = get_args(Noise)
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -78,6 +80,7 @@ class DatasetSpec:
     augmentation: Augmentation = Augmentation()
     mean: tuple[float, ...] | None = None  # normalisation, applied inside the network
     std: tuple[float, ...] | None = None
+    noise: Noise = "colour"  # "grey": images are grey, networks get their one channel, and so do attacks
     published_rows: tuple[int, int] | None = None  # in the survey's training and test lists
     aliases: tuple[str, ...] = ()  # other names in published commands; letter case never matters
     source: Source | None = field(default=None, compare=False)  # of a user's data set; None for those of the survey

@@ -144,8 +144,7 @@ def build_model(
     if (mean is None) != (std is None):
         raise ValueError("expected both mean and std, or neither")
     check_init(spec.name, init)
-    normalize = nn.Identity() if mean is None or std is None else Normalize(mean, std)
-    model = spec.build(classes, normalize)
+    model = spec.build(classes, Normalize(mean, std))
     if init == "imagenet" and spec.load_imagenet is not None:
         spec.load_imagenet(model)
     return model

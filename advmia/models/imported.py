@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 
 from advmia.errors import UserError
-from advmia.models.normalize import Normalize
 from advmia.models.pretrained import imagenet_loader
 from advmia.models.spec import Kind, ModelSpec
 from advmia.runtime import machine
@@ -123,8 +122,7 @@ class _Input:
         x, *others = arguments
         if machine.memory_format_of(network) is not torch.channels_last:
             x = x.contiguous()
-        if isinstance(self._normalize, Normalize) and self._normalize.mean.device != x.device:
-            self._normalize.to(x.device)
+        self._normalize.to(x.device)
         return (self._normalize(x), *others)
 
 

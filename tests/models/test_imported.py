@@ -136,7 +136,7 @@ def declared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 FAULTS = {
     "nets.py:Softmax": "the network returns probabilities: expected logits",
-    "nets.py:Sigmoid": "returns numbers from 0 to 1 only",
+    "nets.py:Sigmoid": "ends with a sigmoid",
     "nets.py:Random": "must not draw random numbers",
     "nets.py:Tokens": r"returns a tensor of shape \(2, 3, 3\) for two images: expected \(2, 3\)",
     "nets.py:Rounded": "has no gradient by its input",
@@ -226,12 +226,16 @@ def test_torchvision_networks(network: str, few_steps: None) -> None:
     layer = find_layer(model, None)
     maps, _ = grad_cam(model, layer, x[:2], y[:2])
     assert maps.shape == (2, size, size)
-    for name in SINGLE_LABEL.attacks:
+    # The larger networks get two of the single images, and the largest the attacks that differ most.
+    singles = range(0, 7, 1 if "mobilenet" in network else 6)
+    names = ["fgsm", "cw", "apgd-t", "square"] if "vit" in network else list(SINGLE_LABEL.attacks)
+    for name in names:
         attack = ATTACKS[name].build(Budget.grey(8, 2, 2), SINGLE_LABEL.attacks[name])
         together = attack(model, x, y, rng=SampleRng.of(0, samples=range(7), device=x.device))
-        alone = [attack(model, x[[n]], y[[n]], rng=SampleRng.of(0, samples=[n], device=x.device)) for n in range(7)]
+        alone = [attack(model, x[[n]], y[[n]], rng=SampleRng.of(0, samples=[n], device=x.device)) for n in singles]
         with torch.no_grad():
-            assert torch.equal(model(together).argmax(1), torch.cat([model(its).argmax(1) for its in alone])), name
+            outcomes = model(together).argmax(1)[list(singles)]
+            assert torch.equal(outcomes, torch.cat([model(its).argmax(1) for its in alone])), name
         if ATTACKS[name].bounded:
             assert (together - x).abs().max() <= 8 / 255 + 1e-6
 

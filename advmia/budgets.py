@@ -33,8 +33,8 @@ class Budget:
     def __post_init__(self) -> None:
         if not 0 <= self.eps <= 1:
             raise UserError(
-                f"eps {self.eps} is outside [0, 1], the range of pixel values: use Budget.grey for grey levels out of"
-                " 255"
+                f"eps {self.eps:g} is outside [0, 1], the range of pixels: for grey levels out of 255 write"
+                f" {self.eps:g} / 255"
             )
         if self.steps < 0 or self.step_size < 0:
             raise UserError(f"an attack needs steps >= 0 and a step size >= 0, got {self.steps} and {self.step_size}")

@@ -11,19 +11,17 @@ from torch.nn import Parameter
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 
+from advmia.attacks import attacks_on
 from advmia.attacks.common import Objective
 from advmia.budgets import Budget, grey_token
 from advmia.checkpoints.settings import TrainingSettings, classification_name, segmentation_name
 from advmia.data.datasets import DATASETS
 from advmia.data.loading import Order
-from advmia.data.specs import DatasetSpec, TaskName
+from advmia.data.specs import DatasetSpec
 from advmia.losses import (
     binary_cross_entropy,
-    confident_margin,
     cross_entropy,
-    label_margin,
     pixel_cross_entropy,
-    soft_dice,
 )
 from advmia.metrics import (
     ClassificationMeter,
@@ -36,6 +34,7 @@ from advmia.metrics import (
     success_rate,
 )
 from advmia.models import MODELS
+from advmia.targets import TaskName
 
 # All training methods, in the order of the tables. `advmia.training.methods.METHODS` has one entry for each.
 METHOD_NAMES = ("nat", "pgdat", "trades", "mart", "hat")
@@ -168,13 +167,7 @@ SINGLE_LABEL = Task(
     name="single-label",
     models=_CLASSIFIERS,
     methods=METHOD_NAMES,
-    attacks={
-        "fgsm": cross_entropy,
-        "pgd": cross_entropy,
-        "cw": confident_margin,
-        # AutoAttack, its parts and SimBA also ascend losses of their own.
-        **dict.fromkeys(("aa", "apgd-ce", "apgd-t", "fab-t", "square", "simba"), cross_entropy),
-    },
+    attacks=attacks_on("single-label"),
     default_attacks=("fgsm", "pgd", "cw"),
     checkpoint_folder="clsCkpt",
     checkpoint_name=classification_name,
@@ -199,12 +192,7 @@ MULTI_LABEL = Task(
     name="multi-label",
     models=_CLASSIFIERS,
     methods=("nat", "pgdat"),
-    attacks={
-        "pgd": binary_cross_entropy,
-        "pgd-margin": label_margin,
-        "apgd": binary_cross_entropy,
-        "apgd-margin": label_margin,
-    },
+    attacks=attacks_on("multi-label"),
     default_attacks=("pgd",),
     checkpoint_folder="clsCkpt",
     checkpoint_name=classification_name,
@@ -226,12 +214,7 @@ SEGMENTATION = Task(
     name="segmentation",
     models=tuple(name for name, spec in MODELS.items() if spec.kind == "segmentation"),
     methods=("nat", "pgdat"),
-    attacks={
-        "pgd": pixel_cross_entropy,
-        "pgd-dice": soft_dice,
-        "apgd": pixel_cross_entropy,
-        "apgd-dice": soft_dice,
-    },
+    attacks=attacks_on("segmentation"),
     default_attacks=("pgd", "pgd-dice"),
     checkpoint_folder="segckpt",
     checkpoint_name=segmentation_name,

@@ -25,7 +25,7 @@ SCRIPTS = ("trainCls", "trainChex", "trainSeg", "testCls", "testChex", "testSeg"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("version", "errors"),
     ("runtime",),
-    ("budgets", "losses", "models"),
+    ("budgets", "losses", "models", "targets"),
     ("metrics",),
     ("attacks", "data"),
     ("checkpoints",),
@@ -33,7 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("gradcam", "results"),
     ("evaluation",),
     ("training",),
-    ("cli", "commands"),
+    ("cli", "commands", "interface"),
     ("entry_points",),
     ("demo",),
     ("__main__",),

@@ -1,80 +1,19 @@
-"""The attacks by name: how each is built, with which budget the survey evaluates it, and what it is.
+"""The attacks: their registry `ATTACKS`, and functions that make one for a network and images of your own.
 
-A new attack needs a module in this folder and an entry in `ATTACKS`; `advmia.tasks` says which tasks offer it.
+`attack = advmia.attacks.pgd(eps=8 / 255)`, then `x_adv = attack(model, x, y)`.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from dataclasses import dataclass
-
-from advmia.attacks.auto_attack import autoattack
-from advmia.attacks.auto_pgd import apgd, apgd_ce, apgd_t
-from advmia.attacks.common import EvaluationAttack, Objective
-from advmia.attacks.fab import fab_t
-from advmia.attacks.gradient import cw, fgsm, pgd
-from advmia.attacks.simba_dct import simba
-from advmia.attacks.square_attack import square
-from advmia.budgets import Budget, auto_budget, cw_budget, fgsm_budget, pgd_budget, simba_budget, square_budget
-
-
-@dataclass(frozen=True)
-class AttackSpec:
-    """One attack of the evaluation: how it is built, its standard budget, and its traits.
-
-    Every other module reads the traits from here.
-    """
-
-    build: Callable[[Budget, Objective], EvaluationAttack]
-    budget: Callable[[float], Budget]  # the survey's setting for an eps in grey levels
-    phrase: str  # the attack's line in --help
-    uses_gradients: bool = True  # False: it uses the network's outputs only
-    bounded: bool = True  # False: eps is the size of a step, and adversarial images may be further away than eps
-    early_stopping: bool = False  # leaves an image alone once it is misclassified; the built attack has the same value
-
-
-ATTACKS: dict[str, AttackSpec] = {
-    "fgsm": AttackSpec(fgsm, fgsm_budget, "one step of size eps up the training loss"),
-    "pgd": AttackSpec(pgd, pgd_budget, "20 steps up the training loss"),
-    "pgd-margin": AttackSpec(pgd, pgd_budget, "PGD that lowers the labels' margins instead of raising the loss"),
-    "pgd-dice": AttackSpec(pgd, pgd_budget, "PGD up the soft Dice loss"),
-    "cw": AttackSpec(cw, cw_budget, "30 steps down the margin of the true class's logit"),
-    "apgd-ce": AttackSpec(
-        apgd_ce,
-        auto_budget,
-        "Auto-PGD (PGD that adapts its step size), 100 steps up the cross-entropy",
-        early_stopping=True,
-    ),
-    "apgd-t": AttackSpec(
-        apgd_t, auto_budget, "Auto-PGD towards each of the other classes, at most 9", early_stopping=True
-    ),
-    "fab-t": AttackSpec(
-        fab_t, auto_budget, "FAB, which looks for the nearest boundary to each of the same classes", early_stopping=True
-    ),
-    "square": AttackSpec(
-        square,
-        square_budget,
-        "Square, 5,000 random squares, without gradients",
-        uses_gradients=False,
-        early_stopping=True,
-    ),
-    "aa": AttackSpec(
-        autoattack,
-        auto_budget,
-        "AutoAttack: apgd-ce, apgd-t, fab-t and square in turn",
-        early_stopping=True,
-    ),
-    "simba": AttackSpec(
-        simba,
-        simba_budget,
-        "SimBA, 5,000 random DCT directions, without gradients; eps is a step, not a bound",
-        uses_gradients=False,
-        bounded=False,
-        early_stopping=True,
-    ),
-    "apgd": AttackSpec(apgd, auto_budget, "Auto-PGD (PGD that adapts its step size), 100 steps up the training loss"),
-    "apgd-margin": AttackSpec(
-        apgd, auto_budget, "Auto-PGD that lowers the labels' margins instead of raising the loss"
-    ),
-    "apgd-dice": AttackSpec(apgd, auto_budget, "Auto-PGD up the soft Dice loss"),
-}
+from advmia.attacks.own import OwnAttack as OwnAttack
+from advmia.attacks.own import apgd_ce as apgd_ce
+from advmia.attacks.own import apgd_t as apgd_t
+from advmia.attacks.own import attack_named as attack_named
+from advmia.attacks.own import autoattack as autoattack
+from advmia.attacks.own import cw as cw
+from advmia.attacks.own import fab_t as fab_t
+from advmia.attacks.own import fgsm as fgsm
+from advmia.attacks.own import pgd as pgd
+from advmia.attacks.own import simba as simba
+from advmia.attacks.own import square as square
+from advmia.attacks.registry import ATTACKS as ATTACKS
+from advmia.attacks.registry import AttackSpec as AttackSpec
+from advmia.attacks.registry import attacks_on as attacks_on

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from advmia.data.declarations import FILE_NAME, read_declaration, read_declarations
-from advmia.data.specs import DatasetSpec, TaskName
+from advmia.data.specs import DatasetSpec
 from advmia.errors import UserError
+from advmia.targets import TaskName
 
 DATASETS: dict[str, DatasetSpec] = read_declarations(Path(__file__).with_name("datasets.toml"))
 CHEST_FINDINGS = DATASETS["xray_multilabel"].findings

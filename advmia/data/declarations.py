@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from advmia.data.specs import NOISES, Augmentation, DatasetSpec, MaskValues, Source, TaskName, parse_normalization
+from advmia.data.specs import NOISES, Augmentation, DatasetSpec, MaskValues, Source, parse_normalization
 from advmia.errors import UserError
+from advmia.targets import TaskName
 
 FILE_NAME = "dataset.toml"
 TASKS: tuple[TaskName, ...] = get_args(TaskName)

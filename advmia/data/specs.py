@@ -7,7 +7,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-TaskName = Literal["single-label", "multi-label", "segmentation"]
+from advmia.targets import TaskName
+
 Split = Literal["train", "test"]
 # For each class of a mask: its grey levels, its indices in a palette, or its colours such as "#ff0000".
 MaskValues = tuple[tuple[int | str, ...], ...]

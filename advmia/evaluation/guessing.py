@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from advmia.data.loading import ImageData
-from advmia.data.specs import TaskName
 from advmia.evaluation.checks import SLACK, Check
 from advmia.evaluation.probe import TOLERANCE
 from advmia.metrics import Scores
+from advmia.targets import TaskName
 from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL, Task
 
 _GROUNDS = ("background", "foreground")  # names of a mask's classes

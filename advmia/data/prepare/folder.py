@@ -14,8 +14,8 @@ from advmia.data.decode import decoded
 from advmia.data.prepare.contents import Original
 from advmia.data.prepare.records import Record
 from advmia.data.prepare.sources import Row, columns, file_key, heading, read_rows, require, skipped, walk
-from advmia.data.specs import TaskName
 from advmia.errors import UserError
+from advmia.targets import TaskName
 
 _FILE = ("file", "image", "filename", "file name", "path")  # names of columns
 _ENTRIES: dict[str, TaskName] = {"label": "single-label", "labels": "multi-label", "mask": "segmentation"}

@@ -1,0 +1,291 @@
+"""What `import advmia` offers: attack, evaluate and train networks of your own, on tensors or a torch DataLoader.
+
+The scripts use the same attacks, loops, scores and files. docs/python.md has examples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from advmia.attacks import ATTACKS, attack_named
+from advmia.budgets import TRAINING_STEPS, Budget, grey_step_size_for, pgd_budget
+from advmia.data.loading import EvaluationLoader, TrainingLoader
+from advmia.data.specs import IMAGENET_MEAN, IMAGENET_STD, Augmentation
+from advmia.data.tensors import Batches, TensorData, as_data, collect
+from advmia.errors import UserError
+from advmia.evaluation import reliability
+from advmia.evaluation.loop import EvaluationOptions, result_row
+from advmia.evaluation.loop import evaluate as evaluate_list
+from advmia.evaluation.tally import Evaluation
+from advmia.metrics import Scores
+from advmia.models.normalize import Normalize
+from advmia.results.read import results_at
+from advmia.results.rows import CLEAN, ResultRow
+from advmia.results.tables import write_tables
+from advmia.results.write import ResultFile
+from advmia.runtime import machine
+from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL, Task
+from advmia.training.loop import Epoch, Training, fit
+from advmia.training.methods import METHODS, MethodSettings, default_beta
+
+TASKS: dict[str, Task] = {task.name: task for task in (SINGLE_LABEL, MULTI_LABEL, SEGMENTATION)}
+Data = Batches | tuple[Tensor, Tensor]
+_BATCH = 32
+
+
+def wrap(network: nn.Module, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> nn.Module:
+    """Returns a network of pixels in [0, 1] that normalises them, and then is `network`, which stays as it is.
+
+    `mean` and `std`: of each channel, for pixels in [0, 1]; by default those of ImageNet.
+    """
+    return nn.Sequential(Normalize(mean, std), network)
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """The scores of a network on clean and on attacked images."""
+
+    results: ResultFile
+    _folder: object = field(repr=False, default=None)  # a temporary folder, which is removed with this object
+
+    @property
+    def rows(self) -> list[ResultRow]:
+        """A row for the clean images and for each attack at each eps, with the outcome of every image."""
+        return self.results.rows
+
+    def scores(self, attack: str = CLEAN, eps: float = 0.0) -> Scores:
+        """Returns the scores of one row. `attack`: "none" for the clean images. Raises `UserError` if there is none."""
+        row = self.results.find(attack, Budget(eps, 0, 0).grey_eps)
+        if row is None:
+            raise UserError(f"no row of {attack} at eps {eps:g}")
+        return row.scores
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the checks of the evaluation warn of, such as attacks that look stuck."""
+        record = results_at(self.results.json_path)
+        return record.warnings if record else []
+
+    @cached_property
+    def table(self) -> str:
+        """The scores with their confidence intervals, in Markdown."""
+        return write_tables([self.results.json_path], None)
+
+    def __str__(self) -> str:
+        return self.table
+
+    def plot(self, folder: Path | str) -> list[Path]:
+        """Writes the table and the curves over eps to a folder; returns the pictures' paths."""
+        write_tables([self.results.json_path], Path(folder))
+        return sorted(Path(folder).glob("*.png"))
+
+
+def evaluate(
+    model: nn.Module,
+    data: Data,
+    attacks: Sequence[str] = ("fgsm", "pgd", "cw"),
+    epsilons: Sequence[float] = (2 / 255, 4 / 255, 8 / 255),
+    *,
+    seed: int = 0,
+    out: Path | str | None = None,
+) -> Robustness:
+    """Scores a network on clean images and under attacks, as the test scripts do.
+
+    Args:
+        model: takes images (B, C, H, W) in [0, 1] and returns logits, (B, K), or (B, K, H, W) for masks. Its weights,
+            gradients and mode stay as they are. The images are moved to its device.
+        data: (x, y), or a torch DataLoader of (x, y) that does not shuffle: x floats (N, C, H, W) in [0, 1]; y classes
+            (N,), findings (N, L) of 0 and 1, or masks (N, H, W).
+        attacks: names in `advmia.ATTACKS`.
+        epsilons: in pixels of [0, 1]: 8 / 255, not 8.
+        seed: of the random numbers.
+        out: a folder for the result files, CSV and JSON, as the scripts write them; a second call with the same
+            arguments takes over what is there. None: the files are temporary.
+
+    Raises `UserError` for data, attacks and epsilons that cannot be used.
+    """
+    budgets = [(name, attack_named(name, eps).budget) for name in attacks for eps in epsilons]
+    temporary = tempfile.TemporaryDirectory(prefix="advmia-") if out is None else None
+    folder = Path(temporary.name if temporary else out or "")
+    run = _Evaluation.of(model, data, seed)
+    unknown = [name for name in attacks if name not in run.task.attacks]
+    if unknown:
+        raise UserError(f"{unknown[0]} is not for {run.task.name}: choose from {', '.join(run.task.attacks)}")
+    results = run.results(folder)
+    results.resume()
+    if results.find(CLEAN, 0) is None:
+        clean = run.evaluate(None, (seed, CLEAN, 0.0), CLEAN)
+        results.add(result_row(CLEAN, Budget(0, 0, 0), (), clean.scores, clean))
+    clean_outcomes = torch.tensor(results.row(CLEAN, 0).outcomes)
+    for name, budget in budgets:
+        if results.find(name, budget.grey_eps) is None:
+            attack = ATTACKS[name].build(budget, run.task.attacks[name])
+            found = run.evaluate(attack, (seed, name, budget.grey_eps), f"{name} eps {budget.grey_eps:g}")
+            scores = found.scores | run.task.against_clean(
+                clean_outcomes, found.outcomes, run.loader.data.samples.labels
+            )
+            results.add(result_row(name, budget, attack.losses(run.classes), scores, found))
+    reliability.conclude(results, run.loader, run.task, model, None)
+    return Robustness(results, temporary)
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """A network and the images on which it is evaluated."""
+
+    model: nn.Module
+    loader: EvaluationLoader
+    task: Task
+    classes: int
+    seed: int
+
+    @classmethod
+    def of(cls, model: nn.Module, data: Data, seed: int) -> _Evaluation:
+        device = _device_of(model)
+        tensors = _as_data(model, data, device)
+        loader = EvaluationLoader(tensors.preload(device), int(getattr(data, "batch_size", None) or _BATCH), device)
+        return cls(model, loader, TASKS[tensors.samples.spec.task], tensors.samples.classes, seed)
+
+    def evaluate(self, attack: Any, scope: tuple[object, ...], title: str) -> Evaluation:
+        return evaluate_list(self.model, self.loader, self.task, attack, options=EvaluationOptions(scope, title))
+
+    def results(self, folder: Path) -> ResultFile:
+        samples, digest = self.loader.data.samples, _digest(self.model)
+        name = type(self.model).__name__
+        run = {
+            "seed": self.seed,
+            "size": samples.spec.size,
+            "precision": "fp32",
+            "data": self.loader.data.facts,
+            "target_sha256": digest,
+            "source_sha256": digest,
+        }
+        details = {
+            "finished": False,
+            "versions": machine.versions(self.loader.device),
+            "samples": {
+                "index": list(range(len(samples))),
+                "file": samples.files,
+                "label": samples.masks or samples.labels.tolist(),
+            },
+        }
+        facts = {"dataset": samples.dataset_name, "target_model": name, "target_weight": name}
+        facts |= {"source_model": name, "source_weight": name}
+        folder.mkdir(parents=True, exist_ok=True)
+        stem, score_names = folder / f"{samples.spec.name}__{name}", self.task.score_names(samples.spec)
+        return ResultFile(stem, facts, score_names, run, details)
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How `train` trains. The defaults are those of the scripts."""
+
+    batch_size: int = _BATCH
+    lr: float | None = None  # None: 0.01 for classifiers, 0.0001 for masks
+    weight_decay: float = 1e-3
+    beta: float | None = None  # weight of the robustness term of trades and mart; None: 6
+    seed: int = 0
+    validation: Data | None = None  # on which each epoch is scored; None: the training images
+    report: Callable[[Epoch], None] = lambda epoch: None  # called after each epoch
+
+
+def train(
+    model: nn.Module,
+    data: Data,
+    method: str = "pgdat",
+    eps: float = 8 / 255,
+    epochs: int = 10,
+    options: TrainingOptions = TrainingOptions(),
+) -> list[Epoch]:
+    """Trains a network, in place, as the training scripts do: same losses, attacks, optimizer and schedule.
+
+    Args:
+        model: as for `evaluate`; it is trained on its device, and is in eval mode afterwards.
+        data: as for `evaluate`; x and y stay in memory, so augmentation of a DataLoader is drawn once.
+        method: "nat", "pgdat", "trades" or "mart"; findings and masks have the first two.
+        eps: of the attack in training, in pixels of [0, 1]; ignored by "nat".
+        epochs: number of passes over the images.
+        options: see `TrainingOptions`.
+
+    Returns: what each epoch gave; the network is that of the last one. Raises `UserError` for data and options that
+    cannot be used, and if the loss is no longer a number.
+    """
+    device = _device_of(model)
+    tensors = _as_data(model, data, device)
+    task = TASKS[tensors.samples.spec.task]
+    if method not in task.methods or method == "hat":
+        known = ", ".join(name for name in task.methods if name != "hat")
+        raise UserError(f"unknown training method {method!r} for {task.name}: choose from {known}")
+    grey_eps = 0.0 if method == "nat" else Budget(eps, 0, 0).grey_eps
+    machine.seed_everything(options.seed)
+    beta = default_beta(method, "") if options.beta is None else options.beta
+    budget = Budget.grey(grey_eps, TRAINING_STEPS, grey_step_size_for(grey_eps))
+    settings = MethodSettings(task.objective, budget, beta, gamma=0, hat_step=0, helper=None)
+    loader = TrainingLoader(
+        tensors.preload(device), options.batch_size, device, task.order, Augmentation(), options.seed
+    )
+    lr = task.default_lr if options.lr is None else options.lr
+    optimizer = task.optimizer(model.parameters(), lr, options.weight_decay)
+    training = Training(
+        model=model,
+        method=METHODS[method](settings),
+        loader=loader,
+        optimizer=optimizer,
+        schedule=task.schedule(optimizer, lr, epochs * len(loader)),
+        epochs=epochs,
+    )
+    validation = _Evaluation.of(model, data if options.validation is None else options.validation, options.seed)
+
+    def validate() -> tuple[Scores, Scores | None]:
+        clean = validation.evaluate(None, ("validation",), "validation").scores
+        if not grey_eps:
+            return clean, None
+        attack = ATTACKS["pgd"].build(pgd_budget(grey_eps), task.attacks["pgd"])
+        scope = (options.seed, "validation", grey_eps)
+        return clean, validation.evaluate(attack, scope, "validation under attack").scores
+
+    history = []
+    for epoch in fit(training, validate):
+        history.append(epoch)
+        options.report(epoch)
+    model.eval()
+    return history
+
+
+def _as_data(model: nn.Module, data: Data, device: torch.device) -> TensorData:
+    """Returns the user's images and targets, with the number of classes that the network has."""
+    x, y = collect(data)
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            logits = model(x[:1].to(device))
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    if not isinstance(logits, Tensor) or logits.dim() < 2:
+        raise UserError("the network returns no logits: expected a tensor (B, K), or (B, K, H, W) for masks")
+    return as_data(x, y, name="data", classes=logits.shape[1])
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    parameter = next(model.parameters(), None)
+    return parameter.device if parameter is not None else torch.device("cpu")
+
+
+def _digest(model: nn.Module) -> str:
+    """Returns the SHA-256 of a network's weights."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,199 @@
+"""`import advmia`: attacks, evaluation and training on a user's tensors, against the scripts and another library."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import torchattacks
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import advmia
+from advmia.checkpoints.weights import load_model
+from advmia.data.datasets import DATASETS
+from advmia.data.loading import EvaluationLoader, load_data
+from advmia.data.readers import read_samples
+from tests.support.networks import SmallNet, pixels, trained
+from tests.support.running import run_main
+from tests.support.world import make_world
+
+ATTACKS = ("fgsm", "pgd", "cw", "apgd-ce", "fab-t", "square", "aa")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small_networks", "few_steps")
+def test_outcomes_are_those_of_the_scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if an image is classified otherwise than by testCls.py, or the files and scores are others."""
+    monkeypatch.chdir(tmp_path)
+    make_world(tmp_path)
+    test = [
+        "testCls.py",
+        "--dataset",
+        "melBin",
+        "--targetModel",
+        "mv2",
+        "--targetWeight",
+        "weights/mv2",
+        "--gpu",
+        "cpu",
+    ]
+    assert run_main(monkeypatch, [*test, "--imgSize", 16, "--bs", 4, "--epsilons", 2, "--attacks", *ATTACKS]) == 0
+    (path,) = Path("results").glob("*.json")
+    rows = {row["attack"]: row for row in json.loads(path.read_text())["rows"]}
+    spec = DATASETS["melBin"].at_size(16)
+    images = load_data(Path("data"), read_samples(spec, Path("data"), "test"), workers=1)
+    batch = next(iter(EvaluationLoader(images, 100, torch.device("cpu"))))
+    model = load_model("mv2", Path("weights/mv2"), spec).model
+    loader = DataLoader(TensorDataset(batch.x, batch.y), batch_size=5)
+    found = advmia.evaluate(model, loader, attacks=ATTACKS, epsilons=[2 / 255], out="own")
+    assert {row.attack: row.outcomes for row in found.rows} == {name: row["outcomes"] for name, row in rows.items()}
+    for row in found.rows:
+        assert row.scores == pytest.approx(rows[row.attack]["scores"], nan_ok=True), row.attack
+    assert found.scores("pgd", 2 / 255) == pytest.approx(rows["pgd"]["scores"], nan_ok=True)
+    x_adv = [
+        advmia.attacks.pgd(2 / 255, steps=2)(model, batch.x[n : n + 3], batch.y[n : n + 3], first=n) for n in (0, 3)
+    ]
+    with torch.no_grad():
+        assert model.eval()(torch.cat(x_adv)).argmax(1).tolist() == rows["pgd"]["outcomes"][:6]
+    written = json.loads(found.results.json_path.read_text())
+    assert written["finished"] is True and len(written["rows"]) == len(ATTACKS) + 1
+    assert "pgd 2" in str(found) and type(model).__name__ in str(found)
+    pictures = found.plot("pictures")
+    assert len(pictures) == 1 and pictures[0].stat().st_size > 1000
+    before = found.results.json_path.stat().st_mtime_ns
+    again = advmia.evaluate(model, loader, attacks=ATTACKS[:2], epsilons=[2 / 255], out="own")
+    assert again.scores("fgsm", 2 / 255) == found.scores("fgsm", 2 / 255)
+    assert again.results.json_path == found.results.json_path and len(again.rows) == len(ATTACKS) + 1
+    assert before <= again.results.json_path.stat().st_mtime_ns
+
+
+def state_of(model: nn.Module) -> tuple[list[Tensor], list[bool], list[bool]]:
+    tensors = [tensor.clone() for tensor in model.state_dict().values()]
+    return tensors, [module.training for module in model.modules()], [p.requires_grad for p in model.parameters()]
+
+
+def test_the_network_stays_as_it_is(few_steps: None) -> None:
+    """Fails if a call changes the weights, running statistics, modes or gradients of the network, or the images."""
+    model = SmallNet(3).train()
+    x, y = pixels(6)
+    list(model.modules())[1].eval()
+    F.cross_entropy(model(x), y).backward()
+    gradients = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+    before, original = state_of(model), x.clone()
+    x_adv = advmia.attacks.pgd(8 / 255)(model, x, y)
+    assert 0 < (x_adv - x).abs().max() <= 8 / 255 + 1e-6 and not x_adv.requires_grad
+    found = advmia.evaluate(model, (x, y), ["fgsm"], [4 / 255])
+    assert any("large eps" in text or "base rate" in text for text in found.warnings)  # of an untrained network
+    after = state_of(model)
+    assert all(map(torch.equal, before[0], after[0])) and before[1:] == after[1:] and torch.equal(x, original)
+    assert all(a is None or torch.equal(a, p.grad) for a, p in zip(gradients, model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("kind", ["findings", "masks"])
+def test_findings_and_masks(kind: str, few_steps: None) -> None:
+    """Fails if findings or masks are not scored, or an attack on classes takes them."""
+    x, _ = pixels(6)
+    if kind == "findings":
+        model: nn.Module = nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), 4))
+        y = (torch.arange(24).reshape(6, 4) % 3 == 0).float()
+        names, main = ["pgd", "apgd"], "auroc"
+    else:
+        model, y = nn.Conv2d(3, 3, 3, padding=1), (x.mean(1) * 2.99).long()
+        names, main = ["pgd", "pgd-dice"], "dice"
+    found = advmia.evaluate(model, (x, y), names, [8 / 255])
+    assert 0 <= found.scores()[main] <= 1 and found.scores(names[1], 8 / 255)[main] <= found.scores()[main]
+    assert ("dice class 2" in found.scores()) == (kind == "masks")
+    with pytest.raises(advmia.UserError, match="cw is for single-label: these targets are for"):
+        advmia.attacks.cw(8 / 255)(model, x, y)
+    with pytest.raises(advmia.UserError, match="cw is not for"):
+        advmia.evaluate(model, (x, y), ["cw"], [8 / 255])
+
+
+def test_what_is_refused() -> None:
+    """Fails if images or eps in grey levels, wrong targets or names are attacked in silence."""
+    model, (x, y) = SmallNet(3), pixels(4)
+    with pytest.raises(advmia.UserError, match=r"eps 8 is outside \[0, 1\].* write 8 / 255"):
+        advmia.attacks.pgd(8)
+    with pytest.raises(advmia.UserError, match="write 2 / 255"):
+        advmia.evaluate(model, (x, y), ["pgd"], [2])
+    attack = advmia.attacks.fgsm(8 / 255)
+    refused = {
+        "pixels from .*: expected 0 to 1": (x * 255, y),
+        "pixels from nan": (x + torch.nan, y),
+        r"images of shape .*uint8: expected floats": ((x * 255).byte(), y),
+        r"targets of shape \(4,\) and type torch.float32": (x, y.float()),
+    }
+    for message, data in refused.items():
+        with pytest.raises(advmia.UserError, match=message):
+            attack(model, *data)
+        with pytest.raises(advmia.UserError, match=message):
+            advmia.evaluate(model, data, ["fgsm"], [8 / 255])
+    with pytest.raises(advmia.UserError, match="targets from 0 to 3, but the network has 3 classes"):
+        advmia.evaluate(model, (x, torch.arange(4)), ["fgsm"], [8 / 255])
+    with pytest.raises(advmia.UserError, match="unknown attack 'pdg': choose from fgsm, pgd"):
+        advmia.evaluate(model, (x, y), ["pdg"], [8 / 255])
+    with pytest.raises(advmia.UserError, match="there are no images"):
+        advmia.evaluate(model, [], ["pgd"], [8 / 255])
+    with pytest.raises(advmia.UserError, match=r"unknown training method 'hat'.*choose from nat, pgdat, trades, mart"):
+        advmia.train(model, (x, y), "hat")
+
+
+@pytest.mark.slow
+def test_training() -> None:
+    """Fails if training does not lower the loss, adversarial training is no more robust, or a seed changes nothing."""
+    (x, y), robust = pixels(96), {}
+    for method in ("nat", "pgdat", "trades", "mart"):
+        torch.manual_seed(0)
+        model = SmallNet(3, dropout=0.0)
+        options = advmia.TrainingOptions(batch_size=16, validation=(x, y))
+        epochs = advmia.train(model, DataLoader(TensorDataset(x, y), 32), method, 8 / 255, 10, options)
+        assert len(epochs) == 10 and epochs[-1].loss < epochs[0].loss and not model.training
+        assert (epochs[-1].robust is None) == (method == "nat")
+        robust[method] = advmia.evaluate(model, (x, y), ["pgd"], [8 / 255]).scores("pgd", 8 / 255)["accuracy"]
+    assert min(robust["pgdat"], robust["trades"], robust["mart"]) > robust["nat"] + 0.1, robust
+
+
+@pytest.mark.slow
+def test_as_strong_as_torchattacks_on_resnet18() -> None:
+    """Fails if an attack leaves clearly more images correct than torchattacks does, on torchvision's resnet18."""
+    from torchvision.models import resnet18
+
+    torch.manual_seed(0)
+    x, y = pixels(48, size=32)
+    model = resnet18(num_classes=3)
+    advmia.train(model, (x, y), "nat", epochs=12, options=advmia.TrainingOptions(batch_size=16))
+    eps = 1 / 255
+    peers = {
+        "fgsm": torchattacks.FGSM(model, eps=eps),
+        "pgd": torchattacks.PGD(model, eps=eps, alpha=0.5 / 255, steps=20),
+        "apgd-ce": torchattacks.APGD(model, eps=eps, steps=100),
+    }
+    found = advmia.evaluate(model, (x, y), list(peers), [eps])
+    clean = found.scores()["accuracy"]
+    assert clean > 0.9
+    for name, peer in peers.items():
+        with torch.no_grad():
+            theirs = float((model(peer(x, y)).argmax(1) == y).float().mean())
+        ours = found.scores(name, eps)["accuracy"]
+        assert ours <= theirs + 2 / 48 and ours < clean, (name, ours, theirs)
+
+
+def test_wrap() -> None:
+    """Fails if a wrapped network is given other pixels, or has other weights."""
+    network, (x, _) = trained(3), pixels(2)
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
+    normalized = (x - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+    with torch.no_grad():
+        assert torch.allclose(advmia.wrap(network, mean, std).eval()(x), network.eval()(normalized), atol=1e-6)
+
+
+def test_import_is_light() -> None:
+    """Fails if a name that is offered does not exist, or a wrong one is no AttributeError."""
+    assert set(dir(advmia)) >= {"attacks", "evaluate", "train", "wrap", "ATTACKS", "__version__"}
+    assert np.all([hasattr(advmia, name) for name in dir(advmia)])
+    assert not hasattr(advmia, "nosuch")

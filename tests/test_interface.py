@@ -19,7 +19,8 @@ from advmia.data.datasets import DATASETS
 from advmia.data.loading import EvaluationLoader, load_data
 from advmia.data.readers import read_samples
 from tests.support.networks import SmallNet, pixels, trained
-from tests.support.running import run_main
+from tests.support.notebooks import run_notebook
+from tests.support.running import ROOT, run_main
 from tests.support.world import make_world
 
 ATTACKS = ("fgsm", "pgd", "cw", "apgd-ce", "fab-t", "square", "aa")
@@ -197,3 +198,18 @@ def test_import_is_light() -> None:
     assert set(dir(advmia)) >= {"attacks", "evaluate", "train", "wrap", "ATTACKS", "__version__"}
     assert np.all([hasattr(advmia, name) for name in dir(advmia)])
     assert not hasattr(advmia, "nosuch")
+
+
+@pytest.mark.slow
+def test_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if the notebook does not run, its training shows no contrast, or outputs and pictures are not stored."""
+    path = ROOT / "examples" / "attack_your_network.ipynb"
+    monkeypatch.chdir(tmp_path)
+    stored, again = json.loads(path.read_text()), run_notebook(path)
+    shape = [[output["output_type"] for output in cell.get("outputs", [])] for cell in stored["cells"]]
+    assert shape == [[output["output_type"] for output in cell.get("outputs", [])] for cell in again["cells"]]
+    assert sum("display_data" in kinds for kinds in shape) == 2
+    printed = "".join("".join(o.get("text", [])) for cell in again["cells"] for o in cell.get("outputs", []))
+    clean, robust = (line.split("|") for line in printed.splitlines() if line.startswith("| Sequential"))
+    accuracy = [[float(cell.strip("* ").split(" ")[0]) for cell in (row[3], row[-2])] for row in (clean, robust)]
+    assert accuracy[0][0] > 90 and accuracy[0][1] < 30 and accuracy[1][1] > 60, accuracy

@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from advmia.losses import log_odds, pixel_cross_entropy
+from advmia.surfaces import surface_distances
 
 Scores = dict[str, float]  # values by name
 
@@ -190,6 +192,28 @@ class SegmentationMeter(Meter):
         columns = {name: column.mean(dim=0, dtype=torch.float64).tolist() for name, column in self.state_dict().items()}
         scores = dict(zip(("dice", "iou", "ce_loss"), columns["scores"], strict=True))
         return scores | dict(zip(overlap_names(self._names), columns.get("by_class", ()), strict=True))
+
+
+class ForegroundMeter(Meter):
+    """Computes Dice of the foreground, HD95 and the average surface distance, in pixels, averaged over the images.
+
+    The foreground is all classes but 0. A Dice that is averaged over the classes is high where little is foreground,
+    because the background is right almost everywhere.
+    """
+
+    names: ClassVar = ("foreground_dice", "hd95", "surface_distance")
+
+    def _columns(self, logits: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Takes logits (B, K, H, W) and masks y (B, H, W) int64."""
+        predicted, truth = logits.argmax(dim=1) > 0, y > 0
+        both, sizes = (predicted & truth).sum(dim=(1, 2)), (predicted.sum(dim=(1, 2)) + truth.sum(dim=(1, 2)))
+        dice = torch.where(sizes == 0, 1.0, 2 * both / sizes.clamp(min=1)).cpu()
+        pairs = zip(predicted.cpu().numpy(), truth.cpu().numpy(), strict=True)
+        distances = torch.tensor([surface_distances(*pair) for pair in pairs], dtype=torch.float64).reshape(-1, 2)
+        return {"scores": torch.cat([dice.double()[:, None], distances], dim=1)}
+
+    def compute(self) -> Scores:
+        return dict(zip(self.names, self.state_dict()["scores"].mean(dim=0).tolist(), strict=True))
 
 
 def overlap_names(classes: Sequence[str]) -> tuple[str, ...]:

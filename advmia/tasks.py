@@ -25,6 +25,7 @@ from advmia.losses import (
 )
 from advmia.metrics import (
     ClassificationMeter,
+    ForegroundMeter,
     Meter,
     MultiLabelMeter,
     Scores,
@@ -56,6 +57,8 @@ class Task:
     default_lr: float
     objective: Objective  # loss of each sample: training descends its mean
     meter: Callable[[DatasetSpec, int], Meter]  # (data set, number of classes)
+    # Further scores of a test, which are too slow for the validation after each epoch; None: there are none.
+    further_meter: Callable[[], Meter] | None
     outcome: Callable[[Tensor, Tensor], Tensor]  # (logits, y) to what result files record of each image (B, ...)
     against_clean: Callable[[Tensor, Tensor, Tensor], Scores]  # (clean, attacked outcomes, y) to further scores
     score_names: Callable[[DatasetSpec], tuple[str, ...]]  # in the order of the columns of result files
@@ -174,6 +177,7 @@ SINGLE_LABEL = Task(
     default_lr=0.01,
     objective=cross_entropy,
     meter=lambda spec, classes: ClassificationMeter(classes, spec.positive),
+    further_meter=None,
     outcome=predicted_class,
     against_clean=lambda clean, adversarial, y: {"attack_success_rate": success_rate(clean, adversarial, y)},
     score_names=lambda spec: (
@@ -199,6 +203,7 @@ MULTI_LABEL = Task(
     default_lr=0.01,
     objective=binary_cross_entropy,
     meter=lambda spec, classes: MultiLabelMeter(spec.findings),
+    further_meter=None,
     outcome=label_scores,
     against_clean=_no_scores,
     score_names=lambda spec: ("auroc", *spec.findings),
@@ -221,9 +226,10 @@ SEGMENTATION = Task(
     default_lr=1e-4,
     objective=pixel_cross_entropy,
     meter=lambda spec, classes: SegmentationMeter(_class_names(spec)),
+    further_meter=ForegroundMeter,
     outcome=mask_overlap,
     against_clean=_no_scores,
-    score_names=lambda spec: ("dice", "iou", "ce_loss", *overlap_names(_class_names(spec))),
+    score_names=lambda spec: ("dice", "iou", "ce_loss", *overlap_names(_class_names(spec)), *ForegroundMeter.names),
     selection="dice",
     order="shuffled",
     optimizer=adam,

@@ -25,7 +25,7 @@ SCRIPTS = ("trainCls", "trainChex", "trainSeg", "testCls", "testChex", "testSeg"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("version", "errors"),
     ("runtime",),
-    ("budgets", "losses", "models", "targets"),
+    ("budgets", "losses", "models", "surfaces", "targets"),
     ("metrics",),
     ("attacks", "data"),
     ("checkpoints",),

@@ -38,6 +38,7 @@ class EvaluationOptions:
     title: str = "clean"  # of the progress bar and of errors
     precision: Precision = FP32
     partial: PartialEvaluation | None = None  # saves progress, from which a killed evaluation continues
+    is_test: bool = True  # computes the task's further scores too
 
 
 def evaluate(
@@ -76,14 +77,14 @@ class _Pass:
 
     def __post_init__(self) -> None:
         self.early_stopping = stops_early(self.attack)
-        self.tally = Tally(self.task, self.loader.data)
+        self.tally = Tally(self.task, self.loader.data, is_test=self.options.is_test)
         self.network_passes = 0  # images that the attack has passed through the network
 
     def run(self) -> Evaluation:
         """Evaluates the images that are not in the partial progress, and merges those of all ranks."""
         partial, data = self.options.partial, self.loader.data
         state = partial.load() if partial else None
-        if state is not None:
+        if state is not None and self.tally.holds(state):
             self.tally.load_state_dict(state)
         resumed = len(self.tally)
         waves = self.loader.waves(WAVE_BATCHES if self.early_stopping else 1, WAVE_BYTES, skip=resumed)
@@ -100,12 +101,12 @@ class _Pass:
             if partial and len(self.tally) > resumed:
                 partial.save(self.tally.state_dict())
             raise
-        return merge_ranks(self.tally, self.task, data).evaluation()
+        return merge_ranks(self.tally, self.task, data, is_test=self.options.is_test).evaluation()
 
     def evaluate_batch(self, batch: Batch, target: nn.Module) -> Tally:
         """Attacks one batch and scores it. `target`: the target network, run in blocks."""
         device, precision = self.loader.device, self.options.precision
-        tally, x = Tally(self.task, self.loader.data), batch.x
+        tally, x = Tally(self.task, self.loader.data, is_test=self.options.is_test), batch.x
         source = target if self.attack is None else self.source_in_blocks(x)
         start = _now(device)
         if self.attack is not None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from advmia.data.loading import Batch, ImageData
-from advmia.metrics import Scores
+from advmia.metrics import Meter, Scores
 from advmia.runtime import distributed
 from advmia.tasks import Task
 
@@ -32,8 +32,10 @@ class Evaluation:
 class Tally:
     """The results of the images evaluated so far, in the list's order."""
 
-    def __init__(self, task: Task, data: ImageData) -> None:
+    def __init__(self, task: Task, data: ImageData, *, is_test: bool = True) -> None:
+        """`is_test`: whether the task's further scores are computed too."""
         self.meter, self._task = task.meter(data.samples.spec, data.samples.classes), task
+        self._further = task.further_meter() if is_test and task.further_meter else None
         self._seconds = 0.0
         self._columns: dict[str, list[Tensor]] = {}  # name to one tensor for each batch
 
@@ -47,14 +49,16 @@ class Tally:
 
     def add_scores(self, x_adv: Tensor, logits: Tensor, batch: Batch) -> None:
         """Scores a batch from the network's logits (B, ...) on `x_adv` (B, C, H, W); `batch.x` are the originals."""
-        self.meter.update(logits, batch.y)
+        for meter in self._meters.values():
+            meter.update(logits, batch.y)
         change = (x_adv - batch.x).flatten(1)
         outcomes = self._task.outcome(logits, batch.y)
         self._append({"l2": change.norm(dim=1), "linf": change.abs().amax(dim=1), "outcomes": outcomes})
 
     def merge(self, other: Tally) -> None:
         """Appends the tally of the images that follow."""
-        self.meter.merge(other.meter)
+        for name, meter in self._meters.items():
+            meter.merge(other._meters[name])
         self._seconds += other._seconds
         self._append({name: torch.cat(parts) for name, parts in other._columns.items()})
 
@@ -62,28 +66,41 @@ class Tally:
         """Returns the results of all images so far."""
         columns = self.state_dict()["columns"]
         outcomes, l2, linf = (columns.pop(name) for name in ("outcomes", "l2", "linf"))
-        return Evaluation(self.meter.compute(), outcomes, self._seconds, l2, linf, notes=columns)
+        scores = {name: score for meter in self._meters.values() for name, score in meter.compute().items()}
+        return Evaluation(scores, outcomes, self._seconds, l2, linf, notes=columns)
 
     def state_dict(self) -> dict[str, Any]:
         columns = {name: torch.cat(parts) for name, parts in self._columns.items()}
-        return {"seconds": self._seconds, "columns": columns, "meter": self.meter.state_dict()}
+        return {"seconds": self._seconds, "columns": columns} | {
+            name: meter.state_dict() for name, meter in self._meters.items()
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._seconds = state_dict["seconds"]
         self._columns = {name: [column] for name, column in state_dict["columns"].items()}
-        self.meter.load_state_dict(state_dict["meter"])
+        for name, meter in self._meters.items():
+            meter.load_state_dict(state_dict[name])
+
+    @property
+    def _meters(self) -> dict[str, Meter]:
+        """The meters by their names in the state."""
+        return {"meter": self.meter} | ({"further": self._further} if self._further else {})
+
+    def holds(self, state_dict: dict[str, Any]) -> bool:
+        """Returns whether a saved state has all that this tally needs: one of an earlier version may lack a meter."""
+        return self._meters.keys() <= state_dict.keys()
 
     def _append(self, columns: dict[str, Tensor]) -> None:
         for name, values in columns.items():
             self._columns.setdefault(name, []).append(values.cpu())
 
 
-def merge_ranks(tally: Tally, task: Task, data: ImageData) -> Tally:
+def merge_ranks(tally: Tally, task: Task, data: ImageData, *, is_test: bool) -> Tally:
     """Merges the tallies of all ranks in their order (collective). Its seconds are those of the slowest rank."""
     states = distributed.all_gather(tally.state_dict())
-    merged = Tally(task, data)
+    merged = Tally(task, data, is_test=is_test)
     for state in states:
-        share = Tally(task, data)
+        share = Tally(task, data, is_test=is_test)
         share.load_state_dict(state)
         merged.merge(share)
     merged._seconds = max(state["seconds"] for state in states)  # the ranks worked at the same time

@@ -50,6 +50,9 @@ SCORES: dict[str, Score] = {
     "dice": Score("Dice", percent=False, interval="bootstrap"),  # a share, but the survey prints 0.846
     "iou": Score("IoU", percent=False, interval="bootstrap"),
     "ce_loss": Score("ce_loss", percent=False, higher_is_better=False),
+    "foreground_dice": Score("foreground Dice", percent=False),
+    "hd95": Score("HD95 in pixels", percent=False, higher_is_better=False),
+    "surface_distance": Score("surface distance in pixels", percent=False, higher_is_better=False),
 }
 # The scores that have a table without being named in --scores.
 MAIN_SCORES: dict[TaskName, tuple[str, ...]] = {

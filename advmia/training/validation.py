@@ -56,7 +56,7 @@ class Validation:
         return self._note
 
     def _evaluate(self, attack: Attack | None, title: str) -> Evaluation:
-        options = EvaluationOptions(self._scope, title, self._precision)
+        options = EvaluationOptions(self._scope, title, self._precision, is_test=False)
         return evaluate(self._model, self._loader, self._task, attack, options=options)
 
 

@@ -40,7 +40,7 @@ MASKS = {
 
 @pytest.mark.parametrize("kind", MASKS)
 def test_against_all_pairs(kind: str) -> None:
-    """Fails if a distance is not that of the nearest pixel of the other outline, or a percentile is of the wrong side."""
+    """Fails if a distance is not to the nearest pixel of the other outline, or a percentile is of the wrong side."""
     predicted, truth = MASKS[kind]
     pairs = cdist(outline(predicted), outline(truth))
     there, back = pairs.min(axis=1), pairs.min(axis=0)

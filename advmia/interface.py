@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from advmia.attacks import ATTACKS, attack_named
-from advmia.budgets import TRAINING_STEPS, Budget, grey_step_size_for, pgd_budget
+from advmia.attacks.common import Attack
+from advmia.budgets import Budget, pgd_budget, training_budget
 from advmia.data.loading import EvaluationLoader, TrainingLoader
 from advmia.data.specs import IMAGENET_MEAN, IMAGENET_STD, Augmentation
 from advmia.data.tensors import Batches, TensorData, as_data, collect
@@ -28,9 +28,11 @@ from advmia.evaluation.loop import evaluate as evaluate_list
 from advmia.evaluation.tally import Evaluation
 from advmia.metrics import Scores
 from advmia.models.normalize import Normalize
-from advmia.results.read import results_at
+from advmia.results.read import read_records, results_at
+from advmia.results.render import render_tables
 from advmia.results.rows import CLEAN, ResultRow
-from advmia.results.tables import write_tables
+from advmia.results.scored import score_run
+from advmia.results.tables import make_tables, write_tables
 from advmia.results.write import ResultFile
 from advmia.runtime import machine
 from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL, Task
@@ -78,7 +80,8 @@ class Robustness:
     @cached_property
     def table(self) -> str:
         """The scores with their confidence intervals, in Markdown."""
-        return write_tables([self.results.json_path], None)
+        runs = [score_run(record) for record in read_records([self.results.json_path])]
+        return render_tables(make_tables(runs, costs=False), "md")
 
     def __str__(self) -> str:
         return self.table
@@ -155,8 +158,11 @@ class _Evaluation:
         loader = EvaluationLoader(tensors.preload(device), int(getattr(data, "batch_size", None) or _BATCH), device)
         return cls(model, loader, TASKS[tensors.samples.spec.task], tensors.samples.classes, seed)
 
-    def evaluate(self, attack: Any, scope: tuple[object, ...], title: str) -> Evaluation:
-        return evaluate_list(self.model, self.loader, self.task, attack, options=EvaluationOptions(scope, title))
+    def evaluate(
+        self, attack: Attack | None, scope: tuple[object, ...], title: str, *, is_test: bool = True
+    ) -> Evaluation:
+        options = EvaluationOptions(scope, title, is_test=is_test)
+        return evaluate_list(self.model, self.loader, self.task, attack, options=options)
 
     def results(self, folder: Path) -> ResultFile:
         samples, digest = self.loader.data.samples, _digest(self.model)
@@ -219,39 +225,17 @@ def train(
     Returns: what each epoch gave; the network is that of the last one. Raises `UserError` for data and options that
     cannot be used, and if the loss is no longer a number.
     """
-    device = _device_of(model)
-    tensors = _as_data(model, data, device)
-    task = TASKS[tensors.samples.spec.task]
-    if method not in task.methods or method == "hat":
-        known = ", ".join(name for name in task.methods if name != "hat")
-        raise UserError(f"unknown training method {method!r} for {task.name}: choose from {known}")
+    training, task = _training(model, data, method, eps, epochs, options)
     grey_eps = 0.0 if method == "nat" else Budget(eps, 0, 0).grey_eps
-    machine.seed_everything(options.seed)
-    beta = default_beta(method, "") if options.beta is None else options.beta
-    budget = Budget.grey(grey_eps, TRAINING_STEPS, grey_step_size_for(grey_eps))
-    settings = MethodSettings(task.objective, budget, beta, gamma=0, hat_step=0, helper=None)
-    loader = TrainingLoader(
-        tensors.preload(device), options.batch_size, device, task.order, Augmentation(), options.seed
-    )
-    lr = task.default_lr if options.lr is None else options.lr
-    optimizer = task.optimizer(model.parameters(), lr, options.weight_decay)
-    training = Training(
-        model=model,
-        method=METHODS[method](settings),
-        loader=loader,
-        optimizer=optimizer,
-        schedule=task.schedule(optimizer, lr, epochs * len(loader)),
-        epochs=epochs,
-    )
     validation = _Evaluation.of(model, data if options.validation is None else options.validation, options.seed)
 
     def validate() -> tuple[Scores, Scores | None]:
-        clean = validation.evaluate(None, ("validation",), "validation").scores
+        clean = validation.evaluate(None, ("validation",), "validation", is_test=False).scores
         if not grey_eps:
             return clean, None
         attack = ATTACKS["pgd"].build(pgd_budget(grey_eps), task.attacks["pgd"])
         scope = (options.seed, "validation", grey_eps)
-        return clean, validation.evaluate(attack, scope, "validation under attack").scores
+        return clean, validation.evaluate(attack, scope, "validation under attack", is_test=False).scores
 
     history = []
     for epoch in fit(training, validate):
@@ -259,6 +243,28 @@ def train(
         options.report(epoch)
     model.eval()
     return history
+
+
+def _training(
+    model: nn.Module, data: Data, method: str, eps: float, epochs: int, options: TrainingOptions
+) -> tuple[Training, Task]:
+    """Returns the training that `train` runs, and its task. Seeds the global generators, from which dropout draws."""
+    device = _device_of(model)
+    tensors = _as_data(model, data, device)
+    task = TASKS[tensors.samples.spec.task]
+    if method not in task.methods or method == "hat":
+        known = ", ".join(name for name in task.methods if name != "hat")
+        raise UserError(f"unknown training method {method!r} for {task.name}: choose from {known}")
+    machine.seed_everything(options.seed)
+    budget = training_budget(Budget(eps, 0, 0).grey_eps)
+    beta = default_beta(method, "") if options.beta is None else options.beta
+    settings = MethodSettings(task.objective, budget, beta, gamma=0, hat_step=0, helper=None)
+    images = tensors.preload(device)
+    loader = TrainingLoader(images, options.batch_size, device, task.order, Augmentation(), options.seed)
+    lr = task.default_lr if options.lr is None else options.lr
+    optimizer = task.optimizer(model.parameters(), lr, options.weight_decay)
+    schedule = task.schedule(optimizer, lr, epochs * len(loader))
+    return Training(model, METHODS[method](settings), loader, optimizer, schedule, epochs), task
 
 
 def _as_data(model: nn.Module, data: Data, device: torch.device) -> TensorData:

@@ -12,6 +12,7 @@ from advmia.attacks import ATTACKS
 from advmia.attacks.common import frozen_eval
 from advmia.budgets import Budget
 from advmia.data.datasets import DATASETS
+from advmia.metrics import Scores
 from advmia.models import MODELS, build_model
 from advmia.runtime.rng import SampleRng
 from advmia.tasks import METHOD_NAMES, MULTI_LABEL, SEGMENTATION, SINGLE_LABEL, Task
@@ -109,10 +110,12 @@ def test_scores_are_the_columns(task: Task) -> None:
     x, y, classes = example(task, task.datasets[0])
     logits = build_model(task.models[0], classes)(x).detach()
     spec = DATASETS[task.datasets[0]]
-    meter = task.meter(spec, classes)
-    meter.update(logits, y)
+    scores: Scores = {}
+    for meter in (task.meter(spec, classes), *([task.further_meter()] if task.further_meter else [])):
+        meter.update(logits, y)
+        scores |= meter.compute()
     outcomes = task.outcome(logits, y)
-    scores = meter.compute() | task.against_clean(outcomes, outcomes, y)
+    scores |= task.against_clean(outcomes, outcomes, y)
     assert tuple(scores) == task.score_names(spec) and task.selection in scores
     assert len(outcomes) == len(x)
     assert torch.isfinite(task.criterion(logits, y))

@@ -49,10 +49,11 @@ def write_tables(paths: Sequence[Path], out: Path | None, *, form: str = "md", s
     return render_tables(tables, "md")
 
 
-def make_tables(runs: Sequence[ScoredRun], scores: Sequence[str] = ()) -> list[Table]:
+def make_tables(runs: Sequence[ScoredRun], scores: Sequence[str] = (), *, costs: bool = True) -> list[Table]:
     """Returns all tables: scores, findings and costs by data set and model, then the transfer attacks.
 
-    `scores` names scores that get tables beside the main ones. Raises `UserError` for one that no run has.
+    `scores` names scores that get tables beside the main ones. `costs`: whether there are tables of costs. Raises
+    `UserError` for a score that no run has.
     """
     available = _score_names(runs)
     for name in scores:
@@ -65,7 +66,8 @@ def make_tables(runs: Sequence[ScoredRun], scores: Sequence[str] = ()) -> list[T
         tables += [_score_table(group, name) for name in dict.fromkeys([*MAIN_SCORES[task.name], *further])]
         if task is MULTI_LABEL:
             tables.append(_finding_table(group))
-        tables.append(cost_table(_records(group)))
+        if costs:
+            tables.append(cost_table(_records(group)))
     return tables + transfer_tables(runs)
 
 

@@ -39,7 +39,7 @@ def test_grey_levels_are_not_rounded(grey_eps: float) -> None:
 @pytest.mark.parametrize(
     ("eps", "steps", "step_size", "says"),
     [
-        pytest.param(8, 20, 0.01, r"eps 8 is outside \[0, 1\].*Budget\.grey", id="grey eps as pixel value"),
+        pytest.param(8, 20, 0.01, r"eps 8 is outside \[0, 1\].*write 8 / 255", id="grey eps as pixel value"),
         pytest.param(-0.01, 20, 0.01, "eps -0.01 is outside", id="negative eps"),
         pytest.param(float("nan"), 20, 0.01, "eps nan is outside", id="eps not a number"),
         pytest.param(0.03, -1, 0.01, "steps >= 0.*got -1 and 0.01", id="negative steps"),

@@ -178,7 +178,7 @@ def test_eps_in_grey_levels() -> None:
     model = trained()
     x, y = pixels(4)
     assert (torchattacks.FGSM(model, eps=8)(x, y) - x).abs().max() > 0.5
-    with pytest.raises(UserError, match=r"Budget\.grey"):
+    with pytest.raises(UserError, match=r"write 8 / 255"):
         Budget(8, 1, 8)
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from advmia.attacks import ATTACKS, attack_named
-from advmia.attacks.common import Attack
+from advmia.attacks.common import Attack, frozen_eval
 from advmia.budgets import Budget, pgd_budget, training_budget
 from advmia.data.loading import EvaluationLoader, TrainingLoader
 from advmia.data.specs import IMAGENET_MEAN, IMAGENET_STD, Augmentation
@@ -152,9 +152,9 @@ class _Evaluation:
     seed: int
 
     @classmethod
-    def of(cls, model: nn.Module, data: Data, seed: int) -> _Evaluation:
+    def of(cls, model: nn.Module, data: Data | TensorData, seed: int) -> _Evaluation:
         device = _device_of(model)
-        tensors = _as_data(model, data, device)
+        tensors = data if isinstance(data, TensorData) else _as_data(model, data, device)
         loader = EvaluationLoader(tensors.preload(device), int(getattr(data, "batch_size", None) or _BATCH), device)
         return cls(model, loader, TASKS[tensors.samples.spec.task], tensors.samples.classes, seed)
 
@@ -227,7 +227,8 @@ def train(
     """
     training, task = _training(model, data, method, eps, epochs, options)
     grey_eps = 0.0 if method == "nat" else Budget(eps, 0, 0).grey_eps
-    validation = _Evaluation.of(model, data if options.validation is None else options.validation, options.seed)
+    images = training.loader.data if options.validation is None else options.validation
+    validation = _Evaluation.of(model, images, options.seed)  # type: ignore[arg-type]  # `_training` made a TensorData
 
     def validate() -> tuple[Scores, Scores | None]:
         clean = validation.evaluate(None, ("validation",), "validation", is_test=False).scores
@@ -270,14 +271,8 @@ def _training(
 def _as_data(model: nn.Module, data: Data, device: torch.device) -> TensorData:
     """Returns the user's images and targets, with the number of classes that the network has."""
     x, y = collect(data)
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            logits = model(x[:1].to(device))
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with frozen_eval(model), torch.no_grad():
+        logits = model(x[:1].to(device))
     if not isinstance(logits, Tensor) or logits.dim() < 2:
         raise UserError("the network returns no logits: expected a tensor (B, K), or (B, K, H, W) for masks")
     return as_data(x, y, name="data", classes=logits.shape[1])

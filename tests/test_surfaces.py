@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -72,4 +70,3 @@ def test_scores_of_images() -> None:
     meter = ForegroundMeter()
     meter.update(torch.zeros(1, 2, 3, 4), torch.zeros(1, 3, 4).long())
     assert meter.compute() == {"foreground_dice": 1, "hd95": 0, "surface_distance": 0}
-    assert not math.isnan(meter.compute()["hd95"])

@@ -229,8 +229,7 @@ def _open_results(
         "source_sha256": digests[1],
         # Only where they are used, as in the files of earlier versions.
         **({"normalize": args.normalize} if args.normalize is not None else {}),
-        **({"noise": inputs.spec.noise} if inputs.spec.noise != "colour" else {}),
-        **({"declaration": inputs.spec.source.table} if inputs.spec.source else {}),
+        **inputs.spec.recorded,
     }
     record = {
         "finished": False,  # until the checks at the end

@@ -243,8 +243,7 @@ def _settings(args: argparse.Namespace, spec: DatasetSpec, classes: int, precisi
         train_data={},
         test_data={},
         normalize=args.normalize,
-        noise=None if spec.noise == "colour" else spec.noise,
-        declaration=spec.source.table if spec.source else None,
+        **spec.recorded,
     )
 
 

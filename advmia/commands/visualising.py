@@ -43,8 +43,7 @@ def visualise(task: Task, args: argparse.Namespace) -> None:
         # Records of earlier versions do not have these.
         **({"mapOf": args.mapOf} if args.mapOf != "true" else {}),
         **{name: getattr(args, name) for name in ("camLayer", "normalize") if getattr(args, name) is not None},
-        **({"noise": spec.noise} if spec.noise != "colour" else {}),
-        **({"declaration": spec.source.table} if spec.source else {}),
+        **spec.recorded,
     }
     with write_lock(args.saveDir / "gradVisual"):
         folder = MapFolder(args.saveDir, run)

@@ -90,6 +90,12 @@ class DatasetSpec:
         """Returns the path of the CSV list of `split` below the data root `root`."""
         return root / self.folder / (self.train_list if split == "train" else self.test_list)
 
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """What a record states of the data set beside its name; {} for the survey's as they are published."""
+        noise = {"noise": self.noise} if self.noise != "colour" else {}
+        return noise | ({"declaration": self.source.table} if self.source else {})
+
     def class_name(self, label: int) -> str:
         """Returns the name of a class, or e.g. `class 1` if it has none."""
         return self.class_names[label] if label < len(self.class_names) else f"class {label}"

@@ -20,7 +20,7 @@ FILE_NAME = "dataset.toml"
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
 _PLAIN_NAME = re.compile(r"[\w][\w.+ -]*")  # of data sets, files and folders: a path could lead to another folder
 _COLOUR = re.compile(r"#[0-9a-f]{6}", re.IGNORECASE)
-_SCORES = ("accuracy", "auroc", "dice")  # the scores by which results tell the tasks apart
+SCORE_NAMES = ("accuracy", "auroc", "dice")  # the scores by which results tell the tasks apart
 
 
 @dataclass(frozen=True)
@@ -234,8 +234,8 @@ _KEYS: dict[str, _Key] = {
     ),
     "disease": _Key("the name or number of a class", lambda value: type(value) in (int, str), ("single-label",)),
     "findings": _Key(
-        f"a list of different names, none of them {', '.join(_SCORES)}",
-        lambda value: _is_list(value, lambda item: _is_label(item) and item.lower() not in _SCORES),
+        f"a list of different names, none of them {', '.join(SCORE_NAMES)}",
+        lambda value: _is_list(value, lambda item: _is_label(item) and item.lower() not in SCORE_NAMES),
         ("multi-label",),
     ),
     "mask_values": _Key(

@@ -10,10 +10,12 @@ from PIL import Image
 
 from advmia.data.cache import cached_masks
 from advmia.data.datasets import DATASETS, find_dataset
+from advmia.data.declarations import SCORE_NAMES
 from advmia.data.masks import read_class_mask
 from advmia.data.readers import read_samples
 from advmia.data.specs import IMAGENET_MEAN, IMAGENET_STD, Augmentation, DatasetSpec
 from advmia.errors import UserError
+from advmia.results.scores import SELECTIONS
 
 MOLES = """\
 task = "single-label"
@@ -192,3 +194,8 @@ def test_a_value_of_no_class(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 1], [2, 9]], np.uint8)).save(tmp_path / "m.png")
     with pytest.raises(ValueError, match="the mask has the grey values 2, 9, which mask_values gives to no class"):
         read_class_mask(tmp_path / "m.png", ((0,), (1,)))
+
+
+def test_names_of_scores() -> None:
+    """Fails if a finding may have the name of a score by which results tell the tasks apart."""
+    assert set(SCORE_NAMES) == set(SELECTIONS)

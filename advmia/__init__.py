@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 # What `advmia.interface` and other modules offer as `advmia.NAME`. They are imported when they are first used: commands
 # such as `advmia --help` do not need them.
 _OFFERED = {
-    "ATTACKS": "advmia.attacks",
+    **dict.fromkeys(("ATTACKS", "autoattack"), "advmia.attacks"),
     "UserError": "advmia.errors",
     **dict.fromkeys(("Robustness", "TrainingOptions", "evaluate", "train", "wrap"), "advmia.interface"),
 }

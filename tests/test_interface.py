@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import advmia
 from advmia import interface
+from advmia.budgets import Budget
 from advmia.checkpoints.weights import load_model
 from advmia.data.datasets import DATASETS
 from advmia.data.loading import EvaluationLoader, load_data
@@ -170,7 +172,10 @@ def test_training() -> None:
 
 @pytest.mark.slow
 def test_as_strong_as_torchattacks_on_resnet18() -> None:
-    """Fails if an attack leaves more images correct than torchattacks does, on torchvision's resnet18."""
+    """Fails if an attack leaves more images correct than torchattacks does, on torchvision's resnet18.
+
+    torchattacks' CW knows no eps: what it finds is cut to the eps of ours. Its APGD-T does not run with 3 classes.
+    """
     from torchvision.models import resnet18
 
     torch.manual_seed(0)
@@ -178,22 +183,37 @@ def test_as_strong_as_torchattacks_on_resnet18() -> None:
     x = (x / 2 + F.one_hot(y, 3)[:, :, None, None] * 0.1).clamp(0, 1)  # a colour that is easy to learn
     model = resnet18(num_classes=3)
     advmia.train(model, (x, y), "nat", epochs=8, options=advmia.TrainingOptions(batch_size=8))
-    x, y = x[:12], y[:12]
-    eps = 4 / 255
+    x, y = x[:8], y[:8]
+    eps, steps, queries = 4 / 255, 4, 80
+    peer = {name: getattr(torchattacks, name) for name in ("FGSM", "PGD", "CW", "APGD", "FAB", "Square")}
+    parts = [
+        peer["APGD"](model, eps=eps, steps=steps),
+        peer["FAB"](model, eps=eps, steps=steps, n_classes=3),
+        peer["Square"](model, eps=eps, n_queries=queries),
+    ]
+    own = advmia.attacks
     pairs = {
-        "fgsm": (advmia.attacks.fgsm(eps), torchattacks.FGSM(model, eps=eps)),
-        "pgd": (advmia.attacks.pgd(eps, 20, eps / 4), torchattacks.PGD(model, eps=eps, alpha=eps / 4, steps=20)),
-        "apgd-ce": (advmia.attacks.apgd_ce(eps, 10), torchattacks.APGD(model, eps=eps, steps=10)),
+        "fgsm": (own.fgsm(eps), peer["FGSM"](model, eps=eps)),
+        "pgd": (own.pgd(eps, steps, eps / 4), peer["PGD"](model, eps=eps, alpha=eps / 4, steps=steps)),
+        "cw": (own.cw(eps, steps), lambda x, y: x + (peer["CW"](model, steps=steps)(x, y) - x).clamp(-eps, eps)),
+        "apgd-ce": (own.apgd_ce(eps, steps), parts[0]),
+        "fab-t": (own.fab_t(eps, steps), parts[1]),
+        "square": (own.square(eps, queries), parts[2]),
+        "aa": (replace(advmia.autoattack(eps), budget=Budget(eps, steps, 0)), torchattacks.MultiAttack(parts)),
     }
 
     def right(images: Tensor) -> int:
         with torch.no_grad():
             return int((model(images).argmax(1) == y).sum())
 
-    assert right(x) >= 11
+    clean = right(x)
+    assert clean >= 7
     for name, (ours, theirs) in pairs.items():
-        assert right(ours(model, x, y)) <= right(theirs(x, y)) + 1, name
-        assert right(ours(model, x, y)) < right(x), name
+        import time; t=time.time()
+        left = right(ours(model, x, y)); print(time.time()-t)
+        print(name, left, right(theirs(x, y)))
+        assert left <= right(theirs(x, y)) + (name != "aa"), name
+        assert left < clean, name
 
 
 def test_wrap() -> None:

@@ -10,7 +10,7 @@ METHODS=${METHODS:-methods}
 
 COMMON=(--dataset melBin --dataRoot "$METHODS/data" --imgSize 64 "$@")
 TRAIN=(trainCls.py "${COMMON[@]}" --model mv2 --eps 8 --epoch "${EPOCHS:-5}" --bs 8 --resume --saveDir "$METHODS/clsCkpt")
-"$PYTHON" -m advmia phantoms --dataRoot "$METHODS/data" --dataset mel2017 --count 320 --size 96
+"$PYTHON" -m advmia phantoms --dataRoot "$METHODS/data" --dataset mel2017 --count "${PHANTOMS:-320}" --size 96
 for method in nat pgdat trades mart; do
   "$PYTHON" "${TRAIN[@]}" --method $method
 done

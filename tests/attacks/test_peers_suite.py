@@ -35,7 +35,7 @@ pytestmark = pytest.mark.slow
 IMAGES = 128
 SLACK = 1  # images: random starts or rounding may decide on one of them
 SCALE = 1e4  # of logits: the softmax is then 1 for the largest, and the cross-entropy has no gradient
-STEPS = {"apgd-ce": 50, "apgd-t": 50, "fab-t": 50, "square": 1000, "aa": 20, "cw": 30}  # Square's are queries
+STEPS = {"apgd-ce": 50, "apgd-t": 50, "fab-t": 50, "square": 500, "aa": 10, "cw": 30}  # Square's are queries
 PARTS = ("apgd-ce", "apgd-t", "fab-t", "square")
 
 

@@ -136,7 +136,7 @@ def test_sweeps_are_listed(warm_interpreter: Path) -> None:
 def test_methods_script(tmp_path: Path, warm_interpreter: Path) -> None:
     """Fails if methods.sh does not train and attack all its networks, or makes no table or curves."""
     command = [str(ROOT / "scripts" / "methods.sh"), "--limit", "8", "--imgSize", "16", "--gpu", "cpu"]
-    small = {"EPOCHS": "1", "OMP_NUM_THREADS": "1"}
+    small = {"EPOCHS": "1", "PHANTOMS": "40", "OMP_NUM_THREADS": "1"}
     environment = os.environ | small | {"PYTHON": str(warm_interpreter), "METHODS": str(tmp_path / "out")}
     process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert process.returncode == 0, process.stderr

@@ -116,6 +116,19 @@ def _add_training(group: argparse._ArgumentGroup, task: Task) -> None:
             metavar="X",
             help="hat only: h, the factor of the perturbation in the helper's term",
         )
+    _add_weights(group)
+    group.add_argument(
+        "--valFraction",
+        type=fraction,
+        metavar="X",
+        help="choose the best epoch on this part of the training list, e.g. 0.1, held out by image, not by patient"
+        " (default: choose it on the test list, as the survey does)",
+    )
+    common.add_seed(group)
+
+
+def _add_weights(group: argparse._ArgumentGroup) -> None:
+    """Adds the flags of what an update does with the weights, whatever the method."""
     group.add_argument(
         "--awp",
         type=fraction,
@@ -139,14 +152,6 @@ def _add_training(group: argparse._ArgumentGroup, task: Task) -> None:
         " method: after each update, average = DECAY * average + (1 - DECAY) * weights. 0.995 is usual. It costs"
         " next to nothing",
     )
-    group.add_argument(
-        "--valFraction",
-        type=fraction,
-        metavar="X",
-        help="choose the best epoch on this part of the training list, e.g. 0.1, held out by image, not by patient"
-        " (default: choose it on the test list, as the survey does)",
-    )
-    common.add_seed(group)
 
 
 def _add_stopping(group: argparse._ArgumentGroup) -> None:

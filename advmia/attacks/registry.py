@@ -14,8 +14,8 @@ from advmia.attacks.common import EvaluationAttack, Objective
 from advmia.attacks.fab import fab_t
 from advmia.attacks.gradient import cw, fgsm, pgd
 from advmia.attacks.mask_attacks import segpgd
+from advmia.attacks.mask_ensemble import sea
 from advmia.attacks.mask_losses import cospgd_loss
-from advmia.attacks.sea import sea
 from advmia.attacks.simba_dct import simba
 from advmia.attacks.square_attack import square
 from advmia.budgets import (

@@ -13,7 +13,7 @@ from torch import nn
 from advmia.checkpoints.reading import StateDict, Weights, few, load_weights
 from advmia.data.specs import DatasetSpec
 from advmia.errors import UserError
-from advmia.models import MODELS, build_model, classes_of_weights, head_of, state_dict_names
+from advmia.models import MODELS, build_model, classes_of_weights, head_of, state_dict_names, unused_names
 from advmia.runtime.files import atomic_write
 from advmia.runtime.terminal import say
 
@@ -37,6 +37,15 @@ def copy_weights(model: nn.Module) -> StateDict:
     return {name: tensor.detach().cpu().clone(memory_format=plain) for name, tensor in model.state_dict().items()}
 
 
+def digest_weights(model: nn.Module) -> str:
+    """Returns the SHA-256 of a network's weights, which does not depend on the file that holds them."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _weights_of(name: str, path: Path) -> tuple[StateDict, str]:
     """Returns the weights at `path` of the network `name`, and the SHA-256 of the file; says what was unwrapped.
 
@@ -44,7 +53,7 @@ def _weights_of(name: str, path: Path) -> tuple[StateDict, str]:
     """
     weights = load_weights(path)
     for candidate in (name, *(other for other in MODELS if other != name)):
-        found = weights.of(state_dict_names(candidate))
+        found = weights.of(state_dict_names(candidate), unused_names(candidate))
         if found and candidate != name:
             raise UserError(f"{path} holds weights of {candidate}, not of {name}: name the model of the weights")
         if found:

@@ -67,7 +67,7 @@ def train_parser(task: Task, description: str | None) -> Parser:
         default=Path(task.checkpoint_folder),
         metavar="FOLDER",
         help="folder for the weights, a bare state_dict under the published file name; a record (.json) and curves"
-        " (.png) lie beside it",
+        " (.png) lie beside it; those of --seed N in its folder seedN, except for seed 0",
     )
     common.add_machine(parser)
     return parser
@@ -116,6 +116,7 @@ def _add_training(group: argparse._ArgumentGroup, task: Task) -> None:
             metavar="X",
             help="hat only: h, the factor of the perturbation in the helper's term",
         )
+    _add_weights(group)
     group.add_argument(
         "--valFraction",
         type=fraction,
@@ -123,7 +124,36 @@ def _add_training(group: argparse._ArgumentGroup, task: Task) -> None:
         help="choose the best epoch on this part of the training list, e.g. 0.1, held out by image, not by patient"
         " (default: choose it on the test list, as the survey does)",
     )
-    common.add_seed(group)
+    common.add_seed(
+        group, "seed of all random numbers; the network of another seed than 0 goes to a folder seedN in --saveDir"
+    )
+
+
+def _add_weights(group: argparse._ArgumentGroup) -> None:
+    """Adds the flags of what an update does with the weights, whatever the method."""
+    group.add_argument(
+        "--awp",
+        type=fraction,
+        metavar="GAMMA",
+        help="adversarial weight perturbation (AWP), for any method: before each update, weights move up the loss by"
+        " GAMMA of their norm, the gradient is taken there, and they move back. The paper has 0.01 for pgdat and 0.005"
+        " for trades. A step costs one more forward and backward pass of the loss, beside those of the attack",
+    )
+    group.add_argument(
+        "--awpWarmUp",
+        type=whole_number(0),
+        default=0,
+        metavar="N",
+        help="epochs at the beginning without --awp; 10 in the published code for trades",
+    )
+    group.add_argument(
+        "--ema",
+        type=fraction,
+        metavar="DECAY",
+        help="validate and keep the exponential moving average (EMA) of the weights instead of the weights, for any"
+        " method: after each update, average = DECAY * average + (1 - DECAY) * weights. 0.995 is usual. It costs"
+        " next to nothing",
+    )
 
 
 def _add_stopping(group: argparse._ArgumentGroup) -> None:
@@ -175,7 +205,7 @@ def test_parser(task: Task, description: str | None) -> Parser:
     how = parser.add_argument_group("how to test")
     common.add_batch_size(how, 16)
     common.add_attacks(how, task, list(task.default_attacks))
-    common.add_seed(how)
+    common.add_seed(how, "seed of the attacks' random numbers")
     places = parser.add_argument_group("where files are")
     common.add_data_root(places)
     places.add_argument(
@@ -183,7 +213,8 @@ def test_parser(task: Task, description: str | None) -> Parser:
         type=Path,
         default=Path("results"),
         metavar="FOLDER",
-        help="folder for the results: a .csv with the scores, and a .json with the outcome of each image too",
+        help="folder for the results: a .csv with the scores, and a .json with the outcome of each image too; of a"
+        " target that was trained with --seed N, in its folder seedN, except for seed 0",
     )
     machine = common.add_machine(parser)
     machine.add_argument(

@@ -16,7 +16,7 @@ from torch import nn
 
 from advmia.attacks.inference import compile_copies
 from advmia.checkpoints.best import BestCheckpoint
-from advmia.checkpoints.paths import state_path
+from advmia.checkpoints.paths import seed_folder, state_path
 from advmia.checkpoints.resume import (
     CheckpointStatus,
     RandomState,
@@ -49,10 +49,12 @@ from advmia.runtime.precision import FP32
 from advmia.runtime.signals import Stopped
 from advmia.runtime.terminal import say
 from advmia.tasks import Task
+from advmia.training.averaging import WeightAverage
 from advmia.training.curves import Frame, TrainingCurves
 from advmia.training.loop import Epoch, Position, Saver, Training, fit
 from advmia.training.memory import shortage
 from advmia.training.methods import Method
+from advmia.training.perturbation import WeightPerturbation
 from advmia.training.selection import Selection
 from advmia.training.validation import Validation, epoch_line
 
@@ -80,7 +82,7 @@ def train(task: Task, args: argparse.Namespace) -> None:
     if args.valFraction is not None:
         check_divisible(train_data)
         train_data, test_data = hold_out(train_data, args.valFraction, seed=args.seed)
-    checkpoint = args.saveDir / task.checkpoint_name(settings)
+    checkpoint = seed_folder(args.saveDir, args.seed) / task.checkpoint_name(settings)
     with lock_outputs(checkpoint):
         status = distributed.broadcast(status_of(checkpoint, settings) if distributed.is_main() else None)
         if status is CheckpointStatus.FINISHED:
@@ -96,7 +98,7 @@ def train(task: Task, args: argparse.Namespace) -> None:
             say(f"warning: {args.method} with {args.model} at {inputs.spec.size} pixels: {lack}")
         check_scorable(test_data)
         rate = base_rate(task, test_data)
-        validation = Validation(task, model, inputs.evaluation_loader(test_data), settings, rate)
+        validation = Validation(task, training.validated_model, inputs.evaluation_loader(test_data), settings, rate)
         _run(task, args, settings, training, validation, warnings)
 
 
@@ -109,7 +111,7 @@ def _run(
     warnings: list[str],
 ) -> None:
     """Trains from the beginning or from the saved state, and keeps the best epoch. `warnings`: for its record."""
-    checkpoint = args.saveDir / task.checkpoint_name(settings)
+    checkpoint = seed_folder(args.saveDir, args.seed) / task.checkpoint_name(settings)
     its_list = "validation list" if training.loader.data.samples.spec.val_list else "test list"
     chosen_on = f"held-out {args.valFraction:g} of the training list" if args.valFraction else its_list
     say(f"training {checkpoint}; the epoch is chosen by {validation.score_name} on the {chosen_on}")
@@ -120,7 +122,8 @@ def _run(
         **({"warnings": warnings} if warnings else {}),
     }
     selection = Selection(task.selection, validation.images)
-    best, position = BestCheckpoint(checkpoint, settings, facts, training.model, selection.is_better), Position()
+    best = BestCheckpoint(checkpoint, settings, facts, training.validated_model, selection.is_better)
+    position = Position()
     parts: dict[str, Stateful] = {
         "network": training.model,
         "optimizer": training.optimizer,
@@ -128,6 +131,7 @@ def _run(
         "generators": RandomState(),
         "position": position,
         "best": best,
+        **({"average": training.average} if training.average else {}),
     }
 
     def save() -> None:
@@ -182,7 +186,7 @@ def checkpoint_path(task: Task, args: argparse.Namespace) -> Path:
     """Returns the path at which `train` will keep its network. Reads at most the training list, for its classes."""
     spec = choose_spec(args, args.model)
     classes = count_listed_classes(spec, args.dataRoot) or read_samples(spec, args.dataRoot, "train").classes
-    return Path(args.saveDir / task.checkpoint_name(settings_of(args, spec, classes, FP32)))
+    return seed_folder(args.saveDir, args.seed) / task.checkpoint_name(settings_of(args, spec, classes, FP32))
 
 
 def _initial_network(
@@ -230,9 +234,12 @@ def _training(task: Task, inputs: Inputs, data: ImageData, model: nn.Module, met
             f"the last {len(data) % args.bs} images of an epoch are too few for {args.model} at {pixels}: they join the"
             " batch before"
         )
+    average = None if args.ema is None else WeightAverage(model, args.ema)
     if args.compile:
-        compile_copies(model)
+        for network in {model, average.model if average else model}:
+            compile_copies(network)
     optimizer = task.optimizer(model.parameters(), args.lr, args.wd)
     # The reference plans floor(N / bs) + 1 steps for each epoch: as many as there are, or one more.
     schedule = task.schedule(optimizer, args.lr, args.epoch * (len(data) // args.bs + 1))
-    return Training(model, method, loader, optimizer, schedule, args.epoch, inputs.precision)
+    perturbation = WeightPerturbation(args.awp, args.awpWarmUp) if args.awp is not None else None
+    return Training(model, method, loader, optimizer, schedule, args.epoch, inputs.precision, perturbation, average)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from advmia.attacks.auto_pgd import apgd
 from advmia.attacks.common import value_and_gradient
+from advmia.attacks.mask_ensemble import RunSettings, parts, sea
 from advmia.attacks.mask_losses import all_wrong, mean_cross_entropy, segpgd_loss, wrong_share
-from advmia.attacks.sea import RunSettings, parts, sea
 from advmia.budgets import Budget, sea_budget
 from advmia.losses import pixel_cross_entropy, soft_dice
 from advmia.metrics import mask_overlap

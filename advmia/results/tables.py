@@ -144,4 +144,6 @@ def _notes(group: Sequence[ScoredRun]) -> tuple[str, ...]:
     notes = [_NOT_COMPARABLE] if len({run.record.conditions for run in group}) > 1 else []
     attacks = dict.fromkeys(column.attack for column in column_heads(group))
     notes += [f"{attack}'s eps is the length of a step, not a bound." for attack in attacks if not is_bounded(attack)]
+    made_of = dict.fromkeys(column.attacks for column in column_heads(group) if column.attacks)
+    notes += [f"worst: of {', '.join(names[:-1])} and {names[-1]}, the worst image by image." for names in made_of]
     return tuple(notes)

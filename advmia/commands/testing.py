@@ -133,11 +133,13 @@ class _Run:
 
     def print_worst(self, rows: list[ResultRow]) -> None:
         """Prints the rows `worst` at the eps of this run."""
-        shown = [row for row in rows if row.grey_eps in self.inputs.args.epsilons]
-        if shown:
-            print(WORST)
-        for row in shown:
-            self.print_row(row, Budget.grey(row.grey_eps, 0, 0))
+        attacks: list[str] = []
+        for row in rows:
+            if row.grey_eps in self.inputs.args.epsilons:
+                if row.attacks != attacks:
+                    attacks = row.attacks
+                    print(f"{WORST} of {', '.join(attacks)}")
+                self.print_row(row, Budget.grey(row.grey_eps, 0, 0))
 
     def print_row(self, row: ResultRow, budget: Budget) -> None:
         """Prints the line of an attack, or of the images that it has left rounded to 8 bits."""
@@ -145,8 +147,6 @@ class _Run:
             print(f"\t\trounded to 8 bits: {self.task.selection} {row.scores[self.task.selection]:.4f}", flush=True)
             return
         print(self.task.attack_line(budget, row.scores, row.seconds), flush=True)
-        if row.attacks:
-            print(f"\t\tof {', '.join(row.attacks)}")
         if row.queries is not None:
             print(f"\t\tmean queries: {row.queries:.1f} mean L2: {row.l2:.4f} mean Linf: {row.grey_linf:.2f}/255")
 

@@ -33,7 +33,7 @@ def conclude(
     probe = _recorded_probe(results)
     if probe is None:
         probe = probe_network(source or target, loader, task, target=target, seed=results.run["seed"])
-    table = _score_table(results.rows, task.selection)
+    table = score_table(results.rows, task.selection)
     others = _results_beside(results, task.selection)
     rate, clean = base_rate(task, loader.data), results.row(CLEAN, 0)
     checks = [
@@ -63,7 +63,7 @@ def _recorded_probe(results: ResultFile) -> Probe | None:
     return Probe(**recorded)
 
 
-def _score_table(rows: Iterable[ResultRow], score: str) -> ScoreTable:
+def score_table(rows: Iterable[ResultRow], score: str) -> ScoreTable:
     """Returns the scores that the checks compare: those of the attacks themselves.
 
     Left out are `worst`, which is no attack and made of other attacks at each eps, and images rounded to 8 bits. Of an
@@ -90,7 +90,7 @@ def _results_beside(results: ResultFile, score: str) -> dict[str, ScoreTable]:
             continue
         other = results_at(path)
         if other is not None and _is_comparable(other, results):
-            tables[path.name] = _score_table(other.rows, score)
+            tables[path.name] = score_table(other.rows, score)
     return tables
 
 

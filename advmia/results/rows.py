@@ -27,10 +27,10 @@ class ResultRow:
     grey_step_size: float
     n: int  # images
     scores: dict[str, float]  # NaN where a score is undefined
-    seconds: float  # spent in the attack; for the clean images, in the network
+    seconds: float  # spent in the attack; for the clean images, in the network; for `worst`, in all its attacks
     outcomes: list[Any]  # of each image, in the order of the record's `samples`
-    l2: float | None = 0.0  # mean over the images of the perturbation's L2 norm, pixels in [0, 1]; None: no attack's
-    grey_linf: float | None = 0.0  # mean over the images of the perturbation's maximum norm
+    l2: float = 0.0  # mean over the images of the perturbation's L2 norm, pixels in [0, 1]; NaN in the row `worst`
+    grey_linf: float = 0.0  # mean over the images of the perturbation's maximum norm; NaN likewise
     queries: float | None = None  # mean over the images; None for attacks that do not count queries
     losses: list[str] = field(default_factory=list)  # names of the losses that the attack ascended
     notes: dict[str, list[Any]] = field(default_factory=dict)  # of each image: "l2", "linf" and the attack's own notes
@@ -66,7 +66,7 @@ class ResultRow:
         values["scores"] = {
             name: math.nan if score is None else score for name, score in dict(content["scores"]).items()
         }
-        return cls(**values)
+        return cls(**values | {name: math.nan for name in ("l2", "grey_linf") if values.get(name, 0.0) is None})
 
 
 _KEYS = {row_field.name: row_field.name for row_field in fields(ResultRow)}

@@ -145,5 +145,6 @@ def _notes(group: Sequence[ScoredRun]) -> tuple[str, ...]:
     attacks = dict.fromkeys(column.attack for column in column_heads(group))
     notes += [f"{attack}'s eps is the length of a step, not a bound." for attack in attacks if not is_bounded(attack)]
     made_of = dict.fromkeys(column.attacks for column in column_heads(group) if column.attacks)
-    notes += [f"worst: of {', '.join(names[:-1])} and {names[-1]}, the worst image by image." for names in made_of]
+    each = "image and finding" if group[0].record.task is MULTI_LABEL else "image"
+    notes += [f"worst: for each {each}, the worst of {', '.join(names[:-1])} and {names[-1]}." for names in made_of]
     return tuple(notes)

@@ -125,7 +125,8 @@ class ResultFile:
         budget = [row.attack, f"{row.grey_eps:g}", row.steps, f"{row.grey_step_size:g}"]
         values = [row.scores.get(name, math.nan) for name in self.score_names]
         scores = ["" if math.isnan(value) else f"{value:.6f}" for value in values]
-        means = ["" if value is None else f"{value:.6g}" for value in (row.l2, row.grey_linf, row.queries)]
+        distances = (row.l2, row.grey_linf, row.queries)
+        means = ["" if value is None or math.isnan(value) else f"{value:.6g}" for value in distances]
         warnings = "; ".join(warnings_in(self.details))
         return [*self.facts.values(), *budget, row.n, *scores, f"{row.seconds:.3f}", *means, warnings]
 

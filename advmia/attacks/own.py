@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
@@ -61,6 +61,16 @@ def pgd(eps: float, steps: int = EVALUATION_STEPS, step_size: float | None = Non
     """
     budget = pgd_budget(Budget(eps, 0, 0).grey_eps)
     return OwnAttack("pgd", Budget(eps, steps, budget.step_size if step_size is None else step_size), restarts)
+
+
+def segpgd(eps: float, steps: int = EVALUATION_STEPS, step_size: float | None = None) -> OwnAttack:
+    """Returns SegPGD, for masks. `step_size`: as for `pgd`."""
+    return replace(pgd(eps, steps, step_size), name="segpgd")
+
+
+def cospgd(eps: float, steps: int = EVALUATION_STEPS, step_size: float | None = None) -> OwnAttack:
+    """Returns CosPGD, for masks. `step_size`: as for `pgd`."""
+    return replace(pgd(eps, steps, step_size), name="cospgd")
 
 
 def cw(eps: float, steps: int = CW_STEPS, step_size: float | None = None, *, restarts: int = 1) -> OwnAttack:

@@ -1,7 +1,8 @@
 """The training methods. A method, called as `method(model, x, y, rng=rng)`, returns the loss that training descends.
 
-Adversarial examples are made on a frozen copy of the model in eval mode. The loss is computed with the model in the
-mode in which it is passed (train mode in training), and its gradient updates the parameters.
+It has two parts, so that a training can compute the loss twice on the same examples. `examples` makes the adversarial
+examples, on a frozen copy of the model in eval mode. `loss` is the loss of these, computed with the model in the mode
+in which it is passed (train mode in training), and its gradient updates the parameters.
 """
 
 from __future__ import annotations
@@ -30,33 +31,47 @@ class Method(Protocol):
     several passes over the batch has their number in an attribute `passes`, by which its memory is estimated.
     """
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor: ...
+    def examples(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
+        """Returns the images x_adv, shape of x, that the loss is computed on: adversarial examples, or x itself."""
+        ...
+
+    def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
+        """Returns the loss that training descends. Draws no random numbers but dropout's."""
+        ...
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
+        return self.loss(model, x, self.examples(model, x, y, rng=rng), y)
 
 
 @dataclass(frozen=True)
-class Natural:
+class Natural(Method):
     """Natural training: the mean of the task's loss on clean images."""
 
     objective: Objective
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
+    def examples(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
+        return x
+
+    def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
         return self.objective(model(x), y).mean()
 
 
 @dataclass(frozen=True)
-class PGDAT:
+class PGDAT(Method):
     """PGD adversarial training: the mean of the task's loss on PGD examples (Madry et al. 2018, equation 2.1)."""
 
     objective: Objective
     budget: Budget
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
-        x_adv = pgd(self.budget, self.objective)(training_copy(model, x), x, y, rng=rng)
+    def examples(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
+        return pgd(self.budget, self.objective)(training_copy(model, x), x, y, rng=rng)
+
+    def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
         return self.objective(model(x_adv), y).mean()
 
 
 @dataclass(frozen=True)
-class TRADES:
+class TRADES(Method):
     """CE(f(x), y) + beta * KL(f(x) || f(x')), where x' maximises the KL (Zhang et al. 2019, equation 5).
 
     Both terms are means over the batch, and both sides of the KL carry the parameters' gradient.
@@ -67,14 +82,16 @@ class TRADES:
     budget: Budget
     beta: float
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
-        x_adv = divergence_ascent(model, x, self.budget, rng)
+    def examples(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
+        return divergence_ascent(model, x, self.budget, rng)
+
+    def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
         logits, logits_adv = model(x), model(x_adv)
         return cross_entropy(logits, y).mean() + self.beta * kl_divergence(logits_adv, logits).mean()
 
 
 @dataclass(frozen=True)
-class MART:
+class MART(Method):
     """BCE(f(x'), y) + beta * KL(f(x) || f(x')) * (1 - p_y(x)), where x' maximises the CE (Wang et al. 2020, section 3).
 
     BCE is their boosted cross-entropy, CE(f(x'), y) - log(1 - max_{k != y} p_k(x')). The small constants are those of
@@ -86,8 +103,10 @@ class MART:
     budget: Budget
     beta: float
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
-        x_adv = _ascend_from_normal(training_copy(model, x), x, y, cross_entropy, self.budget, rng)
+    def examples(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
+        return _ascend_from_normal(training_copy(model, x), x, y, cross_entropy, self.budget, rng)
+
+    def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
         logits, logits_adv = model(x).float(), model(x_adv).float()
         log_p, p_adv = F.log_softmax(logits, dim=1), F.softmax(logits_adv, dim=1)
         truth = F.one_hot(y, p_adv.shape[1]).bool()
@@ -100,7 +119,7 @@ class MART:
 
 
 @dataclass(frozen=True)
-class HAT:
+class HAT(Method):
     """TRADES plus gamma * CE(f(x + h (x' - x)), y_helper) (Rade and Moosavi-Dezfooli 2022, algorithm 1).
 
     y_helper is the class that a frozen, naturally trained helper network predicts at x'.
@@ -114,8 +133,10 @@ class HAT:
     gamma: float = 1.0
     hat_step: float = 3.5  # h
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
-        x_adv = divergence_ascent(model, x, self.budget, rng)
+    def examples(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
+        return divergence_ascent(model, x, self.budget, rng)
+
+    def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
         labeller = training_copy(self.helper, x)
         with torch.no_grad(), frozen_eval(labeller):
             helper_y = labeller(x_adv).argmax(dim=1)

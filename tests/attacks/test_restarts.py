@@ -134,4 +134,5 @@ def test_the_registry_says_which_attacks_start_at_random() -> None:
     """Fails if --restarts would run an attack that has no random start several times, or PGD or CW once."""
     for name, spec in ATTACKS.items():
         attack = spec.build(spec.budget(8.0), next(iter(spec.objectives.values())))
-        assert spec.restartable == getattr(attack, "random_start", False), name
+        # CosPGD's loss falls again where pixels are very wrong, so that it does not say which start is worse.
+        assert spec.restartable == (getattr(attack, "random_start", False) and name != "cospgd"), name

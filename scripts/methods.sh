@@ -1,25 +1,48 @@
 #!/usr/bin/env bash
-# Compares the five training methods on generated images of 64 pixels: trains and attacks a network with each, prints the
-# robustness table and draws the curves. SEEDS="0 1 2" trains each with several seeds (default: 0). Everything goes to the folder in METHODS (default: methods). Finished steps are
-# not repeated. Sets up .venv if needed. Further arguments go to every training and test command, e.g. --gpu 0
+# Compares the training methods: trains networks with each, attacks them, prints the robustness table and draws the
+# curves. By default on generated images of 16 pixels. Finished steps are not repeated. Sets up .venv if needed.
+#
+#   METHODS=methods        folder for everything
+#   MODELS=mv2             networks
+#   EPSILONS=8             eps in grey levels, of the trainings and of the tests
+#   SEEDS="0 1 2"          seeds of the trainings
+#   EPOCHS=15              of natural training; the others take a third of them
+#   ATTACKS="pgd cw apgd-t"
+#
+# Arguments go to every training and test command, e.g. --gpu 0, or --dataset with --dataRoot for other images.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/python.sh
 find_python requirements.txt
-METHODS=${METHODS:-methods}
+METHODS=${METHODS:-methods} EPOCHS=${EPOCHS:-15}
+ROBUST=("pgdat" "trades" "mart" "hat" "mpadvt" "maadvt" "pgdat --awp 0.01" "pgdat --ema 0.995" "trades --awp 0.005")
 
-COMMON=(--dataset melBin --dataRoot "$METHODS/data" --imgSize 64 "$@")
-"$PYTHON" -m advmia phantoms --dataRoot "$METHODS/data" --dataset mel2017 --count "${PHANTOMS:-320}" --size 96
-for seed in ${SEEDS:-0}; do
-  TRAIN=(trainCls.py --seed "$seed" "${COMMON[@]}" --model mv2 --eps 8 --epoch "${EPOCHS:-5}" --bs 8 --resume --saveDir "$METHODS/clsCkpt")
-  for method in nat pgdat trades mart; do
-    "$PYTHON" "${TRAIN[@]}" --method $method
-  done
-  natural=$(checkpoint_of "${TRAIN[@]}" --method nat)
-  "$PYTHON" "${TRAIN[@]}" --method hat --helperModel mv2 --helperWeight "$natural"
-  for method in nat pgdat trades mart hat; do
-    weights=$(checkpoint_of "${TRAIN[@]}" --method $method)
-    "$PYTHON" testCls.py "${COMMON[@]}" --targetModel mv2 --targetWeight "$weights" --attacks fgsm pgd cw --epsilons 8 --bs 32 --resultDir "$METHODS/results"
+COMMON=(--dataset melBin --dataRoot "$METHODS/data" --imgSize 16 "$@")
+# The weight decay keeps the logits of natural networks so small that their cross-entropy has a gradient in float32.
+TRAIN=(trainCls.py "${COMMON[@]}" --wd 0.01 --bs 8 --resume --saveDir "$METHODS/clsCkpt")
+if [[ " $* " != *" --dataRoot "* ]]; then
+  "$PYTHON" -m advmia phantoms --dataRoot "$METHODS/data" --dataset mel2017 --count "${PHANTOMS:-608}" --size 40
+fi
+
+train_and_test() { # arguments: network and flags of the training
+  local flags=(--model "$@")
+  "$PYTHON" "${TRAIN[@]}" "${flags[@]}"
+  "$PYTHON" testCls.py "${COMMON[@]}" --targetModel "$1" --targetWeight "$(checkpoint_of "${TRAIN[@]}" "${flags[@]}")" \
+    --attacks ${ATTACKS:-pgd cw apgd-t} --epsilons ${EPSILONS:-8} --bs 64 --resultDir "$METHODS/results"
+}
+
+for model in ${MODELS:-mv2}; do
+  for seed in ${SEEDS:-0 1 2}; do
+    natural=("$model" --seed "$seed" --epoch "$EPOCHS" --method nat)
+    train_and_test "${natural[@]}"
+    helper=(--helperModel "$model" --helperWeight "$(checkpoint_of "${TRAIN[@]}" --model "${natural[@]}")")
+    for eps in ${EPSILONS:-8}; do
+      for method in "${ROBUST[@]}"; do
+        flags=("$model" --seed "$seed" --epoch $(((EPOCHS + 2) / 3)) --eps "$eps" --method $method)
+        if [ "$method" = hat ]; then flags+=("${helper[@]}"); fi
+        train_and_test "${flags[@]}"
+      done
+    done
   done
 done
 "$PYTHON" -m advmia tables "$METHODS/results" --out "$METHODS"

@@ -146,7 +146,9 @@ def test_what_is_refused() -> None:
         advmia.evaluate(model, (x, y), ["pdg"], [8 / 255])
     with pytest.raises(advmia.UserError, match="there are no images"):
         advmia.evaluate(model, [], ["pgd"], [8 / 255])
-    with pytest.raises(advmia.UserError, match=r"unknown training method 'hat'.*choose from nat, pgdat, trades, mart"):
+    with pytest.raises(
+        advmia.UserError, match=r"unknown training method 'hat'.*choose from nat, pgdat, trades, mart, m"
+    ):
         advmia.train(model, (x, y), "hat")
 
 

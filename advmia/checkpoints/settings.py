@@ -27,7 +27,7 @@ class TrainingSettings:
     method: str
     classes: int
     grey_eps: float  # 0 for natural training, as are steps and grey_step_size
-    steps: int  # of the attack in training
+    steps: int  # of the attack in training; the most where each batch draws its own
     grey_step_size: float
     beta: float  # weight of the robustness term; 0 for methods without one
     gamma: float  # HAT's; 0 for the other methods, as hat_step
@@ -77,8 +77,12 @@ def classification_name(settings: TrainingSettings) -> str:
 
 
 def segmentation_name(settings: TrainingSettings) -> str:
-    """Returns the published file name, e.g. `UNet_mel_PGDAT_CrossEntropyLoss_Adam_eps8-255_step10_stepSize2-255`."""
-    name = f"{MODELS[settings.model].class_name}_{settings.dataset}_{settings.method.upper()}_CrossEntropyLoss_Adam"
+    """Returns the published file name, e.g. `UNet_mel_PGDAT_CrossEntropyLoss_Adam_eps8-255_step10_stepSize2-255`.
+
+    TRADES, which the published code does not have for masks, is `TRADES_beta6` in it.
+    """
+    method = settings.method.upper() + (f"_beta{settings.beta:g}" if settings.method == "trades" else "")
+    name = f"{MODELS[settings.model].class_name}_{settings.dataset}_{method}_CrossEntropyLoss_Adam"
     if settings.method == "nat":
         return name
     eps, step_size = grey_token(settings.grey_eps), grey_token(settings.grey_step_size)

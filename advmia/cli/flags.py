@@ -81,6 +81,7 @@ def _add_training(group: argparse._ArgumentGroup, task: Task) -> None:
         metavar="X",
         help=published(
             "size of the perturbation in adversarial training, in grey levels out of 255: 8 or 8/255; not used by nat"
+            + ("; mpadvt draws it for each batch, from a quarter of X to X" if "mpadvt" in task.methods else "")
         ),
     )
     group.add_argument("--epoch", type=whole_number(1), default=100, metavar="N", help=published("number of epochs"))
@@ -99,13 +100,13 @@ def _add_training(group: argparse._ArgumentGroup, task: Task) -> None:
         help="initial weights: random, or a file with weights of this network, whose last layer is left out if its"
         " classes are not as many" + imagenet,
     )
-    if "trades" in task.methods:
-        group.add_argument(
-            "--beta",
-            type=non_negative,
-            metavar="X",
-            help="weight of the robustness term of trades, mart and hat (default: the survey's, 6 for most data sets)",
-        )
+    weight = "weight of the robustness term of "
+    if "hat" in task.methods:
+        weight += "trades, mart, hat and maadvt (default: the survey's, 6 for most data sets)"
+    else:
+        weight += "trades (default: 6)"
+    group.add_argument("--beta", type=non_negative, metavar="X", help=weight)
+    if "hat" in task.methods:
         group.add_argument(
             "--gamma", type=non_negative, default=1.0, metavar="X", help="hat only: weight of the helper's term"
         )

@@ -16,7 +16,7 @@ from typing import Literal
 from torch import nn
 
 from advmia.attacks.inference import compile_copies
-from advmia.budgets import TRAINING_STEPS, grey_step_size_for
+from advmia.budgets import training_steps
 from advmia.checkpoints.best import BestCheckpoint
 from advmia.checkpoints.paths import state_path
 from advmia.checkpoints.resume import (
@@ -217,6 +217,7 @@ def _settings(args: argparse.Namespace, spec: DatasetSpec, classes: int, precisi
     """Returns the settings that the flags state, still without those of the helper and the data."""
     is_natural, is_hat = args.method == "nat", args.method == "hat"
     grey_eps = 0.0 if is_natural else args.eps
+    steps, grey_step_size = training_steps(args.method, grey_eps)
     beta = getattr(args, "beta", None)
     return TrainingSettings(
         dataset=spec.name,
@@ -224,8 +225,8 @@ def _settings(args: argparse.Namespace, spec: DatasetSpec, classes: int, precisi
         method=args.method,
         classes=classes,
         grey_eps=grey_eps,
-        steps=0 if is_natural else TRAINING_STEPS,
-        grey_step_size=0.0 if is_natural else grey_step_size_for(grey_eps),
+        steps=steps,
+        grey_step_size=grey_step_size,
         beta=default_beta(args.method, spec.name) if beta is None else beta,
         gamma=args.gamma if is_hat else 0.0,
         hat_step=args.hatStep if is_hat else 0.0,
@@ -251,6 +252,7 @@ def _method(task: Task, settings: TrainingSettings, helper: nn.Module | None) ->
     return METHODS[settings.method](
         MethodSettings(
             objective=task.objective,
+            divergence=task.divergence,
             budget=settings.budget,
             beta=settings.beta,
             gamma=settings.gamma,

@@ -206,7 +206,8 @@ def train_one_epoch(
 def _update(training: Training, batch: Batch, position: Position) -> float:
     """Updates the network once; returns the mean loss over the batch, of which this rank may have a share only."""
     loader, optimizer = training.loader, training.optimizer
-    rng = SampleRng.of(loader.seed, "train", position.epoch, samples=batch.index.tolist(), device=loader.device)
+    scope, samples = (loader.seed, "train", position.epoch), batch.index.tolist()
+    rng = SampleRng.of(*scope, samples=samples, batch=position.steps, device=loader.device)
     with training.precision.autocast(loader.device):
         loss = training.loss(batch.x, batch.y, rng) * batch.weight
     mean, stop_requested = _reduce(float(loss.detach()))

@@ -91,14 +91,15 @@ def test_killed_after_an_epoch(
 def test_killed_within_epochs(
     train: Train, train_until_save: Callable[..., None], undisturbed: Callable[[str], Outcome], tmp_path: Path
 ) -> None:
-    """Fails if a step is repeated or left out, or the loss so far is lost. An epoch has three steps.
+    """Fails if a step is repeated or left out, draws another coin or eps, or the loss so far is lost.
 
+    An epoch has three steps. Of MPAdvT's batches, some are attacked and some are clean.
     The training is killed after its steps 1, 2, 4 and 6: within the first epoch, within the second, and at its end.
     """
     for saves in (1, 1, 2, 2):
-        train_until_save(saves, "pgdat", "killed", "--saveEvery", "1e-9", "--resume")
-    assert train("pgdat", "killed", "--resume") == 0
-    assert training_outcome(tmp_path / "killed") == undisturbed("pgdat")
+        train_until_save(saves, "mpadvt", "killed", "--saveEvery", "1e-9", "--resume")
+    assert train("mpadvt", "killed", "--resume") == 0
+    assert training_outcome(tmp_path / "killed") == undisturbed("mpadvt")
 
 
 @pytest.mark.slow

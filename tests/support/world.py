@@ -21,6 +21,7 @@ TRAININGS = {
     "pgdat": [*_CLS, "--method", "pgdat", "--eps", "8"],
     "mart": [*_CLS, "--method", "mart", "--eps", "8"],
     "hat": [*_CLS, "--method", "hat", "--eps", "8", *_HELPER],
+    "mpadvt": [*_CLS, "--method", "mpadvt", "--eps", "8"],
     "findings": ["trainChex.py", *_SMALL, "--method", "pgdat", "--eps", "8"],
     "masks": [*_MASKS, "--method", "pgdat", "--eps", "8"],
 }

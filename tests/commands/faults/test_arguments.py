@@ -35,7 +35,7 @@ CASES = [
         ("unknown data set 'mel2'", "choose from mel, xray", "declare yours in data/mel2"),
     ),
     Case("unknown network", f"{CHEX} --model vgg", ("argument --model: ", "'vgg'", "choose from res18")),
-    Case("unknown method", f"{SEG} --method trades", ("argument --method: ", "choose from nat, pgdat")),
+    Case("unknown method", f"{SEG} --method mart", ("argument --method: ", "choose from nat, pgdat, trades")),
     Case("unknown attack", f"{TEST_CHEX} --attacks aa", ("argument --attacks: ", "choose from pgd")),
     Case("unknown argument", f"{VISUAL} --nosuch 1", ("unrecognized arguments: --nosuch 1", "--help")),
     Case("argument of two lines", f"{TEST_SEG} '--a\nb'", ("unrecognized arguments: --a b",)),

@@ -11,12 +11,10 @@ import argparse
 import math
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal
 
 from torch import nn
 
 from advmia.attacks.inference import compile_copies
-from advmia.budgets import training_steps
 from advmia.checkpoints.best import BestCheckpoint
 from advmia.checkpoints.paths import state_path
 from advmia.checkpoints.resume import (
@@ -39,22 +37,22 @@ from advmia.commands.inputs import (
     choose_spec,
     lock_outputs,
 )
+from advmia.commands.settings import init_of, method_of, settings_of
 from advmia.data.loading import ImageData, TrainingLoader, hold_out
 from advmia.data.readers import count_listed_classes, read_samples
-from advmia.data.specs import DatasetSpec
 from advmia.errors import UserError
 from advmia.evaluation.guessing import base_rate
-from advmia.models import MODELS, build_model, check_init
+from advmia.models import build_model, check_init
 from advmia.models.batch_norm import smallest_batch
 from advmia.runtime import distributed, machine
-from advmia.runtime.precision import FP32, Precision
+from advmia.runtime.precision import FP32
 from advmia.runtime.signals import Stopped
 from advmia.runtime.terminal import say
 from advmia.tasks import Task
 from advmia.training.curves import Frame, TrainingCurves
 from advmia.training.loop import Epoch, Position, Saver, Training, fit
 from advmia.training.memory import shortage
-from advmia.training.methods import METHODS, Method, MethodSettings, default_beta
+from advmia.training.methods import Method
 from advmia.training.selection import Selection
 from advmia.training.validation import Validation, epoch_line
 
@@ -73,9 +71,9 @@ def train(task: Task, args: argparse.Namespace) -> None:
     train_data, test_data = inputs.load_images(train_list), inputs.load_images(test_list)
     warnings = compare_helper(args, helper, train_data)
     settings = replace(
-        _settings(args, inputs.spec, train_list.classes, inputs.precision),
+        settings_of(args, inputs.spec, train_list.classes, inputs.precision),
         helper_sha256=helper.sha256 if helper else None,
-        init=f"weights {initial.sha256[:SHOWN_DIGITS]}" if initial else _init(args),
+        init=f"weights {initial.sha256[:SHOWN_DIGITS]}" if initial else init_of(args),
         train_data=train_data.facts,
         test_data=test_data.facts,
     )
@@ -91,7 +89,7 @@ def train(task: Task, args: argparse.Namespace) -> None:
         model = machine.on_device(_initial_network(inputs, settings, checkpoint, initial), inputs.device)
         if distributed.is_main():
             rename_earlier_training(checkpoint, status, resume=args.resume)
-        method = _method(task, settings, machine.on_device(helper.model, inputs.device) if helper else None)
+        method = method_of(task, settings, machine.on_device(helper.model, inputs.device) if helper else None)
         training = _training(task, inputs, train_data, model, method)
         lack = shortage(training, inputs.spec.size) if distributed.is_main() else ""
         if lack:
@@ -184,7 +182,7 @@ def checkpoint_path(task: Task, args: argparse.Namespace) -> Path:
     """Returns the path at which `train` will keep its network. Reads at most the training list, for its classes."""
     spec = choose_spec(args, args.model)
     classes = count_listed_classes(spec, args.dataRoot) or read_samples(spec, args.dataRoot, "train").classes
-    return Path(args.saveDir / task.checkpoint_name(_settings(args, spec, classes, FP32)))
+    return Path(args.saveDir / task.checkpoint_name(settings_of(args, spec, classes, FP32)))
 
 
 def _initial_network(
@@ -196,70 +194,13 @@ def _initial_network(
     """
     args, spec = inputs.args, inputs.spec
     is_resumed = args.resume and state_path(checkpoint).exists()
-    init = "random" if distributed.broadcast(is_resumed) else _init(args)
+    init = "random" if distributed.broadcast(is_resumed) else init_of(args)
     with distributed.local_main_first():  # one rank downloads for all
         machine.seed_everything(args.seed)
         model = build_model(args.model, settings.classes, mean=spec.mean, std=spec.std, init=init)
     if initial is not None:
         initial.copy_to(model)
     return model
-
-
-def _init(args: argparse.Namespace) -> Literal["random", "imagenet"]:
-    """Returns the initial weights: by default ImageNet's for networks that have them, else random.
-
-    They are random too if `--init` names a file, whose weights replace them.
-    """
-    return "random" if isinstance(args.init, Path) else args.init or MODELS[args.model].init
-
-
-def _settings(args: argparse.Namespace, spec: DatasetSpec, classes: int, precision: Precision) -> TrainingSettings:
-    """Returns the settings that the flags state, still without those of the helper and the data."""
-    is_natural, is_hat = args.method == "nat", args.method == "hat"
-    grey_eps = 0.0 if is_natural else args.eps
-    steps, grey_step_size = training_steps(args.method, grey_eps)
-    beta = getattr(args, "beta", None)
-    return TrainingSettings(
-        dataset=spec.name,
-        model=args.model,
-        method=args.method,
-        classes=classes,
-        grey_eps=grey_eps,
-        steps=steps,
-        grey_step_size=grey_step_size,
-        beta=default_beta(args.method, spec.name) if beta is None else beta,
-        gamma=args.gamma if is_hat else 0.0,
-        hat_step=args.hatStep if is_hat else 0.0,
-        helper_sha256=None,
-        epochs=args.epoch,
-        batch_size=args.bs,
-        lr=args.lr,
-        weight_decay=args.wd,
-        init=_init(args),
-        seed=args.seed,
-        size=spec.size,
-        precision=precision.name,
-        val_fraction=args.valFraction,
-        world_size=distributed.world_size(),
-        train_data={},
-        test_data={},
-        normalize=args.normalize,
-        **spec.recorded,
-    )
-
-
-def _method(task: Task, settings: TrainingSettings, helper: nn.Module | None) -> Method:
-    return METHODS[settings.method](
-        MethodSettings(
-            objective=task.objective,
-            divergence=task.divergence,
-            budget=settings.budget,
-            beta=settings.beta,
-            gamma=settings.gamma,
-            hat_step=settings.hat_step,
-            helper=helper,
-        )
-    )
 
 
 def _training(task: Task, inputs: Inputs, data: ImageData, model: nn.Module, method: Method) -> Training:

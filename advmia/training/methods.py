@@ -1,7 +1,8 @@
 """The training methods. A method, called as `method(model, x, y, rng=rng)`, returns the loss that training descends.
 
-Adversarial examples are made on a frozen copy of the model in eval mode. The loss is computed with the model in the
-mode in which it is passed (train mode in training), and its gradient updates the parameters.
+It has two parts, so that a training can compute the loss twice on the same examples. `examples` makes the adversarial
+examples, on a frozen copy of the model in eval mode. `loss` is the loss of these, computed with the model in the mode
+in which it is passed (train mode in training), and its gradient updates the parameters.
 """
 
 from __future__ import annotations
@@ -35,38 +36,52 @@ class Method(Protocol):
     which its memory is estimated.
     """
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor: ...
+    def examples(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
+        """Returns the images x_adv, shape of x, that the loss is computed on: adversarial examples, or x itself."""
+        ...
+
+    def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
+        """Returns the loss that training descends. Draws no random numbers but dropout's."""
+        ...
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
+        return self.loss(model, x, self.examples(model, x, y, rng=rng), y)
 
 
 @dataclass(frozen=True)
-class Natural:
+class Natural(Method):
     """Natural training: the mean of the task's loss on clean images."""
 
     objective: Objective
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
+    def examples(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
+        return x
+
+    def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
         return self.objective(model(x), y).mean()
 
 
 @dataclass(frozen=True)
-class PGDAT:
+class PGDAT(Method):
     """PGD adversarial training: the mean of the task's loss on PGD examples (Madry et al. 2018, equation 2.1)."""
 
     objective: Objective
     budget: Budget
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
-        x_adv = pgd(self.budget, self.objective)(training_copy(model, x), x, y, rng=rng)
+    def examples(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
+        return pgd(self.budget, self.objective)(training_copy(model, x), x, y, rng=rng)
+
+    def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
         return self.objective(model(x_adv), y).mean()
 
 
 @dataclass(frozen=True)
-class TRADES:
+class TRADES(Method):
     """CE(f(x), y) + beta * KL(f(x) || f(x')), where x' maximises the KL (Zhang et al. 2019, equation 5).
 
     Both terms are means over the batch, and both sides of the KL carry the parameters' gradient. The paper is about
     single labels. For findings and masks the same is done with the task's loss and divergence, which is this project's
-    own choice: the KL of each finding or pixel, averaged over an image as the loss is, so that beta has its meaning.
+    own choice: the KL of each finding or pixel, averaged over an image as the loss is, so that beta keeps its meaning.
     """
 
     passes: ClassVar = 2
@@ -76,14 +91,16 @@ class TRADES:
     objective: Objective = cross_entropy
     divergence: Objective = kl_divergence
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
-        x_adv = divergence_ascent(model, x, self.divergence, self.budget, rng)
+    def examples(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
+        return divergence_ascent(model, x, self.divergence, self.budget, rng)
+
+    def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
         logits, logits_adv = model(x), model(x_adv)
         return self.objective(logits, y).mean() + self.beta * self.divergence(logits_adv, logits).mean()
 
 
 @dataclass(frozen=True)
-class MART:
+class MART(Method):
     """BCE(f(x'), y) + beta * KL(f(x) || f(x')) * (1 - p_y(x)), where x' maximises the CE (Wang et al. 2020, section 3).
 
     BCE is their boosted cross-entropy, CE(f(x'), y) - log(1 - max_{k != y} p_k(x')). The small constants are those of
@@ -95,8 +112,10 @@ class MART:
     budget: Budget
     beta: float
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
-        x_adv = _ascend_from_normal(training_copy(model, x), x, y, cross_entropy, self.budget, rng)
+    def examples(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
+        return _ascend_from_normal(training_copy(model, x), x, y, cross_entropy, self.budget, rng)
+
+    def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
         logits, logits_adv = model(x).float(), model(x_adv).float()
         log_p, p_adv = F.log_softmax(logits, dim=1), F.softmax(logits_adv, dim=1)
         truth = F.one_hot(y, p_adv.shape[1]).bool()
@@ -109,7 +128,7 @@ class MART:
 
 
 @dataclass(frozen=True)
-class HAT:
+class HAT(Method):
     """TRADES plus gamma * CE(f(x + h (x' - x)), y_helper) (Rade and Moosavi-Dezfooli 2022, algorithm 1).
 
     y_helper is the class that a frozen, naturally trained helper network predicts at x'.
@@ -123,8 +142,10 @@ class HAT:
     gamma: float = 1.0
     hat_step: float = 3.5  # h
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
-        x_adv = divergence_ascent(model, x, kl_divergence, self.budget, rng)
+    def examples(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
+        return divergence_ascent(model, x, kl_divergence, self.budget, rng)
+
+    def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
         labeller = training_copy(self.helper, x)
         with torch.no_grad(), frozen_eval(labeller):
             helper_y = labeller(x_adv).argmax(dim=1)
@@ -138,39 +159,31 @@ class HAT:
 
 
 @dataclass(frozen=True)
-class MPAdvT:
-    """Trains on PGD examples in about half of the batches, and on clean images in the others (Xu et al. 2021).
+class MPAdvT(PGDAT):
+    """PGD-AT in about half of the batches, natural training in the others (Xu et al. 2021).
 
-    A coin decides for each batch. An attack's eps is drawn uniformly from a quarter of `budget.eps` to `budget.eps`,
-    and its number of steps from 1 to `budget.steps`: the authors' code has 0.01 to 0.04, and 1 to 9 steps of 1/255.
+    A coin decides for each batch. The attack's eps is drawn uniformly from a quarter of `budget.eps` to `budget.eps`,
+    and its number of steps from 1 to `budget.steps`. The authors' code has 0.01 to 0.04, and 1 to 9 steps of 1/255.
     """
 
-    objective: Objective
-    budget: Budget
-
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
-        if rng.batch_uniform() >= CLEAN_BATCHES:
-            eps = self.budget.eps * (SMALLEST_EPS + (1 - SMALLEST_EPS) * rng.batch_uniform())
-            budget = replace(self.budget, eps=eps, steps=_drawn_steps(self.budget, rng))
-            x = pgd(budget, self.objective)(training_copy(model, x), x, y, rng=rng)
-        return self.objective(model(x), y).mean()
+    def examples(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
+        if rng.batch_uniform() < CLEAN_BATCHES:
+            return x
+        eps = self.budget.eps * (SMALLEST_EPS + (1 - SMALLEST_EPS) * rng.batch_uniform())
+        budget = replace(self.budget, eps=eps, steps=_drawn_steps(self.budget, rng))
+        return PGDAT(self.objective, budget).examples(model, x, y, rng=rng)
 
 
 @dataclass(frozen=True)
-class MAAdvT:
+class MAAdvT(MART):
     """MART with a number of steps that is drawn for each batch, from 1 to `budget.steps` (Xu et al. 2021).
 
     The authors' code has eps 4/255, and 1 to 9 steps of 0.007.
     """
 
-    passes: ClassVar = MART.passes
-
-    budget: Budget
-    beta: float
-
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
+    def examples(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
         budget = replace(self.budget, steps=_drawn_steps(self.budget, rng))
-        return MART(budget, self.beta)(model, x, y, rng=rng)
+        return MART(budget, self.beta).examples(model, x, y, rng=rng)
 
 
 def _drawn_steps(budget: Budget, rng: SampleRng) -> int:
@@ -184,10 +197,10 @@ def training_copy(model: nn.Module, x: Tensor) -> Blocks:
 
 
 def divergence_ascent(model: nn.Module, x: Tensor, divergence: Objective, budget: Budget, rng: SampleRng) -> Tensor:
-    """Returns the adversarial examples x' of TRADES and HAT, shape of x: sign steps up the divergence from near x.
+    """Returns the adversarial examples x' of TRADES and HAT, shape of x: sign steps up KL(f(x) || f(x')) from near x.
 
-    The divergence is KL(f(x) || f(x')) as the task measures it. Runs in float32 also under bf16: so near to x, the KL
-    and its gradient are smaller than bf16's rounding.
+    `divergence`: this KL, as the task measures it. Runs in float32 also under bf16: so near to x, the KL and its
+    gradient are smaller than bf16's rounding.
     """
     frozen = training_copy(model, x)
     with no_autocast(x.device):

@@ -102,7 +102,7 @@ def test_each_script_has_the_flags_of_its_task() -> None:
     assert multi_label["dataset"] == "xray_multilabel"
     segmentation = flags.train_parser(SEGMENTATION, None)
     parsed = vars(segmentation.parse_args(["--dataset", "mel", "--method", "pgdat", "--model", "unet"]))
-    for flag in ("beta", "gamma", "hatStep", "helperModel", "helperWeight"):
+    for flag in ("gamma", "hatStep", "helperModel", "helperWeight"):
         assert flag not in multi_label and flag not in parsed
 
 

@@ -28,20 +28,23 @@ BUDGET = Budget(8 / 255, 2, 4 / 255)
 
 
 @dataclass(frozen=True)
-class Stub:
+class Stub(Method):
     """A method whose loss is a function of the batch's number in the epoch; it records its batches."""
 
-    loss: Callable[[int], float] = lambda batch: 1.0
+    value: Callable[[int], float] = lambda batch: 1.0
     x: list[Tensor] = field(default_factory=list)
     noise: list[Tensor] = field(default_factory=list)
     shared: list[float] = field(default_factory=list)
     modes: list[bool] = field(default_factory=list)
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
-        value = self.loss(len(self.x))
-        self.x.append(x)
+    def examples(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
         self.noise.append(rng.uniform(x))
         self.shared.append(rng.batch_uniform())
+        return x
+
+    def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
+        value = self.value(len(self.x))
+        self.x.append(x)
         self.modes.append(model.training)
         return next(model.parameters()).sum() * 0 + value
 
@@ -153,7 +156,7 @@ def test_an_epoch_is_the_plain_loop(method: Method) -> None:
 @pytest.mark.parametrize(("count", "losses", "mean"), [(10, (1, 2, 6), 2.4), (8, (1, 3), 2.0), (1, (5,), 5.0)], ids=str)
 def test_the_last_short_batch_weighs_less(count: int, losses: tuple[int, ...], mean: float) -> None:
     """Fails if the means of batches are averaged: (1 + 2 + 6) / 3 is not (4 * 1 + 4 * 2 + 2 * 6) / 10."""
-    method = Stub(loss=lambda batch: float(losses[batch]))
+    method = Stub(value=lambda batch: float(losses[batch]))
     (loss,) = train(new_model(), method, training_loader(image_data(count), 4))
     assert len(method.x) == len(losses)
     assert loss == pytest.approx(mean)
@@ -174,7 +177,7 @@ def test_gradients_are_not_kept_between_batches() -> None:
 @pytest.mark.parametrize("faulty_batch", [0, 2])
 def test_a_loss_that_is_not_finite_ends_the_training(value: float, faulty_batch: int) -> None:
     """Fails if a training goes on with NaN weights, or the error does not state the step and what to do."""
-    method = Stub(loss=lambda batch: value if batch == faulty_batch else 1.0)
+    method = Stub(value=lambda batch: value if batch == faulty_batch else 1.0)
     with pytest.raises(UserError, match=r"epoch 1\b.*--lr") as caught:
         train(new_model(), method, training_loader(image_data(10), 4))
     assert str(value) in str(caught.value) and "\n" not in str(caught.value)
@@ -276,7 +279,7 @@ def fitted(
 
 def test_fit_validates_after_every_epoch() -> None:
     """Fails if an epoch is validated before it is trained, or gets the scores of another."""
-    method = Stub(loss=float)
+    method = Stub(value=float)
     validated: list[int] = []
 
     def validate() -> tuple[dict[str, float], dict[str, float] | None]:

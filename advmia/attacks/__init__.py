@@ -8,10 +8,12 @@ from advmia.attacks.own import apgd_ce as apgd_ce
 from advmia.attacks.own import apgd_t as apgd_t
 from advmia.attacks.own import attack_named as attack_named
 from advmia.attacks.own import autoattack as autoattack
+from advmia.attacks.own import cospgd as cospgd
 from advmia.attacks.own import cw as cw
 from advmia.attacks.own import fab_t as fab_t
 from advmia.attacks.own import fgsm as fgsm
 from advmia.attacks.own import pgd as pgd
+from advmia.attacks.own import segpgd as segpgd
 from advmia.attacks.own import simba as simba
 from advmia.attacks.own import square as square
 from advmia.attacks.registry import ATTACKS as ATTACKS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
@@ -55,6 +55,16 @@ def pgd(eps: float, steps: int = EVALUATION_STEPS, step_size: float | None = Non
     """Returns PGD with a random start. `step_size`: by default max(0.5 / 255, eps / 4), as in the survey."""
     budget = pgd_budget(Budget(eps, 0, 0).grey_eps)
     return OwnAttack("pgd", Budget(eps, steps, budget.step_size if step_size is None else step_size))
+
+
+def segpgd(eps: float, steps: int = EVALUATION_STEPS, step_size: float | None = None) -> OwnAttack:
+    """Returns SegPGD, for masks. `step_size`: as for `pgd`."""
+    return replace(pgd(eps, steps, step_size), name="segpgd")
+
+
+def cospgd(eps: float, steps: int = EVALUATION_STEPS, step_size: float | None = None) -> OwnAttack:
+    """Returns CosPGD, for masks. `step_size`: as for `pgd`."""
+    return replace(pgd(eps, steps, step_size), name="cospgd")
 
 
 def cw(eps: float, steps: int = CW_STEPS, step_size: float | None = None) -> OwnAttack:

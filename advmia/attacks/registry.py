@@ -13,6 +13,8 @@ from advmia.attacks.auto_pgd import apgd, apgd_ce, apgd_t
 from advmia.attacks.common import EvaluationAttack, Objective
 from advmia.attacks.fab import fab_t
 from advmia.attacks.gradient import cw, fgsm, pgd
+from advmia.attacks.mask_attacks import segpgd
+from advmia.attacks.mask_losses import cospgd_loss
 from advmia.attacks.simba_dct import simba
 from advmia.attacks.square_attack import square
 from advmia.budgets import Budget, auto_budget, cw_budget, fgsm_budget, pgd_budget, simba_budget, square_budget
@@ -35,6 +37,7 @@ _TASK_LOSSES: Objectives = {
 _CLASSES: Objectives = {"single-label": cross_entropy}  # AutoAttack, its parts and SimBA have losses of their own too
 _MARGINS: Objectives = {"multi-label": label_margin}
 _DICE: Objectives = {"segmentation": soft_dice}
+_MASKS: Objectives = {"segmentation": pixel_cross_entropy}
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,15 @@ ATTACKS: dict[str, AttackSpec] = {
         apgd, auto_budget, "Auto-PGD that lowers the labels' margins instead of raising the loss", _MARGINS
     ),
     "apgd-dice": AttackSpec(apgd, auto_budget, "Auto-PGD up the soft Dice loss", _DICE),
+    "segpgd": AttackSpec(
+        segpgd, pgd_budget, "SegPGD: PGD that first attacks right pixels, and later wrong ones too", _MASKS
+    ),
+    "cospgd": AttackSpec(
+        pgd,
+        pgd_budget,
+        "CosPGD: PGD that attacks pixels the more, the more they are right",
+        {"segmentation": cospgd_loss},
+    ),
 }
 
 

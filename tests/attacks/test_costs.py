@@ -49,6 +49,8 @@ OTHERS: dict[str, tuple[Cost, Cost]] = {
     "pgd": COSTS["pgd"],
     "pgd-margin": COSTS["pgd"],
     "pgd-dice": COSTS["pgd"],
+    "segpgd": COSTS["pgd"],
+    "cospgd": COSTS["pgd"],
     **dict.fromkeys(("apgd", "apgd-margin", "apgd-dice"), (lambda n, k: n + 1, lambda n, k: n)),
 }
 

@@ -15,6 +15,7 @@ from advmia.data.datasets import CHEST_FINDINGS, DATASETS
 from advmia.data.loading import EvaluationLoader, ImageData
 from advmia.evaluation.loop import EvaluationOptions, evaluate
 from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL, Task
+from tests.support.attacks import SMALL_ONLY
 from tests.support.networks import CPU, image_data, network, targets
 
 IMAGES = 9
@@ -26,12 +27,19 @@ NETWORKS = {
 }
 # Every attack runs on one network of its task, and PGD on all: what may differ is the network's rounding.
 EVERY_ATTACK = {SINGLE_LABEL.name: "mv2", MULTI_LABEL.name: "mv2", SEGMENTATION.name: "unet"}
+SMALL = {SINGLE_LABEL.name: "small", MULTI_LABEL.name: "small", SEGMENTATION.name: "small-segmenter"}
 CASES = [
     (task, name, attack)
     for task in (SINGLE_LABEL, MULTI_LABEL, SEGMENTATION)
     for name in NETWORKS[task.name]
     for attack in task.attacks
-    if attack == "pgd" or name == EVERY_ATTACK[task.name]
+    if attack not in SMALL_ONLY and (attack == "pgd" or name == EVERY_ATTACK[task.name])
+]
+CASES += [
+    (task, SMALL[task.name], attack)
+    for task in (SINGLE_LABEL, MULTI_LABEL, SEGMENTATION)
+    for attack in task.attacks
+    if attack in SMALL_ONLY
 ]
 # The budgets of attacks that need one of their own; the others have `OTHERS`.
 BUDGETS = {

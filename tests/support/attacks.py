@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from advmia.attacks import ATTACKS
 from advmia.attacks.common import EvaluationAttack, Objective, frozen_eval
 from advmia.attacks.gradient import SignAscent
+from advmia.attacks.mask_attacks import SegPGD
 from advmia.budgets import Budget
 from advmia.losses import cross_entropy
 from advmia.tasks import SINGLE_LABEL
@@ -36,7 +37,8 @@ class Traits:
 
 
 # Attacks that share a builder differ in the objective only, so one of them, with single labels, stands for all. The
-# others are tested with their tasks.
+# others are tested with their tasks. A label is a mask of one pixel to the attacks on masks, which are tested with
+# both.
 TRAITS = {
     "fgsm": Traits(),
     "pgd": Traits(),
@@ -49,7 +51,10 @@ TRAITS = {
     # A step is spread over the whole image, so that only large steps have an effect within some dozens of directions.
     "simba": Traits(steps=60, eps=1.0, own_losses=True, grows=True, slow=True),
     "apgd": Traits(),
+    "segpgd": Traits(own_losses=True),
 }
+# They pass images through a network as PGD and APGD do, which are tested with deep networks: small ones do for these.
+SMALL_ONLY = ("segpgd", "cospgd")
 for_each_attack = pytest.mark.parametrize("attack", TRAITS)
 
 
@@ -87,7 +92,7 @@ def is_steady(name: str) -> bool:
 
     For other attacks, tests compare only the number of successes.
     """
-    return isinstance(build(name), SignAscent)
+    return isinstance(build(name), SignAscent | SegPGD)
 
 
 def success(model: nn.Module, x_adv: Tensor, y: Tensor) -> int:

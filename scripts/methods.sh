@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Compares the five training methods on generated images of 64 pixels: trains and attacks a network with each, prints the
+# Compares the seven training methods on generated images of 64 pixels: trains and attacks a network with each, prints the
 # robustness table and draws the curves. Everything goes to the folder in METHODS (default: methods). Finished steps are
 # not repeated. Sets up .venv if needed. Further arguments go to every training and test command, e.g. --gpu 0
 set -euo pipefail
@@ -11,12 +11,12 @@ METHODS=${METHODS:-methods}
 COMMON=(--dataset melBin --dataRoot "$METHODS/data" --imgSize 64 "$@")
 TRAIN=(trainCls.py "${COMMON[@]}" --model mv2 --eps 8 --epoch "${EPOCHS:-5}" --bs 8 --resume --saveDir "$METHODS/clsCkpt")
 "$PYTHON" -m advmia phantoms --dataRoot "$METHODS/data" --dataset mel2017 --count "${PHANTOMS:-320}" --size 96
-for method in nat pgdat trades mart; do
+for method in nat pgdat trades mart mpadvt maadvt; do
   "$PYTHON" "${TRAIN[@]}" --method $method
 done
 natural=$(checkpoint_of "${TRAIN[@]}" --method nat)
 "$PYTHON" "${TRAIN[@]}" --method hat --helperModel mv2 --helperWeight "$natural"
-for method in nat pgdat trades mart hat; do
+for method in nat pgdat trades mart hat mpadvt maadvt; do
   weights=$(checkpoint_of "${TRAIN[@]}" --method $method)
   "$PYTHON" testCls.py "${COMMON[@]}" --targetModel mv2 --targetWeight "$weights" --attacks fgsm pgd cw --epsilons 8 --bs 32 --resultDir "$METHODS/results"
 done

@@ -15,7 +15,7 @@ _JSON_KEYS = {
     "helper_sha256": "helper",
     "world_size": "processes",
 }
-_OPTIONAL = ("normalize", "noise", "declaration")
+_OPTIONAL = ("normalize", "noise", "declaration", "attack_loss")
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class TrainingSettings:
     normalize: str | None = None  # of --normalize; None for the data set's
     noise: str | None = None  # what attacks change, where that is not every channel by itself
     declaration: dict[str, Any] | None = None  # of a user's data set
+    attack_loss: str | None = None  # that PGD-AT's attack ascends, where it is not the task's
 
     @property
     def budget(self) -> Budget:
@@ -79,9 +80,10 @@ def classification_name(settings: TrainingSettings) -> str:
 def segmentation_name(settings: TrainingSettings) -> str:
     """Returns the published file name, e.g. `UNet_mel_PGDAT_CrossEntropyLoss_Adam_eps8-255_step10_stepSize2-255`.
 
-    TRADES, which the published code does not have for masks, is `TRADES_beta6` in it.
+    What the published code does not have for masks stands behind the method: `TRADES_beta6`, `PGDAT_segpgd`.
     """
     method = settings.method.upper() + (f"_beta{settings.beta:g}" if settings.method == "trades" else "")
+    method += f"_{settings.attack_loss}" if settings.attack_loss else ""
     name = f"{MODELS[settings.model].class_name}_{settings.dataset}_{method}_CrossEntropyLoss_Adam"
     if settings.method == "nat":
         return name

@@ -23,6 +23,7 @@ from advmia.cli.parser import (
 )
 from advmia.models import MODELS
 from advmia.tasks import SEGMENTATION, Task
+from advmia.training.methods import MASK_ATTACKS
 
 _NOTE = (
     "Flags marked (published) are those of the survey's published code; the others are additions. Letter case does not"
@@ -100,6 +101,19 @@ def _add_training(group: argparse._ArgumentGroup, task: Task) -> None:
         help="initial weights: random, or a file with weights of this network, whose last layer is left out if its"
         " classes are not as many" + imagenet,
     )
+    _add_method_settings(group, task)
+    group.add_argument(
+        "--valFraction",
+        type=fraction,
+        metavar="X",
+        help="choose the best epoch on this part of the training list, e.g. 0.1, held out by image, not by patient"
+        " (default: choose it on the test list, as the survey does)",
+    )
+    common.add_seed(group)
+
+
+def _add_method_settings(group: argparse._ArgumentGroup, task: Task) -> None:
+    """Adds the flags that only some training methods have."""
     weight = "weight of the robustness term of "
     if "hat" in task.methods:
         weight += "trades, mart, hat and maadvt (default: the survey's, 6 for most data sets)"
@@ -117,14 +131,15 @@ def _add_training(group: argparse._ArgumentGroup, task: Task) -> None:
             metavar="X",
             help="hat only: h, the factor of the perturbation in the helper's term",
         )
-    group.add_argument(
-        "--valFraction",
-        type=fraction,
-        metavar="X",
-        help="choose the best epoch on this part of the training list, e.g. 0.1, held out by image, not by patient"
-        " (default: choose it on the test list, as the survey does)",
-    )
-    common.add_seed(group)
+    if task is SEGMENTATION:
+        group.add_argument(
+            "--attackLoss",
+            type=one_of(MASK_ATTACKS),
+            default=next(iter(MASK_ATTACKS)),
+            metavar="NAME",
+            help="pgdat only: loss that its attack ascends: cross-entropy, or segpgd (SegPGD's: at first that of right"
+            " pixels only, later also that of wrong ones)",
+        )
 
 
 def _add_stopping(group: argparse._ArgumentGroup) -> None:

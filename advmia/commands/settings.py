@@ -8,14 +8,16 @@ from typing import Literal
 
 from torch import nn
 
+from advmia.attacks.gradient import pgd
 from advmia.budgets import training_steps
 from advmia.checkpoints.settings import TrainingSettings
 from advmia.data.specs import DatasetSpec
+from advmia.errors import UserError
 from advmia.models import MODELS
 from advmia.runtime import distributed
 from advmia.runtime.precision import Precision
 from advmia.tasks import Task
-from advmia.training.methods import METHODS, Method, MethodSettings, default_beta
+from advmia.training.methods import MASK_ATTACKS, METHODS, Method, MethodSettings, default_beta
 
 
 def settings_of(args: argparse.Namespace, spec: DatasetSpec, classes: int, precision: Precision) -> TrainingSettings:
@@ -48,8 +50,19 @@ def settings_of(args: argparse.Namespace, spec: DatasetSpec, classes: int, preci
         train_data={},
         test_data={},
         normalize=args.normalize,
+        attack_loss=_attack_loss(args),
         **spec.recorded,
     )
+
+
+def _attack_loss(args: argparse.Namespace) -> str | None:
+    """Returns the loss that the attack ascends in place of the task's, None for the task's."""
+    name: str | None = getattr(args, "attackLoss", None)  # a flag for masks only
+    if name is None or name == next(iter(MASK_ATTACKS)):
+        return None
+    if args.method != "pgdat":
+        raise UserError(f"--attackLoss {name} is for --method pgdat; {args.method} has an attack of its own, or none")
+    return name
 
 
 def method_of(task: Task, settings: TrainingSettings, helper: nn.Module | None) -> Method:
@@ -63,6 +76,7 @@ def method_of(task: Task, settings: TrainingSettings, helper: nn.Module | None) 
             gamma=settings.gamma,
             hat_step=settings.hat_step,
             helper=helper,
+            attack=MASK_ATTACKS[settings.attack_loss] if settings.attack_loss else pgd,
         )
     )
 

@@ -15,14 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from advmia.attacks.common import Objective, ascend, frozen_eval, normal_start
+from advmia.attacks.common import Attack, Objective, ascend, frozen_eval, normal_start
 from advmia.attacks.gradient import pgd
 from advmia.attacks.inference import Blocks, inference_copy
+from advmia.attacks.mask_attacks import segpgd
 from advmia.budgets import Budget
 from advmia.losses import cross_entropy, kl_divergence
 from advmia.runtime.precision import no_autocast
 from advmia.runtime.rng import SampleRng
 
+AttackBuilder = Callable[[Budget, Objective], Attack]
 CLEAN_BATCHES = 0.5  # MPAdvT: share of the batches that are not attacked
 SMALLEST_EPS = 0.25  # MPAdvT: the smallest eps of a batch, as a share of the largest
 
@@ -63,13 +65,17 @@ class Natural(Method):
 
 @dataclass(frozen=True)
 class PGDAT(Method):
-    """PGD adversarial training: the mean of the task's loss on PGD examples (Madry et al. 2018, equation 2.1)."""
+    """PGD adversarial training: the mean of the task's loss on PGD examples (Madry et al. 2018, equation 2.1).
+
+    `attack` builds the attack from the budget and the task's loss.
+    """
 
     objective: Objective
     budget: Budget
+    attack: AttackBuilder = pgd
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
-        return pgd(self.budget, self.objective)(training_copy(model, x), x, y, rng=rng)
+        return self.attack(self.budget, self.objective)(training_copy(model, x), x, y, rng=rng)
 
     def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
         return self.objective(model(x_adv), y).mean()
@@ -171,7 +177,7 @@ class MPAdvT(PGDAT):
             return x
         eps = self.budget.eps * (SMALLEST_EPS + (1 - SMALLEST_EPS) * rng.batch_uniform())
         budget = replace(self.budget, eps=eps, steps=_drawn_steps(self.budget, rng))
-        return PGDAT(self.objective, budget).examples(model, x, y, rng=rng)
+        return PGDAT(self.objective, budget, self.attack).examples(model, x, y, rng=rng)
 
 
 @dataclass(frozen=True)
@@ -228,6 +234,7 @@ class MethodSettings:
     gamma: float  # weight of the helper's term: HAT
     hat_step: float  # h: HAT
     helper: nn.Module | None  # HAT
+    attack: AttackBuilder = pgd  # PGD-AT
 
 
 def _build_hat(settings: MethodSettings) -> HAT:
@@ -239,13 +246,16 @@ def _build_hat(settings: MethodSettings) -> HAT:
 # By name, in the order of `advmia.tasks.METHOD_NAMES`.
 METHODS: dict[str, Callable[[MethodSettings], Method]] = {
     "nat": lambda settings: Natural(settings.objective),
-    "pgdat": lambda settings: PGDAT(settings.objective, settings.budget),
+    "pgdat": lambda settings: PGDAT(settings.objective, settings.budget, settings.attack),
     "trades": lambda settings: TRADES(settings.budget, settings.beta, settings.objective, settings.divergence),
     "mart": lambda settings: MART(settings.budget, settings.beta),
     "hat": _build_hat,
     "mpadvt": lambda settings: MPAdvT(settings.objective, settings.budget),
     "maadvt": lambda settings: MAAdvT(settings.budget, settings.beta),
 }
+
+# What the attack of PGD-AT for masks ascends, and the attack, by its name for --attackLoss. The first is the default.
+MASK_ATTACKS: dict[str, AttackBuilder] = {"cross-entropy": pgd, "segpgd": segpgd}
 
 # The survey's beta by method and data set; "" stands for every other data set. 6 is the value of the methods' papers.
 # MAAdvT's are its authors'.

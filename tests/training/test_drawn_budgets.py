@@ -47,7 +47,7 @@ def test_mpadvt_on_a_clean_batch() -> None:
     stage.assert_loss_is(plain_ce(stage.logits()[0], stage.y).sum() / IMAGES)
 
 
-def test_what_mpadvt_and_maadvt_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_mpadvt_draws() -> None:
     """Fails if a draw has another range or is not uniform, or the draws of a batch depend on each other."""
     budgets: list[Budget | None] = []
 
@@ -55,8 +55,8 @@ def test_what_mpadvt_and_maadvt_draw(monkeypatch: pytest.MonkeyPatch) -> None:
         budgets.append(budget)
         return lambda model, x, y, rng: x
 
-    monkeypatch.setattr("advmia.training.methods.pgd", attack)
-    method, x, y = MPAdvT(cross_entropy, training_budget(10.2, "mpadvt")), torch.zeros(1, 3), torch.zeros(1).long()
+    method = MPAdvT(cross_entropy, training_budget(10.2, "mpadvt"), attack)
+    x, y = torch.zeros(1, 3), torch.zeros(1).long()
     for batch in range(2000):
         attacked = len(budgets)
         method(nn.Identity(), x, y, rng=SampleRng.of(0, samples=[0], batch=batch))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import count
 
 import pytest
 import torch
@@ -11,12 +12,13 @@ from torch import Tensor, nn
 from advmia.attacks.common import Objective
 from advmia.budgets import Budget, training_budget
 from advmia.data.datasets import DATASETS
-from advmia.losses import cross_entropy, kl_divergence
+from advmia.losses import cross_entropy, kl_divergence, pixel_cross_entropy
 from advmia.runtime.rng import SampleRng
 from advmia.tasks import MULTI_LABEL, SEGMENTATION, Task
 from advmia.training.methods import (
     HAT,
     MART,
+    MASK_ATTACKS,
     METHODS,
     PGDAT,
     TRADES,
@@ -103,6 +105,26 @@ def test_pgdat(classes: int) -> None:
     assert rng.draws == ["uniform"] and len(stage.in_eval) == STEPS
     assert share_equal(stage.in_train[0], x_adv) > 0.995
     stage.assert_loss_is(plain_ce(stage.logits()[0], y).sum() / IMAGES)
+
+
+def test_pgdat_with_the_loss_of_segpgd() -> None:
+    """Fails if the weights of right and wrong pixels are swapped or constant, or training descends this loss too."""
+    noise = torch.rand(IMAGES, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    method = PGDAT(pixel_cross_entropy, BUDGET, MASK_ATTACKS["segpgd"])
+    stage = Stage(method, 2, StubRng(noise), task=SEGMENTATION)
+    x, y, passes = stage.x, stage.y, count()
+
+    def loss(logits: Tensor) -> Tensor:
+        weight = next(passes) / (2 * STEPS)
+        weights = torch.where(logits.argmax(dim=1) == y, 1 - weight, weight)
+        return -(weights * logits.log_softmax(dim=1).gather(1, y[:, None])[:, 0]).sum()
+
+    start = (x + EPS * (2 * noise - 1)).clamp(0, 1)
+    x_adv = plain_ascent(stage.original, x, start, loss, EPS, STEPS, STEP)
+    plain = plain_ascent(stage.original, x, start, lambda z: plain_pixel_ce(z, y).sum(), EPS, STEPS, STEP)
+    assert share_equal(stage.in_train[0], x_adv) > 0.995 > 0.98 > share_equal(stage.in_train[0], plain)
+    stage.assert_loss_is(plain_pixel_ce(stage.logits()[0], y).mean())
 
 
 @classes_

@@ -36,6 +36,7 @@ CASES = [
     ),
     Case("unknown network", f"{CHEX} --model vgg", ("argument --model: ", "'vgg'", "choose from res18")),
     Case("unknown method", f"{SEG} --method mart", ("argument --method: ", "choose from nat, pgdat, trades")),
+    Case("attack loss", f"{SEG} --attackLoss segpgd --method trades", ("--attackLoss segpgd is for --method pgdat",)),
     Case("unknown attack", f"{TEST_CHEX} --attacks aa", ("argument --attacks: ", "choose from pgd")),
     Case("unknown argument", f"{VISUAL} --nosuch 1", ("unrecognized arguments: --nosuch 1", "--help")),
     Case("argument of two lines", f"{TEST_SEG} '--a\nb'", ("unrecognized arguments: --a b",)),

@@ -5,7 +5,6 @@ The scripts use the same attacks, loops, scores and files. docs/python.md has ex
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from advmia.attacks import ATTACKS, attack_named
 from advmia.attacks.common import Attack, frozen_eval
 from advmia.budgets import Budget, pgd_budget, training_budget
+from advmia.checkpoints.weights import digest_weights
 from advmia.data.loading import EvaluationLoader, TrainingLoader
 from advmia.data.specs import IMAGENET_MEAN, IMAGENET_STD, Augmentation
 from advmia.data.tensors import Batches, TensorData, as_data, collect
@@ -36,8 +36,10 @@ from advmia.results.tables import make_tables, write_tables
 from advmia.results.write import ResultFile
 from advmia.runtime import machine
 from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL, Task
+from advmia.training.averaging import WeightAverage
 from advmia.training.loop import Epoch, Training, fit
 from advmia.training.methods import METHODS, MethodSettings, default_beta
+from advmia.training.perturbation import WeightPerturbation
 
 TASKS: dict[str, Task] = {task.name: task for task in (SINGLE_LABEL, MULTI_LABEL, SEGMENTATION)}
 Data = Batches | tuple[Tensor, Tensor]
@@ -165,7 +167,7 @@ class _Evaluation:
         return evaluate_list(self.model, self.loader, self.task, attack, options=options)
 
     def results(self, folder: Path) -> ResultFile:
-        samples, digest = self.loader.data.samples, _digest(self.model)
+        samples, digest = self.loader.data.samples, digest_weights(self.model)
         name = type(self.model).__name__
         run = {
             "seed": self.seed,
@@ -200,6 +202,9 @@ class TrainingOptions:
     weight_decay: float = 1e-3
     beta: float | None = None  # weight of the robustness term of trades, mart and maadvt; None: 6
     seed: int = 0
+    awp: float | None = None  # gamma of the adversarial weight perturbation, e.g. 0.01; None: without
+    awp_warm_up: int = 0  # epochs at the beginning without it
+    ema: float | None = None  # decay of the average of the weights, e.g. 0.995; None: no average
     validation: Data | None = None  # on which each epoch is scored; None: the training images
     report: Callable[[Epoch], None] = lambda epoch: None  # called after each epoch
 
@@ -222,13 +227,14 @@ def train(
         epochs: number of passes over the images.
         options: see `TrainingOptions`.
 
-    Returns: what each epoch gave; the network is that of the last one. Raises `UserError` for data and options that
-    cannot be used, and if the loss is no longer a number.
+    Returns: what each epoch gave; the network is that of the last one, or the average where `options.ema` is set.
+    Raises `UserError` for data and options that cannot be used, and if the loss is no longer a number.
     """
     training, task = _training(model, data, method, eps, epochs, options)
     grey_eps = 0.0 if method == "nat" else Budget(eps, 0, 0).grey_eps
     images = training.loader.data if options.validation is None else options.validation
-    validation = _Evaluation.of(model, images, options.seed)  # type: ignore[arg-type]  # `_training` made a TensorData
+    model_or_average = training.validated_model
+    validation = _Evaluation.of(model_or_average, images, options.seed)  # type: ignore[arg-type]  # a TensorData
 
     def validate() -> tuple[Scores, Scores | None]:
         clean = validation.evaluate(None, ("validation",), "validation", is_test=False).scores
@@ -242,6 +248,8 @@ def train(
     for epoch in fit(training, validate):
         history.append(epoch)
         options.report(epoch)
+    if training.average is not None:
+        model.load_state_dict(training.average.model.state_dict())
     model.eval()
     return history
 
@@ -265,7 +273,11 @@ def _training(
     lr = task.default_lr if options.lr is None else options.lr
     optimizer = task.optimizer(model.parameters(), lr, options.weight_decay)
     schedule = task.schedule(optimizer, lr, epochs * len(loader))
-    return Training(model, METHODS[method](settings), loader, optimizer, schedule, epochs), task
+    perturbation = None if options.awp is None else WeightPerturbation(options.awp, options.awp_warm_up)
+    average = None if options.ema is None else WeightAverage(model, options.ema)
+    trained = METHODS[method](settings)
+    training = Training(model, trained, loader, optimizer, schedule, epochs, perturbation=perturbation, average=average)
+    return training, task
 
 
 def _as_data(model: nn.Module, data: Data, device: torch.device) -> TensorData:
@@ -281,12 +293,3 @@ def _as_data(model: nn.Module, data: Data, device: torch.device) -> TensorData:
 def _device_of(model: nn.Module) -> torch.device:
     parameter = next(model.parameters(), None)
     return parameter.device if parameter is not None else torch.device("cpu")
-
-
-def _digest(model: nn.Module) -> str:
-    """Returns the SHA-256 of a network's weights."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -22,7 +22,7 @@ from advmia.checkpoints.weights import load_model
 from advmia.data.datasets import DATASETS
 from advmia.data.loading import EvaluationLoader, load_data
 from advmia.data.readers import read_samples
-from tests.support.networks import SmallNet, pixels, trained
+from tests.support.networks import SmallNet, pixels, same_tensors, trained
 from tests.support.notebooks import run_notebook
 from tests.support.running import ROOT, run_main
 from tests.support.world import make_world
@@ -170,6 +170,31 @@ def test_training() -> None:
         assert (epochs[-1].robust is None) == (method == "nat")
         robust[method] = advmia.evaluate(model, (x, y), ["pgd"], [4 / 255]).scores("pgd", 4 / 255)["accuracy"]
     assert min(robust["pgdat"], robust["mpadvt"]) > robust["nat"] + 0.04, robust
+
+
+def test_training_with_a_perturbation_and_an_average_of_the_weights() -> None:
+    """Fails if an option has no effect, or the network is left with its raw weights or in train mode."""
+    x, y = pixels(12)
+    raw: list[dict[str, Tensor]] = []
+
+    def trained_with(**options: float | None) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        model = SmallNet(3, dropout=0.0)
+
+        def report(epoch: object) -> None:
+            raw.append({name: value.clone() for name, value in model.state_dict().items()})
+
+        more = advmia.TrainingOptions(batch_size=4, lr=0.1, report=report, **options)
+        advmia.train(model, (x, y), "nat", epochs=1, options=more)
+        assert not model.training
+        return model.state_dict()
+
+    plain, perturbed, averaged = trained_with(), trained_with(awp=0.05), trained_with(ema=0.5)
+    assert same_tensors(raw[0], plain) and same_tensors(raw[2], plain)
+    assert not same_tensors(perturbed, plain) and not same_tensors(averaged, plain)
+    assert same_tensors(trained_with(awp=0.05, awp_warm_up=1), plain)
+    with pytest.raises(advmia.UserError, match="expected one such as"):
+        trained_with(ema=1.5)
 
 
 @pytest.mark.slow

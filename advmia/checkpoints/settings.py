@@ -15,7 +15,7 @@ _JSON_KEYS = {
     "helper_sha256": "helper",
     "world_size": "processes",
 }
-_OPTIONAL = ("normalize", "noise", "declaration", "attack_loss")
+_OPTIONAL = ("normalize", "noise", "declaration", "awp", "awp_warm_up", "ema", "attack_loss")
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,9 @@ class TrainingSettings:
     normalize: str | None = None  # of --normalize; None for the data set's
     noise: str | None = None  # what attacks change, where that is not every channel by itself
     declaration: dict[str, Any] | None = None  # of a user's data set
+    awp: float | None = None  # gamma of the adversarial weight perturbation
+    awp_warm_up: int | None = None  # epochs without it; None where there is no perturbation
+    ema: float | None = None  # decay of the average of the weights
     attack_loss: str | None = None  # that PGD-AT's attack ascends, where it is not the task's
 
     @property
@@ -61,6 +64,11 @@ class TrainingSettings:
         """The budget of the PGD-20 that validates each epoch; None for natural training."""
         return pgd_budget(self.grey_eps) if self.grey_eps else None
 
+    @property
+    def suffix(self) -> str:
+        """What is appended to the published file name for what the published code lacks: `_awp0.01_ema0.995`, or ""."""
+        return "".join(f"_{name}{value:g}" for name, value in (("awp", self.awp), ("ema", self.ema)) if value)
+
     def to_json(self) -> dict[str, Any]:
         """Returns the settings as records and state files hold them."""
         facts = {_JSON_KEYS.get(name, name): value for name, value in asdict(self).items()}
@@ -72,9 +80,9 @@ def classification_name(settings: TrainingSettings) -> str:
     head = f"{MODELS[settings.model].class_name}_{settings.dataset}_{settings.method}"
     tail = f"maxLR{settings.lr}_weightDecay{settings.weight_decay}"
     if settings.method == "nat":
-        return f"{head}_class{settings.classes}_{tail}"
+        return f"{head}_class{settings.classes}_{tail}{settings.suffix}"
     attack = f"ADV{grey_token(settings.grey_eps)}-255_{settings.steps}_{grey_token(settings.grey_step_size)}-255"
-    return f"{head}_beta{settings.beta:g}_class{settings.classes}_{attack}_{tail}"
+    return f"{head}_beta{settings.beta:g}_class{settings.classes}_{attack}_{tail}{settings.suffix}"
 
 
 def segmentation_name(settings: TrainingSettings) -> str:
@@ -86,6 +94,6 @@ def segmentation_name(settings: TrainingSettings) -> str:
     method += f"_{settings.attack_loss}" if settings.attack_loss else ""
     name = f"{MODELS[settings.model].class_name}_{settings.dataset}_{method}_CrossEntropyLoss_Adam"
     if settings.method == "nat":
-        return name
+        return name + settings.suffix
     eps, step_size = grey_token(settings.grey_eps), grey_token(settings.grey_step_size)
-    return f"{name}_eps{eps}-255_step{settings.steps}_stepSize{step_size}-255"
+    return f"{name}_eps{eps}-255_step{settings.steps}_stepSize{step_size}-255{settings.suffix}"

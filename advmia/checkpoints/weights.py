@@ -37,6 +37,15 @@ def copy_weights(model: nn.Module) -> StateDict:
     return {name: tensor.detach().cpu().clone(memory_format=plain) for name, tensor in model.state_dict().items()}
 
 
+def digest_weights(model: nn.Module) -> str:
+    """Returns the SHA-256 of a network's weights, which does not depend on the file that holds them."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _weights_of(name: str, path: Path) -> tuple[StateDict, str]:
     """Returns the weights at `path` of the network `name`, and the SHA-256 of the file; says what was unwrapped.
 

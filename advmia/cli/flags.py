@@ -102,6 +102,7 @@ def _add_training(group: argparse._ArgumentGroup, task: Task) -> None:
         " classes are not as many" + imagenet,
     )
     _add_method_settings(group, task)
+    _add_weights(group)
     group.add_argument(
         "--valFraction",
         type=fraction,
@@ -140,6 +141,33 @@ def _add_method_settings(group: argparse._ArgumentGroup, task: Task) -> None:
             help="pgdat only: loss that its attack ascends: cross-entropy, or segpgd (SegPGD's: at first that of right"
             " pixels only, later also that of wrong ones)",
         )
+
+
+def _add_weights(group: argparse._ArgumentGroup) -> None:
+    """Adds the flags of what an update does with the weights, whatever the method."""
+    group.add_argument(
+        "--awp",
+        type=fraction,
+        metavar="GAMMA",
+        help="adversarial weight perturbation (AWP), for any method: before each update, weights move up the loss by"
+        " GAMMA of their norm, the gradient is taken there, and they move back. The paper has 0.01 for pgdat and 0.005"
+        " for trades. A step costs one more forward and backward pass of the loss, beside those of the attack",
+    )
+    group.add_argument(
+        "--awpWarmUp",
+        type=whole_number(0),
+        default=0,
+        metavar="N",
+        help="epochs at the beginning without --awp; 10 in the published code for trades",
+    )
+    group.add_argument(
+        "--ema",
+        type=fraction,
+        metavar="DECAY",
+        help="validate and keep the exponential moving average (EMA) of the weights instead of the weights, for any"
+        " method: after each update, average = DECAY * average + (1 - DECAY) * weights. 0.995 is usual. It costs"
+        " next to nothing",
+    )
 
 
 def _add_stopping(group: argparse._ArgumentGroup) -> None:

@@ -50,6 +50,9 @@ def settings_of(args: argparse.Namespace, spec: DatasetSpec, classes: int, preci
         train_data={},
         test_data={},
         normalize=args.normalize,
+        awp=args.awp,
+        awp_warm_up=None if args.awp is None else args.awpWarmUp,
+        ema=args.ema,
         attack_loss=_attack_loss(args),
         **spec.recorded,
     )

@@ -49,10 +49,12 @@ from advmia.runtime.precision import FP32
 from advmia.runtime.signals import Stopped
 from advmia.runtime.terminal import say
 from advmia.tasks import Task
+from advmia.training.averaging import WeightAverage
 from advmia.training.curves import Frame, TrainingCurves
 from advmia.training.loop import Epoch, Position, Saver, Training, fit
 from advmia.training.memory import shortage
 from advmia.training.methods import Method
+from advmia.training.perturbation import WeightPerturbation
 from advmia.training.selection import Selection
 from advmia.training.validation import Validation, epoch_line
 
@@ -96,7 +98,7 @@ def train(task: Task, args: argparse.Namespace) -> None:
             say(f"warning: {args.method} with {args.model} at {inputs.spec.size} pixels: {lack}")
         check_scorable(test_data)
         rate = base_rate(task, test_data)
-        validation = Validation(task, model, inputs.evaluation_loader(test_data), settings, rate)
+        validation = Validation(task, training.validated_model, inputs.evaluation_loader(test_data), settings, rate)
         _run(task, args, settings, training, validation, warnings)
 
 
@@ -120,7 +122,8 @@ def _run(
         **({"warnings": warnings} if warnings else {}),
     }
     selection = Selection(task.selection, validation.images)
-    best, position = BestCheckpoint(checkpoint, settings, facts, training.model, selection.is_better), Position()
+    best = BestCheckpoint(checkpoint, settings, facts, training.validated_model, selection.is_better)
+    position = Position()
     parts: dict[str, Stateful] = {
         "network": training.model,
         "optimizer": training.optimizer,
@@ -128,6 +131,7 @@ def _run(
         "generators": RandomState(),
         "position": position,
         "best": best,
+        **({"average": training.average} if training.average else {}),
     }
 
     def save() -> None:
@@ -230,9 +234,12 @@ def _training(task: Task, inputs: Inputs, data: ImageData, model: nn.Module, met
             f"the last {len(data) % args.bs} images of an epoch are too few for {args.model} at {pixels}: they join the"
             " batch before"
         )
+    average = None if args.ema is None else WeightAverage(model, args.ema)
     if args.compile:
-        compile_copies(model)
+        for network in {model, average.model if average else model}:
+            compile_copies(network)
     optimizer = task.optimizer(model.parameters(), args.lr, args.wd)
     # The reference plans floor(N / bs) + 1 steps for each epoch: as many as there are, or one more.
     schedule = task.schedule(optimizer, args.lr, args.epoch * (len(data) // args.bs + 1))
-    return Training(model, method, loader, optimizer, schedule, args.epoch, inputs.precision)
+    perturbation = WeightPerturbation(args.awp, args.awpWarmUp) if args.awp is not None else None
+    return Training(model, method, loader, optimizer, schedule, args.epoch, inputs.precision, perturbation, average)

@@ -1,10 +1,10 @@
 """The training loop, for every task and method.
 
-`fit` trains epoch by epoch. A `Position` says how far the training has got. Together with the network, the optimizer,
-the schedule and the random generators, it is all that the rest of a training depends on. `fit` saves this state after
-every epoch and, with a `Saver` of a shorter interval, within an epoch. No signal stops the process within an update, or
-between keeping an epoch and saving the state. So a stopped or killed training continues from its last saved state to
-the same weights (see `advmia.checkpoints.resume`).
+`fit` trains epoch by epoch. A `Position` says how far the training has got. Together with the network, the average of
+its weights, the optimizer, the schedule and the random generators, it is all that the rest of a training depends on.
+`fit` saves this state after every epoch and, with a `Saver` of a shorter interval, within an epoch. No signal stops the
+process within an update, or between keeping an epoch and saving the state. So a stopped or killed training continues
+from its last saved state to the same weights (see `advmia.checkpoints.resume`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ from advmia.runtime.precision import FP32, Precision
 from advmia.runtime.progress import ProgressBar
 from advmia.runtime.rng import SampleRng
 from advmia.runtime.signals import defer_signals
+from advmia.training.averaging import WeightAverage
 from advmia.training.methods import Method
+from advmia.training.perturbation import WeightPerturbation, kept_buffers
 
 _ADVICE = "try a lower --lr or a larger --bs; what was saved before is kept"
 
@@ -73,15 +75,20 @@ class Position:
 
 
 class LossOf(nn.Module):
-    """The mean loss of a method on a network, as a module (x, y, rng) -> scalar: DDP wraps modules only."""
+    """The mean loss of a method on a network, as a module: DDP wraps modules only.
+
+    Maps (x, y, rng) to the loss, a scalar, and the examples that it is of; or takes these examples as `x_adv`.
+    """
 
     def __init__(self, model: nn.Module, method: Method) -> None:
         super().__init__()
         self.model = model
         self._method = method  # no module, so that DDP sees the parameters of `model` only, not those of HAT's helper
 
-    def forward(self, x: Tensor, y: Tensor, rng: SampleRng) -> Tensor:
-        return self._method(self.model, x, y, rng=rng)
+    def forward(self, x: Tensor, y: Tensor, rng: SampleRng, x_adv: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if x_adv is None:
+            x_adv = self._method.examples(self.model, x, y, rng=rng)
+        return self._method.loss(self.model, x, x_adv, y), x_adv
 
 
 def data_parallel(loss: LossOf, device: torch.device) -> nn.Module:
@@ -106,6 +113,13 @@ class Training:
     schedule: LRScheduler  # stepped after every update
     epochs: int  # in all
     precision: Precision = FP32
+    perturbation: WeightPerturbation | None = None  # None: the gradient is taken at the weights themselves
+    average: WeightAverage | None = None  # takes in the weights after every update
+
+    @property
+    def validated_model(self) -> nn.Module:
+        """The network that is validated and kept: the average of the weights where there is one, else the network."""
+        return self.average.model if self.average else self.model
 
     @cached_property
     def loss(self) -> nn.Module:
@@ -147,12 +161,12 @@ def fit(
     Raises `UserError` when a loss or an output of the network is not finite.
     """
     position, saver = position or Position(), saver or Saver()
-    model, schedule = training.model, training.schedule
+    model, schedule, validated_model = training.model, training.schedule, training.validated_model
     # After a signal, the other ranks go on to the end of the main process' step, which it then saves.
     with nullcontext() if distributed.is_main() else defer_signals():
         while position.epoch <= training.epochs:
             mean = train_one_epoch(training, position, note=note, after_step=partial(saver.save_if_due, model))
-            distributed.broadcast_buffers(model)  # each rank validates a share of the list, on the same network
+            distributed.broadcast_buffers(validated_model)  # each rank validates a share, on the same network
             start = time.perf_counter()
             try:
                 clean, robust = validate()
@@ -204,22 +218,47 @@ def train_one_epoch(
 
 
 def _update(training: Training, batch: Batch, position: Position) -> float:
-    """Updates the network once; returns the mean loss over the batch, of which this rank may have a share only."""
-    loader, optimizer = training.loader, training.optimizer
+    """Updates the network once; returns the mean loss over the batch, of which this rank may have a share only.
+
+    With a perturbation of the weights, that loss and its gradient are those at the perturbed weights. The pass that
+    finds the perturbation leaves no trace in the running statistics, as in the published code, where a copy runs it.
+    """
+    model, perturbation = training.model, training.perturbation
+    if perturbation is None or not perturbation.is_active(position.epoch):
+        mean, _ = _backward(training, batch, position)
+    else:
+        with kept_buffers(model):
+            _, x_adv = _backward(training, batch, position)
+        with perturbation.applied(model):
+            mean, _ = _backward(training, batch, position, x_adv)
+    training.optimizer.step()
+    if training.average is not None:
+        training.average.update(model)
+    return mean
+
+
+def _backward(
+    training: Training, batch: Batch, position: Position, x_adv: Tensor | None = None
+) -> tuple[float, Tensor]:
+    """Sets the gradient of the network's parameters; returns the mean loss over the ranks and the examples.
+
+    `x_adv`: examples that were made before; None to make them. Raises `UserError` when the loss is not finite.
+    """
+    loader = training.loader
     scope, samples = (loader.seed, "train", position.epoch), batch.index.tolist()
     rng = SampleRng.of(*scope, samples=samples, batch=position.steps, device=loader.device)
     with training.precision.autocast(loader.device):
-        loss = training.loss(batch.x, batch.y, rng) * batch.weight
+        loss, x_adv = training.loss(batch.x, batch.y, rng, x_adv)
+        loss = loss * batch.weight
     mean, stop_requested = _reduce(float(loss.detach()))
     if not math.isfinite(mean):
         step = f"epoch {position.epoch}, step {position.steps + 1} of {len(loader)}"
         raise UserError(f"the loss became {mean} in {step}: {_ADVICE}")
-    optimizer.zero_grad(set_to_none=True)
+    training.optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    optimizer.step()
     if stop_requested:
         signals.request_stop(signal.SIGTERM)
-    return mean
+    return mean, x_adv
 
 
 def _reduce(loss: float) -> tuple[float, bool]:

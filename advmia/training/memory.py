@@ -17,7 +17,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from advmia.runtime import distributed, machine
 from advmia.training.loop import Training
 
-_COPIES_OF_WEIGHTS = 4  # the weights, their gradient and up to two averages of the optimizer
+_COPIES_OF_WEIGHTS = 4  # the weights, their gradient and up to two averages of the optimizer; AWP and EMA have one each
 _USABLE = 0.9  # the share of the memory that a suggested batch may need, since the estimate is a little low
 
 
@@ -67,7 +67,8 @@ def step_memory(training: Training, size: int) -> StepMemory:
     x = torch.empty(images, 3, size, size, dtype=dtype, device="meta")
     per_image = saved_bytes(training.model, x) * getattr(training.method, "passes", 1) // images
     weights = sum(value.numel() * value.element_size() for value in training.model.parameters())
-    return StepMemory(max(per_image, 1), weights * _COPIES_OF_WEIGHTS)
+    further = (training.perturbation is not None) + (training.average is not None)
+    return StepMemory(max(per_image, 1), weights * (_COPIES_OF_WEIGHTS + further))
 
 
 def shortage(training: Training, size: int) -> str:

@@ -19,6 +19,7 @@ def test_json_keys() -> None:
     """Fails if a key of records and state files is renamed or moves: earlier trainings could not be resumed."""
     content = pgdat(helper_sha256="ab", world_size=2).to_json()
     assert tuple(content) == KEYS
+    assert tuple(pgdat(awp=0.01, awp_warm_up=0, ema=0.995).to_json()) == (*KEYS, "awp", "awp_warm_up", "ema")
     assert (content["eps"], content["step_size"], content["helper"], content["processes"]) == (2.0, 0.5, "ab", 2)
 
 
@@ -46,9 +47,13 @@ def test_budgets() -> None:
     ],
 )
 def test_names(method: str, classification: str, segmentation: str) -> None:
-    """Fails if a checkpoint's name is not the one that the published scripts use."""
+    """Fails if a checkpoint's name is not the one that the published scripts use, or does not say what they lack."""
     settings = pgdat(method=method)
     assert (classification_name(settings), segmentation_name(settings)) == (classification, segmentation)
+    settings = pgdat(method=method, awp=0.005, awp_warm_up=10, ema=0.995)
+    assert classification_name(settings) == f"{classification}_awp0.005_ema0.995"
+    assert segmentation_name(settings) == f"{segmentation}_awp0.005_ema0.995"
+    assert classification_name(pgdat(method=method, ema=0.9)) == f"{classification}_ema0.9"
 
 
 def test_names_of_methods_that_the_published_code_lacks() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,15 @@ import pytest
 import torch
 
 from advmia import budgets
+from advmia.checkpoints.paths import record_path
 from advmia.commands import training
+from advmia.evaluation.loop import evaluate
+from advmia.evaluation.tally import Evaluation
 from advmia.models import build_model
+from advmia.training import validation
+from advmia.training.loop import Epoch, Training, fit
 from tests.support.kills import Killed, Outcome, training_outcome
+from tests.support.networks import same_tensors
 from tests.support.running import read_until, run_main, start
 from tests.support.world import TRAININGS
 
@@ -91,15 +98,46 @@ def test_killed_after_an_epoch(
 def test_killed_within_epochs(
     train: Train, train_until_save: Callable[..., None], undisturbed: Callable[[str], Outcome], tmp_path: Path
 ) -> None:
-    """Fails if a step is repeated or left out, draws another coin or eps, or the loss so far is lost.
+    """Fails if a step is repeated or left out, draws another coin or eps, or the loss or the average so far is lost.
 
-    An epoch has three steps. Of MPAdvT's batches, some are attacked and some are clean.
-    The training is killed after its steps 1, 2, 4 and 6: within the first epoch, within the second, and at its end.
+    The training is killed after its steps 1, 2, 4 and 6: within the first epoch, within the second, and at its end. An
+    epoch has three steps; of MPAdvT's batches, some are attacked and some are clean.
     """
+    name = "awp and ema"
     for saves in (1, 1, 2, 2):
-        train_until_save(saves, "mpadvt", "killed", "--saveEvery", "1e-9", "--resume")
-    assert train("mpadvt", "killed", "--resume") == 0
-    assert training_outcome(tmp_path / "killed") == undisturbed("mpadvt")
+        train_until_save(saves, name, "killed", "--saveEvery", "1e-9", "--resume")
+    assert train(name, "killed", "--resume") == 0
+    assert training_outcome(tmp_path / "killed") == undisturbed(name)
+
+
+def test_the_average_is_kept(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if the weights themselves are validated or kept instead of their average, or a file name does not say so.
+
+    The attack in training must still run on the network itself.
+    """
+    trainings: list[Training] = []
+    validated: list[object] = []
+
+    def recording_fit(given: Training, *args: Any, **options: Any) -> Iterator[Epoch]:
+        trainings.append(given)
+        return fit(given, *args, **options)
+
+    def recording_evaluate(model: torch.nn.Module, *args: Any, **options: Any) -> Evaluation:
+        validated.append(model)
+        return evaluate(model, *args, **options)
+
+    monkeypatch.setattr(training, "fit", recording_fit)
+    monkeypatch.setattr(validation, "evaluate", recording_evaluate)
+    assert train("nat", "out", "--epoch", 1, "--awp", "0.005", "--awpWarmUp", 1, "--ema", "0.9") == 0
+    (given,) = trainings
+    assert given.average is not None and validated == [given.average.model]
+    (path,) = (path for path in (tmp_path / "out").iterdir() if path.suffix not in (".json", ".png"))
+    assert path.name.endswith("_weightDecay0.001_awp0.005_ema0.9")
+    kept = torch.load(path, weights_only=True)
+    assert same_tensors(kept, given.average.model.state_dict())
+    assert not same_tensors(kept, given.model.state_dict())
+    settings = json.loads(record_path(path).read_text())["settings"]
+    assert (settings["awp"], settings["awp_warm_up"], settings["ema"]) == (0.005, 1, 0.9)
 
 
 @pytest.mark.slow

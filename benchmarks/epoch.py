@@ -49,7 +49,7 @@ LR = 1e-3
 DISTINCT = 12  # different JPEGs for training, and as many for testing
 # GFLOP of one image's forward pass (a multiplication and an addition count as two), by network and side of the image.
 # For other sizes, it is scaled by the area.
-GFLOP = {"res18": {224: 54.4, 299: 98.1}, "mv2": {224: 8.9, 299: 16.1}}
+GFLOP = {"res18": {224: 54.4, 299: 98.1}, "mv2": {224: 8.9, 299: 16.1}, "wrn": {224: 513.8, 299: 919.7}}
 # The work for one image, counted in forward passes: a gradient with respect to the input costs one, and a gradient with
 # respect to the parameters one more.
 TRAINING_WORK = 2 * TRAINING_STEPS + 3

@@ -18,6 +18,7 @@ from advmia.data.specs import DatasetSpec
 from advmia.models import build_model
 from advmia.models.densenet import DenseNet121
 from advmia.models.unet import UNet
+from advmia.models.wideresnet import WideResNet
 from advmia.runtime.machine import on_device, seed_everything
 from advmia.runtime.precision import FP32, Precision
 from advmia.tasks import SINGLE_LABEL, Task
@@ -82,10 +83,10 @@ def with_statistics_of(x: Tensor, model: nn.Module) -> nn.Module:
 def as_published(model: nn.Module) -> nn.Module:
     """Changes a network into the form that published code runs; returns the same model.
 
-    It gets PyTorch's default memory layout. Its ReLUs do not work in place, except in U-Net and DenseNet, whose
-    published ReLUs do.
+    It gets PyTorch's default memory layout. Its ReLUs do not work in place, except in U-Net, DenseNet and WideResNet,
+    whose published ReLUs do.
     """
-    if not isinstance(model, UNet | DenseNet121):
+    if not isinstance(model, UNet | DenseNet121 | WideResNet):
         for module in model.modules():
             if isinstance(module, nn.ReLU):
                 module.inplace = False

@@ -83,6 +83,13 @@ def small_networks() -> Iterator[None]:
 
 
 @pytest.fixture
+def narrow_wrn() -> Iterator[None]:
+    """Makes `wrn` narrow, for tests that run all networks at their full size, of which it is far the slowest."""
+    with networks.narrow_wrn():
+        yield
+
+
+@pytest.fixture
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes attacks in this process take few steps, for tests that do not check how strong an attack is."""
     for name, steps in (("EVALUATION_STEPS", 2), ("CW_STEPS", 2), ("AUTO_STEPS", 5), ("QUERIES", 50)):

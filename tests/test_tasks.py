@@ -59,6 +59,7 @@ def test_methods_are_declared_once() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("narrow_wrn")
 def test_every_network_and_data_set(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails if a method's loss has no gradient by some weight, or an attack leaves its budget.
 

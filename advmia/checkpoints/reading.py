@@ -45,22 +45,29 @@ class Weights:
     sha256: str  # of the file
     wrappers: tuple[str, ...] = ()  # the entries in which it lay, from the outside
 
-    def of(self, expected: Set[str]) -> tuple[StateDict, list[str]] | None:
+    def of(self, expected: Set[str], unused: Set[str] = frozenset()) -> tuple[StateDict, list[str]] | None:
         """Returns the entries of a network, without a prefix such as `module.`, and what was done, in words.
 
-        `expected`: the names of the network's state_dict entries. None if the file does not have exactly these names
-        after some prefix. Raises `UserError` if it has them after several.
+        `expected`: the names of the network's state_dict entries. `unused`: further ones, all of which may be there and
+        are left out. None if the file does not have exactly these names after some prefix. Raises `UserError` if it has
+        them after several.
         """
         first = min(expected)
         prefixes = [name.removesuffix(first) for name in self.state_dict if name.endswith(first)]
         found = {}
         for prefix in prefixes:
             own = {name.removeprefix(prefix): name for name in self.state_dict if name.startswith(prefix)}
-            if own.keys() == expected and (not prefix or prefix.endswith(".")):
+            if own.keys() in (expected, expected | unused) and (not prefix or prefix.endswith(".")):
                 found[prefix] = {name: self.state_dict[full] for name, full in own.items()}
         if len(found) > 1:
             raise UserError(f"{self.path} holds this network {len(found)} times, as {', '.join(found)}: keep one")
-        return next(((own, self._notes(prefix, own)) for prefix, own in found.items()), None)
+        for prefix, entries in found.items():
+            notes = self._notes(prefix, entries)
+            left_out = [name for name in entries if name in unused]
+            if left_out:
+                notes.append(f"{few(left_out)} left out, since the network never uses them")
+            return {name: tensor for name, tensor in entries.items() if name not in unused}, notes
+        return None
 
     def _notes(self, prefix: str, own: StateDict) -> list[str]:
         """Returns what was unwrapped, left out and converted."""

@@ -13,7 +13,7 @@ from torch import nn
 from advmia.checkpoints.reading import StateDict, Weights, few, load_weights
 from advmia.data.specs import DatasetSpec
 from advmia.errors import UserError
-from advmia.models import MODELS, build_model, classes_of_weights, head_of, state_dict_names
+from advmia.models import MODELS, build_model, classes_of_weights, head_of, state_dict_names, unused_names
 from advmia.runtime.files import atomic_write
 from advmia.runtime.terminal import say
 
@@ -53,7 +53,7 @@ def _weights_of(name: str, path: Path) -> tuple[StateDict, str]:
     """
     weights = load_weights(path)
     for candidate in (name, *(other for other in MODELS if other != name)):
-        found = weights.of(state_dict_names(candidate))
+        found = weights.of(state_dict_names(candidate), unused_names(candidate))
         if found and candidate != name:
             raise UserError(f"{path} holds weights of {candidate}, not of {name}: name the model of the weights")
         if found:

@@ -149,10 +149,8 @@ def add_batch_size(group: argparse._ArgumentGroup, default: int) -> None:
     group.add_argument("--bs", type=whole_number(1), default=default, metavar="N", help=text)
 
 
-def add_seed(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--seed", type=whole_number(0, 2**63 - 1), default=0, metavar="N", help="seed of all random numbers"
-    )
+def add_seed(group: argparse._ArgumentGroup, text: str = "seed of all random numbers") -> None:
+    group.add_argument("--seed", type=whole_number(0, 2**63 - 1), default=0, metavar="N", help=text)
 
 
 def add_data_root(group: argparse._ArgumentGroup, use: str = "`python -m advmia prepare` or `phantoms` fills") -> None:

@@ -68,7 +68,7 @@ def train_parser(task: Task, description: str | None) -> Parser:
         default=Path(task.checkpoint_folder),
         metavar="FOLDER",
         help="folder for the weights, a bare state_dict under the published file name; a record (.json) and curves"
-        " (.png) lie beside it",
+        " (.png) lie beside it; those of --seed N in its folder seedN, except for seed 0",
     )
     common.add_machine(parser)
     return parser
@@ -110,7 +110,9 @@ def _add_training(group: argparse._ArgumentGroup, task: Task) -> None:
         help="choose the best epoch on this part of the training list, e.g. 0.1, held out by image, not by patient"
         " (default: choose it on the test list, as the survey does)",
     )
-    common.add_seed(group)
+    common.add_seed(
+        group, "seed of all random numbers; the network of another seed than 0 goes to a folder seedN in --saveDir"
+    )
 
 
 def _add_method_settings(group: argparse._ArgumentGroup, task: Task) -> None:
@@ -219,7 +221,7 @@ def test_parser(task: Task, description: str | None) -> Parser:
     how = parser.add_argument_group("how to test")
     common.add_batch_size(how, 16)
     common.add_attacks(how, task, list(task.default_attacks))
-    common.add_seed(how)
+    common.add_seed(how, "seed of the attacks' random numbers")
     places = parser.add_argument_group("where files are")
     common.add_data_root(places)
     places.add_argument(
@@ -227,7 +229,8 @@ def test_parser(task: Task, description: str | None) -> Parser:
         type=Path,
         default=Path("results"),
         metavar="FOLDER",
-        help="folder for the results: a .csv with the scores, and a .json with the outcome of each image too",
+        help="folder for the results: a .csv with the scores, and a .json with the outcome of each image too; of a"
+        " target that was trained with --seed N, in its folder seedN, except for seed 0",
     )
     machine = common.add_machine(parser)
     machine.add_argument(

@@ -24,6 +24,7 @@ MODELS = {
     "res18": "ResNet-18",
     "mv2": "MobileNetV2",
     "chexnet": "DenseNet-121, as in CheXNet",
+    "wrn": "WideResNet-28-10; a step needs about 9 times the arithmetic of res18",
     "unet": "U-Net",
     "segnet": "SegNet",
 }

@@ -21,7 +21,8 @@ from advmia.attacks import ATTACKS
 from advmia.attacks.common import EvaluationAttack
 from advmia.attacks.inference import compile_copies, fitting_batch
 from advmia.budgets import Budget
-from advmia.checkpoints.best import read_training_of
+from advmia.checkpoints.best import read_seed, read_training_of, seed_of
+from advmia.checkpoints.paths import seed_folder
 from advmia.checkpoints.weights import LoadedModel, load_model
 from advmia.commands.inputs import (
     Inputs,
@@ -62,7 +63,7 @@ def test(task: Task, args: argparse.Namespace) -> None:
     check = check_training(trainings, data)
     if check.verdict == "warning":
         say(f"warning: {check.reason}")
-    with lock_outputs(_stem(args, inputs.spec, is_transfer=source is not target)):
+    with lock_outputs(_stem(args, inputs.spec, *_seeds(args, trainings))):
         results = _open_results(task, inputs, data, (target.sha256, source.sha256), trainings)
         source_network = None if source is target else machine.on_device(source.model, inputs.device)
         target_network = machine.on_device(target.model, inputs.device)
@@ -139,11 +140,14 @@ class _Run:
 
 
 def result_path(task: Task, args: argparse.Namespace) -> Path:
-    """Returns the path of the JSON file that `test` will write, unless another run has this name. Reads no files."""
+    """Returns the path of the JSON file that `test` will write, unless another run has this name.
+
+    Reads at most the checkpoints and their records, which say the seeds of the trainings.
+    """
     source_model, source_weight = _source(args)
     is_transfer = (source_model, source_weight) != (args.targetModel, args.targetWeight)
     spec = choose_spec(args, args.targetModel, source_model)
-    stem = _stem(args, spec, is_transfer=is_transfer)
+    stem = _stem(args, spec, read_seed(args.targetWeight), read_seed(source_weight) if is_transfer else None)
     return ResultFile(stem, facts={}, score_names=task.score_names(spec), run={}, details={}).json_path
 
 
@@ -152,8 +156,19 @@ def _source(args: argparse.Namespace) -> tuple[str, Path]:
     return args.surrogateModel or args.targetModel, args.surrogateWeight or args.targetWeight
 
 
-def _stem(args: argparse.Namespace, spec: DatasetSpec, *, is_transfer: bool) -> Path:
-    return result_stem(args.resultDir, spec.name, args.targetWeight, _source(args)[1] if is_transfer else None)
+def _seeds(args: argparse.Namespace, trainings: dict[str, Any]) -> tuple[int, int | None]:
+    """Returns the seeds of the trainings of the target and of the source; None for the source of a white-box test."""
+    target = seed_of(args.targetWeight, trainings["target_training"])
+    if "source_training" not in trainings:
+        return target, None
+    return target, seed_of(_source(args)[1], trainings["source_training"])
+
+
+def _stem(args: argparse.Namespace, spec: DatasetSpec, seed: int, source_seed: int | None) -> Path:
+    """Returns the result files' path without its ending. `seed`, `source_seed`: see `_seeds`."""
+    source = None if source_seed is None else _source(args)[1]
+    mark = "" if source_seed in (None, seed) else f"seed{source_seed}__"
+    return result_stem(seed_folder(args.resultDir, seed), spec.name, args.targetWeight, source, mark)
 
 
 def _load_networks(inputs: Inputs) -> tuple[LoadedModel, LoadedModel]:
@@ -248,7 +263,7 @@ def _open_results(
         "source_model": shown_name(source_model),
         "source_weight": str(source_weight),
     }
-    stem = _stem(args, inputs.spec, is_transfer=is_transfer)
+    stem = _stem(args, inputs.spec, *_seeds(args, trainings))
     results = ResultFile(stem, facts, task.score_names(inputs.spec), run, record)
     for path in results.resume() if distributed.is_main() else []:
         say(f"damaged results, or those of another version, were there: kept as {path}")

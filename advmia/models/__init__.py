@@ -1,4 +1,4 @@
-"""The five networks: `MODELS` declares them, `build_model` builds one, `identify` recognises one by its weights.
+"""The networks: `MODELS` declares them, `build_model` builds one, `identify` recognises one by its weights.
 
 Every network takes pixels (B, 3, H, W), float, in [0, 1], and normalises them itself. It returns logits: (B, classes)
 for classification, (B, classes, H, W) for segmentation. Parameter names are those of the survey's published weights, so
@@ -27,6 +27,7 @@ from advmia.models.resnet import ResNet18
 from advmia.models.segnet import SegNet
 from advmia.models.spec import Kind, ModelSpec
 from advmia.models.unet import UNet
+from advmia.models.wideresnet import WideResNet
 
 __all__ = [
     "MODELS",
@@ -41,6 +42,8 @@ __all__ = [
     "identify",
     "shown_name",
     "state_dict_names",
+    "unused_names",
+    "with_unused",
 ]
 
 
@@ -73,6 +76,16 @@ MODELS: dict[str, ModelSpec] = {
         cam_layer="densenet121.features",
         load_imagenet=load_imagenet,
         init="imagenet",
+    ),
+    "wrn": ModelSpec(
+        name="wrn",
+        class_name="WideResNet",
+        kind="classification",
+        build=WideResNet,
+        head="fc.weight",
+        min_size=1,
+        cam_layer="relu",
+        unused_twin=("block1.", "sub_block1."),
     ),
     "unet": ModelSpec(
         name="unet",
@@ -174,12 +187,42 @@ def classes_of_weights(name: str, state_dict: Mapping[str, Tensor]) -> int:
 
 
 def identify(state_dict: Mapping[str, Tensor]) -> str | None:
-    """Returns the name of the network that has exactly the entries of `state_dict`, or None if there is none."""
+    """Returns the name of the network that has exactly the entries of `state_dict`, or None if there is none.
+
+    The entries of `unused_names` may be among them.
+    """
     names = frozenset(state_dict)
-    return next((name for name in MODELS if state_dict_names(name) == names), None)
+    for name in MODELS:
+        own = state_dict_names(name)
+        if names in (own, own | unused_names(name)):
+            return name
+    return None
 
 
 @cache
 def state_dict_names(name: str) -> frozenset[str]:
     """Returns the names of the network's state_dict entries, which do not depend on the number of classes."""
     return frozenset(imported.skeleton(MODELS[name], classes=2))
+
+
+def unused_names(name: str) -> frozenset[str]:
+    """Returns the entries that files of the network `name` may hold besides its own, and that no forward pass uses."""
+    twin = MODELS[name].unused_twin
+    if twin is None:
+        return frozenset()
+    used, unused = twin
+    return frozenset(unused + entry.removeprefix(used) for entry in state_dict_names(name) if entry.startswith(used))
+
+
+def with_unused(name: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns weights of the network `name` with the entries of `unused_names`, for programs that ask for them.
+
+    For wrn these are `sub_block1`, a module that TRADES' and the survey's class of WideResNet have besides `block1`.
+    Since they never use it, any values do; they are those of `block1`.
+    """
+    twin = MODELS[name].unused_twin
+    if twin is None:
+        return dict(state_dict)
+    used, unused = twin
+    twins = {unused + entry.removeprefix(used): entry for entry in state_dict if entry.startswith(used)}
+    return {**state_dict, **{entry: state_dict[own].clone() for entry, own in twins.items()}}

@@ -31,3 +31,6 @@ class ModelSpec:
     # Copies ImageNet weights into a network that `build` returned; may download them. None: there are none.
     load_imagenet: Callable[[nn.Module], None] | None = None
     init: Literal["random", "imagenet"] = "random"  # where a training starts by default
+    # Prefixes (used, unused): published classes of the network have a second module, of the shapes of the first, which
+    # no forward pass uses. Weights with its entries are read without them; `advmia.models.with_unused` adds them.
+    unused_twin: tuple[str, str] | None = None

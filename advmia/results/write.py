@@ -117,13 +117,13 @@ class ResultFile:
         return [*self.facts.values(), *budget, row.n, *scores, f"{row.seconds:.3f}", *means, warnings]
 
 
-def result_stem(folder: Path, dataset: str, target: Path, source: Path | None) -> Path:
-    """Returns `<folder>/<dataset>__<target file>`; results of transfer attacks add `__from__<source file>`.
+def result_stem(folder: Path, dataset: str, target: Path, source: Path | None, source_mark: str = "") -> Path:
+    """Returns `<folder>/<dataset>__<target file>`; results of transfer attacks add `__from__<mark><source file>`.
 
-    `source`: None for white-box results. A name that is too long for a file ends in a digest; the record holds the
-    whole names.
+    `source`: None for white-box results. `source_mark`: what the source's file name does not say of it. A name that is
+    too long for a file ends in a digest; the record holds the whole names.
     """
-    name = f"{dataset}__{target.name}" + (f"__from__{source.name}" if source else "")
+    name = f"{dataset}__{target.name}" + (f"__from__{source_mark}{source.name}" if source else "")
     return folder / fitting_name(name, NAME_BYTES - len(_JSON) - 1 - _DIGEST_DIGITS)
 
 

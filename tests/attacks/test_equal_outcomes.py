@@ -19,9 +19,9 @@ from tests.support.attacks import SMALL_ONLY
 from tests.support.networks import CPU, image_data, network, targets
 
 IMAGES = 9
-SIZES = {"unet": 16}  # the other networks get 32 pixels
+SIZES = {"unet": 16, "short-wrn": 16}  # the other networks get 32 pixels
 NETWORKS = {
-    SINGLE_LABEL.name: ("res18-normalized", "mv2", "chexnet-normalized"),
+    SINGLE_LABEL.name: ("res18-normalized", "mv2", "chexnet-normalized", "short-wrn"),
     MULTI_LABEL.name: ("res18-normalized", "mv2", "chexnet-normalized"),
     SEGMENTATION.name: ("unet", "segnet"),
 }

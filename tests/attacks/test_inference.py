@@ -50,6 +50,7 @@ def settled(name: str, *, normalized: bool = False) -> nn.Module:
 
 @pytest.mark.parametrize("normalized", [False, True])
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.usefixtures("narrow_wrn")
 def test_same_function(name: str, normalized: bool) -> None:
     """Fails if a batch norm is folded wrongly, into the wrong convolution, or twice."""
     model = settled(name, normalized=normalized)
@@ -57,14 +58,18 @@ def test_same_function(name: str, normalized: bool) -> None:
     assert (actual - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
-@pytest.mark.parametrize(("name", "left"), [("res18", 0), ("mv2", 0), ("unet", 0), ("segnet", 0), ("chexnet", 62)])
+@pytest.mark.parametrize(
+    ("name", "left"), [("res18", 0), ("mv2", 0), ("wrn", 13), ("unet", 0), ("segnet", 0), ("chexnet", 62)]
+)
 def test_batch_norms_are_gone(name: str, left: int) -> None:
-    """Fails if a batch norm is not folded. Most of chexnet's come before a convolution, so that 62 remain."""
+    """Fails if a batch norm is not folded. Most of chexnet's come before a convolution, so that 62 remain; of wrn's 25,
+    the second of each block is folded."""
     copy = inference_copy(settled(name), batch())
     assert sum(isinstance(module, nn.BatchNorm2d) for module in copy.modules()) == left
 
 
-@pytest.mark.parametrize("name", ["res18", "mv2"])
+@pytest.mark.parametrize("name", ["res18", "mv2", "wrn"])
+@pytest.mark.usefixtures("narrow_wrn")
 def test_same_gradient(name: str) -> None:
     """Fails if the input gradient differs by more than rounding, of which attacks use the sign."""
     model, x, y = settled(name).eval(), batch(4), torch.tensor([0, 1, 2, 0])

@@ -72,7 +72,7 @@ def test_data_set_spellings() -> None:
 
 def test_model_and_method_spellings() -> None:
     """Fails if the letter case of a network's or a method's name matters."""
-    for spelling, name in {"chexNet": "chexnet", "RES18": "res18", "MV2": "mv2"}.items():
+    for spelling, name in {"chexNet": "chexnet", "RES18": "res18", "MV2": "mv2", "WRN": "wrn"}.items():
         assert parse_train(TRAIN.replace("res18", spelling))["model"] == name
         surrogate = f"{TEST} --surrogateModel {spelling} --surrogatePath b"
         assert parse_test(surrogate)["surrogateModel"] == name

@@ -130,7 +130,7 @@ def test_same_seed_same_weights(folder: Path, train: Command, fresh_interpreter:
     first, again = (load_weights(place / "clsCkpt" / ROBUST).state_dict for place in (folder, tmp_path))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert (folder / "clsCkpt" / ROBUST).read_bytes() == (tmp_path / "clsCkpt" / ROBUST).read_bytes()
-    other = load_weights(tmp_path / "other" / ROBUST).state_dict
+    other = load_weights(tmp_path / "other" / "seed1" / ROBUST).state_dict
     assert not torch.equal(first["conv1.weight"], other["conv1.weight"])
 
 

@@ -23,7 +23,7 @@ from tests.support.running import check_one_line, run_main
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
 
 
-def test_the_channel_is_repeated() -> None:
+def test_the_channel_is_repeated(narrow_wrn: None) -> None:
     """Fails if a network gives a grey image of one channel another output than the same image of three."""
     x = torch.rand(2, 1, 16, 16)
     for layer in (Normalize(), Normalize(MEAN, STD)):

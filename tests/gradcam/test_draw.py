@@ -17,11 +17,12 @@ from advmia.data.datasets import DATASETS
 from advmia.data.phantoms import make_phantoms
 from advmia.data.transforms import load_image, to_pixels
 from advmia.models import build_model
+from tests.support.networks import narrow_wrn
 from tests.support.running import run_main
 
-NETWORKS = ("res18", "mv2", "chexnet")
+NETWORKS = ("res18", "mv2", "chexnet", "wrn")
 
-pytestmark = pytest.mark.usefixtures("few_steps")
+pytestmark = pytest.mark.usefixtures("few_steps", "narrow_wrn")
 
 
 def unsaturate(model: nn.Module, images: Path) -> None:
@@ -38,14 +39,14 @@ def unsaturate(model: nn.Module, images: Path) -> None:
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Returns a folder with phantoms in ./data and random weights of the three networks, for two classes."""
+    """Returns a folder with phantoms in ./data and random weights of the networks, for two classes."""
     folder = tmp_path_factory.mktemp("visual")
     make_phantoms(folder / "data", ["mel2017", "xray"], count=24, size=48)
     torch.manual_seed(0)
-    for name in NETWORKS:
-        model = build_model(name, 2)
-        if name == "mv2":
-            unsaturate(model, folder / "data" / "mel2017" / "img")
+    with narrow_wrn():
+        models = {name: build_model(name, 2) for name in NETWORKS}
+    unsaturate(models["mv2"], folder / "data" / "mel2017" / "img")
+    for name, model in models.items():
         torch.save(model.state_dict(), folder / name)
     return folder
 
@@ -66,7 +67,8 @@ def read_records(folder: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("model", "dataset", "grey_eps"), [("res18", "melBin", [2]), ("mv2", "mel", [2, 8]), ("chexnet", "xray", [2])]
+    ("model", "dataset", "grey_eps"),
+    [("res18", "melBin", [2]), ("mv2", "mel", [2, 8]), ("chexnet", "xray", [2]), ("wrn", "melBin", [2])],
 )
 def test_files_of_a_run(
     model: str, dataset: str, grey_eps: list[int], workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -11,7 +11,7 @@ from advmia.gradcam.maps import cosine_similarity, grad_cam, is_empty, top_overl
 from advmia.models import MODELS, build_model
 from tests.support.networks import SmallNet, Snapshot, network, pixels, trained, unsettle
 
-HEADS = {"res18": "linear", "mv2": "linear", "chexnet": "densenet121.classifier.0"}
+HEADS = {"res18": "linear", "mv2": "linear", "chexnet": "densenet121.classifier.0", "wrn": "fc"}
 
 
 def small_net() -> SmallNet:
@@ -21,7 +21,8 @@ def small_net() -> SmallNet:
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_maps_of_the_three_networks_equal_cam(name: str) -> None:
+@pytest.mark.usefixtures("narrow_wrn")
+def test_maps_of_all_classifiers_equal_cam(name: str) -> None:
     """Fails for another layer, another class (the predicted one), a missing ReLU, or wrong channel weights.
 
     Where the average of the layer feeds a linear classifier, Grad-CAM is CAM (Zhou et al. 2016): the channel weights

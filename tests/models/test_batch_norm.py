@@ -16,6 +16,8 @@ from advmia.models.batch_norm import smallest_batch
         ("mv2", 16, 1),
         ("res18", 8, 2),
         pytest.param("chexnet", 32, 2, marks=pytest.mark.slow),
+        ("wrn", 4, 2),
+        ("wrn", 8, 1),
         ("unet", 16, 2),
         ("unet", 32, 1),
     ],

@@ -280,6 +280,19 @@ def test_steps(run_benchmark: Benchmark) -> None:
     assert hat["passes_per_image"]["plain"]["forward"] == hat["passes_per_image"]["ours"]["forward"] == 15
 
 
+def test_networks(run_benchmark: Benchmark) -> None:
+    """Fails if a network is missing, one is compared with another than the first, or its arithmetic is miscounted."""
+    words = ["--models", "res18", "wrn", "--size", 32, "--bs", 2, "--repeats", 1, "--warmup", 0]
+    (result,) = run_benchmark("networks", *words)["results"]
+    flops = {name: facts["gflop"] for name, facts in result["networks"].items()}
+    assert flops == pytest.approx({"res18": 1.1108, "wrn": 10.4866}, rel=1e-4)
+    for row in (result["attack"], result["update"]):
+        assert list(row) == ["ours, res18", "ours, wrn"] and row["ours, res18"]["ours_faster"] == 1
+    for name, row in result["folding"].items():  # the two batch norms of `SmallNet`
+        assert row["ours, not folded"]["ours_faster"] > 0 and row["ours"]["ours_faster"] == 1
+        assert (result["networks"][name]["batch_norms"], result["networks"][name]["not_folded"]) == (2, 0)
+
+
 @pytest.mark.slow
 def test_steps_of_a_real_network_as_a_command(tmp_path: Path, warm_interpreter: Path) -> None:
     """Fails if a network of the survey cannot be timed, both as it is published and as we train it."""

@@ -6,8 +6,8 @@ import copy
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from advmia.data.readers import SampleList
 from advmia.data.specs import IMAGENET_MEAN, IMAGENET_STD, Augmentation
 from advmia.losses import cross_entropy
 from advmia.models import Normalize, build_model, mobilenetv2, resnet, segnet, unet
+from advmia.models.wideresnet import WideResNet
 from advmia.runtime.rng import SampleRng
 from advmia.tasks import MULTI_LABEL, SEGMENTATION, Task
 from advmia.training.methods import PGDAT, Natural
@@ -37,13 +38,27 @@ BORDER = 2  # pixels at the left and the top that are exactly black, as around a
 def small_networks() -> Iterator[None]:
     """Makes all networks but CheXNet many times as fast during the `with` block, for tests that are not about networks.
 
-    MobileNetV2 has 4 blocks instead of 17; the others start with 8 channels instead of 64. With 4 channels, gradients
-    of torch 2.14's convolutions of stride 2 corrupt the memory of a CPU.
+    MobileNetV2 has 4 blocks instead of 17; the others start with 8 channels instead of 64, or with 16. With 4 channels,
+    gradients of torch 2.14's convolutions of stride 2 corrupt the memory of a CPU.
     """
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, narrow_wrn():
         patch.setattr(mobilenetv2, "STAGES", ((1, 16, 1, 1), (6, 24, 1, 2), (6, 32, 1, 2), (6, 320, 1, 2)))
         for module in (resnet, segnet, unet):
             patch.setattr(module, "WIDTH", 8)
+        models.state_dict_names.cache_clear()
+        yield
+    models.state_dict_names.cache_clear()
+
+
+@contextmanager
+def narrow_wrn() -> Iterator[None]:
+    """Makes `wrn` hundreds of times as fast during the `with` block: WideResNet-16-2, with two blocks in each stage.
+
+    It has every kind of block and of shortcut that WideResNet-28-10 has.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        narrow = partial(WideResNet, depth=16, widen_factor=2)
+        patch.setitem(models.MODELS, "wrn", replace(models.MODELS["wrn"], build=narrow))
         models.state_dict_names.cache_clear()
         yield
     models.state_dict_names.cache_clear()
@@ -133,13 +148,19 @@ CLASSIFIERS: dict[str, Callable[[int], nn.Module]] = {
     "res18-normalized": lambda classes: build_model("res18", classes, mean=IMAGENET_MEAN, std=IMAGENET_STD),
     "mv2": lambda classes: build_model("mv2", classes),
     "chexnet-normalized": lambda classes: build_model("chexnet", classes, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+    "narrow-wrn": lambda classes: WideResNet(classes, nn.Identity(), depth=16, widen_factor=2),
 }
 SEGMENTERS: dict[str, Callable[[int], nn.Module]] = {
     "small-segmenter": SmallSegmenter,
     "unet": lambda classes: build_model("unet", classes),
     "segnet": lambda classes: build_model("segnet", classes),
 }
-NETWORKS = CLASSIFIERS | SEGMENTERS
+NETWORKS = {
+    **CLASSIFIERS,
+    **SEGMENTERS,
+    # Every convolution of WideResNet-28-10, each once: they are what its rounding depends on.
+    "short-wrn": lambda classes: WideResNet(classes, nn.Identity(), depth=10),
+}
 
 
 def network(name: str, classes: int = 3) -> nn.Module:

@@ -16,6 +16,7 @@ DRAWN_STEPS = 9  # of MPAdvT and MAAdvT: at most, since they draw a number of st
 EVALUATION_STEPS = 20  # of PGD, in evaluations and in the validation after each epoch
 CW_STEPS = 30
 AUTO_STEPS = 100  # of APGD and FAB, alone and as parts of AutoAttack
+SEA_STEPS = 300  # of each of SEA's four runs
 QUERIES = 5000  # of Square; for SimBA, the number of directions
 
 
@@ -98,6 +99,11 @@ def cw_budget(grey_eps: float) -> Budget:
 def auto_budget(grey_eps: float) -> Budget:
     """Returns the budget of APGD, FAB and AutoAttack: 100 steps. They choose their step sizes, so it is 0 here."""
     return Budget.grey(grey_eps, AUTO_STEPS, 0)
+
+
+def sea_budget(grey_eps: float) -> Budget:
+    """Returns the budget of SEA: 300 steps in each of its runs. It chooses its step sizes, so they are 0 here."""
+    return Budget.grey(grey_eps, SEA_STEPS, 0)
 
 
 def square_budget(grey_eps: float) -> Budget:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from advmia.attacks.inference import Blocks, inference_copy
 from advmia.attacks.registry import ATTACKS
-from advmia.budgets import AUTO_STEPS, CW_STEPS, EVALUATION_STEPS, QUERIES, Budget, cw_budget, pgd_budget
+from advmia.budgets import AUTO_STEPS, CW_STEPS, EVALUATION_STEPS, QUERIES, SEA_STEPS, Budget, cw_budget, pgd_budget
 from advmia.errors import UserError
 from advmia.runtime.rng import SampleRng
 from advmia.targets import check_pixels, task_of_targets
@@ -65,6 +65,11 @@ def segpgd(eps: float, steps: int = EVALUATION_STEPS, step_size: float | None = 
 def cospgd(eps: float, steps: int = EVALUATION_STEPS, step_size: float | None = None) -> OwnAttack:
     """Returns CosPGD, for masks. `step_size`: as for `pgd`."""
     return replace(pgd(eps, steps, step_size), name="cospgd")
+
+
+def sea(eps: float, steps: int = SEA_STEPS) -> OwnAttack:
+    """Returns SEA, for masks: four runs of Auto-PGD, and of each image the worst."""
+    return OwnAttack("sea", Budget(eps, steps, 0))
 
 
 def cw(eps: float, steps: int = CW_STEPS, step_size: float | None = None) -> OwnAttack:

@@ -23,9 +23,11 @@ from advmia.data.specs import IMAGENET_MEAN, IMAGENET_STD, Augmentation
 from advmia.data.tensors import Batches, TensorData, as_data, collect
 from advmia.errors import UserError
 from advmia.evaluation import reliability
+from advmia.evaluation.attacked import AttackRun
 from advmia.evaluation.loop import EvaluationOptions, result_row
 from advmia.evaluation.loop import evaluate as evaluate_list
 from advmia.evaluation.tally import Evaluation
+from advmia.evaluation.worst import renew_worst
 from advmia.metrics import Scores
 from advmia.models.normalize import Normalize
 from advmia.results.read import read_records, results_at
@@ -63,11 +65,11 @@ class Robustness:
 
     @property
     def rows(self) -> list[ResultRow]:
-        """A row for the clean images and for each attack at each eps, with the outcome of every image."""
+        """A row for the clean images, for each attack at each eps, and for the worst of the attacks at each eps."""
         return self.results.rows
 
     def scores(self, attack: str = CLEAN, eps: float = 0.0) -> Scores:
-        """Returns the scores of one row. `attack`: "none" for the clean images. Raises `UserError` if there is none."""
+        """Returns the scores of one row. `attack`: or "none", "worst". Raises `UserError` if there is no such row."""
         row = self.results.find(attack, Budget(eps, 0, 0).grey_eps)
         if row is None:
             raise UserError(f"no row of {attack} at eps {eps:g}")
@@ -118,7 +120,7 @@ def evaluate(
 
     Raises `UserError` for data, attacks and epsilons that cannot be used.
     """
-    budgets = [(name, attack_named(name, eps).budget) for name in attacks for eps in epsilons]
+    attacked = [AttackRun(name, attack_named(name, eps).budget) for name in attacks for eps in epsilons]
     temporary = tempfile.TemporaryDirectory(prefix="advmia-") if out is None else None
     folder = Path(temporary.name if temporary else out or "")
     run = _Evaluation.of(model, data, seed)
@@ -130,15 +132,13 @@ def evaluate(
     if results.find(CLEAN, 0) is None:
         clean = run.evaluate(None, (seed, CLEAN, 0.0), CLEAN)
         results.add(result_row(CLEAN, Budget(0, 0, 0), (), clean.scores, clean))
-    clean_outcomes = torch.tensor(results.row(CLEAN, 0).outcomes)
-    for name, budget in budgets:
-        if results.find(name, budget.grey_eps) is None:
-            attack = ATTACKS[name].build(budget, run.task.attacks[name])
-            found = run.evaluate(attack, (seed, name, budget.grey_eps), f"{name} eps {budget.grey_eps:g}")
-            scores = found.scores | run.task.against_clean(
-                clean_outcomes, found.outcomes, run.loader.data.samples.labels
-            )
-            results.add(result_row(name, budget, attack.losses(run.classes), scores, found))
+    clean_row, y = results.row(CLEAN, 0), run.loader.data.samples.labels
+    for attack in attacked:
+        if results.find(attack.name, attack.budget.grey_eps) is None:
+            title = f"{attack.name} eps {attack.budget.grey_eps:g}"
+            found = run.evaluate(attack.build(run.task), (seed, attack.name, attack.budget.grey_eps), title)
+            results.add(*attack.rows(found, run.task, clean_row, y, run.classes))
+    renew_worst(results, run.task, run.loader.data)
     reliability.conclude(results, run.loader, run.task, model, None)
     return Robustness(results, temporary)
 

@@ -49,7 +49,7 @@ read_flags() {
       --out) OUT=${values[*]} ;;
       # Flags that only the training or only the test command takes.
       --epoch | --lr | --wd | --init | --valfraction | --beta | --gamma | --hatstep | --saveevery) TRAIN_FLAGS+=("$flag" "${values[@]}") ;;
-      --attacks | --epsilons | --autobatch) TEST_FLAGS+=("$flag" "${values[@]}") ;;
+      --attacks | --epsilons | --restarts | --eightbit | --autobatch) TEST_FLAGS+=("$flag" "${values[@]}") ;;
       *) ALL_FLAGS+=("$flag" "${values[@]}") ;;
     esac
   done

@@ -65,19 +65,25 @@ class AttackSpec:
     objectives: Objectives
     uses_gradients: bool = True  # False: it uses the network's outputs only
     bounded: bool = True  # False: eps is the size of a step, and adversarial images may be further away than eps
+    # Starts at a random point, and its loss says which start is worse, so that --restarts can run it from several.
+    restartable: bool = False
     early_stopping: bool = False  # leaves an image alone once it is misclassified; the built attack has the same value
 
 
 # In the order of the tables.
 ATTACKS: dict[str, AttackSpec] = {
     "fgsm": AttackSpec(fgsm, fgsm_budget, "one step of size eps up the training loss", _CLASSES),
-    "pgd": AttackSpec(pgd, pgd_budget, "20 steps up the training loss", _TASK_LOSSES),
+    "pgd": AttackSpec(pgd, pgd_budget, "20 steps up the training loss", _TASK_LOSSES, restartable=True),
     "pgd-margin": AttackSpec(
-        pgd, pgd_budget, "PGD that lowers the labels' margins instead of raising the loss", _MARGINS
+        pgd, pgd_budget, "PGD that lowers the labels' margins instead of raising the loss", _MARGINS, restartable=True
     ),
-    "pgd-dice": AttackSpec(pgd, pgd_budget, "PGD up the soft Dice loss", _DICE),
+    "pgd-dice": AttackSpec(pgd, pgd_budget, "PGD up the soft Dice loss", _DICE, restartable=True),
     "cw": AttackSpec(
-        cw, cw_budget, "30 steps down the margin of the true class's logit", {"single-label": confident_margin}
+        cw,
+        cw_budget,
+        "30 steps down the margin of the true class's logit",
+        {"single-label": confident_margin},
+        restartable=True,
     ),
     "aa": AttackSpec(
         autoattack,

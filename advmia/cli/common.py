@@ -12,11 +12,13 @@ from advmia.cli import meanings
 from advmia.cli.formatter import listed, published, with_remark
 from advmia.cli.parser import (
     DeviceNames,
+    NameList,
     dataset_name,
     grey_level,
     model_name,
     normalization,
     one_of,
+    several_of,
     whole_number,
     with_choices,
 )
@@ -129,10 +131,14 @@ def add_attacks(group: argparse._ArgumentGroup, task: Task, default: list[str]) 
     group.add_argument(
         "--attacks",
         nargs="+",
-        type=one_of(task.attacks),
+        action=NameList,
+        type=several_of(task.attacks),
         default=default,
         metavar="NAME",
-        help=listed("attacks", {name: ATTACKS[name].phrase for name in task.attacks}),
+        help=listed(
+            "attacks, with spaces or commas between them, or all",
+            {name: ATTACKS[name].phrase for name in task.attacks},
+        ),
     )
     group.add_argument(
         "--epsilons",

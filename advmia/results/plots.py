@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from advmia.results.differences import run_names
 from advmia.results.rows import CLEAN, is_bounded
-from advmia.results.scored import ScoredRun, Value, guessing_score
+from advmia.results.scored import ScoredRun, Value, curve_names, guessing_score
 from advmia.results.scores import SCORES, Score
 from advmia.runtime.files import atomic_write
 
@@ -90,7 +90,7 @@ class Picture:
 def curves_of(group: Sequence[ScoredRun], score_name: str) -> list[Curve]:
     """Returns a curve for each run, as the rows of a table name it. The clean score stands at eps 0 of every attack."""
     scale = 100 if SCORES[score_name].percent else 1
-    curves = []
+    curves, names_of_curves = [], curve_names(group)
     for run, name in zip(group, run_names([run.record for run in group]), strict=True):
         points: dict[str, list[Point]] = {}
         for column, scores in sorted(run.values.items(), key=lambda item: item[0].order()):
@@ -98,7 +98,7 @@ def curves_of(group: Sequence[ScoredRun], score_name: str) -> list[Curve]:
             if not math.isnan(value.score):
                 low, high = _bar(value)
                 point = Point(column.grey_eps, scale * value.score, scale * low, scale * high)
-                points.setdefault(column.attack, []).append(point)
+                points.setdefault(names_of_curves[column], []).append(point)
         clean = points.pop(CLEAN, [])
         guessing = guessing_score(run.record)
         curves.append(

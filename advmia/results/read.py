@@ -12,7 +12,7 @@ from typing import Any
 
 from advmia.checkpoints.paths import seed_named_by
 from advmia.errors import UserError
-from advmia.results.rows import ROW_KEYS, ResultRow
+from advmia.results.rows import ROW_KEYS, WORST, ResultRow, bounded_rows
 from advmia.results.scores import SELECTIONS, task_of
 from advmia.runtime.files import read_json_object
 from advmia.runtime.terminal import say
@@ -205,12 +205,16 @@ def _problem(record: RunRecord) -> str | None:
     warnings_in(record.content)  # raises KeyError or TypeError where the checks are damaged
     if not isinstance(record.content.get("base_rate", {"score": 0.0})["score"], float | int):
         return "its base_rate has no score"
-    seen: set[tuple[str, float]] = set()
+    seen = set()
     for row in record.rows:
-        problem = "is there twice" if (row.attack, row.grey_eps) in seen else _row_problem(row, record.rows[0])
+        problem = "is there twice" if row.key in seen else _row_problem(row, record.rows[0])
+        if row.attack == WORST and not problem:
+            attacks = bounded_rows(record.rows, row.grey_eps, eight_bits=row.eight_bits)
+            stale = set(row.attacks) != {attack.label for attack in attacks}
+            problem = "is not of the attacks that the file has at this eps" if stale else None
         if problem:
             return f"row {row.attack} eps {row.grey_eps:g} {problem}"
-        seen.add((row.attack, row.grey_eps))
+        seen.add(row.key)
     return None
 
 

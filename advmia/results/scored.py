@@ -11,27 +11,45 @@ import numpy as np
 from advmia.errors import UserError
 from advmia.results.intervals import Interval, auroc, percentile_interval, resampled_aurocs, resampled_means, wilson
 from advmia.results.read import RunRecord
-from advmia.results.rows import CLEAN, ResultRow
+from advmia.results.rows import CLEAN, WORST, ResultRow, attack_label
 from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL
 
 # In the order of the tables.
 _ATTACKS = list({CLEAN: None, **SINGLE_LABEL.attacks, **MULTI_LABEL.attacks, **SEGMENTATION.attacks})
+_UNKNOWN, _LAST = len(_ATTACKS), len(_ATTACKS) + 1  # the places of an attack of another version, and of `worst`
 _TOLERANCE = 1e-4  # between a stored score and the score of the stored outcomes, which are float32
 
 
 @dataclass(frozen=True)
 class Column:
-    """A table column: attack, eps, and the steps, since results of other steps belong in another column."""
+    """A table column: attack, eps, and how it was run, since results of other steps belong in another column."""
 
     attack: str
     grey_eps: float
     steps: int
     grey_step_size: float
+    restarts: int = 1
+    eight_bits: bool = False  # of the attacked images rounded to 8 bits
+    attacks: tuple[str, ...] = ()  # of `worst`: what it is the worst of
+
+    @classmethod
+    def of(cls, row: ResultRow) -> Column:
+        """Returns the column of a row."""
+        how = (row.steps, row.grey_step_size, row.restarts, row.eight_bits, tuple(row.attacks))
+        return cls(row.attack, row.grey_eps, *how)
 
     def order(self) -> tuple[Any, ...]:
-        """The key by which the columns of a table are sorted."""
-        number = _ATTACKS.index(self.attack) if self.attack in _ATTACKS else len(_ATTACKS)
-        return number, self.attack, self.grey_eps, self.steps, self.grey_step_size
+        """The key by which the columns of a table are sorted: `worst` last, then as `ATTACKS`."""
+        number = _ATTACKS.index(self.attack) if self.attack in _ATTACKS else _UNKNOWN
+        number = _LAST if self.attack == WORST else number
+        variant = (self.restarts, self.eight_bits, self.attacks)
+        return number, self.attack, *variant, self.grey_eps, self.steps, self.grey_step_size
+
+    @property
+    def curve(self) -> str:
+        """The attack as curves and heads name it: `pgd`, `pgd (5 restarts)`, `worst (8 bits)`."""
+        label = attack_label(self.attack, self.restarts)
+        return f"{label} (8 bits)" if self.eight_bits else label
 
 
 @dataclass(frozen=True)
@@ -82,22 +100,44 @@ def score_run(record: RunRecord) -> ScoredRun:
                 f"{record.file} row {row.attack} eps {row.grey_eps:g}: the {record.task.selection} cannot be computed"
                 f" from the outcomes of the images ({error}); run the test again, or leave the file out"
             ) from error
-        column = Column(row.attack, row.grey_eps, row.steps, row.grey_step_size)
-        values[column] = {name: with_interval.get(name, Value(score)) for name, score in row.scores.items()}
+        values[Column.of(row)] = {name: with_interval.get(name, Value(score)) for name, score in row.scores.items()}
     return ScoredRun(record, values)
 
 
 def column_heads(runs: Iterable[ScoredRun]) -> dict[Column, str]:
     """Returns all columns of the runs in the order of the tables, each with its head, e.g. `pgd 8`."""
     columns = sorted({column for run in runs for column in run.values}, key=Column.order)
-    heads = {
-        column: "clean" if column.attack == CLEAN else f"{column.attack} {column.grey_eps:g}" for column in columns
-    }
+    heads = {column: _head(column) for column in columns}
     texts = list(heads.values())
+    return {column: head if texts.count(head) == 1 else f"{head} ({_how(column)})" for column, head in heads.items()}
+
+
+def curve_names(runs: Iterable[ScoredRun]) -> dict[Column, str]:
+    """Returns the name of the curve over eps that each column of the runs is a point of, in the order of the tables.
+
+    Different steps are one curve; different attacks that `worst` is made of are not.
+    """
+    columns = sorted({column for run in runs for column in run.values}, key=Column.order)
+    attacks: dict[str, set[tuple[str, ...]]] = {}
+    for column in columns:
+        attacks.setdefault(column.curve, set()).add(column.attacks)
     return {
-        column: head if texts.count(head) == 1 else f"{head} ({column.steps} x {column.grey_step_size:g})"
-        for column, head in heads.items()
+        column: column.curve if len(attacks[column.curve]) == 1 else f"{column.curve} ({_how(column)})"
+        for column in columns
     }
+
+
+def _head(column: Column) -> str:
+    """Returns e.g. `pgd 8`, or `pgd 8 (5 restarts)`."""
+    if column.attack == CLEAN:
+        return "clean"
+    _, variant_start, variant = column.curve.partition(" ")
+    return f"{column.attack} {column.grey_eps:g}{variant_start}{variant}"
+
+
+def _how(column: Column) -> str:
+    """Returns what tells columns of one head apart: the steps, or the attacks that `worst` is made of."""
+    return ", ".join(column.attacks) or f"{column.steps} x {column.grey_step_size:g}"
 
 
 def guessing_score(record: RunRecord) -> float | None:

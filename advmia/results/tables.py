@@ -150,4 +150,7 @@ def _notes(group: Sequence[ScoredRun], values: Values) -> tuple[str, ...]:
     notes += [_NOT_COMPARABLE] if len({run.record.conditions for run in group}) > 1 else []
     attacks = dict.fromkeys(column.attack for column in column_heads(group))
     notes += [f"{attack}'s eps is the length of a step, not a bound." for attack in attacks if not is_bounded(attack)]
+    made_of = dict.fromkeys(column.attacks for column in column_heads(group) if column.attacks)
+    each = "image and finding" if group[0].record.task is MULTI_LABEL else "image"
+    notes += [f"worst: for each {each}, the worst of {', '.join(names[:-1])} and {names[-1]}." for names in made_of]
     return (*notes, *dict.fromkeys(run.note for run in group if run.note))

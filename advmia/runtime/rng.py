@@ -43,6 +43,18 @@ class SampleRng:
         """Returns the streams at some indices of the batch, (n,) int64. They are shared with this object."""
         return SampleRng([self._generators[index] for index in indices.tolist()])
 
+    def restart(self, number: int) -> SampleRng:
+        """Returns new streams for the same samples, for an attack's further start `number`.
+
+        They depend on the seeds of these streams and on `number`, not on how much was drawn already.
+        """
+        return SampleRng(
+            [
+                generator_for(generator.initial_seed(), "restart", number, device=generator.device)
+                for generator in self._generators
+            ]
+        )
+
     def uniform(self, like: Tensor) -> Tensor:
         """Returns uniform numbers in [0, 1) with the shape, dtype and device of `like`, whose first axis is samples."""
         return self._draw(torch.rand, like)

@@ -106,6 +106,20 @@ def test_each_script_has_the_flags_of_its_task() -> None:
         assert flag not in multi_label and flag not in parsed
 
 
+def test_lists_of_attacks() -> None:
+    """Fails if commas, spaces, letter case or `all` are not understood, an attack is named twice, or one is missing."""
+    parser = flags.test_parser(SINGLE_LABEL, None)
+
+    def chosen(*words: str) -> list[str]:
+        attacks: list[str] = parser.parse_args([*TEST.split(), *words]).attacks
+        return attacks
+
+    assert chosen() == list(SINGLE_LABEL.default_attacks)
+    assert chosen("--attacks", "fgsm,PGD", "cw") == chosen("--attacks", "fgsm,", "pgd,cw,fgsm") == ["fgsm", "pgd", "cw"]
+    assert chosen("--attacks", "ALL") == chosen("--attacks=all,pgd") == list(SINGLE_LABEL.attacks)
+    assert chosen("--attacks", "cw,all") == ["cw", *(name for name in SINGLE_LABEL.attacks if name != "cw")]
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -138,6 +152,9 @@ def test_wrong_training_flags(
     ("line", "message"),
     [
         (f"{TEST} --attacks pgd nosuch", "unknown name 'nosuch': choose from fgsm, pgd"),
+        (f"{TEST} --attacks pgd,nosuch", "unknown name 'nosuch': choose from fgsm, pgd"),
+        (f"{TEST} --attacks ,", "unknown name ','"),
+        (f"{TEST} --restarts 0", "whole number of at least 1, got '0'"),
         (f"{TEST} --epsilons 1 two", "grey levels from 0 to 255, got 'two'"),
         (f"{TEST} --surrogateModel segnet", "unknown name 'segnet'"),
         ("--dataset melBin --targetModel res18", "required: --targetWeight"),

@@ -24,6 +24,7 @@ from advmia.cli.parser import (
 )
 from advmia.models import MODELS
 from advmia.tasks import SEGMENTATION, Task
+from advmia.training.methods import MASK_ATTACKS
 
 _NOTE = (
     "Flags marked (published) are those of the survey's published code; the others are additions. Letter case does not"
@@ -82,6 +83,7 @@ def _add_training(group: argparse._ArgumentGroup, task: Task) -> None:
         metavar="X",
         help=published(
             "size of the perturbation in adversarial training, in grey levels out of 255: 8 or 8/255; not used by nat"
+            + ("; mpadvt draws it for each batch, from a quarter of X to X" if "mpadvt" in task.methods else "")
         ),
     )
     group.add_argument("--epoch", type=whole_number(1), default=100, metavar="N", help=published("number of epochs"))
@@ -100,23 +102,7 @@ def _add_training(group: argparse._ArgumentGroup, task: Task) -> None:
         help="initial weights: random, or a file with weights of this network, whose last layer is left out if its"
         " classes are not as many" + imagenet,
     )
-    if "trades" in task.methods:
-        group.add_argument(
-            "--beta",
-            type=non_negative,
-            metavar="X",
-            help="weight of the robustness term of trades, mart and hat (default: the survey's, 6 for most data sets)",
-        )
-        group.add_argument(
-            "--gamma", type=non_negative, default=1.0, metavar="X", help="hat only: weight of the helper's term"
-        )
-        group.add_argument(
-            "--hatStep",
-            type=positive,
-            default=3.5,
-            metavar="X",
-            help="hat only: h, the factor of the perturbation in the helper's term",
-        )
+    _add_method_settings(group, task)
     _add_weights(group)
     group.add_argument(
         "--valFraction",
@@ -128,6 +114,36 @@ def _add_training(group: argparse._ArgumentGroup, task: Task) -> None:
     common.add_seed(
         group, "seed of all random numbers; the network of another seed than 0 goes to a folder seedN in --saveDir"
     )
+
+
+def _add_method_settings(group: argparse._ArgumentGroup, task: Task) -> None:
+    """Adds the flags that only some training methods have."""
+    weight = "weight of the robustness term of "
+    if "hat" in task.methods:
+        weight += "trades, mart, hat and maadvt (default: the survey's, 6 for most data sets)"
+    else:
+        weight += "trades (default: 6)"
+    group.add_argument("--beta", type=non_negative, metavar="X", help=weight)
+    if "hat" in task.methods:
+        group.add_argument(
+            "--gamma", type=non_negative, default=1.0, metavar="X", help="hat only: weight of the helper's term"
+        )
+        group.add_argument(
+            "--hatStep",
+            type=positive,
+            default=3.5,
+            metavar="X",
+            help="hat only: h, the factor of the perturbation in the helper's term",
+        )
+    if task is SEGMENTATION:
+        group.add_argument(
+            "--attackLoss",
+            type=one_of(MASK_ATTACKS),
+            default=next(iter(MASK_ATTACKS)),
+            metavar="NAME",
+            help="pgdat only: loss that its attack ascends: cross-entropy, or segpgd (SegPGD's: at first that of right"
+            " pixels only, later also that of wrong ones)",
+        )
 
 
 def _add_weights(group: argparse._ArgumentGroup) -> None:

@@ -102,13 +102,15 @@ class _Families:
 
     def has_seeds(self, record: RunRecord) -> bool:
         """Returns whether the target is one of several that are equal but for the seed, each seed once."""
-        seeds = list(self._members_with(record.target).values())
-        return record.training is not None and len(set(seeds)) > 1 and len(set(seeds)) == len(seeds)
+        members = self._members_with(record.target)
+        seeds = set(members.values())
+        is_recorded = (record.training or {}).get("seed") == members.get(record.target, "unknown")
+        return is_recorded and len(seeds) > 1 and len(seeds) == len(members)
 
     def note(self, record: RunRecord) -> str:
         """Returns why the runs of a target are not averaged, where another seed would let one expect it."""
-        seeds = list(self._members_with(record.target).values())
-        if len(set(seeds)) > 1:
+        members = self._members_with(record.target)
+        if len(members) > len(set(members.values())) > 1:
             return f"{record.method} {_TWICE}"
         facts = self._trainings.get(record.target)
         if facts and self._has_unknown_helper(facts):

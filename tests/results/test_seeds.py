@@ -89,6 +89,7 @@ def test_mean_and_deviation(tmp_path: Path) -> None:
         ("target_training.init", "weights 0123456789ab"),
         ("target_training.train_data.sha256", "0" * 64),
         ("dataset", "melBin"),
+        ("target_training.seed", None),
         ("target_training", None),
     ],
 )

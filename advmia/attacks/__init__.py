@@ -13,6 +13,7 @@ from advmia.attacks.own import cw as cw
 from advmia.attacks.own import fab_t as fab_t
 from advmia.attacks.own import fgsm as fgsm
 from advmia.attacks.own import pgd as pgd
+from advmia.attacks.own import sea as sea
 from advmia.attacks.own import segpgd as segpgd
 from advmia.attacks.own import simba as simba
 from advmia.attacks.own import square as square

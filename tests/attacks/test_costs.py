@@ -51,6 +51,7 @@ OTHERS: dict[str, tuple[Cost, Cost]] = {
     "pgd-dice": COSTS["pgd"],
     "segpgd": COSTS["pgd"],
     "cospgd": COSTS["pgd"],
+    "sea": (lambda n, k: 4 * (n + (4 if n > 3 else 2)), lambda n, k: 4 * n),
     **dict.fromkeys(("apgd", "apgd-margin", "apgd-dice"), (lambda n, k: n + 1, lambda n, k: n)),
 }
 

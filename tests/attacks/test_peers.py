@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from advmia.attacks.gradient import fgsm, pgd
 from advmia.budgets import Budget
 from advmia.errors import UserError
-from advmia.losses import cross_entropy
+from advmia.losses import cross_entropy, kl_divergence
 from advmia.runtime.rng import SampleRng
 from advmia.training.methods import divergence_ascent
 from tests.support.networks import (
@@ -129,7 +129,7 @@ def test_the_ascent_of_trades_and_hat(classes: int) -> None:
         budget = Budget.grey(grey_eps, 10, max(0.5, grey_eps / 4))
         torch.manual_seed(5)
         rng = StubRng(torch.randn_like(x))
-        x_adv = divergence_ascent(model, x, budget, rng)
+        x_adv = divergence_ascent(model, x, kl_divergence, budget, rng)
         torch.manual_seed(5)
         theirs = torchattacks.TPGD(model, eps=budget.eps, alpha=budget.step_size, steps=10)(x, y)
         assert rng.draws == ["normal"]

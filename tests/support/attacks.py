@@ -52,9 +52,10 @@ TRAITS = {
     "simba": Traits(steps=60, eps=1.0, own_losses=True, grows=True, slow=True),
     "apgd": Traits(),
     "segpgd": Traits(own_losses=True),
+    "sea": Traits(own_losses=True),
 }
 # They pass images through a network as PGD and APGD do, which are tested with deep networks: small ones do for these.
-SMALL_ONLY = ("segpgd", "cospgd")
+SMALL_ONLY = ("segpgd", "cospgd", "sea")
 for_each_attack = pytest.mark.parametrize("attack", TRAITS)
 
 

@@ -16,6 +16,7 @@ DRAWN_STEPS = 9  # of MPAdvT and MAAdvT: at most, since they draw a number of st
 EVALUATION_STEPS = 20  # of PGD, in evaluations and in the validation after each epoch
 CW_STEPS = 30
 AUTO_STEPS = 100  # of APGD and FAB, alone and as parts of AutoAttack
+MOMENTUM_STEPS = 10  # of MI-FGSM
 SEA_STEPS = 300  # of each of SEA's four runs
 QUERIES = 5000  # of Square; for SimBA, the number of directions
 
@@ -99,6 +100,11 @@ def cw_budget(grey_eps: float) -> Budget:
 def auto_budget(grey_eps: float) -> Budget:
     """Returns the budget of APGD, FAB and AutoAttack: 100 steps. They choose their step sizes, so it is 0 here."""
     return Budget.grey(grey_eps, AUTO_STEPS, 0)
+
+
+def momentum_budget(grey_eps: float) -> Budget:
+    """Returns the budget of MI-FGSM, with and without input diversity: 10 steps of eps / 10 (Dong et al. 2018)."""
+    return Budget.grey(grey_eps, MOMENTUM_STEPS, grey_eps / MOMENTUM_STEPS)
 
 
 def sea_budget(grey_eps: float) -> Budget:

@@ -126,7 +126,7 @@ class SharedDraws(SampleRng):
     """The draws of torchattacks' input diversity, which are the same for every image of a batch."""
 
     def __init__(self, draws: Sequence[tuple[float, ...]]) -> None:
-        super().__init__([])
+        super().__init__([], torch.Generator())
         self.draws = iter(draws)
 
     def uniform(self, like: Tensor) -> Tensor:

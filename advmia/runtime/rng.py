@@ -61,9 +61,9 @@ class SampleRng:
         """
         generators = [
             generator_for(generator.initial_seed(), "restart", number, device=generator.device)
-            for generator in self._generators
+            for generator in (*self._generators, self._batch)
         ]
-        return SampleRng(generators, generator_for(self._batch.initial_seed(), "restart", number))
+        return SampleRng(generators[:-1], generators[-1])
 
     def uniform(self, like: Tensor) -> Tensor:
         """Returns uniform numbers in [0, 1) with the shape, dtype and device of `like`, whose first axis is samples."""

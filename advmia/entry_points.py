@@ -108,7 +108,8 @@ def _phantoms(args: argparse.Namespace) -> None:
 
 
 def _tables(args: argparse.Namespace) -> None:
-    print(write_tables(args.results, args.out, form=args.format, scores=args.scores), end="")
+    text = write_tables(args.results, args.out, form=args.format, scores=args.scores, per_seed=args.perSeed)
+    print(text, end="")
 
 
 def _where(_: argparse.Namespace) -> None:

@@ -23,9 +23,11 @@ from advmia.data.specs import IMAGENET_MEAN, IMAGENET_STD, Augmentation
 from advmia.data.tensors import Batches, TensorData, as_data, collect
 from advmia.errors import UserError
 from advmia.evaluation import reliability
+from advmia.evaluation.attacked import AttackRun
 from advmia.evaluation.loop import EvaluationOptions, result_row
 from advmia.evaluation.loop import evaluate as evaluate_list
 from advmia.evaluation.tally import Evaluation
+from advmia.evaluation.worst import renew_worst
 from advmia.metrics import Scores
 from advmia.models.normalize import Normalize
 from advmia.results.read import read_records, results_at
@@ -63,11 +65,11 @@ class Robustness:
 
     @property
     def rows(self) -> list[ResultRow]:
-        """A row for the clean images and for each attack at each eps, with the outcome of every image."""
+        """A row for the clean images, for each attack at each eps, and for the worst of the attacks at each eps."""
         return self.results.rows
 
     def scores(self, attack: str = CLEAN, eps: float = 0.0) -> Scores:
-        """Returns the scores of one row. `attack`: "none" for the clean images. Raises `UserError` if there is none."""
+        """Returns the scores of one row. `attack`: or "none", "worst". Raises `UserError` if there is no such row."""
         row = self.results.find(attack, Budget(eps, 0, 0).grey_eps)
         if row is None:
             raise UserError(f"no row of {attack} at eps {eps:g}")
@@ -118,7 +120,7 @@ def evaluate(
 
     Raises `UserError` for data, attacks and epsilons that cannot be used.
     """
-    budgets = [(name, attack_named(name, eps).budget) for name in attacks for eps in epsilons]
+    attacked = [AttackRun(name, attack_named(name, eps).budget) for name in attacks for eps in epsilons]
     temporary = tempfile.TemporaryDirectory(prefix="advmia-") if out is None else None
     folder = Path(temporary.name if temporary else out or "")
     run = _Evaluation.of(model, data, seed)
@@ -130,15 +132,13 @@ def evaluate(
     if results.find(CLEAN, 0) is None:
         clean = run.evaluate(None, (seed, CLEAN, 0.0), CLEAN)
         results.add(result_row(CLEAN, Budget(0, 0, 0), (), clean.scores, clean))
-    clean_outcomes = torch.tensor(results.row(CLEAN, 0).outcomes)
-    for name, budget in budgets:
-        if results.find(name, budget.grey_eps) is None:
-            attack = ATTACKS[name].build(budget, run.task.attacks[name])
-            found = run.evaluate(attack, (seed, name, budget.grey_eps), f"{name} eps {budget.grey_eps:g}")
-            scores = found.scores | run.task.against_clean(
-                clean_outcomes, found.outcomes, run.loader.data.samples.labels
-            )
-            results.add(result_row(name, budget, attack.losses(run.classes), scores, found))
+    clean_row, y = results.row(CLEAN, 0), run.loader.data.samples.labels
+    for attack in attacked:
+        if results.find(attack.name, attack.budget.grey_eps) is None:
+            title = f"{attack.name} eps {attack.budget.grey_eps:g}"
+            found = run.evaluate(attack.build(run.task), (seed, attack.name, attack.budget.grey_eps), title)
+            results.add(*attack.rows(found, run.task, clean_row, y, run.classes))
+    renew_worst(results, run.task, run.loader.data)
     reliability.conclude(results, run.loader, run.task, model, None)
     return Robustness(results, temporary)
 
@@ -200,7 +200,7 @@ class TrainingOptions:
     batch_size: int = _BATCH
     lr: float | None = None  # None: 0.01 for classifiers, 0.0001 for masks
     weight_decay: float = 1e-3
-    beta: float | None = None  # weight of the robustness term of trades and mart; None: 6
+    beta: float | None = None  # weight of the robustness term of trades, mart and maadvt; None: 6
     seed: int = 0
     awp: float | None = None  # gamma of the adversarial weight perturbation, e.g. 0.01; None: without
     awp_warm_up: int = 0  # epochs at the beginning without it
@@ -222,7 +222,7 @@ def train(
     Args:
         model: as for `evaluate`; it is trained on its device, and is in eval mode afterwards.
         data: as for `evaluate`; x and y stay in memory, so augmentation of a DataLoader is drawn once.
-        method: "nat", "pgdat", "trades" or "mart"; findings and masks have the first two.
+        method: "nat", "pgdat" or "trades"; for findings also "mpadvt", for classes also "mart", "mpadvt", "maadvt".
         eps: of the attack in training, in pixels of [0, 1]; ignored by "nat".
         epochs: number of passes over the images.
         options: see `TrainingOptions`.
@@ -265,9 +265,9 @@ def _training(
         known = ", ".join(name for name in task.methods if name != "hat")
         raise UserError(f"unknown training method {method!r} for {task.name}: choose from {known}")
     machine.seed_everything(options.seed)
-    budget = training_budget(Budget(eps, 0, 0).grey_eps)
+    budget = training_budget(Budget(eps, 0, 0).grey_eps, method)
     beta = default_beta(method, "") if options.beta is None else options.beta
-    settings = MethodSettings(task.objective, budget, beta, gamma=0, hat_step=0, helper=None)
+    settings = MethodSettings(task.objective, task.divergence, budget, beta, gamma=0, hat_step=0, helper=None)
     images = tensors.preload(device)
     loader = TrainingLoader(images, options.batch_size, device, task.order, Augmentation(), options.seed)
     lr = task.default_lr if options.lr is None else options.lr

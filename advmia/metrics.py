@@ -89,29 +89,40 @@ class ClassificationMeter(Meter):
         columns, classes = self.state_dict(), self._classes
         if not columns:
             return torch.zeros(classes, classes, dtype=torch.int64)
-        cells = columns["y"] * classes + columns["predicted"]
-        return torch.bincount(cells, minlength=classes**2).reshape(classes, classes)
+        return confusion(columns["y"], columns["predicted"], classes)
 
     def compute(self) -> Scores:
-        columns, counts = self.state_dict(), self.confusion.double()
-        hits, labelled, predicted = counts.diag(), counts.sum(dim=1), counts.sum(dim=0)
-        present = labelled + predicted > 0
+        columns, scores = self.state_dict(), scores_of_confusion(self.confusion, self._positive)
+        aurocs = areas_under_roc(columns["odds"], F.one_hot(columns["y"], self._classes))
+        return scores | {"auroc": mean_defined(aurocs)}
 
-        def macro(denominator: Tensor, weight: float = 1.0) -> float:
-            return float((weight * hits / denominator.clamp(min=1))[present].mean())
 
-        recalls = hits / labelled  # NaN for a class without labels
-        is_binary, negative = len(counts) == 2, 1 - self._positive
-        return {
-            "accuracy": float(hits.sum() / counts.sum()),
-            "recall": macro(labelled),
-            "precision": macro(predicted),
-            "f1": macro(labelled + predicted, weight=2.0),
-            "balanced_accuracy": float(recalls.nanmean()),
-            "auroc": mean_defined(areas_under_roc(columns["odds"], F.one_hot(columns["y"], self._classes))),
-            "sensitivity": float(recalls[self._positive]) if is_binary else math.nan,
-            "specificity": float(recalls[negative]) if is_binary else math.nan,
-        }
+def confusion(y: Tensor, predicted: Tensor, classes: int) -> Tensor:
+    """Returns the number of images by [label, predicted class], (K, K) int64; y and predicted (N,) int64."""
+    return torch.bincount(y * classes + predicted, minlength=classes**2).reshape(classes, classes)
+
+
+def scores_of_confusion(counts: Tensor, positive: int) -> Scores:
+    """Returns the scores of `ClassificationMeter` from a confusion matrix (K, K); AUROC, which needs more, is NaN."""
+    counts = counts.double()
+    hits, labelled, predicted = counts.diag(), counts.sum(dim=1), counts.sum(dim=0)
+    present = labelled + predicted > 0
+
+    def macro(denominator: Tensor, weight: float = 1.0) -> float:
+        return float((weight * hits / denominator.clamp(min=1))[present].mean())
+
+    recalls = hits / labelled  # NaN for a class without labels
+    is_binary = len(counts) == 2
+    return {
+        "accuracy": float(hits.sum() / counts.sum()),
+        "recall": macro(labelled),
+        "precision": macro(predicted),
+        "f1": macro(labelled + predicted, weight=2.0),
+        "balanced_accuracy": float(recalls.nanmean()),
+        "auroc": math.nan,
+        "sensitivity": float(recalls[positive]) if is_binary else math.nan,
+        "specificity": float(recalls[1 - positive]) if is_binary else math.nan,
+    }
 
 
 def success_rate(clean: Tensor, adversarial: Tensor, y: Tensor) -> float:

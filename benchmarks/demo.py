@@ -59,7 +59,7 @@ def accuracies(out: Path) -> dict[str, float]:
     """Returns the accuracies in percent of both networks, clean and under PGD-20, from the results of a demo."""
     found: dict[str, float] = {}
     for method in METHODS:
-        (path,) = (out / "results").glob(f"*_{method}_*.json")
+        (path,) = (out / "results").rglob(f"*_{method}_*.json")  # those of another seed than 0 lie in a folder
         rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
         shares = {(row["attack"], row["eps"]): 100 * row["scores"]["accuracy"] for row in rows}
         found |= {f"{method} clean": shares["none", 0], f"{method} attacked": shares["pgd", EPS]}

@@ -7,7 +7,7 @@
 #
 # MODELS="res18 mv2" chooses networks (default: res18 mv2 chexnet), EPSILONS="4 8" the training eps (default: 1 2 4 8).
 # Flags are those of scripts/sweep_eps.sh and replace the settings below, e.g. --gpu 0 --attacks pgd --dryRun --out DIR
-# (default: reproduce). Started again, it skips finished steps.
+# (default: reproduce), --seeds 0 1 2. Started again, it skips finished steps.
 . "$(dirname "$0")/sweep.sh"
 if [[ ${1:---help} != -* ]]; then set -- --dataset "$@"; fi
 # shellcheck disable=SC2086 # the unquoted variables are lists of words

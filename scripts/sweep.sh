@@ -26,9 +26,9 @@ fail() {
 }
 
 read_flags() {
-  DATASET='' NETWORKS=() METHODS=() TRAIN_EPS=() OUT='' DRY_RUN=''
+  DATASET='' NETWORKS=() METHODS=() TRAIN_EPS=() SEEDS=() OUT='' DRY_RUN=''
   TRAIN_FLAGS=() TEST_FLAGS=() ALL_FLAGS=()
-  local flag values
+  local flag values seed
   while [ $# -gt 0 ]; do
     flag=$1 values=()
     shift
@@ -45,27 +45,33 @@ read_flags() {
       --model | --models) NETWORKS=("${values[@],,}") ;;
       --method | --methods) METHODS=("${values[@],,}") ;;
       --eps) TRAIN_EPS=("${values[@]}") ;;
+      --seeds) read -ra SEEDS <<<"${values[*]}" ;;
       --out) OUT=${values[*]} ;;
       # Flags that only the training or only the test command takes.
       --epoch | --lr | --wd | --init | --valfraction | --beta | --gamma | --hatstep | --saveevery) TRAIN_FLAGS+=("$flag" "${values[@]}") ;;
-      --attacks | --epsilons | --autobatch) TEST_FLAGS+=("$flag" "${values[@]}") ;;
+      --attacks | --epsilons | --restarts | --eightbit | --autobatch) TEST_FLAGS+=("$flag" "${values[@]}") ;;
       *) ALL_FLAGS+=("$flag" "${values[@]}") ;;
     esac
   done
   if [ -z "$DATASET" ] || [ -z "$OUT" ] || [ ${#NETWORKS[@]} = 0 ] || [ ${#METHODS[@]} = 0 ] || [ ${#TRAIN_EPS[@]} = 0 ]; then
     fail "give a data set, a model, a method, a training eps and an output folder (see ${0##*/} --help)"
   fi
+  for seed in "${SEEDS[@]}"; do
+    [[ $seed =~ ^(0|[1-9][0-9]*)$ ]] || fail "--seeds takes whole numbers, got $seed"
+  done
 }
 
-# Prints a line `model method eps` per network. The natural network of each model comes first. It is listed for hat too,
-# because it is hat's helper.
+# Prints a line `model method eps seed` per network, with seed - where --seeds is not given. The natural network of each
+# model and seed comes first. It is listed for hat too, because it is hat's helper.
 list_networks() {
-  local model method eps
-  for model in "${NETWORKS[@]}"; do
-    if [[ " ${METHODS[*]} " =~ \ (nat|hat)\  ]]; then echo "$model nat 0"; fi
-    for method in "${METHODS[@]}"; do
-      if [ "$method" = nat ]; then continue; fi
-      for eps in "${TRAIN_EPS[@]}"; do echo "$model $method $eps"; done
+  local model method eps seed
+  for seed in "${SEEDS[@]:--}"; do
+    for model in "${NETWORKS[@]}"; do
+      if [[ " ${METHODS[*]} " =~ \ (nat|hat)\  ]]; then echo "$model nat 0 $seed"; fi
+      for method in "${METHODS[@]}"; do
+        if [ "$method" = nat ]; then continue; fi
+        for eps in "${TRAIN_EPS[@]}"; do echo "$model $method $eps $seed"; done
+      done
     done
   done
 }
@@ -73,14 +79,15 @@ list_networks() {
 # Sets STEPS, the names of the steps and of their logs, and COMMANDS, their command lines, quoted for the shell. Reports
 # wrong flags of any command before the first one runs.
 plan_steps() {
-  local networks lines=() line paths i model method eps name test natural=''
+  local networks lines=() line paths i model method eps seed name test natural=''
   mapfile -t networks < <(list_networks)
   test=(testCls.py --dataset "$DATASET" "${TEST_FLAGS[@]}" "${ALL_FLAGS[@]}" --resultDir "$OUT/results")
   for line in "${networks[@]}"; do
-    read -r model method eps <<<"$line"
+    read -r model method eps seed <<<"$line"
     # shellcheck disable=SC2086 # CLASSIFIER is several words
     lines+=("$(quoted trainCls.py --dataset "$DATASET" --method "$method" --model "$model" --eps "$eps" $CLASSIFIER \
       "${TRAIN_FLAGS[@]}" "${ALL_FLAGS[@]}" --saveDir "$OUT/clsCkpt")")
+    if [ "$seed" != - ]; then lines[-1]+=" --seed $seed"; fi # of the training; all networks are tested with equal seeds
   done
   # `where` also gets a test command, so that its flags are checked.
   paths=$(printf '%s\n' "${lines[@]}" "$(quoted "${test[@]}" --targetModel "${NETWORKS[0]}" --targetWeight any)" |
@@ -88,9 +95,10 @@ plan_steps() {
   mapfile -t paths <<<"$paths"
   STEPS=() COMMANDS=()
   for i in "${!networks[@]}"; do
-    read -r model method eps <<<"${networks[i]}"
+    read -r model method eps seed <<<"${networks[i]}"
     name=${DATASET}_${model}_$method
     if [ "$method" = nat ]; then natural=${paths[i]}; else name+=_eps${eps%/255}; fi # the names of logs have no slash
+    if [[ $seed != [-0] ]]; then name+=_seed$seed; fi
     if [ "$method" = hat ]; then lines[i]+=" $(quoted --helperModel "$model" --helperWeight "$natural")"; fi
     add_step "train_$name" "$(quoted "$PYTHON") ${lines[i]}"
     if [ "$method" = nat ] && [[ " ${METHODS[*]} " != *" nat "* ]]; then continue; fi # it is only the helper of hat

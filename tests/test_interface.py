@@ -50,6 +50,8 @@ def test_outcomes_are_those_of_the_scripts(tmp_path: Path, monkeypatch: pytest.M
     assert run_main(monkeypatch, [*test, "--imgSize", 16, "--bs", 4, "--epsilons", 2, "--attacks", *ATTACKS]) == 0
     (path,) = Path("results").glob("*.json")
     rows = {row["attack"]: row for row in json.loads(path.read_text())["rows"]}
+    for row in rows.values():  # JSON has no NaN
+        row["scores"] = {name: float("nan") if score is None else score for name, score in row["scores"].items()}
     spec = DATASETS["melBin"].at_size(16)
     images = load_data(Path("data"), read_samples(spec, Path("data"), "test"), workers=1)
     batch = next(iter(EvaluationLoader(images, 100, torch.device("cpu"))))
@@ -66,14 +68,16 @@ def test_outcomes_are_those_of_the_scripts(tmp_path: Path, monkeypatch: pytest.M
     with torch.no_grad():
         assert model.eval()(torch.cat(x_adv)).argmax(1).tolist() == rows["pgd"]["outcomes"][:6]
     written = json.loads(found.results.json_path.read_text())
-    assert written["finished"] is True and len(written["rows"]) == len(ATTACKS) + 1
-    assert "pgd 2" in str(found) and type(model).__name__ in str(found)
+    assert written["finished"] is True and len(written["rows"]) == len(ATTACKS) + 2
+    right = [found.scores(name, 2 / 255)["accuracy"] for name in (*ATTACKS, "worst")]
+    assert right[-1] <= min(right) and found.rows[-1].attacks == rows["worst"]["attacks"]
+    assert "pgd 2" in str(found) and "worst 2" in str(found) and type(model).__name__ in str(found)
     pictures = found.plot("pictures")
     assert len(pictures) == 1 and pictures[0].stat().st_size > 1000
     monkeypatch.setattr(interface, "evaluate_list", None)  # a call would fail: nothing is attacked again
     again = advmia.evaluate(model, loader, attacks=ATTACKS[:2], epsilons=[2 / 255], out="own")
     assert again.scores("fgsm", 2 / 255) == found.scores("fgsm", 2 / 255)
-    assert again.results.json_path == found.results.json_path and len(again.rows) == len(ATTACKS) + 1
+    assert again.results.json_path == found.results.json_path and len(again.rows) == len(ATTACKS) + 2
 
 
 def state_of(model: nn.Module) -> tuple[list[Tensor], list[bool], list[bool]]:
@@ -146,7 +150,9 @@ def test_what_is_refused() -> None:
         advmia.evaluate(model, (x, y), ["pdg"], [8 / 255])
     with pytest.raises(advmia.UserError, match="there are no images"):
         advmia.evaluate(model, [], ["pgd"], [8 / 255])
-    with pytest.raises(advmia.UserError, match=r"unknown training method 'hat'.*choose from nat, pgdat, trades, mart"):
+    with pytest.raises(
+        advmia.UserError, match=r"unknown training method 'hat'.*choose from nat, pgdat, trades, mart, m"
+    ):
         advmia.train(model, (x, y), "hat")
 
 
@@ -155,7 +161,7 @@ def test_training() -> None:
     """Fails if a method does not lower its loss, or adversarial training makes no network more robust."""
     (x, y), robust = pixels(96), {}
     loader = DataLoader(TensorDataset(x, y), 32)
-    for method, count in (("nat", 15), ("pgdat", 15), ("trades", 3), ("mart", 3)):
+    for method, count in (("nat", 15), ("pgdat", 15), ("trades", 3), ("mart", 3), ("mpadvt", 15)):
         torch.manual_seed(0)
         model = SmallNet(3, dropout=0.0)
         seen: list[int] = []
@@ -167,7 +173,7 @@ def test_training() -> None:
         assert epochs[-1].loss < epochs[0].loss and not model.training
         assert (epochs[-1].robust is None) == (method == "nat")
         robust[method] = advmia.evaluate(model, (x, y), ["pgd"], [4 / 255]).scores("pgd", 4 / 255)["accuracy"]
-    assert robust["pgdat"] > robust["nat"] + 0.04, robust
+    assert min(robust["pgdat"], robust["mpadvt"]) > robust["nat"] + 0.04, robust
 
 
 def test_training_with_a_perturbation_and_an_average_of_the_weights() -> None:

@@ -137,11 +137,19 @@ def likeliest_wrong(logits: Tensor, y: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class AscentSettings:
-    """The settings of `auto_ascend`: the objective, the budget, and when an image stops (None: after all steps)."""
+    """The settings of `auto_ascend`: the objective, the budget, and when an image stops (None: after all steps).
+
+    A subclass may ascend another objective at each step, with comparable values, and choose another best point.
+    """
 
     objective: Objective
     budget: Budget
     success: Success | None
+    harm: Objective | None = None  # the best point is that of the highest harm; None: of the highest objective
+
+    def objective_at(self, step: int) -> Objective:
+        """Returns the objective after `step` steps."""
+        return self.objective
 
 
 def auto_ascend(
@@ -150,13 +158,19 @@ def auto_ascend(
     """Runs APGD from `start` on a frozen model, with 2 eps as the first step size.
 
     Returns the best points (B, C, H, W), and which images (B,) met the criterion `settings.success`. The best point is
-    the first that meets it, or else the one of the highest objective. Images that meet it leave the batch.
+    the first that meets it, or else the one of the highest objective or `settings.harm`. Images that meet it leave the
+    batch.
     """
     budget, success = settings.budget, settings.success
     x_adv, succeeded = start.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
     checkpoints = checkpoint_steps(budget.steps)
-    run = ApgdRun.begin(model, x, y, settings.objective, start, 2 * budget.eps)
+    run = ApgdRun.begin(model, x, y, settings.objective_at(0), start, 2 * budget.eps)
+    highest = torch.full_like(run.loss, -torch.inf)  # harm so far
     for step in range(budget.steps + 1):
+        if settings.harm is not None:
+            harm = settings.harm(run.logits, run.y)
+            worse = harm >= highest[run.indices]
+            x_adv[run.indices[worse]], highest[run.indices[worse]] = run.current[worse], harm[worse]
         if success is not None:
             reached = success(run.logits, run.y)
             x_adv[run.indices[reached]] = run.current[reached]
@@ -166,8 +180,10 @@ def auto_ascend(
             break
         if step in checkpoints:  # after the check above: going back to the best point would lose a success
             run.adapt(checkpoints[step])
-        run.step(model, settings.objective, budget, is_first=step == 0, is_last=step + 1 == budget.steps)
-    x_adv[run.indices] = run.best
+        objective = settings.objective_at(step + 1)
+        run.step(model, objective, budget, is_first=step == 0, is_last=step + 1 == budget.steps)
+    if settings.harm is None:
+        x_adv[run.indices] = run.best
     return x_adv, succeeded
 
 

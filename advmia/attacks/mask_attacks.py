@@ -43,4 +43,4 @@ def segpgd(budget: Budget, objective: Objective) -> SegPGD:
 
 def wrong_weight(step: int, steps: int) -> float:
     """Returns SegPGD's weight of wrong pixels after `step` of `steps` steps: it rises from 0 towards a half."""
-    return step / (2 * steps)
+    return step / max(2 * steps, 1)

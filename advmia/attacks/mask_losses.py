@@ -21,12 +21,17 @@ def right_pixels(logits: Tensor, y: Tensor) -> Tensor:
 
 def wrong_share(logits: Tensor, y: Tensor) -> Tensor:
     """Computes the share of the pixels that are wrong: 1 - the pixel accuracy."""
-    return (~right_pixels(logits, y)).reshape(len(y), -1).double().mean(dim=1)
+    return (~right_pixels(logits, y)).reshape(len(y), -1).double().mean(dim=1).float()
 
 
 def all_wrong(logits: Tensor, y: Tensor) -> Tensor:
     """Returns which images (B,) have no pixel that is right."""
     return ~right_pixels(logits, y).reshape(len(y), -1).any(dim=1)
+
+
+def mean_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Computes the cross-entropy of all pixels."""
+    return _mean(_cross_entropy(logits, y))
 
 
 def segpgd_loss(logits: Tensor, y: Tensor, wrong_weight: float) -> Tensor:

@@ -8,7 +8,18 @@ from torch import Tensor, nn
 
 from advmia.attacks.inference import Blocks, inference_copy
 from advmia.attacks.registry import ATTACKS
-from advmia.budgets import AUTO_STEPS, CW_STEPS, EVALUATION_STEPS, QUERIES, Budget, cw_budget, pgd_budget
+from advmia.attacks.restarts import with_restarts
+from advmia.budgets import (
+    AUTO_STEPS,
+    CW_STEPS,
+    EVALUATION_STEPS,
+    MOMENTUM_STEPS,
+    QUERIES,
+    SEA_STEPS,
+    Budget,
+    cw_budget,
+    pgd_budget,
+)
 from advmia.errors import UserError
 from advmia.runtime.rng import SampleRng
 from advmia.targets import check_pixels, task_of_targets
@@ -20,6 +31,7 @@ class OwnAttack:
 
     name: str  # in `ATTACKS`
     budget: Budget
+    restarts: int = 1  # random starts, of which the worst is kept image by image
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, seed: int = 0, first: int = 0) -> Tensor:
         """Returns adversarial images x_adv, of the shape, type and device of x, detached, in [0, 1].
@@ -40,7 +52,7 @@ class OwnAttack:
         task, objectives = task_of_targets(y), ATTACKS[self.name].objectives
         if task not in objectives:
             raise UserError(f"{self.name} is for {' and '.join(objectives)}: these targets are for {task}")
-        attack = ATTACKS[self.name].build(self.budget, objectives[task])
+        attack = with_restarts(ATTACKS[self.name].build(self.budget, objectives[task]), objectives[task], self.restarts)
         samples = range(first, first + len(x))
         rng = SampleRng.of(seed, self.name, self.budget.grey_eps, samples=samples, device=x.device)
         return attack(Blocks(inference_copy(model, x)), x, y, rng=rng)
@@ -51,10 +63,14 @@ def fgsm(eps: float) -> OwnAttack:
     return OwnAttack("fgsm", Budget(eps, 1, eps))
 
 
-def pgd(eps: float, steps: int = EVALUATION_STEPS, step_size: float | None = None) -> OwnAttack:
-    """Returns PGD with a random start. `step_size`: by default max(0.5 / 255, eps / 4), as in the survey."""
+def pgd(eps: float, steps: int = EVALUATION_STEPS, step_size: float | None = None, *, restarts: int = 1) -> OwnAttack:
+    """Returns PGD with a random start. `step_size`: by default max(0.5 / 255, eps / 4), as in the survey.
+
+    `restarts`: number of random starts; each image keeps the first that fools the network (findings and masks: the one
+    with the highest loss).
+    """
     budget = pgd_budget(Budget(eps, 0, 0).grey_eps)
-    return OwnAttack("pgd", Budget(eps, steps, budget.step_size if step_size is None else step_size))
+    return OwnAttack("pgd", Budget(eps, steps, budget.step_size if step_size is None else step_size), restarts)
 
 
 def segpgd(eps: float, steps: int = EVALUATION_STEPS, step_size: float | None = None) -> OwnAttack:
@@ -67,10 +83,18 @@ def cospgd(eps: float, steps: int = EVALUATION_STEPS, step_size: float | None = 
     return replace(pgd(eps, steps, step_size), name="cospgd")
 
 
-def cw(eps: float, steps: int = CW_STEPS, step_size: float | None = None) -> OwnAttack:
-    """Returns CW: PGD down the margin. `step_size`: by default 0.0015, or 0.003 for an eps above 2 / 255."""
+def sea(eps: float, steps: int = SEA_STEPS) -> OwnAttack:
+    """Returns SEA, for masks: four runs of Auto-PGD, and of each image the worst."""
+    return OwnAttack("sea", Budget(eps, steps, 0))
+
+
+def cw(eps: float, steps: int = CW_STEPS, step_size: float | None = None, *, restarts: int = 1) -> OwnAttack:
+    """Returns CW: PGD down the margin. `step_size`: by default 0.0015, or 0.003 for an eps above 2 / 255.
+
+    `restarts`: as for `pgd`.
+    """
     budget = cw_budget(Budget(eps, 0, 0).grey_eps)
-    return OwnAttack("cw", Budget(eps, steps, budget.step_size if step_size is None else step_size))
+    return OwnAttack("cw", Budget(eps, steps, budget.step_size if step_size is None else step_size), restarts)
 
 
 def apgd_ce(eps: float, steps: int = AUTO_STEPS) -> OwnAttack:
@@ -101,6 +125,16 @@ def autoattack(eps: float) -> OwnAttack:
 def simba(eps: float, directions: int = QUERIES) -> OwnAttack:
     """Returns SimBA. `eps`: the size of a step; adversarial images may be further away."""
     return OwnAttack("simba", Budget(eps, directions, eps))
+
+
+def mifgsm(eps: float, steps: int = MOMENTUM_STEPS) -> OwnAttack:
+    """Returns MI-FGSM, for transfer: `steps` steps of eps / `steps`, with momentum."""
+    return OwnAttack("mifgsm", Budget(eps, steps, eps / max(steps, 1)))
+
+
+def dimifgsm(eps: float, steps: int = MOMENTUM_STEPS) -> OwnAttack:
+    """Returns MI-FGSM with input diversity, for transfer."""
+    return replace(mifgsm(eps, steps), name="dimifgsm")
 
 
 def attack_named(name: str, eps: float) -> OwnAttack:

@@ -14,10 +14,22 @@ from advmia.attacks.common import EvaluationAttack, Objective
 from advmia.attacks.fab import fab_t
 from advmia.attacks.gradient import cw, fgsm, pgd
 from advmia.attacks.mask_attacks import segpgd
+from advmia.attacks.mask_ensemble import sea
 from advmia.attacks.mask_losses import cospgd_loss
+from advmia.attacks.momentum import dimifgsm, mifgsm
 from advmia.attacks.simba_dct import simba
 from advmia.attacks.square_attack import square
-from advmia.budgets import Budget, auto_budget, cw_budget, fgsm_budget, pgd_budget, simba_budget, square_budget
+from advmia.budgets import (
+    Budget,
+    auto_budget,
+    cw_budget,
+    fgsm_budget,
+    momentum_budget,
+    pgd_budget,
+    sea_budget,
+    simba_budget,
+    square_budget,
+)
 from advmia.losses import (
     binary_cross_entropy,
     confident_margin,
@@ -53,19 +65,25 @@ class AttackSpec:
     objectives: Objectives
     uses_gradients: bool = True  # False: it uses the network's outputs only
     bounded: bool = True  # False: eps is the size of a step, and adversarial images may be further away than eps
+    # Starts at a random point, and its loss says which start is worse, so that --restarts can run it from several.
+    restartable: bool = False
     early_stopping: bool = False  # leaves an image alone once it is misclassified; the built attack has the same value
 
 
 # In the order of the tables.
 ATTACKS: dict[str, AttackSpec] = {
     "fgsm": AttackSpec(fgsm, fgsm_budget, "one step of size eps up the training loss", _CLASSES),
-    "pgd": AttackSpec(pgd, pgd_budget, "20 steps up the training loss", _TASK_LOSSES),
+    "pgd": AttackSpec(pgd, pgd_budget, "20 steps up the training loss", _TASK_LOSSES, restartable=True),
     "pgd-margin": AttackSpec(
-        pgd, pgd_budget, "PGD that lowers the labels' margins instead of raising the loss", _MARGINS
+        pgd, pgd_budget, "PGD that lowers the labels' margins instead of raising the loss", _MARGINS, restartable=True
     ),
-    "pgd-dice": AttackSpec(pgd, pgd_budget, "PGD up the soft Dice loss", _DICE),
+    "pgd-dice": AttackSpec(pgd, pgd_budget, "PGD up the soft Dice loss", _DICE, restartable=True),
     "cw": AttackSpec(
-        cw, cw_budget, "30 steps down the margin of the true class's logit", {"single-label": confident_margin}
+        cw,
+        cw_budget,
+        "30 steps down the margin of the true class's logit",
+        {"single-label": confident_margin},
+        restartable=True,
     ),
     "aa": AttackSpec(
         autoattack,
@@ -126,6 +144,22 @@ ATTACKS: dict[str, AttackSpec] = {
         pgd_budget,
         "CosPGD: PGD that attacks pixels the more, the more they are right",
         {"segmentation": cospgd_loss},
+    ),
+    "sea": AttackSpec(
+        sea,
+        sea_budget,
+        "SEA: four runs of Auto-PGD of 300 steps up losses for masks, the worst image by image; takes 60 times as long"
+        " as pgd",
+        _MASKS,
+    ),
+    "mifgsm": AttackSpec(
+        mifgsm, momentum_budget, "MI-FGSM, for transfer: 10 steps with momentum up the training loss", _TASK_LOSSES
+    ),
+    "dimifgsm": AttackSpec(
+        dimifgsm,
+        momentum_budget,
+        "MI-FGSM, for transfer, half of whose steps see a shrunk and padded image",
+        _TASK_LOSSES,
     ),
 }
 

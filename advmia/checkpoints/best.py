@@ -6,12 +6,13 @@ import json
 import math
 from collections.abc import Callable
 from glob import escape
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import nn
 
-from advmia.checkpoints.paths import record_path
+from advmia.checkpoints.paths import record_path, seed_named_by
 from advmia.checkpoints.settings import TrainingSettings
 from advmia.checkpoints.weights import StateDict, copy_weights, save_weights
 from advmia.runtime import distributed
@@ -71,6 +72,23 @@ def read_training_of(checkpoint: Path, sha256: str) -> RecordedTraining:
     settings, warnings = record.get("settings"), record.get("warnings")
     texts = [text for text in warnings if isinstance(text, str)] if isinstance(warnings, list) else []
     return RecordedTraining(settings if isinstance(settings, dict) else None, texts)
+
+
+def seed_of(checkpoint: Path, training: dict[str, Any] | None) -> int:
+    """Returns the seed with which a network was trained, by which its files are told from those of other seeds.
+
+    `training`: the settings in its record. Where they do not say it, the folder `seedN` does in which the checkpoint
+    lies; of any other checkpoint it is 0, as if it were the only one.
+    """
+    seed = (training or {}).get("seed")
+    return seed if isinstance(seed, int) else seed_named_by(checkpoint.parent) or 0
+
+
+def read_seed(checkpoint: Path) -> int:
+    """Returns `seed_of` a checkpoint, which need not exist."""
+    if not checkpoint.is_file():
+        return seed_of(checkpoint, None)
+    return seed_of(checkpoint, read_training_of(checkpoint, sha256(checkpoint.read_bytes()).hexdigest()).settings)
 
 
 Comparison = Callable[[dict[str, Any], dict[str, Any]], bool]

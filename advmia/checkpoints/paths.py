@@ -1,11 +1,26 @@
 """The files of a training: the checkpoint, and what lies beside it.
 
-A checkpoint's name is full of dots, so the endings are appended to it, not put in place of a suffix.
+A checkpoint's name is full of dots, so the endings are appended to it, not put in place of a suffix. A published name
+does not say the seed: networks of seed 0 have the published place, and those of seed N lie in a folder `seedN` beside.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+_SEED_FOLDER = re.compile(r"seed(0|[1-9][0-9]*)")
+
+
+def seed_folder(folder: Path, seed: int) -> Path:
+    """Returns where files of a seed belong: `<folder>/seed<seed>`, and `folder` itself for seed 0."""
+    return folder / f"seed{seed}" if seed else folder
+
+
+def seed_named_by(folder: Path) -> int | None:
+    """Returns N of a folder that is named `seedN`; None for other names."""
+    match = _SEED_FOLDER.fullmatch(folder.name)
+    return int(match[1]) if match else None
 
 
 def record_path(checkpoint: Path) -> Path:

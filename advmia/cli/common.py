@@ -12,11 +12,13 @@ from advmia.cli import meanings
 from advmia.cli.formatter import listed, published, with_remark
 from advmia.cli.parser import (
     DeviceNames,
+    NameList,
     dataset_name,
     grey_level,
     model_name,
     normalization,
     one_of,
+    several_of,
     whole_number,
     with_choices,
 )
@@ -129,10 +131,14 @@ def add_attacks(group: argparse._ArgumentGroup, task: Task, default: list[str]) 
     group.add_argument(
         "--attacks",
         nargs="+",
-        type=one_of(task.attacks),
+        action=NameList,
+        type=several_of(task.attacks),
         default=default,
         metavar="NAME",
-        help=listed("attacks", {name: ATTACKS[name].phrase for name in task.attacks}),
+        help=listed(
+            "attacks, with spaces or commas between them, or all",
+            {name: ATTACKS[name].phrase for name in task.attacks},
+        ),
     )
     group.add_argument(
         "--epsilons",
@@ -149,10 +155,8 @@ def add_batch_size(group: argparse._ArgumentGroup, default: int) -> None:
     group.add_argument("--bs", type=whole_number(1), default=default, metavar="N", help=text)
 
 
-def add_seed(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--seed", type=whole_number(0, 2**63 - 1), default=0, metavar="N", help="seed of all random numbers"
-    )
+def add_seed(group: argparse._ArgumentGroup, text: str = "seed of all random numbers") -> None:
+    group.add_argument("--seed", type=whole_number(0, 2**63 - 1), default=0, metavar="N", help=text)
 
 
 def add_data_root(group: argparse._ArgumentGroup, use: str = "`python -m advmia prepare` or `phantoms` fills") -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from advmia.attacks import ATTACKS
 from advmia.cli import common, meanings
 from advmia.cli.formatter import published
 from advmia.cli.parser import (
@@ -23,6 +24,7 @@ from advmia.cli.parser import (
 )
 from advmia.models import MODELS
 from advmia.tasks import SEGMENTATION, Task
+from advmia.training.methods import MASK_ATTACKS
 
 _NOTE = (
     "Flags marked (published) are those of the survey's published code; the others are additions. Letter case does not"
@@ -67,7 +69,7 @@ def train_parser(task: Task, description: str | None) -> Parser:
         default=Path(task.checkpoint_folder),
         metavar="FOLDER",
         help="folder for the weights, a bare state_dict under the published file name; a record (.json) and curves"
-        " (.png) lie beside it",
+        " (.png) lie beside it; those of --seed N in its folder seedN, except for seed 0",
     )
     common.add_machine(parser)
     return parser
@@ -81,6 +83,7 @@ def _add_training(group: argparse._ArgumentGroup, task: Task) -> None:
         metavar="X",
         help=published(
             "size of the perturbation in adversarial training, in grey levels out of 255: 8 or 8/255; not used by nat"
+            + ("; mpadvt draws it for each batch, from a quarter of X to X" if "mpadvt" in task.methods else "")
         ),
     )
     group.add_argument("--epoch", type=whole_number(1), default=100, metavar="N", help=published("number of epochs"))
@@ -99,13 +102,29 @@ def _add_training(group: argparse._ArgumentGroup, task: Task) -> None:
         help="initial weights: random, or a file with weights of this network, whose last layer is left out if its"
         " classes are not as many" + imagenet,
     )
-    if "trades" in task.methods:
-        group.add_argument(
-            "--beta",
-            type=non_negative,
-            metavar="X",
-            help="weight of the robustness term of trades, mart and hat (default: the survey's, 6 for most data sets)",
-        )
+    _add_method_settings(group, task)
+    _add_weights(group)
+    group.add_argument(
+        "--valFraction",
+        type=fraction,
+        metavar="X",
+        help="choose the best epoch on this part of the training list, e.g. 0.1, held out by image, not by patient"
+        " (default: choose it on the test list, as the survey does)",
+    )
+    common.add_seed(
+        group, "seed of all random numbers; the network of another seed than 0 goes to a folder seedN in --saveDir"
+    )
+
+
+def _add_method_settings(group: argparse._ArgumentGroup, task: Task) -> None:
+    """Adds the flags that only some training methods have."""
+    weight = "weight of the robustness term of "
+    if "hat" in task.methods:
+        weight += "trades, mart, hat and maadvt (default: the survey's, 6 for most data sets)"
+    else:
+        weight += "trades (default: 6)"
+    group.add_argument("--beta", type=non_negative, metavar="X", help=weight)
+    if "hat" in task.methods:
         group.add_argument(
             "--gamma", type=non_negative, default=1.0, metavar="X", help="hat only: weight of the helper's term"
         )
@@ -116,15 +135,15 @@ def _add_training(group: argparse._ArgumentGroup, task: Task) -> None:
             metavar="X",
             help="hat only: h, the factor of the perturbation in the helper's term",
         )
-    _add_weights(group)
-    group.add_argument(
-        "--valFraction",
-        type=fraction,
-        metavar="X",
-        help="choose the best epoch on this part of the training list, e.g. 0.1, held out by image, not by patient"
-        " (default: choose it on the test list, as the survey does)",
-    )
-    common.add_seed(group)
+    if task is SEGMENTATION:
+        group.add_argument(
+            "--attackLoss",
+            type=one_of(MASK_ATTACKS),
+            default=next(iter(MASK_ATTACKS)),
+            metavar="NAME",
+            help="pgdat only: loss that its attack ascends: cross-entropy, or segpgd (SegPGD's: at first that of right"
+            " pixels only, later also that of wrong ones)",
+        )
 
 
 def _add_weights(group: argparse._ArgumentGroup) -> None:
@@ -203,7 +222,8 @@ def test_parser(task: Task, description: str | None) -> Parser:
     how = parser.add_argument_group("how to test")
     common.add_batch_size(how, 16)
     common.add_attacks(how, task, list(task.default_attacks))
-    common.add_seed(how)
+    _add_further_rows(how, task)
+    common.add_seed(how, "seed of the attacks' random numbers")
     places = parser.add_argument_group("where files are")
     common.add_data_root(places)
     places.add_argument(
@@ -211,13 +231,30 @@ def test_parser(task: Task, description: str | None) -> Parser:
         type=Path,
         default=Path("results"),
         metavar="FOLDER",
-        help="folder for the results: a .csv with the scores, and a .json with the outcome of each image too",
+        help="folder for the results: a .csv with the scores, and a .json with the outcome of each image too; of a"
+        " target that was trained with --seed N, in its folder seedN, except for seed 0",
     )
     machine = common.add_machine(parser)
     machine.add_argument(
         "--autoBatch", action="store_true", help="on a GPU: use the largest batch that fits its memory instead of --bs"
     )
     return parser
+
+
+def _add_further_rows(group: argparse._ArgumentGroup, task: Task) -> None:
+    restartable = ", ".join(name for name in task.attacks if ATTACKS[name].restartable)
+    group.add_argument(
+        "--restarts",
+        type=whole_number(1),
+        default=1,
+        metavar="N",
+        help=f"random starts of {restartable}; the worst start counts, image by image. Other attacks are run once",
+    )
+    group.add_argument(
+        "--eightBit",
+        action="store_true",
+        help="score the attacked images also rounded to 8 bits, as a file would hold them, in rows of their own",
+    )
 
 
 def visual_parser(task: Task, description: str | None) -> Parser:

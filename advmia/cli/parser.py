@@ -64,6 +64,25 @@ def one_of(names: Iterable[str], aliases: dict[str, str] | None = None) -> Calla
     return parse
 
 
+def several_of(names: Iterable[str]) -> Callable[[str], list[str]]:
+    """Returns an argument type for `NameList`: names as `one_of` takes them, with commas between them; `all` is all."""
+    known = list(names)
+    parse_one = one_of([*known, "all"])
+
+    def parse(text: str) -> list[str]:
+        chosen = [parse_one(word) for word in text.split(",") if word] or [parse_one(text)]
+        return [name for choice in chosen for name in (known if choice == "all" else [choice])]
+
+    return parse
+
+
+class NameList(argparse.Action):
+    """Stores the names of a flag that takes several, each once; `several_of` is the type of its words."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
+        setattr(namespace, self.dest, list(dict.fromkeys(name for names in values for name in names)))
+
+
 def dataset_name(names: Iterable[str], aliases: dict[str, str]) -> Callable[[str], str]:
     """Returns an argument type that accepts one of the names, or the name of a folder, of a user's data set.
 

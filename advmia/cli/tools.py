@@ -215,9 +215,17 @@ def _add_tables(tools: argparse._SubParsersAction) -> None:
         "      --scores recall f1",
     )
     subject = parser.add_argument_group("what to show")
-    subject.add_argument("results", nargs="+", type=Path, help="result files (.json), or folders of them")
+    subject.add_argument(
+        "results", nargs="+", type=Path, help="result files (.json), or folders of them (and of folders seedN)"
+    )
     subject.add_argument(
         "--scores", nargs="+", default=[], metavar="NAME", help="further scores to show, by their names in result files"
+    )
+    subject.add_argument(
+        "--perSeed",
+        action="store_true",
+        help="show each training by itself (default: mean and standard deviation over trainings that are equal but for"
+        " their --seed)",
     )
     how = parser.add_argument_group("how to show it")
     how.add_argument(

@@ -17,11 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from advmia.attacks import ATTACKS
-from advmia.attacks.common import EvaluationAttack
 from advmia.attacks.inference import compile_copies, fitting_batch
 from advmia.budgets import Budget
-from advmia.checkpoints.best import read_training_of
+from advmia.checkpoints.best import read_seed, read_training_of, seed_of
+from advmia.checkpoints.paths import seed_folder
 from advmia.checkpoints.weights import LoadedModel, load_model
 from advmia.commands.inputs import (
     Inputs,
@@ -35,12 +34,14 @@ from advmia.data.loading import EvaluationLoader, ImageData
 from advmia.data.readers import count_listed_classes, read_samples
 from advmia.data.specs import DatasetSpec
 from advmia.evaluation import reliability
+from advmia.evaluation.attacked import AttackRun
 from advmia.evaluation.guessing import base_rate
 from advmia.evaluation.loop import EvaluationOptions, evaluate, result_row
 from advmia.evaluation.origin import check_dataset, check_training
 from advmia.evaluation.tally import Evaluation
+from advmia.evaluation.worst import renew_worst
 from advmia.models import shown_name
-from advmia.results.rows import CLEAN, ResultRow
+from advmia.results.rows import CLEAN, WORST, ResultRow
 from advmia.results.write import ResultFile, result_stem
 from advmia.runtime import distributed, machine
 from advmia.runtime.signals import Stopped
@@ -62,7 +63,7 @@ def test(task: Task, args: argparse.Namespace) -> None:
     check = check_training(trainings, data)
     if check.verdict == "warning":
         say(f"warning: {check.reason}")
-    with lock_outputs(_stem(args, inputs.spec, is_transfer=source is not target)):
+    with lock_outputs(_stem(args, inputs.spec, *_seeds(args, trainings))):
         results = _open_results(task, inputs, data, (target.sha256, source.sha256), trainings)
         source_network = None if source is target else machine.on_device(source.model, inputs.device)
         target_network = machine.on_device(target.model, inputs.device)
@@ -91,43 +92,61 @@ class _Run:
         """Computes the missing rows, printing each as it finishes; then the reliability checks."""
         print(f"{self.results.facts['dataset']}: {len(self.data)} images", flush=True)
         if self.results.find(CLEAN, 0) is None:
-            clean = self.evaluate(CLEAN, _NO_ATTACK, None)
+            clean = self.evaluate()
             self.results.add(result_row(CLEAN, _NO_ATTACK, (), clean.scores, clean))
         clean_row = self.results.row(CLEAN, 0)
         check = base_rate(self.task, self.data).check(clean_row.scores, torch.tensor(clean_row.outcomes))
         if check.verdict == "warning":  # before the scores, which say nothing then
             print(check.line)
         print(self.task.clean_line(clean_row.scores), flush=True)
-        for name in self.inputs.args.attacks:
-            print(name)
-            for grey_eps in dict.fromkeys(self.inputs.args.epsilons):
-                budget = ATTACKS[name].budget(grey_eps)
-                if self.results.find(name, budget.grey_eps) is None:
-                    self.results.add(self.attack(name, budget))
-                self.print_row(self.results.row(name, budget.grey_eps), budget)
+        args = self.inputs.args
+        for name in args.attacks:
+            epsilons = dict.fromkeys(args.epsilons)
+            runs = [AttackRun.of(name, eps, args.restarts, rounds=args.eightBit) for eps in epsilons]
+            print(runs[0].label)
+            for run in runs:
+                known = {row.key for row in self.results.rows}
+                if not known.issuperset(run.keys):
+                    rows = run.rows(self.evaluate(run), self.task, clean_row, self.labels, self.classes)
+                    self.results.add(*(row for row in rows if row.key not in known))
+                for row in self.results.rows:
+                    if row.key in run.keys:
+                        self.print_row(row, run.budget)
+        self.print_worst(renew_worst(self.results, self.task, self.data))
         if distributed.is_main():
             whole_list = replace(self.loader, data=self.data)
             for check in reliability.conclude(self.results, whole_list, self.task, self.target, self.source):
                 print(check.line, flush=True)
             say(f"results in {self.results.csv_path} and {self.results.json_path.name}")
 
-    def attack(self, name: str, budget: Budget) -> ResultRow:
-        """Returns the result row of one attack at one eps."""
-        attack = ATTACKS[name].build(budget, self.task.attacks[name])
-        evaluation = self.evaluate(name, budget, attack)
-        clean_outcomes = torch.tensor(self.results.row(CLEAN, 0).outcomes)
-        scores = evaluation.scores | self.task.against_clean(clean_outcomes, evaluation.outcomes, self.labels)
-        return result_row(name, budget, attack.losses(self.classes), scores, evaluation)
-
-    def evaluate(self, name: str, budget: Budget, attack: EvaluationAttack | None) -> Evaluation:
-        """Evaluates the target, clean if `attack` is None. Continues from partial progress, and saves its own."""
-        title = "clean" if name == CLEAN else f"{name} eps {budget.grey_eps:g}"
-        scope = (self.inputs.args.seed, name, budget.grey_eps)
-        partial = self.results.partial_evaluation(name, budget)
-        options = EvaluationOptions(scope, title, self.inputs.precision, partial)
+    def evaluate(self, run: AttackRun | None = None) -> Evaluation:
+        """Evaluates the target under an attack, or clean. Continues from partial progress, and saves its own."""
+        name, budget, restarts = (run.name, run.budget, run.restarts) if run else (CLEAN, _NO_ATTACK, 1)
+        options = EvaluationOptions(
+            scope=(self.inputs.args.seed, name, budget.grey_eps),
+            title=f"{run.label} eps {budget.grey_eps:g}" if run else "clean",
+            precision=self.inputs.precision,
+            partial=self.results.partial_evaluation(name, budget, restarts),
+            rounding=run.rounding if run else None,
+        )
+        attack = run.build(self.task) if run else None
         return evaluate(self.target, self.loader, self.task, attack, source=self.source, options=options)
 
+    def print_worst(self, rows: list[ResultRow]) -> None:
+        """Prints the rows `worst` at the eps of this run."""
+        attacks: list[str] = []
+        for row in rows:
+            if row.grey_eps in self.inputs.args.epsilons:
+                if row.attacks != attacks:
+                    attacks = row.attacks
+                    print(f"{WORST} of {', '.join(attacks)}")
+                self.print_row(row, Budget.grey(row.grey_eps, 0, 0))
+
     def print_row(self, row: ResultRow, budget: Budget) -> None:
+        """Prints the line of an attack, or of the images that it has left rounded to 8 bits."""
+        if row.eight_bits:
+            print(f"\t\trounded to 8 bits: {self.task.selection} {row.scores[self.task.selection]:.4f}", flush=True)
+            return
         print(self.task.attack_line(budget, row.scores, row.seconds), flush=True)
         if row.queries is not None:
             print(f"\t\tmean queries: {row.queries:.1f} mean L2: {row.l2:.4f} mean Linf: {row.grey_linf:.2f}/255")
@@ -139,11 +158,14 @@ class _Run:
 
 
 def result_path(task: Task, args: argparse.Namespace) -> Path:
-    """Returns the path of the JSON file that `test` will write, unless another run has this name. Reads no files."""
+    """Returns the path of the JSON file that `test` will write, unless another run has this name.
+
+    Reads at most the checkpoints and their records, which say the seeds of the trainings.
+    """
     source_model, source_weight = _source(args)
     is_transfer = (source_model, source_weight) != (args.targetModel, args.targetWeight)
     spec = choose_spec(args, args.targetModel, source_model)
-    stem = _stem(args, spec, is_transfer=is_transfer)
+    stem = _stem(args, spec, read_seed(args.targetWeight), read_seed(source_weight) if is_transfer else None)
     return ResultFile(stem, facts={}, score_names=task.score_names(spec), run={}, details={}).json_path
 
 
@@ -152,8 +174,19 @@ def _source(args: argparse.Namespace) -> tuple[str, Path]:
     return args.surrogateModel or args.targetModel, args.surrogateWeight or args.targetWeight
 
 
-def _stem(args: argparse.Namespace, spec: DatasetSpec, *, is_transfer: bool) -> Path:
-    return result_stem(args.resultDir, spec.name, args.targetWeight, _source(args)[1] if is_transfer else None)
+def _seeds(args: argparse.Namespace, trainings: dict[str, Any]) -> tuple[int, int | None]:
+    """Returns the seeds of the trainings of the target and of the source; None for the source of a white-box test."""
+    target = seed_of(args.targetWeight, trainings["target_training"])
+    if "source_training" not in trainings:
+        return target, None
+    return target, seed_of(_source(args)[1], trainings["source_training"])
+
+
+def _stem(args: argparse.Namespace, spec: DatasetSpec, seed: int, source_seed: int | None) -> Path:
+    """Returns the result files' path without its ending. `seed`, `source_seed`: see `_seeds`."""
+    source = None if source_seed is None else _source(args)[1]
+    mark = "" if source_seed in (None, seed) else f"seed{source_seed}__"
+    return result_stem(seed_folder(args.resultDir, seed), spec.name, args.targetWeight, source, mark)
 
 
 def _load_networks(inputs: Inputs) -> tuple[LoadedModel, LoadedModel]:
@@ -248,7 +281,7 @@ def _open_results(
         "source_model": shown_name(source_model),
         "source_weight": str(source_weight),
     }
-    stem = _stem(args, inputs.spec, is_transfer=is_transfer)
+    stem = _stem(args, inputs.spec, *_seeds(args, trainings))
     results = ResultFile(stem, facts, task.score_names(inputs.spec), run, record)
     for path in results.resume() if distributed.is_main() else []:
         say(f"damaged results, or those of another version, were there: kept as {path}")

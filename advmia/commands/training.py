@@ -16,7 +16,7 @@ from torch import nn
 
 from advmia.attacks.inference import compile_copies
 from advmia.checkpoints.best import BestCheckpoint
-from advmia.checkpoints.paths import state_path
+from advmia.checkpoints.paths import seed_folder, state_path
 from advmia.checkpoints.resume import (
     CheckpointStatus,
     RandomState,
@@ -82,7 +82,7 @@ def train(task: Task, args: argparse.Namespace) -> None:
     if args.valFraction is not None:
         check_divisible(train_data)
         train_data, test_data = hold_out(train_data, args.valFraction, seed=args.seed)
-    checkpoint = args.saveDir / task.checkpoint_name(settings)
+    checkpoint = seed_folder(args.saveDir, args.seed) / task.checkpoint_name(settings)
     with lock_outputs(checkpoint):
         status = distributed.broadcast(status_of(checkpoint, settings) if distributed.is_main() else None)
         if status is CheckpointStatus.FINISHED:
@@ -111,7 +111,7 @@ def _run(
     warnings: list[str],
 ) -> None:
     """Trains from the beginning or from the saved state, and keeps the best epoch. `warnings`: for its record."""
-    checkpoint = args.saveDir / task.checkpoint_name(settings)
+    checkpoint = seed_folder(args.saveDir, args.seed) / task.checkpoint_name(settings)
     its_list = "validation list" if training.loader.data.samples.spec.val_list else "test list"
     chosen_on = f"held-out {args.valFraction:g} of the training list" if args.valFraction else its_list
     say(f"training {checkpoint}; the epoch is chosen by {validation.score_name} on the {chosen_on}")
@@ -186,7 +186,7 @@ def checkpoint_path(task: Task, args: argparse.Namespace) -> Path:
     """Returns the path at which `train` will keep its network. Reads at most the training list, for its classes."""
     spec = choose_spec(args, args.model)
     classes = count_listed_classes(spec, args.dataRoot) or read_samples(spec, args.dataRoot, "train").classes
-    return Path(args.saveDir / task.checkpoint_name(settings_of(args, spec, classes, FP32)))
+    return seed_folder(args.saveDir, args.seed) / task.checkpoint_name(settings_of(args, spec, classes, FP32))
 
 
 def _initial_network(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,13 +32,15 @@ WAVE_BATCHES, WAVE_BYTES = 8, 256 * 2**20
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """The options of `evaluate`; none but `precision` and `scope` changes an outcome."""
+    """The options of `evaluate`; of these, `precision` and `scope` change the outcomes of the images themselves."""
 
     scope: tuple[object, ...] = ()  # names the random streams, e.g. (seed, "pgd", grey_eps)
     title: str = "clean"  # of the progress bar and of errors
     precision: Precision = FP32
     partial: PartialEvaluation | None = None  # saves progress, from which a killed evaluation continues
     is_test: bool = True  # computes the task's further scores too
+    # (x_adv, x) -> x_adv rounded to 8 bits (`advmia.evaluation.eight_bits`), which is scored too; None: it is not.
+    rounding: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
 def evaluate(
@@ -77,7 +79,8 @@ class _Pass:
 
     def __post_init__(self) -> None:
         self.early_stopping = stops_early(self.attack)
-        self.tally = Tally(self.task, self.loader.data, is_test=self.options.is_test)
+        is_test, rounds = self.options.is_test, self.options.rounding is not None
+        self.tally = Tally(self.task, self.loader.data, is_test=is_test, rounds=rounds)
         self.network_passes = 0  # images that the attack has passed through the network
 
     def run(self) -> Evaluation:
@@ -101,12 +104,12 @@ class _Pass:
             if partial and len(self.tally) > resumed:
                 partial.save(self.tally.state_dict())
             raise
-        return merge_ranks(self.tally, self.task, data, is_test=self.options.is_test).evaluation()
+        return merge_ranks(self.tally).evaluation()
 
     def evaluate_batch(self, batch: Batch, target: nn.Module) -> Tally:
         """Attacks one batch and scores it. `target`: the target network, run in blocks."""
         device, precision = self.loader.device, self.options.precision
-        tally, x = Tally(self.task, self.loader.data, is_test=self.options.is_test), batch.x
+        tally, x = self.tally.empty(), batch.x
         source = target if self.attack is None else self.source_in_blocks(x)
         start = _now(device)
         if self.attack is not None:
@@ -114,16 +117,25 @@ class _Pass:
             with precision.autocast(device, early_stopping=self.early_stopping):
                 x = self.attack(source, x, batch.y, rng=rng)
             tally.add_time(_now(device) - start, notes_of(self.attack))
-        with precision.scoring(early_stopping=self.early_stopping), torch.no_grad(), frozen_eval(self.target):
-            logits = target(x).float()
+        logits = self.score(target, x)
         if self.attack is None:
             tally.add_time(_now(device) - start, {})
+        tally.add_scores(x, logits, batch)
+        if tally.rounded is not None and self.options.rounding is not None:
+            x = self.options.rounding(x, batch.x)
+            tally.rounded.add_scores(x, self.score(target, x), batch)
+        return tally
+
+    def score(self, target: nn.Module, x: Tensor) -> Tensor:
+        """Returns the target's logits (B, ...) on images x. Raises `UserError` for logits that are not finite."""
+        precision = self.options.precision
+        with precision.scoring(early_stopping=self.early_stopping), torch.no_grad(), frozen_eval(self.target):
+            logits: Tensor = target(x).float()
         if not logits.isfinite().all():  # argmax would count NaN as class 0
             raise UserError(
                 f"{self.options.title}: the network's outputs are not all finite numbers, so its weights are of no use"
             )
-        tally.add_scores(x, logits, batch)
-        return tally
+        return logits
 
     def source_in_blocks(self, x: Tensor) -> Blocks:
         """Returns the source network as attacks see it, for images x (B, C, H, W)."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, fields
 
 import torch
@@ -14,7 +16,7 @@ from advmia.evaluation.guessing import base_rate
 from advmia.evaluation.origin import check_training
 from advmia.evaluation.probe import Probe, probe_network
 from advmia.results.read import RunRecord, results_at
-from advmia.results.rows import CLEAN
+from advmia.results.rows import CLEAN, WORST, ResultRow
 from advmia.results.write import ResultFile
 from advmia.tasks import Task
 
@@ -31,7 +33,7 @@ def conclude(
     probe = _recorded_probe(results)
     if probe is None:
         probe = probe_network(source or target, loader, task, target=target, seed=results.run["seed"])
-    table = {(row.attack, row.grey_eps): row.scores[task.selection] for row in results.rows}
+    table = score_table(results.rows, task.selection)
     others = _results_beside(results, task.selection)
     rate, clean = base_rate(task, loader.data), results.row(CLEAN, 0)
     checks = [
@@ -61,6 +63,20 @@ def _recorded_probe(results: ResultFile) -> Probe | None:
     return Probe(**recorded)
 
 
+def score_table(rows: Iterable[ResultRow], score: str) -> ScoreTable:
+    """Returns the scores that the checks compare: those of the attacks themselves.
+
+    Left out are `worst`, which is no attack and made of other attacks at each eps, and images rounded to 8 bits. Of an
+    attack that was run with several numbers of restarts, the one that was run at most eps is compared, or the lowest.
+    """
+    attacks = [row for row in rows if row.attack != WORST and not row.eight_bits and score in row.scores]
+    counts = Counter((row.attack, row.restarts) for row in attacks)
+    compared: dict[str, int] = {}  # number of restarts by attack
+    for (attack, restarts), _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+        compared.setdefault(attack, restarts)
+    return {(row.attack, row.grey_eps): row.scores[score] for row in attacks if compared[row.attack] == row.restarts}
+
+
 def _results_beside(results: ResultFile, score: str) -> dict[str, ScoreTable]:
     """Returns the scores of comparable results in the same folder, by file name.
 
@@ -74,8 +90,7 @@ def _results_beside(results: ResultFile, score: str) -> dict[str, ScoreTable]:
             continue
         other = results_at(path)
         if other is not None and _is_comparable(other, results):
-            scores = {(row.attack, row.grey_eps): row.scores.get(score) for row in other.rows}
-            tables[path.name] = {key: value for key, value in scores.items() if value is not None}
+            tables[path.name] = score_table(other.rows, score)
     return tables
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -11,6 +10,9 @@ from advmia.checkpoints.best import is_record_of, read_all_records
 from advmia.results.differences import network_names
 from advmia.results.read import RunRecord
 from advmia.results.render import Cell, Table, rounded
+from advmia.results.seeds import SeedsRecord
+
+_POOLED = "Epochs of all seeds of a method together."
 
 
 def cost_table(records: Sequence[RunRecord]) -> Table:
@@ -25,9 +27,12 @@ def cost_table(records: Sequence[RunRecord]) -> Table:
     names = network_names(networks)
     rows, notes = [], []
     for network in networks:
-        seconds, fault = _epoch_seconds(network)
-        if fault:
-            notes.append((fault, network.target_weight))
+        seconds = []
+        for part in _networks_of(network.target, records):
+            found, fault = _epoch_seconds(part)
+            seconds += found
+            if fault:
+                notes.append((fault, part.target_weight))
         median = "" if not seconds else rounded(float(np.median(seconds)), 1)
         spread = "" if len(seconds) < 2 else f" ({rounded(min(seconds), 1)}-{rounded(max(seconds), 1)})"
         name = names[network.target].removeprefix(f"{network.model} ")
@@ -36,7 +41,15 @@ def cost_table(records: Sequence[RunRecord]) -> Table:
     title = f"{first.dataset}, {first.model}: seconds an epoch of training, without validation: median (least-most)"
     faults = dict.fromkeys(fault for fault, _ in notes)
     lines = (f"Empty: {fault} beside {', '.join(path for other, path in notes if other == fault)}" for fault in faults)
-    return Table(title, ("method", "epochs", "seconds an epoch"), tuple(rows), tuple(lines))
+    pooled = (_POOLED,) if any(isinstance(record, SeedsRecord) for record in records) else ()
+    return Table(title, ("method", "epochs", "seconds an epoch"), tuple(rows), (*pooled, *lines))
+
+
+def _networks_of(name: str, records: Sequence[RunRecord]) -> list[RunRecord]:
+    """Returns a record for each network in a row of the table: those of several seeds have one row."""
+    same = [record for record in records if record.target == name]
+    parts = [part for record in same for part in (record.parts if isinstance(record, SeedsRecord) else (record,))]
+    return list({part.target: part for part in reversed(parts)}.values())[::-1]
 
 
 def _epoch_seconds(record: RunRecord) -> tuple[list[float], str]:
@@ -46,9 +59,9 @@ def _epoch_seconds(record: RunRecord) -> tuple[list[float], str]:
     relative path is looked up from the working folder, then from the folders above the result file. A record of another
     training or of other weights counts as none.
     """
-    checkpoint, fault = Path(record.target_weight), "no record of that training"
-    for folder in (Path(), *record.file.resolve().parents[:3]):
-        for training in read_all_records(folder / checkpoint):
+    fault = "no record of that training"
+    for checkpoint in record.checkpoint_paths():
+        for training in read_all_records(checkpoint):
             if record.training is None or training.get("settings") != record.training:
                 continue
             if not is_record_of(training, record.target):

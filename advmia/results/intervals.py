@@ -26,14 +26,13 @@ def wilson(hits: int, n: int) -> Interval:
     return (0.0 if hits == 0 else centre - half, 1.0 if hits == n else centre + half)
 
 
-def bootstrap_mean(values: np.ndarray) -> list[Interval]:
-    """Returns the interval of each column's mean; values (N, K), one row an image."""
-    means = [counts @ values / len(values) for counts in resample_counts(len(values))]
-    return [_percentiles(column) for column in np.concatenate(means).T]
+def resampled_means(values: np.ndarray) -> np.ndarray:
+    """Returns each column's mean in each resample, (R, K); values (N, K), one row an image."""
+    return np.concatenate([counts @ values / len(values) for counts in resample_counts(len(values))])
 
 
-def bootstrap_auroc(scores: np.ndarray, positive: np.ndarray) -> list[Interval]:
-    """Returns the interval of the mean AUROC over labels, then that of each label's AUROC.
+def resampled_aurocs(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
+    """Returns the mean AUROC over labels, then each label's AUROC, in each resample: (R, 1 + L).
 
     scores (N, L), positive (N, L) of 0 and 1. A label that all or no images have is undefined: NaN. So is a label in a
     resample that has one class of it only; the resample's mean is then over the other labels.
@@ -43,11 +42,11 @@ def bootstrap_auroc(scores: np.ndarray, positive: np.ndarray) -> list[Interval]:
     chunks = (np.ascontiguousarray(counts.T) for counts in resample_counts(len(scores)))
     parts = [np.stack([ranking.auroc(counts) for ranking in rankings], axis=1) for counts in chunks]
     aurocs = np.concatenate(parts)  # (R, L)
-    return [_percentiles(_mean_of_defined(aurocs)), *(_percentiles(column) for column in aurocs.T)]
+    return np.column_stack([_mean_of_defined(aurocs), aurocs])
 
 
 def auroc(scores: np.ndarray, positive: np.ndarray) -> list[float]:
-    """Returns the mean AUROC over labels, then each label's AUROC; arguments as for `bootstrap_auroc`."""
+    """Returns the mean AUROC over labels, then each label's AUROC; arguments as for `resampled_aurocs`."""
     once = np.ones((len(scores), 1), dtype=np.int32)
     aurocs = [_Ranking(scores[:, label], positive[:, label]).auroc(once)[0] for label in range(scores.shape[1])]
     return [float(_mean_of_defined(np.array([aurocs]))[0]), *map(float, aurocs)]
@@ -103,8 +102,8 @@ def _mean_of_defined(values: np.ndarray) -> np.ndarray:
     return np.where(defined.any(axis=1), total / np.maximum(defined.sum(axis=1), 1), np.nan)
 
 
-def _percentiles(values: np.ndarray) -> Interval:
-    """Returns the 2.5 and 97.5 % quantiles of `values` (R,), leaving NaNs out; NaN where all are."""
+def percentile_interval(values: np.ndarray) -> Interval:
+    """Returns the interval of a score from its values in the resamples (R,), leaving NaNs out; NaN where all are."""
     defined = values[~np.isnan(values)]
     if not len(defined):
         return math.nan, math.nan

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from advmia.results.differences import run_names
 from advmia.results.rows import CLEAN, is_bounded
-from advmia.results.scored import ScoredRun, guessing_score
+from advmia.results.scored import ScoredRun, Value, curve_names, guessing_score
 from advmia.results.scores import SCORES, Score
 from advmia.runtime.files import atomic_write
 
@@ -35,7 +35,8 @@ _POINTS_PER_INCH = 72
 _TITLE_PER_INCH = 12  # characters of a title that fit into an inch
 _TICKS = 16  # an axis has room for this many labels
 _GUESSING = "guessing: the same answer for every image"
-_LEGEND_TITLE = "bars: 95 % confidence interval; markers at one eps stand side by side"
+_INTERVAL, _DEVIATION = "95 % confidence interval", "standard deviation over seeds"
+_LEGEND_TITLE = "bars: {bars}; markers at one eps stand side by side"
 _WARNED = "\ndashed: a check warns of these scores, see the tables"
 
 
@@ -57,14 +58,16 @@ class Curve:
     points: dict[str, list[Point]]
     warned: bool = False  # a check warns of the scores
     unfinished: bool = False  # the test was stopped
+    seeds: int = 0  # of which the points are means; 0 where no other seed is known
     guessing: float | None = None  # the score of the best answer that is the same for every image, in the tables' unit
 
     @property
     def label(self) -> str:
         """The name in the legend."""
+        name = f"{self.name} ({self.seeds} seed{'s' if self.seeds > 1 else ''})" if self.seeds else self.name
         if self.unfinished:
-            return f"{self.name} (unfinished)"
-        return f"{self.name} (warning)" if self.warned else self.name
+            return f"{name} (unfinished)"
+        return f"{name} (warning)" if self.warned else name
 
 
 @dataclass(frozen=True)
@@ -87,16 +90,15 @@ class Picture:
 def curves_of(group: Sequence[ScoredRun], score_name: str) -> list[Curve]:
     """Returns a curve for each run, as the rows of a table name it. The clean score stands at eps 0 of every attack."""
     scale = 100 if SCORES[score_name].percent else 1
-    curves = []
+    curves, names_of_curves = [], curve_names(group)
     for run, name in zip(group, run_names([run.record for run in group]), strict=True):
         points: dict[str, list[Point]] = {}
         for column, scores in sorted(run.values.items(), key=lambda item: item[0].order()):
             value = scores[score_name]
             if not math.isnan(value.score):
-                assert value.interval is not None, f"{score_name} has no interval"
-                low, high = value.interval
+                low, high = _bar(value)
                 point = Point(column.grey_eps, scale * value.score, scale * low, scale * high)
-                points.setdefault(column.attack, []).append(point)
+                points.setdefault(names_of_curves[column], []).append(point)
         clean = points.pop(CLEAN, [])
         guessing = guessing_score(run.record)
         curves.append(
@@ -105,10 +107,19 @@ def curves_of(group: Sequence[ScoredRun], score_name: str) -> list[Curve]:
                 {attack: clean + attacked for attack, attacked in points.items()},
                 warned=bool(run.record.warnings),
                 unfinished=run.record.is_unfinished,
+                seeds=max((len(scores[score_name].seeds) for scores in run.values.values()), default=0),
                 guessing=None if guessing is None else scale * guessing,
             )
         )
     return curves
+
+
+def _bar(value: Value) -> tuple[float, float]:
+    """Returns the ends of a point's bar: the standard deviation over seeds, or the interval over images of one seed."""
+    if value.deviation is not None:
+        return value.score - value.deviation, value.score + value.deviation
+    assert value.interval is not None, "only scores with an interval are drawn"
+    return value.interval
 
 
 def plot_curves(curves: Sequence[Curve], picture: Picture, stem: Path) -> list[Path]:
@@ -164,7 +175,7 @@ def _draw(curves: Sequence[Curve], attacks: Sequence[str], picture: Picture) -> 
     figure.legend(
         [artists[name] for name in names],
         names,
-        title=_LEGEND_TITLE + (_WARNED if any(curve.warned for curve in curves) else ""),
+        title=_LEGEND_TITLE.format(bars=_bars(curves)) + (_WARNED if any(curve.warned for curve in curves) else ""),
         title_fontsize=8,
         ncols=legend_columns,
         loc="outside lower center",
@@ -172,6 +183,12 @@ def _draw(curves: Sequence[Curve], attacks: Sequence[str], picture: Picture) -> 
     )
     figure.suptitle(fill(picture.title, round(_TITLE_PER_INCH * width)), fontsize=10)
     return figure
+
+
+def _bars(curves: Sequence[Curve]) -> str:
+    """Returns what the bars show."""
+    kinds = [_DEVIATION if curve.seeds > 1 else _INTERVAL for curve in curves]
+    return " or, of one seed, ".join(sorted(set(kinds), reverse=True))
 
 
 def _draw_panel(panel: Axes, curves: Sequence[Curve], attack: str) -> None:

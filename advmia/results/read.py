@@ -10,8 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from advmia.checkpoints.paths import seed_named_by
 from advmia.errors import UserError
-from advmia.results.rows import ROW_KEYS, ResultRow
+from advmia.results.rows import ROW_KEYS, WORST, ResultRow, bounded_rows
 from advmia.results.scores import SELECTIONS, task_of
 from advmia.runtime.files import read_json_object
 from advmia.runtime.terminal import say
@@ -103,6 +104,10 @@ class RunRecord:
         values = self.run["seed"], self.run["size"], *map(self.run["data"].get, _DATA)
         return tuple(map(str, values))
 
+    def checkpoint_paths(self) -> list[Path]:
+        """Returns where the target's checkpoint may be: from the working folder, then from those above the file."""
+        return [folder / self.target_weight for folder in (Path(), *self.file.resolve().parents[:4])]
+
     @property
     def warnings(self) -> list[str]:
         """What the checks at the end of the run warn of, as `<check>: <reason>`."""
@@ -146,10 +151,14 @@ def read_records(paths: Sequence[Path]) -> list[RunRecord]:
 
 
 def _results_in(folder: Path) -> list[Path]:
-    """Returns the .json files in a folder, except those that another command has written: they are no mistake."""
+    """Returns the .json files in a folder and in its folders `seedN`, the results of networks of other seeds.
+
+    Those that another command has written are left out: they are no mistake.
+    """
     files: list[Path] = []
     others: list[Path] = []
-    for file in sorted(folder.glob("*.json")):
+    seeds = [path for path in folder.glob("seed*") if seed_named_by(path) is not None]
+    for file in sorted(file for place in (folder, *seeds) for file in place.glob("*.json")):
         keys = (read_json_object(file) or {}).keys()
         (others if any(keys >= record for record in _OTHER_RECORDS) else files).append(file)
     if others:
@@ -196,12 +205,16 @@ def _problem(record: RunRecord) -> str | None:
     warnings_in(record.content)  # raises KeyError or TypeError where the checks are damaged
     if not isinstance(record.content.get("base_rate", {"score": 0.0})["score"], float | int):
         return "its base_rate has no score"
-    seen: set[tuple[str, float]] = set()
+    seen = set()
     for row in record.rows:
-        problem = "is there twice" if (row.attack, row.grey_eps) in seen else _row_problem(row, record.rows[0])
+        problem = "is there twice" if row.key in seen else _row_problem(row, record.rows[0])
+        if row.attack == WORST and not problem:
+            attacks = bounded_rows(record.rows, row.grey_eps, eight_bits=row.eight_bits)
+            stale = set(row.attacks) != {attack.label for attack in attacks}
+            problem = "is not of the attacks that the file has at this eps" if stale else None
         if problem:
             return f"row {row.attack} eps {row.grey_eps:g} {problem}"
-        seen.add((row.attack, row.grey_eps))
+        seen.add(row.key)
     return None
 
 

@@ -37,8 +37,9 @@ class Cell:
 class Table:
     """A table with a title above it and notes beneath it; each row has a cell for each head in `header`.
 
-    `warnings`: what the checks warn of in each row, "" for a row without a warning; empty for a table without any. CSV
-    has them in a last column. The other formats print `footnotes` instead, which name the rows.
+    `legend`: what bold means; CSV has neither. `warnings`: what the checks warn of in each row, "" for a row without a
+    warning; empty for a table without any. CSV has them in a last column. The other formats print `footnotes` instead,
+    which name the rows.
     """
 
     title: str
@@ -47,6 +48,7 @@ class Table:
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     footnotes: tuple[str, ...] = ()
+    legend: tuple[str, ...] = ()
 
 
 def rounded(value: float, places: int, scale: int = 1) -> str:
@@ -72,7 +74,9 @@ def _markdown(table: Table) -> str:
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells
     ]
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    notes = [f"\n{note}" for note in (*table.notes, *(f"{DAGGER} {footnote}" for footnote in table.footnotes))]
+    notes = [
+        f"\n{note}" for note in (*table.legend, *table.notes, *(f"{DAGGER} {footnote}" for footnote in table.footnotes))
+    ]
     return "\n".join([table.title, "", lines[0], rule, *lines[1:], *notes]) + "\n"
 
 
@@ -94,7 +98,7 @@ def _latex(table: Table) -> str:
     """Returns a `table` environment, which needs no LaTeX package."""
     rows = [[_latex_cell(cell) for cell in row] for row in table.rows]
     lines = [" & ".join(row) + r" \\" for row in [[_quoted(name) for name in table.header], *rows]]
-    texts = [_quoted(text) for text in (table.title, *table.notes)]
+    texts = [_quoted(text) for text in (table.title, *table.legend, *table.notes)]
     texts += [f"{_LATEX_DAGGER} {_quoted(footnote)}" for footnote in table.footnotes]
     caption = " ".join(f"{text.rstrip('.')}." for text in texts)
     return "\n".join(
@@ -128,4 +132,4 @@ def _latex_cell(cell: Cell) -> str:
 
 
 def _quoted(text: str) -> str:
-    return "".join(_LATEX.get(sign, sign) for sign in text)
+    return "".join(_LATEX.get(sign, sign) for sign in text).replace("+-", r"$\pm$")

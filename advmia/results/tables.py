@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from advmia.errors import UserError
-from advmia.results.cells import score_cells, score_of
+from advmia.results.cells import Values, score_cells, score_of, seeds_notes
 from advmia.results.costs import cost_table
 from advmia.results.differences import identity_columns, run_names
 from advmia.results.plots import Picture, curves_of, plot_curves
@@ -17,6 +17,7 @@ from advmia.results.render import EXTENSIONS, Cell, Table, render_tables
 from advmia.results.rows import is_bounded
 from advmia.results.scored import ScoredRun, column_heads, positives_of, score_run
 from advmia.results.scores import MAIN_SCORES, SCORES
+from advmia.results.seeds import group_seeds
 from advmia.results.transfer import transfer_tables
 from advmia.runtime.files import write_text
 from advmia.tasks import MULTI_LABEL
@@ -27,14 +28,18 @@ _NOT_COMPARABLE = (
 )
 
 
-def write_tables(paths: Sequence[Path], out: Path | None, *, form: str = "md", scores: Sequence[str] = ()) -> str:
+def write_tables(
+    paths: Sequence[Path], out: Path | None, *, form: str = "md", scores: Sequence[str] = (), per_seed: bool = False
+) -> str:
     """Makes all tables from the result files at `paths`, and returns the text for the terminal.
 
     Without `out` that is the tables in the format `form`, one of `EXTENSIONS`. With `out` it is the tables as Markdown;
     `<out>/tables.<extension>` has them in the format `form`, and `<out>/<dataset>__<model>.png` and `.pdf` show the
     curves over eps. `scores` names further scores, which get tables too.
+    `per_seed`: whether trainings that are equal but for their seed are shown each by itself, not averaged.
     """
     runs = [score_run(record) for record in read_records(paths)]
+    runs = runs if per_seed else group_seeds(runs)
     tables = make_tables(runs, scores)
     if out is None:
         return render_tables(tables, form)
@@ -96,14 +101,14 @@ def _score_table(group: Sequence[ScoredRun], name: str) -> Table:
     score = score_of(name, values)
     heads, identities = identity_columns(_records(group))
     warnings = _warnings(group)
-    cells = score_cells(values, [run.record.conditions for run in group], score, list(map(bool, warnings)))
+    cells, legend = score_cells(values, [run.record.conditions for run in group], score, list(map(bool, warnings)))
     rows = tuple(
         (*map(Cell, (*identity, str(run.record.images))), *numbers)
         for run, identity, numbers in zip(group, identities, cells, strict=True)
     )
     title = f"{group[0].record.dataset}, {group[0].record.model}: {score.heading}, {_BY}"
-    footnotes = _footnotes(group, warnings)
-    return Table(title, (*heads, "images", *columns.values()), rows, _notes(group), tuple(warnings), footnotes)
+    header, notes = (*heads, "images", *columns.values()), _notes(group, values)
+    return Table(title, header, rows, notes, tuple(warnings), _footnotes(group, warnings), legend)
 
 
 def _finding_table(group: Sequence[ScoredRun]) -> Table:
@@ -116,7 +121,7 @@ def _finding_table(group: Sequence[ScoredRun]) -> Table:
     values = [[run.get(column, finding) for column in columns] for finding, _, run in lines]
     comparable = [(finding, run.record.conditions) for finding, _, run in lines]
     warnings = _warnings(group)
-    cells = score_cells(values, comparable, SCORES["auroc"], [bool(warnings[row]) for _, row, _ in lines])
+    cells, legend = score_cells(values, comparable, SCORES["auroc"], [bool(warnings[row]) for _, row, _ in lines])
     rows = tuple(
         (*map(Cell, (finding, str(positives[row][finding]), *identities[row])), *numbers)
         for (finding, row, _), numbers in zip(lines, cells, strict=True)
@@ -125,7 +130,7 @@ def _finding_table(group: Sequence[ScoredRun]) -> Table:
     title = f"{first.dataset}, {first.model}: AUROC by finding in percent (95 % bootstrap interval), {_BY}"
     header = ("finding", "positive images", *heads, *columns.values())
     by_row = tuple(warnings[row] for _, row, _ in lines)
-    return Table(title, header, rows, _notes(group), by_row, _footnotes(group, warnings))
+    return Table(title, header, rows, _notes(group, values), by_row, _footnotes(group, warnings), legend)
 
 
 def _warnings(group: Sequence[ScoredRun]) -> list[str]:
@@ -139,9 +144,13 @@ def _footnotes(group: Sequence[ScoredRun], warnings: Sequence[str]) -> tuple[str
     return tuple(f"{name}: {warning}" for name, warning in zip(names, warnings, strict=True) if warning)
 
 
-def _notes(group: Sequence[ScoredRun]) -> tuple[str, ...]:
-    """Returns the lines beneath a table."""
-    notes = [_NOT_COMPARABLE] if len({run.record.conditions for run in group}) > 1 else []
+def _notes(group: Sequence[ScoredRun], values: Values) -> tuple[str, ...]:
+    """Returns the lines beneath a table with these values."""
+    notes = list(seeds_notes(value for row in values for value in row))
+    notes += [_NOT_COMPARABLE] if len({run.record.conditions for run in group}) > 1 else []
     attacks = dict.fromkeys(column.attack for column in column_heads(group))
     notes += [f"{attack}'s eps is the length of a step, not a bound." for attack in attacks if not is_bounded(attack)]
-    return tuple(notes)
+    made_of = dict.fromkeys(column.attacks for column in column_heads(group) if column.attacks)
+    each = "image and finding" if group[0].record.task is MULTI_LABEL else "image"
+    notes += [f"worst: for each {each}, the worst of {', '.join(names[:-1])} and {names[-1]}." for names in made_of]
+    return (*notes, *dict.fromkeys(run.note for run in group if run.note))

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from itertools import count, groupby
 from pathlib import Path
 
-from advmia.results.cells import cell_text, score_of
+from advmia.results.cells import cell_text, score_of, seeds_notes
 from advmia.results.differences import network_names
 from advmia.results.read import RunRecord
 from advmia.results.render import Cell, Table
 from advmia.results.rows import CLEAN
 from advmia.results.scored import Column, ScoredRun, Value, column_heads
 from advmia.results.scores import MAIN_SCORES
+from advmia.results.seeds import ANOTHER_SEED
 
 
 def transfer_tables(runs: Sequence[ScoredRun]) -> list[Table]:
@@ -79,7 +80,9 @@ def _transfer_table(
         f" {record.images} images{conditions}"
     )
     header = ("source", *(names[target] for target in targets))
-    return Table(title, header, rows, (), tuple(map("; ".join, warnings)), tuple(footnotes))
+    shown = seeds_notes(entry.value for _, entries in lines for entry in entries)
+    notes = (*shown, *dict.fromkeys(run.note for run in attacked if run.note))
+    return Table(title, header, rows, notes, tuple(map("; ".join, warnings)), tuple(footnotes))
 
 
 @dataclass(frozen=True)
@@ -107,12 +110,18 @@ def _by_source(runs: Sequence[ScoredRun], names: dict[str, str]) -> list[tuple[s
         by_row.setdefault((source, number), {})[target] = run
     order = {sha256: position for position, sha256 in enumerate(names)}
     rows = []
-    for source, number in sorted(by_row, key=lambda key: (order.get(key[0], len(order)), key)):
+    for source, number in sorted(by_row, key=lambda key: (order.get(_network(key[0]), len(order)), key)):
         by_target = by_row[source, number]
-        name = names.get(source) or _source_name(next(iter(by_target.values())).record)
+        name = names.get(_network(source), "") + source.removeprefix(_network(source))
+        name = name if _network(source) in names else _source_name(next(iter(by_target.values())).record)
         files = ", ".join(str(run.record.file) for run in by_target.values())
         rows.append((f"{name} (again: {files})" if number else name, by_target))
     return rows
+
+
+def _network(source: str) -> str:
+    """Returns the network that a source is, or is another seed of."""
+    return source.removesuffix(ANOTHER_SEED)
 
 
 def _source_name(record: RunRecord) -> str:

@@ -14,14 +14,14 @@ from typing import Any
 from advmia.budgets import Budget
 from advmia.results.partial import PartialEvaluation
 from advmia.results.read import RunRecord, results_at, warnings_in
-from advmia.results.rows import ResultRow
+from advmia.results.rows import OPTIONAL, WORST, ResultRow
 from advmia.runtime import distributed
 from advmia.runtime.files import NAME_BYTES, csv_text, fitting_name, rename_existing, write_json, write_text
 
 _LAST_COLUMNS = ("mean_l2", "mean_linf", "mean_queries", "warnings")
 _JSON = ".json"
 _DIGEST_DIGITS = 8  # of a run's settings, in a file's name
-_PARTIAL_BYTES = 50  # that the name of partial progress may have beside the stem: attack, eps, rank, world size
+_PARTIAL_BYTES = 60  # that the name of partial progress may have beside the stem: attack, eps, restarts, rank, ranks
 
 
 @dataclass
@@ -72,39 +72,52 @@ class ResultFile:
     def _earlier_at(self, stem: Path) -> RunRecord | None:
         return results_at(stem.with_name(stem.name + _JSON))
 
-    def find(self, attack: str, grey_eps: float) -> ResultRow | None:
-        """Returns the row of an attack at an eps in grey levels; None if there is none yet."""
-        return next((row for row in self.rows if (row.attack, row.grey_eps) == (attack, grey_eps)), None)
+    def find(self, attack: str, grey_eps: float, restarts: int = 1, *, eight_bits: bool = False) -> ResultRow | None:
+        """Returns the row of an attack at an eps in grey levels; None if there is none yet.
 
-    def row(self, attack: str, grey_eps: float) -> ResultRow:
-        """Returns the row of an attack at an eps in grey levels, which must exist."""
-        row = self.find(attack, grey_eps)
+        `restarts`: with that many random starts. `eight_bits`: of the attacked images rounded to 8 bits.
+        """
+        key = (attack, grey_eps, restarts, eight_bits)
+        return next((row for row in self.rows if row.key == key), None)
+
+    def row(self, attack: str, grey_eps: float, restarts: int = 1, *, eight_bits: bool = False) -> ResultRow:
+        """Returns the row of an attack at an eps in grey levels, which must exist; arguments as for `find`."""
+        row = self.find(attack, grey_eps, restarts, eight_bits=eight_bits)
         assert row is not None, f"no row of {attack} at eps {grey_eps}"
         return row
 
-    def partial_evaluation(self, attack: str, budget: Budget) -> PartialEvaluation:
+    def partial_evaluation(self, attack: str, budget: Budget, restarts: int = 1) -> PartialEvaluation:
         """Returns this rank's partial progress on one attack at one eps."""
         share = f"{distributed.rank()}-of-{distributed.world_size()}"
-        path = self._partial_path(attack, budget.grey_eps, share)
-        return PartialEvaluation(path, [self.run, attack, asdict(budget), share])
+        path = self._partial_path(attack, budget.grey_eps, restarts, share)
+        evaluation = [self.run, attack, asdict(budget), share, *([restarts] if restarts > 1 else [])]
+        return PartialEvaluation(path, evaluation)
 
-    def add(self, row: ResultRow) -> None:
-        """Appends a row; the main process writes both files and removes the partial progress of the row."""
-        self.rows.append(row)
+    def add(self, *rows: ResultRow) -> None:
+        """Appends rows of one evaluation; the main process writes both files and removes its partial progress.
+
+        The rows `worst` at their eps are removed, since they do not know the new rows.
+        """
+        stale = {row.grey_eps for row in rows}
+        self.rows = [row for row in self.rows if row.attack != WORST or row.grey_eps not in stale] + list(rows)
         if distributed.is_main():
             self.save()
-            pattern = glob.escape(self._partial_path(row.attack, row.grey_eps, "").name) + "*"
-            for path in self.stem.parent.glob(pattern):
-                path.unlink(missing_ok=True)
+            for row in rows:
+                pattern = glob.escape(self._partial_path(row.attack, row.grey_eps, row.restarts, "").name) + "*"
+                for path in self.stem.parent.glob(pattern):
+                    path.unlink(missing_ok=True)
 
-    def _partial_path(self, attack: str, grey_eps: float, share: str) -> Path:
+    def _partial_path(self, attack: str, grey_eps: float, restarts: int, share: str) -> Path:
         name = fitting_name(self.stem.name, NAME_BYTES - _PARTIAL_BYTES)
-        return self.stem.with_name(f"{name}.{attack}-{grey_eps:g}.unfinished-{share}")
+        starts = f"-x{restarts}" if restarts > 1 else ""
+        return self.stem.with_name(f"{name}.{attack}-{grey_eps:g}{starts}.unfinished-{share}")
 
     def save(self) -> None:
         """Writes both files."""
         header = [*self.facts, "attack", "eps", "steps", "step_size", "n", *self.score_names, "seconds", *_LAST_COLUMNS]
-        write_text(self.csv_path, csv_text([header, *map(self._csv_line, self.rows)]))
+        used = [name for name, default in OPTIONAL.items() if any(getattr(row, name) != default for row in self.rows)]
+        lines = [[*self._csv_line(row), *(_cell(getattr(row, name)) for name in used)] for row in self.rows]
+        write_text(self.csv_path, csv_text([[*header, *used], *lines]))
         rows = [row.to_json() for row in self.rows]
         write_json(self.json_path, {**self.facts, "run": self.run, **self.details, "rows": rows})
 
@@ -112,18 +125,26 @@ class ResultFile:
         budget = [row.attack, f"{row.grey_eps:g}", row.steps, f"{row.grey_step_size:g}"]
         values = [row.scores.get(name, math.nan) for name in self.score_names]
         scores = ["" if math.isnan(value) else f"{value:.6f}" for value in values]
-        means = ["" if value is None else f"{value:.6g}" for value in (row.l2, row.grey_linf, row.queries)]
+        distances = (row.l2, row.grey_linf, row.queries)
+        means = ["" if value is None or math.isnan(value) else f"{value:.6g}" for value in distances]
         warnings = "; ".join(warnings_in(self.details))
         return [*self.facts.values(), *budget, row.n, *scores, f"{row.seconds:.3f}", *means, warnings]
 
 
-def result_stem(folder: Path, dataset: str, target: Path, source: Path | None) -> Path:
-    """Returns `<folder>/<dataset>__<target file>`; results of transfer attacks add `__from__<source file>`.
+def _cell(value: object) -> object:
+    """Returns the cell of an optional column: names with semicolons between them, or whether something is so."""
+    if isinstance(value, list):
+        return "; ".join(value)
+    return ("yes" if value else "no") if isinstance(value, bool) else value
 
-    `source`: None for white-box results. A name that is too long for a file ends in a digest; the record holds the
-    whole names.
+
+def result_stem(folder: Path, dataset: str, target: Path, source: Path | None, source_mark: str = "") -> Path:
+    """Returns `<folder>/<dataset>__<target file>`; results of transfer attacks add `__from__<mark><source file>`.
+
+    `source`: None for white-box results. `source_mark`: what the source's file name does not say of it. A name that is
+    too long for a file ends in a digest; the record holds the whole names.
     """
-    name = f"{dataset}__{target.name}" + (f"__from__{source.name}" if source else "")
+    name = f"{dataset}__{target.name}" + (f"__from__{source_mark}{source.name}" if source else "")
     return folder / fitting_name(name, NAME_BYTES - len(_JSON) - 1 - _DIGEST_DIGITS)
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Tests the networks that the other scripts here have trained, and writes tables of the results. Each network is attacked
 # white-box. Then each natural network is tested with adversarial images of each other natural network of its data set
-# (transfer). Networks that were not trained are left out; finished tests are skipped. Arguments go to every test command,
+# (transfer), both of one seed. Networks that were not trained are left out; finished tests are skipped. Arguments go to every test command,
 # e.g. --gpu 0
 . "$(dirname "$0")/settings.sh"
 find_python requirements.txt
@@ -26,26 +26,32 @@ run_transfer() {
 }
 
 for dataset in $DATASETS xray_multilabel; do
-  TEST=(testCls.py --dataset "$dataset") ATTACK_FLAGS=(--attacks $ATTACKS) NATURAL=()
+  TEST=(testCls.py --dataset "$dataset") ATTACK_FLAGS=(--attacks $ATTACKS)
   if [ "$dataset" = xray_multilabel ]; then TEST=(testChex.py) ATTACK_FLAGS=(); fi
-  for model in $MODELS; do
-    for weights in "$CLS_DIR/${CLASS[$model]}_${dataset}_"*_maxLR0.01_weightDecay0.001; do
-      run_test "$model" "$weights" "${ATTACK_FLAGS[@]}"
-      if [[ ${weights##*/} == *_nat_* ]]; then NATURAL[$model]=$weights; fi
+  for folder in "$CLS_DIR" "$CLS_DIR"/seed*; do
+    NATURAL=()
+    for model in $MODELS; do
+      for weights in "$folder/${CLASS[$model]}_${dataset}_"*_maxLR0.01_weightDecay0.001; do
+        run_test "$model" "$weights" "${ATTACK_FLAGS[@]}"
+        if [[ ${weights##*/} == *_nat_* ]]; then NATURAL[$model]=$weights; fi
+      done
     done
+    run_transfer
   done
-  run_transfer
 done
 
 for dataset in mel xray; do
-  TEST=(testSeg.py --dataset "$dataset") NATURAL=()
-  for model in $SEGMENTERS; do
-    for weights in "$SEG_DIR/${CLASS[$model]}_${dataset}_"*_CrossEntropyLoss_Adam{,_eps*-255}; do
-      run_test "$model" "$weights"
-      if [[ ${weights##*/} == *_NAT_* ]]; then NATURAL[$model]=$weights; fi
+  TEST=(testSeg.py --dataset "$dataset")
+  for folder in "$SEG_DIR" "$SEG_DIR"/seed*; do
+    NATURAL=()
+    for model in $SEGMENTERS; do
+      for weights in "$folder/${CLASS[$model]}_${dataset}_"*_CrossEntropyLoss_Adam{,_eps*-255}; do
+        run_test "$model" "$weights"
+        if [[ ${weights##*/} == *_NAT_* ]]; then NATURAL[$model]=$weights; fi
+      done
     done
+    run_transfer
   done
-  run_transfer
 done
 
 if [ ! -d "$RESULT_DIR" ]; then

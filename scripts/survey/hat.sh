@@ -3,9 +3,11 @@
 . "$(dirname "$0")/settings.sh"
 find_python requirements.txt
 read_class_names
+HELPERS=$CLS_DIR
+if [ "${SEED:-0}" != 0 ]; then HELPERS+=/seed$SEED; fi
 for dataset in $DATASETS; do
   for model in $MODELS; do
-    helper=$(echo "$CLS_DIR/${CLASS[$model]}_${dataset}"_nat_class*_maxLR0.01_weightDecay0.001)
+    helper=$(echo "$HELPERS/${CLASS[$model]}_${dataset}"_nat_class*_maxLR0.01_weightDecay0.001)
     for eps in $EPSILONS; do
       "$PYTHON" trainCls.py --dataset "$dataset" --method hat --model "$model" --helperModel "$model" \
         --helperWeight "$helper" --eps "$eps" $CLASSIFIER --saveDir "$CLS_DIR" "$@"

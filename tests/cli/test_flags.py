@@ -14,7 +14,7 @@ from tests.support.running import check_one_line, run_main
 TRAIN = "--dataset melBin --wd 1e-3 --lr 0.01 --method nat --model res18 --eps 0 --epoch 100 --bs 32 --gpu 0"
 TEST = "--dataset melBin --targetModel res18 --targetWeight a --bs 16 --gpu 0"
 DATASETS = ["mesidorBin", "mesidorMulti", "melBin", "melMulti", "xrayBin"]
-METHODS = ["nat", "pgdat", "trades", "mart", "hat"]
+METHODS = ["nat", "pgdat", "trades", "mart", "hat", "mpadvt", "maadvt"]
 MODELS = ["res18", "chexnet", "mv2"]
 
 
@@ -102,8 +102,22 @@ def test_each_script_has_the_flags_of_its_task() -> None:
     assert multi_label["dataset"] == "xray_multilabel"
     segmentation = flags.train_parser(SEGMENTATION, None)
     parsed = vars(segmentation.parse_args(["--dataset", "mel", "--method", "pgdat", "--model", "unet"]))
-    for flag in ("beta", "gamma", "hatStep", "helperModel", "helperWeight"):
+    for flag in ("gamma", "hatStep", "helperModel", "helperWeight"):
         assert flag not in multi_label and flag not in parsed
+
+
+def test_lists_of_attacks() -> None:
+    """Fails if commas, spaces, letter case or `all` are not understood, an attack is named twice, or one is missing."""
+    parser = flags.test_parser(SINGLE_LABEL, None)
+
+    def chosen(*words: str) -> list[str]:
+        attacks: list[str] = parser.parse_args([*TEST.split(), *words]).attacks
+        return attacks
+
+    assert chosen() == list(SINGLE_LABEL.default_attacks)
+    assert chosen("--attacks", "fgsm,PGD", "cw") == chosen("--attacks", "fgsm,", "pgd,cw,fgsm") == ["fgsm", "pgd", "cw"]
+    assert chosen("--attacks", "ALL") == chosen("--attacks=all,pgd") == list(SINGLE_LABEL.attacks)
+    assert chosen("--attacks", "cw,all") == ["cw", *(name for name in SINGLE_LABEL.attacks if name != "cw")]
 
 
 @pytest.mark.parametrize(
@@ -112,7 +126,7 @@ def test_each_script_has_the_flags_of_its_task() -> None:
         (TRAIN.replace("melBin", "../mel"), "unknown name '../mel': choose from mesidorBin, mesidorMulti, melBin"),
         (TRAIN.replace("res18", "res50"), "unknown name 'res50': choose from res18, mv2, chexnet"),
         (TRAIN.replace("res18", "unet"), "unknown name 'unet'"),
-        (TRAIN.replace("nat", "pgd"), "unknown name 'pgd': choose from nat, pgdat, trades, mart, hat"),
+        (TRAIN.replace("nat", "pgd"), "unknown name 'pgd': choose from nat, pgdat, trades, mart, hat, mpadvt, maadvt"),
         (TRAIN.replace("--eps 0", "--eps eight"), "grey levels from 0 to 255, got 'eight'"),
         (
             TRAIN.replace("--eps 0", "--eps 0.031"),
@@ -138,6 +152,9 @@ def test_wrong_training_flags(
     ("line", "message"),
     [
         (f"{TEST} --attacks pgd nosuch", "unknown name 'nosuch': choose from fgsm, pgd"),
+        (f"{TEST} --attacks pgd,nosuch", "unknown name 'nosuch': choose from fgsm, pgd"),
+        (f"{TEST} --attacks ,", "unknown name ','"),
+        (f"{TEST} --restarts 0", "whole number of at least 1, got '0'"),
         (f"{TEST} --epsilons 1 two", "grey levels from 0 to 255, got 'two'"),
         (f"{TEST} --surrogateModel segnet", "unknown name 'segnet'"),
         ("--dataset melBin --targetModel res18", "required: --targetWeight"),

@@ -30,7 +30,8 @@ ROBUST = "MobileNetV2_melBin_pgdat_beta0_class2_ADV8-255_10_2-255_maxLR0.01_weig
 COLUMNS = (
     "dataset,target_model,target_weight,source_model,source_weight,"
     "attack,eps,steps,step_size,n,accuracy,recall,precision,f1,"
-    "balanced_accuracy,auroc,sensitivity,specificity,attack_success_rate,seconds,mean_l2,mean_linf,mean_queries,warnings"
+    "balanced_accuracy,auroc,sensitivity,specificity,attack_success_rate,seconds,mean_l2,mean_linf,mean_queries,warnings,"
+    "attacks"
 )
 
 
@@ -130,7 +131,7 @@ def test_same_seed_same_weights(folder: Path, train: Command, fresh_interpreter:
     first, again = (load_weights(place / "clsCkpt" / ROBUST).state_dict for place in (folder, tmp_path))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert (folder / "clsCkpt" / ROBUST).read_bytes() == (tmp_path / "clsCkpt" / ROBUST).read_bytes()
-    other = load_weights(tmp_path / "other" / ROBUST).state_dict
+    other = load_weights(tmp_path / "other" / "seed1" / ROBUST).state_dict
     assert not torch.equal(first["conv1.weight"], other["conv1.weight"])
 
 
@@ -213,7 +214,10 @@ def test_white_box_results(folder: Path, attack: Command) -> None:
     fgsm = [("fgsm", eps, "1", eps) for eps in "1248"]
     pgd = [("pgd", eps, "20", step) for eps, step in zip("1248", ("0.5", "0.5", "1", "2"), strict=True)]
     cw = [("cw", eps, "30", step) for eps, step in zip("1248", ("0.3825", "0.3825", "0.765", "0.765"), strict=True)]
-    assert settings == [("none", "0", "0", "0"), *fgsm, *pgd, *cw]
+    worst = [("worst", eps, "0", "0") for eps in "1248"]
+    assert settings == [("none", "0", "0", "0"), *fgsm, *pgd, *cw, *worst]
+    assert [row["attacks"] for row in rows] == [""] * 13 + ["fgsm; pgd; cw"] * 4
+    assert "\nworst of fgsm, pgd, cw\n\teps:1-255 " in printed
     assert {row["dataset"] for row in rows} == {"melBin[phantom]"}
     assert "melBin[phantom]" in printed
     number = r"\d\.\d{4}"

@@ -15,7 +15,8 @@ pytestmark = [pytest.mark.usefixtures("few_steps", "small_networks"), pytest.mar
 MODELS = {"res18": "ResNet", "mv2": "MobileNetV2", "chexnet": "DenseNet121"}
 CLASSES = {"melBin": 2, "melMulti": 3, "xrayBin": 2}
 BUDGET, TAIL = "ADV8-255_10_2-255", "maxLR0.01_weightDecay0.001"
-ATTACKED = [("none", "0"), ("fgsm", "8"), ("pgd", "8"), ("cw", "8")]  # attack and eps of the default attacks' rows
+# Attack and eps of the rows of a test with the default attacks.
+ATTACKED = [("none", "0"), ("fgsm", "8"), ("pgd", "8"), ("cw", "8"), ("worst", "8")]
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +155,7 @@ def test_lesion_masks(data_root: Path, tmp_path: Path, monkeypatch: pytest.Monke
     weights = "UNet_mel_PGDAT_CrossEntropyLoss_Adam_eps8-255_step10_stepSize2-255"
     surrogate = "SegNet_mel_NAT_CrossEntropyLoss_Adam"
     target = ["--targetModel", "unet", "--targetWeight", f"segckpt/{weights}", "--epsilons", 8]
-    rows, scores = [("none", "0"), ("pgd", "8"), ("pgd-dice", "8")], ("dice", "iou", "ce_loss")
+    rows, scores = [("none", "0"), ("pgd", "8"), ("pgd-dice", "8"), ("worst", "8")], ("dice", "iou", "ce_loss")
     assert run_main(monkeypatch, ["testSeg.py", *common, *target]) == 0
     check_results(f"mel__{weights}", rows, scores, "mel")
     source = ["--surrogateModel", "segnet", "--surrogateWeight", f"segckpt/{surrogate}"]

@@ -34,6 +34,7 @@ WORDS = [*EVALUATION, "--limit", "6", "--attacks"]
 MASKS = ["testSeg.py", "--dataset", "mel", "--imgSize", "16", "--gpu", "cpu", "--bs", "2", "--limit", "4"]
 TESTS = {
     "pgd": [*WORDS, "pgd"],
+    "restarts": [*WORDS, "pgd", "--restarts", "2", "--eightBit", "--epsilons", "8"],
     "fgsm": [*WORDS, "fgsm"],
     "apgd-ce": [*WORDS, "apgd-ce", "--epsilons", "0.1/255"],
     "masks": [*MASKS, "--targetModel", "unet", "--targetWeight", "weights/unet", "--attacks", "pgd", "--epsilons", "8"],
@@ -110,6 +111,7 @@ def count_attacked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         ("pgd", 1, [2] * 6),
         ("pgd", 4, [2] * 5),
         ("pgd", 8, [2]),
+        ("restarts", 4, [2] * 2),
         ("fgsm", 5, [2] * 4),
         ("apgd-ce", 4, [2]),
         pytest.param("masks", 3, [2], marks=pytest.mark.slow),

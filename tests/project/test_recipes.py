@@ -153,4 +153,4 @@ def test_recipes_train_and_test(extended: Path, tmp_path: Path) -> None:
     assert process.returncode == 0, process.stderr
     assert (tmp_path / weights).exists()
     (path,) = (tmp_path / "results").glob("*.json")
-    assert [row["attack"] for row in json.loads(path.read_text())["rows"]] == ["none", "bim", "fgsm"]
+    assert [row["attack"] for row in json.loads(path.read_text())["rows"]] == ["none", "bim", "fgsm", "worst"]

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,25 @@ def test_a_sweep_runs_what_it_lists(data: Path, undisturbed: tuple[Path, str]) -
     assert [re.findall(r"^epoch (\d)/2 loss", logs[index], re.M) for index in (0, 2)] == [["1", "2"]] * 2
     assert (out / "tables" / "tables.md").read_text() in printed
     assert len(list((out / "logs").glob("*.log"))) == len(steps)
+
+
+def test_several_seeds(data: Path, tmp_path: Path) -> None:
+    """Fails if a network of a seed is missing, HAT gets another seed's helper, or attacks have other random numbers."""
+    words = [*HAT_SWEEP, "--dataRoot", data, "--out", tmp_path, "--dryRun"]
+    lines = [shlex.split(line)[1:] for line in sweep_output(*words, "--seeds", "0 3", "--seed", 5).splitlines()]
+    *commands, tables = lines
+    assert tables[:3] == ["-m", "advmia", "tables"] and len(commands) == 8
+    places = ["", "", "", "", "seed3/", "seed3/", "seed3/", "seed3/"]
+    for place, command in zip(places, commands, strict=True):
+        values = dict(pairwise(command))
+        if command[0] == "trainCls.py":
+            assert command[-2:] == ["--seed", place[4:-1] or "0"] or "--helperWeight" in command
+            assert values.get("--helperWeight", f"{tmp_path}/clsCkpt/{place}{NATURAL}").endswith(f"/{place}{NATURAL}")
+        else:
+            assert values["--targetWeight"].startswith(f"{tmp_path}/clsCkpt/{place}Mobile")
+            assert values["--seed"] == "5" and values["--resultDir"] == f"{tmp_path}/results"
+    process = sweep(*words, "--seeds", "1", "x")
+    assert process.returncode == 2 and process.stderr.endswith("--seeds takes whole numbers, got x\n")
 
 
 def scores(out: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ EXAMPLES = ROOT / "tests" / "fixtures" / "examples"
 FOLDERS = [Path("results"), Path("results/seed1"), Path("results/limit8")]
 NAT = "melBin__MobileNetV2_melBin_nat_class2_maxLR0.01_weightDecay0.001"
 PGDAT = "melBin__MobileNetV2_melBin_pgdat_beta0_class2_ADV8-255_10_2-255_maxLR0.01_weightDecay0.001"
+TRADES = "melBin__MobileNetV2_melBin_trades_beta6_class2_ADV8-255_10_2-255_maxLR0.01_weightDecay0.001"
 TRANSFER = f"{PGDAT}__from__{NAT.removeprefix('melBin__')}"
 
 
@@ -37,6 +39,18 @@ def change(content: dict[str, Any], path: str, value: object) -> dict[str, Any]:
     for name in parents:
         part = part[name]
     part[last] = value
+    return changed
+
+
+def with_hits(content: dict[str, Any], hits: Sequence[object]) -> dict[str, Any]:
+    """Returns a copy with the clean row only, of which these images (true values) are right."""
+    changed = copy.deepcopy(content)
+    labels = changed["samples"]["label"]
+    assert len(hits) == len(labels)
+    row = changed["rows"][0]
+    row["outcomes"] = [label if hit else 1 - label for label, hit in zip(labels, hits, strict=True)]
+    row["scores"] = {"accuracy": sum(map(bool, hits)) / len(hits)}
+    changed["rows"] = [row]
     return changed
 
 

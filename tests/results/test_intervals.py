@@ -7,7 +7,15 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from advmia.results import intervals
-from advmia.results.intervals import RESAMPLES, auroc, bootstrap_auroc, bootstrap_mean, resample_counts, wilson
+from advmia.results.intervals import (
+    RESAMPLES,
+    auroc,
+    percentile_interval,
+    resample_counts,
+    resampled_aurocs,
+    resampled_means,
+    wilson,
+)
 
 
 def test_wilson_as_published() -> None:
@@ -43,11 +51,11 @@ def test_bootstrap_of_a_mean() -> None:
     """Fails if resamples are drawn without replacement, are smaller than the sample, or other percentiles are used."""
     values = np.random.default_rng(1).beta(5, 2, size=(40, 2))
     means = np.array([values[images].mean(axis=0) for images in resampled(40)])
-    bounds = bootstrap_mean(values)
+    bounds = [percentile_interval(column) for column in resampled_means(values).T]
     assert np.allclose(bounds, np.quantile(means, [0.025, 0.975], axis=0).T, rtol=0, atol=1e-12)
     spread = values.std(axis=0) / 40**0.5
     assert np.allclose([(high - low) / 2 for low, high in bounds], 1.96 * spread, rtol=0.1)
-    assert bootstrap_mean(values) == bounds
+    assert [percentile_interval(column) for column in resampled_means(values).T] == bounds
 
 
 def test_bootstrap_of_auroc(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +71,7 @@ def test_bootstrap_of_auroc(monkeypatch: pytest.MonkeyPatch) -> None:
         return [float(np.mean(by_label)), *by_label]
 
     quantiles = np.quantile([expected(images) for images in resampled(30, 50)], [0.025, 0.975], axis=0).T
-    bounds = bootstrap_auroc(scores, positive)
+    bounds = [percentile_interval(column) for column in resampled_aurocs(scores, positive).T]
     assert np.allclose(bounds[:3], quantiles, rtol=0, atol=1e-12)
     assert np.isnan(bounds[3]).all()
     computed = auroc(scores, positive)

@@ -8,7 +8,6 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +17,19 @@ from advmia.results import tables
 from advmia.results.intervals import wilson
 from advmia.results.render import EXTENSIONS, rounded
 from advmia.results.tables import write_tables
-from tests.results.examples import EXAMPLES, FOLDERS, NAT, PGDAT, TRANSFER, change, example, save, table_of
+from tests.results.examples import (
+    EXAMPLES,
+    FOLDERS,
+    NAT,
+    PGDAT,
+    TRADES,
+    TRANSFER,
+    change,
+    example,
+    save,
+    table_of,
+    with_hits,
+)
 
 
 def test_examples_byte_for_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +68,8 @@ def test_order_and_repetition_change_nothing(
 def test_numbers_are_those_of_the_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails if a cell of a table is not the score that its file stores for its attack and eps."""
     monkeypatch.chdir(EXAMPLES)
-    header, *rows = table_of(write_tables([Path("results")], None), "melBin[phantom], mv2: accuracy")
+    files = sorted(Path("results").glob("melBin*.json"))
+    header, *rows = table_of(write_tables(files, None), "melBin[phantom], mv2: accuracy")
     cells = {(row[0], head): cell.strip("*") for row in rows for head, cell in zip(header, row, strict=True)}
     for method, name in (("nat", NAT), ("pgdat 8", PGDAT)):
         for row in example(name)["rows"]:
@@ -98,24 +110,30 @@ def test_another_attack_setting_is_another_column(tmp_path: Path) -> None:
 
 
 def test_best(tmp_path: Path) -> None:
-    """Fails if the best is not marked, one of two equal rows is not, or rows of different images are compared."""
+    """Fails if the best is not marked, a difference by chance is, or rows of different images are compared."""
 
-    def with_accuracy(content: dict[str, Any], hits: int) -> dict[str, Any]:
-        content["rows"] = content["rows"][:1]
-        content["rows"][0]["scores"]["accuracy"] = hits / 15
-        return content
-
-    def are_marked() -> list[bool]:
+    def are_marked(*hits: int) -> list[bool]:
+        for number, (name, count) in enumerate(zip((NAT, PGDAT, TRADES), hits, strict=False)):
+            save(tmp_path, "abc"[number], with_hits(example(name), [image < count for image in range(15)]))
         return [row[2].startswith("**") for row in table_of(write_tables([tmp_path], None), "accuracy")[1:]]
 
-    save(tmp_path, "a", with_accuracy(example(NAT), 9))
-    save(tmp_path, "b", with_accuracy(example(PGDAT), 12))
-    assert are_marked() == [False, True]
-    save(tmp_path, "b", with_accuracy(example(PGDAT), 9))
-    assert are_marked() == [True, True]
-    save(tmp_path, "b", change(with_accuracy(example(PGDAT), 12), "run.data.pixels_crc32", "0"))
+    assert are_marked(5, 12) == [False, True]  # seven images more: McNemar's p is 2 / 2^7
+    assert are_marked(7, 12) == [False, False]  # five: 2 / 2^5
+    assert are_marked(12, 12) == [False, False]
+    assert are_marked(5, 12, 11) == [False, True, True], "a row that cannot be told from the best is as good"
+    assert are_marked(5, 11, 11) == [False, False, False], "2 / 2^6 is below 0.05, but not twice"
+    text = write_tables([tmp_path], None)
+    assert "McNemar's exact test does not tell from it (level 0.05" in text
+    assert "McNemar" not in write_tables([tmp_path], None, form="csv"), "CSV has no bold"
+    (tmp_path / "c.json").unlink()
+    right = [image < 12 for image in range(15)]
+    save(tmp_path, "b", change(with_hits(example(PGDAT), right), "run.data.pixels_crc32", "0"))
     text = write_tables([tmp_path], None)
     assert "**" not in text and "Rows differ in what they were tested on" in text
+    content = with_hits(example(PGDAT), right)
+    content["samples"] = {}
+    save(tmp_path, "b", content)
+    assert "Nothing is bold where the results hold too little" in write_tables([tmp_path], None)
 
 
 def test_unbounded_attacks_have_a_note(tmp_path: Path) -> None:
@@ -146,7 +164,7 @@ def test_findings(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_transfer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails if source and target are exchanged, or the diagonal is not the white-box result."""
     monkeypatch.chdir(EXAMPLES)
-    header, *rows = table_of(write_tables([Path("results")], None), "transfer of pgd 8")
+    header, *rows = table_of(write_tables(sorted(Path("results").glob("*.json")), None), "transfer of pgd 8")
     assert header == ["source", "mv2 nat", "mv2 pgdat 8", "mv2 trades 8"]
 
     def accuracy(name: str, attack: str = "pgd", eps: float = 8.0) -> str:
@@ -215,7 +233,7 @@ def test_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_further_scores(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails if a score in the files cannot be tabled, a loss is shown in percent, or the highest loss is the best."""
+    """Fails if a score in the files cannot be tabled, a loss is shown in percent, or one is the best without a test."""
     monkeypatch.chdir(EXAMPLES)
     text = write_tables(FOLDERS, None, scores=["recall", "ce_loss", "dice"])
     stored = example(NAT)["rows"][0]["scores"]["recall"]
@@ -223,20 +241,19 @@ def test_further_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     assert text.count("unet: Dice") == 1, "a main score has one table only"
     rows = table_of(text, "unet: ce_loss, by")[1:]
     clean = [row[-2] for row in rows]
-    best = min(clean, key=lambda cell: float(cell.strip("*")))
-    assert all(re.fullmatch(r"(\*\*)?\d+\.\d{3}(\*\*)?", cell) for cell in clean) and best.startswith("**")
+    assert all(re.fullmatch(r"\d+\.\d{3}", cell) for cell in clean)
     with pytest.raises(UserError, match=r"--scores auc: no result file has .* accuracy, recall, precision, f1, .*dice"):
         write_tables(FOLDERS, None, scores=["auc"])
 
 
 def test_a_row_without_a_further_score_is_empty(tmp_path: Path) -> None:
-    """Fails if older files, which lack a newer score, break its table, or the lower success rate is not the best."""
+    """Fails if older files, which lack a newer score, break its table."""
     for name, source, rate in (("a", NAT, 0.5), ("b", PGDAT, 0.25)):
         content = example(source)
         content["rows"][-1]["scores"]["attack_success_rate"] = rate
         save(tmp_path, name, content)
     rows = table_of(write_tables([tmp_path], None, scores=["attack_success_rate"]), "attack_success_rate in percent")
-    assert [row[-1] for row in rows[1:]] == ["50.0", "**25.0**"] and {row[2] for row in rows[1:]} == {""}
+    assert [row[-1] for row in rows[1:]] == ["50.0", "25.0"] and {row[2] for row in rows[1:]} == {""}
 
 
 def test_out_that_cannot_be_written(tmp_path: Path) -> None:

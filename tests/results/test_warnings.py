@@ -16,7 +16,7 @@ from advmia.results.read import read_records, read_results
 from advmia.results.scored import score_run
 from advmia.results.tables import write_tables
 from advmia.results.write import ResultFile
-from tests.results.examples import EXAMPLES, NAT, PGDAT, TRANSFER, example, save, table_of
+from tests.results.examples import EXAMPLES, NAT, PGDAT, TRANSFER, example, save, table_of, with_hits
 
 REASON = "outputs that differ by less than 0.001 from the image before at 9 of 14 images: a constant"
 CHECKS = [
@@ -56,11 +56,9 @@ def test_tables_of_every_format(tmp_path: Path) -> None:
 
 def test_the_best_is_among_the_others(tmp_path: Path) -> None:
     """Fails if a row of which a check warns is the best, or hides which of the others is."""
-    for name, source, warns in (("a", NAT, False), ("b", PGDAT, True), ("c", PGDAT, False)):
+    for name, source, warns, hits in (("a", NAT, False, 1), ("b", PGDAT, True, 12), ("c", PGDAT, False, 9)):
         content = warned(source) if warns else example(source)
-        content["rows"] = content["rows"][:1]
-        content["rows"][0]["scores"]["accuracy"] = {"a": 5, "b": 12, "c": 9}[name] / 15
-        save(tmp_path, name, content)
+        save(tmp_path, name, with_hits(content, [image < hits for image in range(15)]))
     cells = [row[-1] for row in table_of(write_tables([tmp_path], None), "mv2: accuracy")[1:]]
     assert sorted(cell.startswith("**") for cell in cells) == [False, False, True]
     assert next(cell for cell in cells if cell.startswith("**")).startswith("**60.0")

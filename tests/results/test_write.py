@@ -110,6 +110,7 @@ def test_stem() -> None:
     target, source = Path("a/t.1"), Path("b/s.1")
     assert result_stem(Path("r"), "mel", target, None) == Path("r/mel__t.1")
     assert result_stem(Path("r"), "mel", target, source) == Path("r/mel__t.1__from__s.1")
+    assert result_stem(Path("r"), "mel", target, source, "seed1__") == Path("r/mel__t.1__from__seed1__s.1")
 
 
 @pytest.mark.parametrize("letter", ["n", "ü", "\udcff"], ids=["ascii", "two bytes", "no UTF-8"])

@@ -1,0 +1,69 @@
+"""One attack of the registry at one eps, as a test runs it, and the result rows that it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from advmia.attacks import ATTACKS
+from advmia.attacks.common import EvaluationAttack
+from advmia.attacks.restarts import with_restarts
+from advmia.budgets import Budget
+from advmia.evaluation.eight_bits import round_to_8_bits
+from advmia.evaluation.loop import result_row
+from advmia.evaluation.tally import Evaluation
+from advmia.results.rows import ResultRow, attack_label
+from advmia.tasks import Task
+
+
+@dataclass(frozen=True)
+class AttackRun:
+    """An attack with its budget, the number of its random starts, and what of its images is scored."""
+
+    name: str  # in `ATTACKS`
+    budget: Budget
+    restarts: int = 1
+    rounds: bool = False  # scores its images rounded to 8 bits too, in a row of their own
+
+    @classmethod
+    def of(cls, name: str, grey_eps: float, restarts: int = 1, *, rounds: bool = False) -> AttackRun:
+        """Returns the attack with the survey's budget. An attack without a random start has one start only."""
+        spec = ATTACKS[name]
+        return cls(name, spec.budget(grey_eps), restarts if spec.restartable else 1, rounds)
+
+    @property
+    def label(self) -> str:
+        return attack_label(self.name, self.restarts)
+
+    @property
+    def keys(self) -> list[tuple[str, float, int, bool]]:
+        """The keys of its result rows (`ResultRow.key`)."""
+        return [(self.name, self.budget.grey_eps, self.restarts, form) for form in (False, True)[: 1 + self.rounds]]
+
+    @property
+    def rounding(self) -> Callable[[Tensor, Tensor], Tensor] | None:
+        """What `EvaluationOptions` take as `rounding`."""
+        if not self.rounds:
+            return None
+        return partial(round_to_8_bits, grey_eps=self.budget.grey_eps if ATTACKS[self.name].bounded else None)
+
+    def build(self, task: Task) -> EvaluationAttack:
+        objective = task.attacks[self.name]
+        return with_restarts(ATTACKS[self.name].build(self.budget, objective), objective, self.restarts)
+
+    def rows(self, evaluation: Evaluation, task: Task, clean: ResultRow, y: Tensor, classes: int) -> list[ResultRow]:
+        """Returns the result rows of an evaluation under this attack, in the order of `keys`.
+
+        `clean`: the row of the clean images. `y`: the labels of all images; empty for masks. `classes`: of the network.
+        """
+        losses, rows = self.build(task).losses(classes), []
+        for found in (evaluation, evaluation.rounded):
+            if found is not None:
+                scores = found.scores | task.against_clean(torch.tensor(clean.outcomes), found.outcomes, y)
+                row = result_row(self.name, self.budget, losses, scores, found)
+                rows.append(replace(row, restarts=self.restarts, eight_bits=found is not evaluation))
+        return rows

@@ -12,9 +12,11 @@ from advmia.errors import UserError
 
 GREY_LEVELS = 255
 TRAINING_STEPS = 10
+DRAWN_STEPS = 9  # of MPAdvT and MAAdvT: at most, since they draw a number of steps for each batch
 EVALUATION_STEPS = 20  # of PGD, in evaluations and in the validation after each epoch
 CW_STEPS = 30
 AUTO_STEPS = 100  # of APGD and FAB, alone and as parts of AutoAttack
+MOMENTUM_STEPS = 10  # of MI-FGSM
 SEA_STEPS = 300  # of each of SEA's four runs
 QUERIES = 5000  # of Square; for SimBA, the number of directions
 
@@ -61,9 +63,23 @@ def grey_step_size_for(grey_eps: float) -> float:
     return max(0.5, grey_eps / 4)
 
 
-def training_budget(grey_eps: float) -> Budget:
-    """Returns the budget of the attack inside adversarial training: 10 steps."""
-    return Budget.grey(grey_eps, TRAINING_STEPS, grey_step_size_for(grey_eps))
+def training_steps(method: str, grey_eps: float) -> tuple[int, float]:
+    """Returns the number of steps of the attack inside a training method, and their size in grey levels.
+
+    They are 10 steps of the size that the survey takes for this eps. MPAdvT's and MAAdvT's are their authors', whatever
+    eps: at most 9 of 1/255 and of 0.007. Natural training has no attack.
+    """
+    if method == "nat":
+        return 0, 0.0
+    drawn = {"mpadvt": 1.0, "maadvt": 1.785}  # 1.785 / 255 = 0.007
+    if method in drawn:
+        return DRAWN_STEPS, drawn[method]
+    return TRAINING_STEPS, grey_step_size_for(grey_eps)
+
+
+def training_budget(grey_eps: float, method: str = "pgdat") -> Budget:
+    """Returns the budget of the attack inside a training method, by default that of PGD-AT: 10 steps."""
+    return Budget.grey(grey_eps, *training_steps(method, grey_eps))
 
 
 def pgd_budget(grey_eps: float) -> Budget:
@@ -84,6 +100,11 @@ def cw_budget(grey_eps: float) -> Budget:
 def auto_budget(grey_eps: float) -> Budget:
     """Returns the budget of APGD, FAB and AutoAttack: 100 steps. They choose their step sizes, so it is 0 here."""
     return Budget.grey(grey_eps, AUTO_STEPS, 0)
+
+
+def momentum_budget(grey_eps: float) -> Budget:
+    """Returns the budget of MI-FGSM, with and without input diversity: 10 steps of eps / 10 (Dong et al. 2018)."""
+    return Budget.grey(grey_eps, MOMENTUM_STEPS, grey_eps / MOMENTUM_STEPS)
 
 
 def sea_budget(grey_eps: float) -> Budget:

@@ -200,7 +200,7 @@ class TrainingOptions:
     batch_size: int = _BATCH
     lr: float | None = None  # None: 0.01 for classifiers, 0.0001 for masks
     weight_decay: float = 1e-3
-    beta: float | None = None  # weight of the robustness term of trades and mart; None: 6
+    beta: float | None = None  # weight of the robustness term of trades, mart and maadvt; None: 6
     seed: int = 0
     awp: float | None = None  # gamma of the adversarial weight perturbation, e.g. 0.01; None: without
     awp_warm_up: int = 0  # epochs at the beginning without it
@@ -222,7 +222,7 @@ def train(
     Args:
         model: as for `evaluate`; it is trained on its device, and is in eval mode afterwards.
         data: as for `evaluate`; x and y stay in memory, so augmentation of a DataLoader is drawn once.
-        method: "nat", "pgdat", "trades" or "mart"; findings and masks have the first two.
+        method: "nat", "pgdat" or "trades"; for findings also "mpadvt", for classes also "mart", "mpadvt", "maadvt".
         eps: of the attack in training, in pixels of [0, 1]; ignored by "nat".
         epochs: number of passes over the images.
         options: see `TrainingOptions`.
@@ -265,9 +265,9 @@ def _training(
         known = ", ".join(name for name in task.methods if name != "hat")
         raise UserError(f"unknown training method {method!r} for {task.name}: choose from {known}")
     machine.seed_everything(options.seed)
-    budget = training_budget(Budget(eps, 0, 0).grey_eps)
+    budget = training_budget(Budget(eps, 0, 0).grey_eps, method)
     beta = default_beta(method, "") if options.beta is None else options.beta
-    settings = MethodSettings(task.objective, budget, beta, gamma=0, hat_step=0, helper=None)
+    settings = MethodSettings(task.objective, task.divergence, budget, beta, gamma=0, hat_step=0, helper=None)
     images = tensors.preload(device)
     loader = TrainingLoader(images, options.batch_size, device, task.order, Augmentation(), options.seed)
     lr = task.default_lr if options.lr is None else options.lr

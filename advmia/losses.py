@@ -20,7 +20,10 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def kl_divergence(logits: Tensor, reference_logits: Tensor) -> Tensor:
-    """Computes KL(softmax(reference_logits) || softmax(logits)) of each sample; both (B, K), result (B,)."""
+    """Computes KL(softmax(reference_logits) || softmax(logits)) of each sample; both (B, K), result (B,).
+
+    Both may have further axes (B, K, ...); the result is then (B, ...).
+    """
     log_p = F.log_softmax(logits.float(), dim=1)
     log_q = F.log_softmax(reference_logits.float(), dim=1)
     return F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(dim=1)
@@ -33,10 +36,27 @@ def binary_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     return loss.mean(dim=1).float()
 
 
+def label_divergence(logits: Tensor, reference_logits: Tensor) -> Tensor:
+    """Computes the mean over labels of KL(p || q), p and q the label's probabilities; both (B, L), result (B,).
+
+    p = sigmoid(reference_logits) and q = sigmoid(logits), each of present and absent. A mean, not a sum: so that it has
+    the scale of `binary_cross_entropy`, which is a mean over labels too.
+    """
+    z, reference = logits.double(), reference_logits.double()  # float64 as above
+    present = reference.sigmoid() * (F.logsigmoid(reference) - F.logsigmoid(z))
+    absent = (-reference).sigmoid() * (F.logsigmoid(-reference) - F.logsigmoid(-z))
+    return (present + absent).mean(dim=1).float()
+
+
 def pixel_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """Computes the mean over pixels of the cross-entropy; logits (B, K, H, W), y (B, H, W) int64, result (B,)."""
     # Two means, because a single one sums in another order when the batch is one image.
     return F.cross_entropy(logits.float(), y, reduction="none").mean(dim=2).mean(dim=1)
+
+
+def pixel_divergence(logits: Tensor, reference_logits: Tensor) -> Tensor:
+    """Computes the mean over pixels of `kl_divergence`; both (B, K, H, W), result (B,)."""
+    return kl_divergence(logits, reference_logits).mean(dim=2).mean(dim=1)  # two means as above
 
 
 def soft_dice(logits: Tensor, y: Tensor) -> Tensor:

@@ -21,7 +21,10 @@ from advmia.data.specs import DatasetSpec
 from advmia.losses import (
     binary_cross_entropy,
     cross_entropy,
+    kl_divergence,
+    label_divergence,
     pixel_cross_entropy,
+    pixel_divergence,
 )
 from advmia.metrics import (
     ClassificationMeter,
@@ -38,7 +41,7 @@ from advmia.models import MODELS
 from advmia.targets import TaskName
 
 # All training methods, in the order of the tables. `advmia.training.methods.METHODS` has one entry for each.
-METHOD_NAMES = ("nat", "pgdat", "trades", "mart", "hat")
+METHOD_NAMES = ("nat", "pgdat", "trades", "mart", "hat", "mpadvt", "maadvt")
 MOMENTUM = 0.9
 WARM_UP_SHARE = 0.25  # share of all steps in which the one-cycle learning rate rises
 
@@ -56,6 +59,7 @@ class Task:
     checkpoint_name: Callable[[TrainingSettings], str]
     default_lr: float
     objective: Objective  # loss of each sample: training descends its mean
+    divergence: Objective  # KL(p || q) of each sample, from the logits of q and of p: TRADES' second term
     meter: Callable[[DatasetSpec, int], Meter]  # (data set, number of classes)
     # Further scores of a test, which are too slow for the validation after each epoch; None: there are none.
     further_meter: Callable[[], Meter] | None
@@ -176,6 +180,7 @@ SINGLE_LABEL = Task(
     checkpoint_name=classification_name,
     default_lr=0.01,
     objective=cross_entropy,
+    divergence=kl_divergence,
     meter=lambda spec, classes: ClassificationMeter(classes, spec.positive),
     further_meter=None,
     outcome=predicted_class,
@@ -195,13 +200,14 @@ SINGLE_LABEL = Task(
 MULTI_LABEL = Task(
     name="multi-label",
     models=_CLASSIFIERS,
-    methods=("nat", "pgdat"),
+    methods=("nat", "pgdat", "trades", "mpadvt"),
     attacks=attacks_on("multi-label"),
     default_attacks=("pgd",),
     checkpoint_folder="clsCkpt",
     checkpoint_name=classification_name,
     default_lr=0.01,
     objective=binary_cross_entropy,
+    divergence=label_divergence,
     meter=lambda spec, classes: MultiLabelMeter(spec.findings),
     further_meter=None,
     outcome=label_scores,
@@ -218,13 +224,14 @@ MULTI_LABEL = Task(
 SEGMENTATION = Task(
     name="segmentation",
     models=tuple(name for name, spec in MODELS.items() if spec.kind == "segmentation"),
-    methods=("nat", "pgdat"),
+    methods=("nat", "pgdat", "trades"),
     attacks=attacks_on("segmentation"),
     default_attacks=("pgd", "pgd-dice"),
     checkpoint_folder="segckpt",
     checkpoint_name=segmentation_name,
     default_lr=1e-4,
     objective=pixel_cross_entropy,
+    divergence=pixel_divergence,
     meter=lambda spec, classes: SegmentationMeter(_class_names(spec)),
     further_meter=ForegroundMeter,
     outcome=mask_overlap,

@@ -97,7 +97,8 @@ def method(name: str, task: Task, grey_eps: float, dataset: str, helper: nn.Modu
     """Returns a training method with the commands' default settings."""
     settings = MethodSettings(
         objective=task.objective,
-        budget=training_budget(grey_eps),
+        divergence=task.divergence,
+        budget=training_budget(grey_eps, name),
         beta=default_beta(name, dataset),
         gamma=1.0,
         hat_step=3.5,

@@ -9,17 +9,33 @@ import torch
 from torch import Tensor
 
 from advmia.attacks.common import Objective
-from advmia.losses import binary_cross_entropy, cross_entropy, kl_divergence, pixel_cross_entropy, soft_dice
+from advmia.losses import (
+    binary_cross_entropy,
+    cross_entropy,
+    kl_divergence,
+    label_divergence,
+    pixel_cross_entropy,
+    pixel_divergence,
+    soft_dice,
+)
 from advmia.tasks import MULTI_LABEL, SEGMENTATION, Task
-from tests.support.formulas import plain_bce, plain_ce, plain_kl, plain_pixel_ce, plain_soft_dice
+from tests.support.formulas import (
+    plain_bce,
+    plain_ce,
+    plain_kl,
+    plain_label_kl,
+    plain_pixel_ce,
+    plain_pixel_kl,
+    plain_soft_dice,
+)
 from tests.support.networks import targets
 
 IMAGES = 20
 
 
-def random_logits(classes: int, seed: int, scale: float = 3.0) -> Tensor:
+def random_logits(classes: int, seed: int, scale: float = 3.0, pixels: tuple[int, ...] = ()) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return scale * torch.randn(IMAGES, classes, generator=generator, dtype=torch.float64)
+    return scale * torch.randn(IMAGES, classes, *pixels, generator=generator, dtype=torch.float64)
 
 
 def labels(classes: int) -> Tensor:
@@ -39,14 +55,18 @@ def test_cross_entropy(classes: int) -> None:
     torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("divergence", "plain", "pixels"),
+    [(kl_divergence, plain_kl, ()), (label_divergence, plain_label_kl, ()), (pixel_divergence, plain_pixel_kl, (2, 3))],
+)
 @pytest.mark.parametrize("classes", [2, 7])
-def test_kl_divergence(classes: int) -> None:
-    """Fails if the arguments are swapped, or one of them has no gradient."""
-    logits = random_logits(classes, 0).requires_grad_(True)
-    reference = random_logits(classes, 1).requires_grad_(True)
-    loss, expected = kl_divergence(logits, reference), plain_kl(reference, logits)
-    assert loss.shape == (IMAGES,)
-    assert not torch.allclose(expected, plain_kl(logits, reference), rtol=0.01)
+def test_divergences(divergence: Objective, plain: Objective, pixels: tuple[int, ...], classes: int) -> None:
+    """Fails if the arguments are swapped, one of them has no gradient, or labels or pixels are summed."""
+    logits = random_logits(classes, 0, pixels=pixels).requires_grad_(True)
+    reference = random_logits(classes, 1, pixels=pixels).requires_grad_(True)
+    loss, expected = divergence(logits, reference), plain(reference, logits)
+    assert loss.shape == (IMAGES,) and loss.dtype == torch.float32
+    assert not torch.allclose(expected, plain(logits, reference), rtol=0.01)
     torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)
     weights = torch.linspace(1, 2, IMAGES, dtype=torch.float64)
     gradients = [torch.autograd.grad((weights * value).sum(), (logits, reference)) for value in (loss, expected)]
@@ -92,7 +112,14 @@ def test_soft_dice_is_between_0_and_1() -> None:
     assert (soft_dice(-sure, y) > 0.9).all() and (soft_dice(-sure, y) < 1).all()
 
 
-@pytest.mark.parametrize("loss", [cross_entropy, lambda logits, y: kl_divergence(logits, logits.flip(1))])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        cross_entropy,
+        lambda logits, y: kl_divergence(logits, logits.flip(1)),
+        lambda logits, y: label_divergence(logits, logits.flip(1)),
+    ],
+)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_scored_in_float32(loss: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype) -> None:
     """Fails if the softmax is computed in half precision, whose probabilities have two or three digits."""
@@ -108,13 +135,15 @@ def test_losses_of_extreme_logits_are_finite(scale: float) -> None:
     logits = random_logits(3, 0, scale).float().requires_grad_(True)
     reference = random_logits(3, 1, scale).float().requires_grad_(True)
     total = cross_entropy(logits, labels(3)).sum() + kl_divergence(logits, reference).sum()
+    total += label_divergence(logits, reference).sum()
     assert total.isfinite()
     assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(total, (logits, reference)))
 
 
-def test_divergence_from_itself_is_0() -> None:
+@pytest.mark.parametrize("divergence", [kl_divergence, label_divergence])
+def test_divergence_from_itself_is_0(divergence: Objective) -> None:
     """Fails if the two arguments are treated differently. The gradient is 0 too: this is why TRADES adds noise."""
     logits = random_logits(3, 0).float().requires_grad_(True)
-    loss = kl_divergence(logits, logits.detach())
+    loss = divergence(logits, logits.detach())
     torch.testing.assert_close(loss, torch.zeros(IMAGES), rtol=0, atol=1e-6)
     assert torch.autograd.grad(loss.sum(), logits)[0].abs().max() < 1e-6

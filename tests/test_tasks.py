@@ -100,7 +100,8 @@ def check_image(attack: str, model: nn.Module, x: torch.Tensor, y: torch.Tensor,
 
 def check_method(task: Task, name: str, dataset: str, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
     """Checks that the loss of a method has a gradient with respect to every parameter."""
-    settings = MethodSettings(task.objective, ONE_STEP, default_beta(name, dataset), 1.0, 3.5, helper=model)
+    losses = task.objective, task.divergence
+    settings = MethodSettings(*losses, ONE_STEP, default_beta(name, dataset), 1.0, 3.5, helper=model)
     model.zero_grad()
     METHODS[name](settings)(model, x, y, rng=SampleRng.of(0, samples=range(2))).backward()
     assert all(parameter.grad is not None for parameter in model.parameters()), (name, dataset)

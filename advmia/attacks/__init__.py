@@ -10,8 +10,10 @@ from advmia.attacks.own import attack_named as attack_named
 from advmia.attacks.own import autoattack as autoattack
 from advmia.attacks.own import cospgd as cospgd
 from advmia.attacks.own import cw as cw
+from advmia.attacks.own import dimifgsm as dimifgsm
 from advmia.attacks.own import fab_t as fab_t
 from advmia.attacks.own import fgsm as fgsm
+from advmia.attacks.own import mifgsm as mifgsm
 from advmia.attacks.own import pgd as pgd
 from advmia.attacks.own import sea as sea
 from advmia.attacks.own import segpgd as segpgd

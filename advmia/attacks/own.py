@@ -9,7 +9,17 @@ from torch import Tensor, nn
 from advmia.attacks.inference import Blocks, inference_copy
 from advmia.attacks.registry import ATTACKS
 from advmia.attacks.restarts import with_restarts
-from advmia.budgets import AUTO_STEPS, CW_STEPS, EVALUATION_STEPS, QUERIES, SEA_STEPS, Budget, cw_budget, pgd_budget
+from advmia.budgets import (
+    AUTO_STEPS,
+    CW_STEPS,
+    EVALUATION_STEPS,
+    MOMENTUM_STEPS,
+    QUERIES,
+    SEA_STEPS,
+    Budget,
+    cw_budget,
+    pgd_budget,
+)
 from advmia.errors import UserError
 from advmia.runtime.rng import SampleRng
 from advmia.targets import check_pixels, task_of_targets
@@ -115,6 +125,16 @@ def autoattack(eps: float) -> OwnAttack:
 def simba(eps: float, directions: int = QUERIES) -> OwnAttack:
     """Returns SimBA. `eps`: the size of a step; adversarial images may be further away."""
     return OwnAttack("simba", Budget(eps, directions, eps))
+
+
+def mifgsm(eps: float, steps: int = MOMENTUM_STEPS) -> OwnAttack:
+    """Returns MI-FGSM, for transfer: `steps` steps of eps / `steps`, with momentum."""
+    return OwnAttack("mifgsm", Budget(eps, steps, eps / max(steps, 1)))
+
+
+def dimifgsm(eps: float, steps: int = MOMENTUM_STEPS) -> OwnAttack:
+    """Returns MI-FGSM with input diversity, for transfer."""
+    return replace(mifgsm(eps, steps), name="dimifgsm")
 
 
 def attack_named(name: str, eps: float) -> OwnAttack:

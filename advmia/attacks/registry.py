@@ -16,6 +16,7 @@ from advmia.attacks.gradient import cw, fgsm, pgd
 from advmia.attacks.mask_attacks import segpgd
 from advmia.attacks.mask_ensemble import sea
 from advmia.attacks.mask_losses import cospgd_loss
+from advmia.attacks.momentum import dimifgsm, mifgsm
 from advmia.attacks.simba_dct import simba
 from advmia.attacks.square_attack import square
 from advmia.budgets import (
@@ -23,6 +24,7 @@ from advmia.budgets import (
     auto_budget,
     cw_budget,
     fgsm_budget,
+    momentum_budget,
     pgd_budget,
     sea_budget,
     simba_budget,
@@ -149,6 +151,15 @@ ATTACKS: dict[str, AttackSpec] = {
         "SEA: four runs of Auto-PGD of 300 steps up losses for masks, the worst image by image; takes 60 times as long"
         " as pgd",
         _MASKS,
+    ),
+    "mifgsm": AttackSpec(
+        mifgsm, momentum_budget, "MI-FGSM, for transfer: 10 steps with momentum up the training loss", _TASK_LOSSES
+    ),
+    "dimifgsm": AttackSpec(
+        dimifgsm,
+        momentum_budget,
+        "MI-FGSM, for transfer, half of whose steps see a shrunk and padded image",
+        _TASK_LOSSES,
     ),
 }
 

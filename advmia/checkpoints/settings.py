@@ -15,7 +15,7 @@ _JSON_KEYS = {
     "helper_sha256": "helper",
     "world_size": "processes",
 }
-_OPTIONAL = ("normalize", "noise", "declaration", "awp", "awp_warm_up", "ema")
+_OPTIONAL = ("normalize", "noise", "declaration", "awp", "awp_warm_up", "ema", "attack_loss")
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class TrainingSettings:
     method: str
     classes: int
     grey_eps: float  # 0 for natural training, as are steps and grey_step_size
-    steps: int  # of the attack in training
+    steps: int  # of the attack in training; the most where each batch draws its own
     grey_step_size: float
     beta: float  # weight of the robustness term; 0 for methods without one
     gamma: float  # HAT's; 0 for the other methods, as hat_step
@@ -52,6 +52,7 @@ class TrainingSettings:
     awp: float | None = None  # gamma of the adversarial weight perturbation
     awp_warm_up: int | None = None  # epochs without it; None where there is no perturbation
     ema: float | None = None  # decay of the average of the weights
+    attack_loss: str | None = None  # that PGD-AT's attack ascends, where it is not the task's
 
     @property
     def budget(self) -> Budget:
@@ -85,8 +86,13 @@ def classification_name(settings: TrainingSettings) -> str:
 
 
 def segmentation_name(settings: TrainingSettings) -> str:
-    """Returns the published file name, e.g. `UNet_mel_PGDAT_CrossEntropyLoss_Adam_eps8-255_step10_stepSize2-255`."""
-    name = f"{MODELS[settings.model].class_name}_{settings.dataset}_{settings.method.upper()}_CrossEntropyLoss_Adam"
+    """Returns the published file name, e.g. `UNet_mel_PGDAT_CrossEntropyLoss_Adam_eps8-255_step10_stepSize2-255`.
+
+    What the published code does not have for masks stands behind the method: `TRADES_beta6`, `PGDAT_segpgd`.
+    """
+    method = settings.method.upper() + (f"_beta{settings.beta:g}" if settings.method == "trades" else "")
+    method += f"_{settings.attack_loss}" if settings.attack_loss else ""
+    name = f"{MODELS[settings.model].class_name}_{settings.dataset}_{method}_CrossEntropyLoss_Adam"
     if settings.method == "nat":
         return name + settings.suffix
     eps, step_size = grey_token(settings.grey_eps), grey_token(settings.grey_step_size)

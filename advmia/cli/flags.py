@@ -8,8 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from advmia.attacks import ATTACKS
-from advmia.cli import common, meanings
+from advmia.cli import common, meanings, training_flags
 from advmia.cli.formatter import published
 from advmia.cli.parser import (
     Parser,
@@ -82,6 +81,7 @@ def _add_training(group: argparse._ArgumentGroup, task: Task) -> None:
         metavar="X",
         help=published(
             "size of the perturbation in adversarial training, in grey levels out of 255: 8 or 8/255; not used by nat"
+            + ("; mpadvt draws it for each batch, from a quarter of X to X" if "mpadvt" in task.methods else "")
         ),
     )
     group.add_argument("--epoch", type=whole_number(1), default=100, metavar="N", help=published("number of epochs"))
@@ -100,24 +100,8 @@ def _add_training(group: argparse._ArgumentGroup, task: Task) -> None:
         help="initial weights: random, or a file with weights of this network, whose last layer is left out if its"
         " classes are not as many" + imagenet,
     )
-    if "trades" in task.methods:
-        group.add_argument(
-            "--beta",
-            type=non_negative,
-            metavar="X",
-            help="weight of the robustness term of trades, mart and hat (default: the survey's, 6 for most data sets)",
-        )
-        group.add_argument(
-            "--gamma", type=non_negative, default=1.0, metavar="X", help="hat only: weight of the helper's term"
-        )
-        group.add_argument(
-            "--hatStep",
-            type=positive,
-            default=3.5,
-            metavar="X",
-            help="hat only: h, the factor of the perturbation in the helper's term",
-        )
-    _add_weights(group)
+    training_flags.add_method_settings(group, task)
+    training_flags.add_weights(group)
     group.add_argument(
         "--valFraction",
         type=fraction,
@@ -127,33 +111,6 @@ def _add_training(group: argparse._ArgumentGroup, task: Task) -> None:
     )
     common.add_seed(
         group, "seed of all random numbers; the network of another seed than 0 goes to a folder seedN in --saveDir"
-    )
-
-
-def _add_weights(group: argparse._ArgumentGroup) -> None:
-    """Adds the flags of what an update does with the weights, whatever the method."""
-    group.add_argument(
-        "--awp",
-        type=fraction,
-        metavar="GAMMA",
-        help="adversarial weight perturbation (AWP), for any method: before each update, weights move up the loss by"
-        " GAMMA of their norm, the gradient is taken there, and they move back. The paper has 0.01 for pgdat and 0.005"
-        " for trades. A step costs one more forward and backward pass of the loss, beside those of the attack",
-    )
-    group.add_argument(
-        "--awpWarmUp",
-        type=whole_number(0),
-        default=0,
-        metavar="N",
-        help="epochs at the beginning without --awp; 10 in the published code for trades",
-    )
-    group.add_argument(
-        "--ema",
-        type=fraction,
-        metavar="DECAY",
-        help="validate and keep the exponential moving average (EMA) of the weights instead of the weights, for any"
-        " method: after each update, average = DECAY * average + (1 - DECAY) * weights. 0.995 is usual. It costs"
-        " next to nothing",
     )
 
 
@@ -206,7 +163,7 @@ def test_parser(task: Task, description: str | None) -> Parser:
     how = parser.add_argument_group("how to test")
     common.add_batch_size(how, 16)
     common.add_attacks(how, task, list(task.default_attacks))
-    _add_further_rows(how, task)
+    common.add_further_rows(how, task)
     common.add_seed(how, "seed of the attacks' random numbers")
     places = parser.add_argument_group("where files are")
     common.add_data_root(places)
@@ -223,22 +180,6 @@ def test_parser(task: Task, description: str | None) -> Parser:
         "--autoBatch", action="store_true", help="on a GPU: use the largest batch that fits its memory instead of --bs"
     )
     return parser
-
-
-def _add_further_rows(group: argparse._ArgumentGroup, task: Task) -> None:
-    restartable = ", ".join(name for name in task.attacks if ATTACKS[name].restartable)
-    group.add_argument(
-        "--restarts",
-        type=whole_number(1),
-        default=1,
-        metavar="N",
-        help=f"random starts of {restartable}; the worst start counts, image by image. Other attacks are run once",
-    )
-    group.add_argument(
-        "--eightBit",
-        action="store_true",
-        help="score the attacked images also rounded to 8 bits, as a file would hold them, in rows of their own",
-    )
 
 
 def visual_parser(task: Task, description: str | None) -> Parser:

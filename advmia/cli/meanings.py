@@ -17,6 +17,8 @@ METHODS = {
     "trades": "TRADES: loss on clean images, plus how much attacks change the outputs",
     "mart": "MART: PGD-AT that weights misclassified images more",
     "hat": "helper-based adversarial training (HAT); needs --helperModel and --helperWeight",
+    "mpadvt": "MPAdvT: half of the batches attacked, with random eps and steps, the others clean",
+    "maadvt": "MAAdvT: MART with a random number of steps",
 }
 MODELS = {
     "res18": "ResNet-18",

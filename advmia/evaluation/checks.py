@@ -22,9 +22,9 @@ Verdict = Literal["ok", "warning", "not checked"]
 ScoreTable = dict[tuple[str, float], float]  # (attack, eps in grey levels): the score by which the task selects epochs
 
 # The black-box check compares attacks without gradients to attacks with gradients, at one eps. Not SimBA, whose eps is
-# no bound; nor FGSM, whose one step is weaker than Square on a sound network too; nor AutoAttack, of which Square is a
-# part.
-NOT_COMPARED = ("fgsm", "aa")
+# no bound; nor FGSM, whose one step is weaker than Square on a sound network too; nor MI-FGSM, which is made for other
+# networks than the attacked one; nor AutoAttack, of which Square is a part.
+NOT_COMPARED = ("fgsm", "mifgsm", "dimifgsm", "aa")
 GRADIENT = tuple(name for name, spec in ATTACKS.items() if spec.uses_gradients and name not in NOT_COMPARED)
 BLACK_BOX = tuple(name for name, spec in ATTACKS.items() if not spec.uses_gradients and spec.bounded)
 

@@ -85,6 +85,7 @@ def _training_settings(record: RunRecord) -> _Settings:
     shared = {name: training.get(name) for name in SHARED_SETTINGS}
     shared |= {"images": data.get("images"), "content": data.get("content")}
     of_method = {name: training.get(name) for name in _METHOD_SETTINGS}
+    of_method["attack_loss"] = training.get("attack_loss", "cross-entropy")  # only trainings with masks differ in it
     return _Settings(shared, of_method, _digests(data))
 
 

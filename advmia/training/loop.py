@@ -245,7 +245,8 @@ def _backward(
     `x_adv`: examples that were made before; None to make them. Raises `UserError` when the loss is not finite.
     """
     loader = training.loader
-    rng = SampleRng.of(loader.seed, "train", position.epoch, samples=batch.index.tolist(), device=loader.device)
+    scope, samples = (loader.seed, "train", position.epoch), batch.index.tolist()
+    rng = SampleRng.of(*scope, samples=samples, batch=position.steps, device=loader.device)
     with training.precision.autocast(loader.device):
         loss, x_adv = training.loss(batch.x, batch.y, rng, x_adv)
         loss = loss * batch.weight

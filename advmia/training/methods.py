@@ -8,27 +8,34 @@ in which it is passed (train mode in training), and its gradient updates the par
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from advmia.attacks.common import Objective, ascend, frozen_eval, normal_start
+from advmia.attacks.common import Attack, Objective, ascend, frozen_eval, normal_start
 from advmia.attacks.gradient import pgd
 from advmia.attacks.inference import Blocks, inference_copy
+from advmia.attacks.mask_attacks import segpgd
 from advmia.budgets import Budget
 from advmia.losses import cross_entropy, kl_divergence
 from advmia.runtime.precision import no_autocast
 from advmia.runtime.rng import SampleRng
 
+AttackBuilder = Callable[[Budget, Objective], Attack]
+CLEAN_BATCHES = 0.5  # MPAdvT: share of the batches that are not attacked
+SMALLEST_EPS = 0.25  # MPAdvT: the smallest eps of a batch, as a share of the largest
+
 
 class Method(Protocol):
     """Maps images x (B, C, H, W) in [0, 1] and targets y (B, ...) to a scalar loss with a gradient by the parameters.
 
-    `rng`: one random stream for each image, from which the attack's start is drawn. A method whose loss depends on
-    several passes over the batch has their number in an attribute `passes`, by which its memory is estimated.
+    `rng`: one random stream for each image, from which the attack's start is drawn, and one for the batch, from which
+    comes what its images have in common (`SampleRng.batch_uniform`): it is the same in all processes that share the
+    batch. A method whose loss depends on several passes over the batch has their number in an attribute `passes`, by
+    which its memory is estimated.
     """
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
@@ -58,13 +65,17 @@ class Natural(Method):
 
 @dataclass(frozen=True)
 class PGDAT(Method):
-    """PGD adversarial training: the mean of the task's loss on PGD examples (Madry et al. 2018, equation 2.1)."""
+    """PGD adversarial training: the mean of the task's loss on PGD examples (Madry et al. 2018, equation 2.1).
+
+    `attack` builds the attack from the budget and the task's loss.
+    """
 
     objective: Objective
     budget: Budget
+    attack: AttackBuilder = pgd
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
-        return pgd(self.budget, self.objective)(training_copy(model, x), x, y, rng=rng)
+        return self.attack(self.budget, self.objective)(training_copy(model, x), x, y, rng=rng)
 
     def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
         return self.objective(model(x_adv), y).mean()
@@ -74,20 +85,24 @@ class PGDAT(Method):
 class TRADES(Method):
     """CE(f(x), y) + beta * KL(f(x) || f(x')), where x' maximises the KL (Zhang et al. 2019, equation 5).
 
-    Both terms are means over the batch, and both sides of the KL carry the parameters' gradient.
+    Both terms are means over the batch, and both sides of the KL carry the parameters' gradient. The paper is about
+    single labels. For findings and masks the same is done with the task's loss and divergence, which is this project's
+    own choice: the KL of each finding or pixel, averaged over an image as the loss is, so that beta keeps its meaning.
     """
 
     passes: ClassVar = 2
 
     budget: Budget
     beta: float
+    objective: Objective = cross_entropy
+    divergence: Objective = kl_divergence
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
-        return divergence_ascent(model, x, self.budget, rng)
+        return divergence_ascent(model, x, self.divergence, self.budget, rng)
 
     def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
         logits, logits_adv = model(x), model(x_adv)
-        return cross_entropy(logits, y).mean() + self.beta * kl_divergence(logits_adv, logits).mean()
+        return self.objective(logits, y).mean() + self.beta * self.divergence(logits_adv, logits).mean()
 
 
 @dataclass(frozen=True)
@@ -134,7 +149,7 @@ class HAT(Method):
     hat_step: float = 3.5  # h
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
-        return divergence_ascent(model, x, self.budget, rng)
+        return divergence_ascent(model, x, kl_divergence, self.budget, rng)
 
     def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
         labeller = training_copy(self.helper, x)
@@ -149,21 +164,55 @@ class HAT(Method):
         )
 
 
+@dataclass(frozen=True)
+class MPAdvT(PGDAT):
+    """PGD-AT in about half of the batches, natural training in the others (Xu et al. 2021).
+
+    A coin decides for each batch. The attack's eps is drawn uniformly from a quarter of `budget.eps` to `budget.eps`,
+    and its number of steps from 1 to `budget.steps`. The authors' code has 0.01 to 0.04, and 1 to 9 steps of 1/255.
+    """
+
+    def examples(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
+        if rng.batch_uniform() < CLEAN_BATCHES:
+            return x
+        eps = self.budget.eps * (SMALLEST_EPS + (1 - SMALLEST_EPS) * rng.batch_uniform())
+        budget = replace(self.budget, eps=eps, steps=_drawn_steps(self.budget, rng))
+        return PGDAT(self.objective, budget, self.attack).examples(model, x, y, rng=rng)
+
+
+@dataclass(frozen=True)
+class MAAdvT(MART):
+    """MART with a number of steps that is drawn for each batch, from 1 to `budget.steps` (Xu et al. 2021).
+
+    The authors' code has eps 4/255, and 1 to 9 steps of 0.007.
+    """
+
+    def examples(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
+        budget = replace(self.budget, steps=_drawn_steps(self.budget, rng))
+        return MART(budget, self.beta).examples(model, x, y, rng=rng)
+
+
+def _drawn_steps(budget: Budget, rng: SampleRng) -> int:
+    """Returns a number of steps for the batch, from 1 to `budget.steps`, each equally likely."""
+    return 1 + int(budget.steps * rng.batch_uniform())
+
+
 def training_copy(model: nn.Module, x: Tensor) -> Blocks:
     """Returns the frozen copy of the model on which the attack of a training method runs, for images x (B, C, H, W)."""
     return Blocks(inference_copy(model, x), filled=False)
 
 
-def divergence_ascent(model: nn.Module, x: Tensor, budget: Budget, rng: SampleRng) -> Tensor:
+def divergence_ascent(model: nn.Module, x: Tensor, divergence: Objective, budget: Budget, rng: SampleRng) -> Tensor:
     """Returns the adversarial examples x' of TRADES and HAT, shape of x: sign steps up KL(f(x) || f(x')) from near x.
 
-    Runs in float32 also under bf16: so near to x, the KL and its gradient are smaller than bf16's rounding.
+    `divergence`: this KL, as the task measures it. Runs in float32 also under bf16: so near to x, the KL and its
+    gradient are smaller than bf16's rounding.
     """
     frozen = training_copy(model, x)
     with no_autocast(x.device):
         with torch.no_grad(), frozen_eval(frozen):
             clean_logits = frozen(x)
-        return _ascend_from_normal(frozen, x, clean_logits, kl_divergence, budget, rng)
+        return _ascend_from_normal(frozen, x, clean_logits, divergence, budget, rng)
 
 
 def _ascend_from_normal(
@@ -179,11 +228,13 @@ class MethodSettings:
     """What a method may be built from; each method takes what it needs."""
 
     objective: Objective  # the task's loss of each sample
-    budget: Budget  # of the attack in training
-    beta: float  # weight of the KL: TRADES, MART, HAT
+    divergence: Objective  # the task's KL divergence of each sample: TRADES
+    budget: Budget  # of the attack in training; the largest where it is drawn
+    beta: float  # weight of the KL: TRADES, MART, HAT, MAAdvT
     gamma: float  # weight of the helper's term: HAT
     hat_step: float  # h: HAT
     helper: nn.Module | None  # HAT
+    attack: AttackBuilder = pgd  # PGD-AT
 
 
 def _build_hat(settings: MethodSettings) -> HAT:
@@ -195,21 +246,28 @@ def _build_hat(settings: MethodSettings) -> HAT:
 # By name, in the order of `advmia.tasks.METHOD_NAMES`.
 METHODS: dict[str, Callable[[MethodSettings], Method]] = {
     "nat": lambda settings: Natural(settings.objective),
-    "pgdat": lambda settings: PGDAT(settings.objective, settings.budget),
-    "trades": lambda settings: TRADES(settings.budget, settings.beta),
+    "pgdat": lambda settings: PGDAT(settings.objective, settings.budget, settings.attack),
+    "trades": lambda settings: TRADES(settings.budget, settings.beta, settings.objective, settings.divergence),
     "mart": lambda settings: MART(settings.budget, settings.beta),
     "hat": _build_hat,
+    "mpadvt": lambda settings: MPAdvT(settings.objective, settings.budget),
+    "maadvt": lambda settings: MAAdvT(settings.budget, settings.beta),
 }
 
+# What the attack of PGD-AT for masks ascends, and the attack, by its name for --attackLoss. The first is the default.
+MASK_ATTACKS: dict[str, AttackBuilder] = {"cross-entropy": pgd, "segpgd": segpgd}
+
 # The survey's beta by method and data set; "" stands for every other data set. 6 is the value of the methods' papers.
+# MAAdvT's are its authors'.
 _BETAS: dict[str, dict[str, float]] = {
     "trades": {"mesidorBin": 12, "": 6},
     "mart": {"": 6},
     "hat": {"mesidorBin": 12, "mesidorMulti": 3, "": 6},
+    "maadvt": {"mesidorBin": 8, "mesidorMulti": 8, "": 6},
 }
 
 
 def default_beta(method: str, dataset: str) -> float:
-    """Returns the survey's weight of the robustness term; 0 for methods without one."""
+    """Returns the usual weight of the robustness term; 0 for methods without one."""
     betas = _BETAS.get(method, {"": 0.0})
     return float(betas.get(dataset, betas[""]))

@@ -35,6 +35,8 @@ COSTS: dict[str, tuple[Cost, Cost]] = {
     "fgsm": (lambda n, k: 1, lambda n, k: 1),
     "pgd": (lambda n, k: n, lambda n, k: n),
     "cw": (lambda n, k: n, lambda n, k: n),
+    "mifgsm": (lambda n, k: n, lambda n, k: n),
+    "dimifgsm": (lambda n, k: n, lambda n, k: n),
     "apgd-ce": (lambda n, k: 1 + n + 1, lambda n, k: n),
     "apgd-t": (lambda n, k: 1 + runs(k) * (n + 1), lambda n, k: runs(k) * n),
     "fab-t": (lambda n, k: 1 + target_count(k) * 2 * n, lambda n, k: target_count(k) * n),
@@ -49,8 +51,7 @@ OTHERS: dict[str, tuple[Cost, Cost]] = {
     "pgd": COSTS["pgd"],
     "pgd-margin": COSTS["pgd"],
     "pgd-dice": COSTS["pgd"],
-    "segpgd": COSTS["pgd"],
-    "cospgd": COSTS["pgd"],
+    **dict.fromkeys(("segpgd", "cospgd", "mifgsm", "dimifgsm"), COSTS["pgd"]),
     "sea": (lambda n, k: 4 * (n + (4 if n > 3 else 2)), lambda n, k: 4 * n),
     **dict.fromkeys(("apgd", "apgd-margin", "apgd-dice"), (lambda n, k: n + 1, lambda n, k: n)),
 }

@@ -18,7 +18,7 @@ from advmia.data.loading import EvaluationLoader
 from advmia.data.specs import IMAGENET_MEAN, IMAGENET_STD
 from advmia.data.transforms import to_pixels
 from advmia.evaluation.loop import evaluate
-from advmia.losses import cross_entropy
+from advmia.losses import cross_entropy, kl_divergence
 from advmia.models import MODELS, build_model
 from advmia.tasks import SINGLE_LABEL
 from advmia.training import methods
@@ -159,16 +159,17 @@ def test_a_network_that_cannot_be_folded(kind: type[nn.Module]) -> None:
     torch.testing.assert_close(actual, logits_of(model, batch()), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", ["pgdat", "trades", "mart", "hat"])
+@pytest.mark.parametrize("name", ["pgdat", "trades", "mart", "hat", "mpadvt", "maadvt"])
 def test_methods_attack_the_copy(name: str) -> None:
     """Fails if a method's attack runs on the network, or its update on the copy."""
     model, x = network("small"), batch(4)
     attack_passes = record_calls(inference_copy(model, x))
     passes = record_calls(model)
-    settings = methods.MethodSettings(cross_entropy, training_budget(8), 6.0, 1.0, 3.5, network("small"))
+    settings = methods.MethodSettings(cross_entropy, kl_divergence, training_budget(8), 6.0, 1.0, 3.5, network("small"))
     methods.METHODS[name](settings)(model, x, torch.tensor([0, 1, 2, 0]), rng=streams(4))
-    assert len(attack_passes) == {"pgdat": 10, "trades": 11, "mart": 10, "hat": 11}[name]
-    assert len(passes) == {"pgdat": 1, "trades": 2, "mart": 2, "hat": 3}[name]
+    drawn = {"mpadvt": 4, "maadvt": 10}  # of at most 10 steps, with these streams
+    assert len(attack_passes) == ({"pgdat": 10, "trades": 11, "mart": 10, "hat": 11} | drawn)[name]
+    assert len(passes) == {"pgdat": 1, "trades": 2, "mart": 2, "hat": 3, "mpadvt": 1, "maadvt": 2}[name]
 
 
 @pytest.mark.parametrize("transfer", [False, True])

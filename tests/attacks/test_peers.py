@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from advmia.attacks.gradient import fgsm, pgd
-from advmia.budgets import Budget
+from advmia.attacks.momentum import dimifgsm, mifgsm
+from advmia.budgets import Budget, momentum_budget
 from advmia.errors import UserError
-from advmia.losses import cross_entropy
+from advmia.losses import cross_entropy, kl_divergence
 from advmia.runtime.rng import SampleRng
 from advmia.training.methods import divergence_ascent
 from tests.support.networks import (
@@ -120,6 +122,64 @@ def test_pgd_from_the_same_random_start(classes: int) -> None:
         torch.testing.assert_close(start, their_start, rtol=0, atol=1e-6)
 
 
+class SharedDraws(SampleRng):
+    """The draws of torchattacks' input diversity, which are the same for every image of a batch."""
+
+    def __init__(self, draws: Sequence[tuple[float, ...]]) -> None:
+        super().__init__([], torch.Generator())
+        self.draws = iter(draws)
+
+    def uniform(self, like: Tensor) -> Tensor:
+        return torch.tensor(next(self.draws)).expand_as(like)
+
+
+@classes
+def test_mifgsm_is_that_of_the_peer(classes: int) -> None:
+    """Fails if the momentum, its weight, the norm of a gradient or a step differs from the paper's."""
+    model = trained(classes)
+    for grey_eps in GREY_EPS:
+        x, y = pixels(IMAGES, classes=classes)
+        budget = momentum_budget(grey_eps)
+        x_adv = mifgsm(budget, cross_entropy)(model, x, y, rng=streams(IMAGES))
+        assert_loss_rises(model, x_adv, x, y)
+        theirs = torchattacks.MIFGSM(model, eps=budget.eps, alpha=budget.step_size, steps=10)(x, y)
+        assert share_equal(x_adv, theirs) > 0.9999  # the means of 768 values are rounded differently
+
+
+@classes
+def test_dimifgsm_is_that_of_the_peer(classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if sizes, places or the share of transformed images differ, or a gradient is not that of the transform."""
+    model, drawn = trained(classes), list[float]()
+    x, y = pixels(IMAGES, classes=classes)
+    randint, rand = torch.randint, torch.rand
+
+    def integer(low: int, high: int, **kwargs: Any) -> Tensor:
+        value = randint(low, high, **kwargs)
+        drawn.append((float(value) - low + 0.5) / (high - low))
+        return value
+
+    def chance(size: int) -> Tensor:
+        value = rand(size)
+        drawn.append(float(value))
+        return value
+
+    for grey_eps in GREY_EPS:
+        budget = momentum_budget(grey_eps)
+        torch.manual_seed(grey_eps)
+        drawn.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "randint", integer)
+            patch.setattr(torch, "rand", chance)
+            attack = torchattacks.DIFGSM(model, eps=budget.eps, alpha=budget.step_size, steps=10, decay=1.0)
+            theirs = attack(x, y)
+        steps = [drawn[start : start + 4] for start in range(0, 40, 4)]
+        draws = [(share, size, down, across) for size, down, across, share in steps]
+        assert 0 < sum(share < 0.5 for share, *_ in draws) < 10
+        x_adv = dimifgsm(budget, cross_entropy)(model, x, y, rng=SharedDraws(draws))
+        assert_loss_rises(model, x_adv, x, y)
+        assert share_equal(x_adv, theirs) > 0.999
+
+
 @classes
 def test_the_ascent_of_trades_and_hat(classes: int) -> None:
     """Fails if the two arguments of the divergence are swapped, or the start's noise is not 0.001 times normal."""
@@ -129,7 +189,7 @@ def test_the_ascent_of_trades_and_hat(classes: int) -> None:
         budget = Budget.grey(grey_eps, 10, max(0.5, grey_eps / 4))
         torch.manual_seed(5)
         rng = StubRng(torch.randn_like(x))
-        x_adv = divergence_ascent(model, x, budget, rng)
+        x_adv = divergence_ascent(model, x, kl_divergence, budget, rng)
         torch.manual_seed(5)
         theirs = torchattacks.TPGD(model, eps=budget.eps, alpha=budget.step_size, steps=10)(x, y)
         assert rng.draws == ["normal"]

@@ -54,3 +54,13 @@ def test_names(method: str, classification: str, segmentation: str) -> None:
     assert classification_name(settings) == f"{classification}_awp0.005_ema0.995"
     assert segmentation_name(settings) == f"{segmentation}_awp0.005_ema0.995"
     assert classification_name(pgdat(method=method, ema=0.9)) == f"{classification}_ema0.9"
+
+
+def test_names_of_methods_that_the_published_code_lacks() -> None:
+    """Fails if trainings with other settings have one name."""
+    tail = "CrossEntropyLoss_Adam_eps2-255_step10_stepSize05-255"
+    assert segmentation_name(pgdat(method="trades", beta=6.0)) == f"MobileNetV2_melBin_TRADES_beta6_{tail}"
+    assert segmentation_name(pgdat(attack_loss="segpgd")) == f"MobileNetV2_melBin_PGDAT_segpgd_{tail}"
+    maadvt = pgdat(method="maadvt", beta=8.0, grey_eps=4.0, steps=9, grey_step_size=1.785)
+    head, tail = "MobileNetV2_melBin_maadvt_beta8_class2", "maxLR0.01_weightDecay0.001"
+    assert classification_name(maadvt) == f"{head}_ADV4-255_9_1.785-255_{tail}"

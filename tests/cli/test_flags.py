@@ -14,7 +14,7 @@ from tests.support.running import check_one_line, run_main
 TRAIN = "--dataset melBin --wd 1e-3 --lr 0.01 --method nat --model res18 --eps 0 --epoch 100 --bs 32 --gpu 0"
 TEST = "--dataset melBin --targetModel res18 --targetWeight a --bs 16 --gpu 0"
 DATASETS = ["mesidorBin", "mesidorMulti", "melBin", "melMulti", "xrayBin"]
-METHODS = ["nat", "pgdat", "trades", "mart", "hat"]
+METHODS = ["nat", "pgdat", "trades", "mart", "hat", "mpadvt", "maadvt"]
 MODELS = ["res18", "chexnet", "mv2"]
 
 
@@ -102,7 +102,7 @@ def test_each_script_has_the_flags_of_its_task() -> None:
     assert multi_label["dataset"] == "xray_multilabel"
     segmentation = flags.train_parser(SEGMENTATION, None)
     parsed = vars(segmentation.parse_args(["--dataset", "mel", "--method", "pgdat", "--model", "unet"]))
-    for flag in ("beta", "gamma", "hatStep", "helperModel", "helperWeight"):
+    for flag in ("gamma", "hatStep", "helperModel", "helperWeight"):
         assert flag not in multi_label and flag not in parsed
 
 
@@ -126,7 +126,7 @@ def test_lists_of_attacks() -> None:
         (TRAIN.replace("melBin", "../mel"), "unknown name '../mel': choose from mesidorBin, mesidorMulti, melBin"),
         (TRAIN.replace("res18", "res50"), "unknown name 'res50': choose from res18, mv2, chexnet"),
         (TRAIN.replace("res18", "unet"), "unknown name 'unet'"),
-        (TRAIN.replace("nat", "pgd"), "unknown name 'pgd': choose from nat, pgdat, trades, mart, hat"),
+        (TRAIN.replace("nat", "pgd"), "unknown name 'pgd': choose from nat, pgdat, trades, mart, hat, mpadvt, maadvt"),
         (TRAIN.replace("--eps 0", "--eps eight"), "grey levels from 0 to 255, got 'eight'"),
         (
             TRAIN.replace("--eps 0", "--eps 0.031"),

@@ -98,10 +98,10 @@ def test_killed_after_an_epoch(
 def test_killed_within_epochs(
     train: Train, train_until_save: Callable[..., None], undisturbed: Callable[[str], Outcome], tmp_path: Path
 ) -> None:
-    """Fails if a step is repeated or left out, or the loss so far or the average of the weights is lost.
+    """Fails if a step is repeated or left out, draws another coin or eps, or the loss or the average so far is lost.
 
     The training is killed after its steps 1, 2, 4 and 6: within the first epoch, within the second, and at its end. An
-    epoch has three steps.
+    epoch has three steps; of MPAdvT's batches, some are attacked and some are clean.
     """
     name = "awp and ema"
     for saves in (1, 1, 2, 2):

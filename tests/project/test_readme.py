@@ -31,7 +31,7 @@ SHRINK = {  # flags that make a command tiny: appended to it, they replace earli
     "phantoms": ["--count", "24", "--size", "32"],
 }
 OWN = {"moles", "scans"}  # data sets that documented commands make of a user's images
-METHODS = ("nat", "pgdat 8", "trades 8", "mart 8", "hat 8")
+METHODS = ("nat", "pgdat 8", "trades 8", "mart 8", "hat 8", "mpadvt 8", "maadvt 8")
 SURVEY = ("natural", "pgdat", "trades", "mart", "hat", "multilabel", "segmentation", "evaluate")  # in this order
 NOT_RUN_HERE = {
     "git": "fetches this repository",

@@ -96,7 +96,8 @@ def updated(method: str, batch: int, share: tuple[int, int] = (0, 1)) -> dict[st
     """
     model, helper = plain(0), plain(1).eval()
     loader = TrainingLoader(image_data(batch), batch, CPU, "shuffled", Augmentation(), 0, *share)
-    settings = MethodSettings(SINGLE_LABEL.objective, training_budget(8), 4.0, gamma=1.0, hat_step=3.5, helper=helper)
+    budget = training_budget(8, method)
+    settings = MethodSettings(SINGLE_LABEL.objective, SINGLE_LABEL.divergence, budget, 4.0, 1.0, 3.5, helper)
     optimizer = SGD(model.parameters(), lr=0.1)
     built = METHODS[method.split()[0]](settings)
     training = Training(model, built, loader, optimizer, ConstantLR(optimizer, 1.0), epochs=1)
@@ -137,7 +138,19 @@ def test_the_first_update_is_that_of_one_process(method: str, batch: int, tmp_pa
 LABELS = ["testCls.py", "--dataset", "melBin", "--targetModel", "mv2", "--targetWeight", "weights/mv2", "--limit", "5"]
 PGD = ["--attacks", "pgd", "--epsilons", "8", "--limit", "5"]
 TESTS = {
-    "labels": [*LABELS, "--attacks", "fgsm", "pgd", "apgd-ce", "--epsilons", "0.1/255", "8"],
+    "labels": [
+        *LABELS,
+        "--attacks",
+        "fgsm",
+        "pgd",
+        "apgd-ce",
+        "--epsilons",
+        "0.1/255",
+        "8",
+        "--restarts",
+        "2",
+        "--eightBit",
+    ],
     "findings": [
         "testChex.py",
         "--targetModel",

@@ -15,7 +15,7 @@ from advmia.budgets import Budget, training_budget
 from advmia.data.loading import EvaluationLoader
 from advmia.errors import UserError
 from advmia.evaluation.loop import EvaluationOptions, evaluate
-from advmia.losses import cross_entropy
+from advmia.losses import cross_entropy, kl_divergence
 from advmia.models import build_model
 from advmia.runtime.precision import FP32, Precision
 from advmia.tasks import SINGLE_LABEL
@@ -51,7 +51,7 @@ def attacks_run_on_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_kl_ascent_is_never_rounded(method: str) -> None:
     """Fails if TRADES or HAT ascends the KL in bf16, which loses its small gradients, or others do not run in bf16."""
     model, (x, y) = Rounding(), pixels(4)
-    settings = MethodSettings(cross_entropy, training_budget(8), 6.0, 1.0, 3.5, network("small"))
+    settings = MethodSettings(cross_entropy, kl_divergence, training_budget(8), 6.0, 1.0, 3.5, network("small"))
     with BF16.autocast(CPU):
         loss = METHODS[method](settings)(model, x, y, rng=streams(4))
     dtypes = {dtype for dtype, is_attack in model.passes if is_attack}

@@ -66,6 +66,20 @@ def test_another_scope_gives_other_noise(draw: str, scope: tuple, other: tuple) 
     assert not torch.equal(noise(draw, [0], *scope), noise(draw, [0], *other))
 
 
+def test_numbers_of_a_batch() -> None:
+    """Fails if they depend on the samples or on what these have drawn, are the same for each batch, or are not uniform.
+
+    Two processes have different samples of a batch.
+    """
+    share, other = SampleRng.of(0, "train", samples=[1, 2], batch=3), SampleRng.of(0, "train", samples=[], batch=3)
+    share.uniform(torch.zeros(2, *SHAPE))
+    first = [share.batch_uniform(), share.take(torch.tensor([1])).batch_uniform(), share.batch_uniform()]
+    assert first == [other.batch_uniform() for _ in range(3)] and len(set(first)) == 3
+    drawn = torch.tensor([SampleRng.of(0, "train", samples=[], batch=batch).batch_uniform() for batch in range(2000)])
+    assert 0 <= drawn.min() < 0.01 and 0.99 < drawn.max() < 1 and len(set(drawn.tolist())) == 2000
+    assert abs(drawn.mean() - 0.5) < 0.02 and abs(drawn.std() - 12**-0.5) < 0.01
+
+
 def test_samples_differ() -> None:
     """Fails if the sample's number is left out of the seed."""
     samples = noise("uniform", list(range(50)), 0).flatten(1)

@@ -14,6 +14,7 @@ from advmia.attacks import ATTACKS
 from advmia.attacks.common import EvaluationAttack, Objective, frozen_eval
 from advmia.attacks.gradient import SignAscent
 from advmia.attacks.mask_attacks import SegPGD
+from advmia.attacks.momentum import MomentumAscent
 from advmia.budgets import Budget
 from advmia.losses import cross_entropy
 from advmia.tasks import SINGLE_LABEL
@@ -53,9 +54,11 @@ TRAITS = {
     "apgd": Traits(),
     "segpgd": Traits(own_losses=True),
     "sea": Traits(own_losses=True),
+    "mifgsm": Traits(),
+    "dimifgsm": Traits(),
 }
 # They pass images through a network as PGD and APGD do, which are tested with deep networks: small ones do for these.
-SMALL_ONLY = ("segpgd", "cospgd", "sea")
+SMALL_ONLY = ("segpgd", "cospgd", "sea", "mifgsm", "dimifgsm")
 for_each_attack = pytest.mark.parametrize("attack", TRAITS)
 
 
@@ -93,7 +96,7 @@ def is_steady(name: str) -> bool:
 
     For other attacks, tests compare only the number of successes.
     """
-    return isinstance(build(name), SignAscent | SegPGD)
+    return isinstance(build(name), SignAscent | SegPGD | MomentumAscent)
 
 
 def success(model: nn.Module, x_adv: Tensor, y: Tensor) -> int:

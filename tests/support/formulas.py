@@ -22,6 +22,18 @@ def plain_kl(reference_logits: Tensor, logits: Tensor) -> Tensor:
     return (p * (p / q).log()).sum(dim=1)
 
 
+def plain_label_kl(reference_logits: Tensor, logits: Tensor) -> Tensor:
+    """Returns p log(p / q) + (1 - p) log((1 - p) / (1 - q)), averaged over the labels of each sample."""
+    p, q = 1 / (1 + (-reference_logits).exp()), 1 / (1 + (-logits).exp())
+    return (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).sum(dim=1) / logits.shape[1]
+
+
+def plain_pixel_kl(reference_logits: Tensor, logits: Tensor) -> Tensor:
+    """Returns the KL of the pixels' classes, averaged over each image."""
+    pairs = zip(reference_logits, logits, strict=True)
+    return torch.stack([plain_kl(p.flatten(1).T, q.flatten(1).T).mean() for p, q in pairs])
+
+
 def plain_trades(logits: Tensor, logits_adv: Tensor, y: Tensor, beta: float) -> Tensor:
     """Returns the loss of Zhang et al. 2019: CE(f(x), y) + beta KL(f(x) || f(x')), both averaged over the batch."""
     return plain_ce(logits, y).sum() / len(y) + beta * plain_kl(logits, logits_adv).sum() / len(y)

@@ -267,12 +267,18 @@ def streams(count: int, *scope: object) -> SampleRng:
 
 
 class StubRng(SampleRng):
-    """Random numbers that are the same noise for every draw; records the kinds of draws."""
+    """Random numbers that are the same noise for every draw; records the kinds of draws.
 
-    def __init__(self, noise: Tensor) -> None:
-        super().__init__([])
-        self.noise = noise
+    `shared`: the numbers that are drawn for the whole batch, in turn.
+    """
+
+    def __init__(self, noise: Tensor, shared: Sequence[float] = ()) -> None:
+        super().__init__([], torch.Generator())
+        self.noise, self.shared = noise, list(shared)
         self.draws: list[str] = []
+
+    def batch_uniform(self) -> float:
+        return self.shared.pop(0)
 
     def uniform(self, like: Tensor) -> Tensor:
         self.draws.append("uniform")

@@ -19,7 +19,7 @@ _MASKS = ["trainSeg.py", "--dataset", "mel", "--model", "unet", "--bs", "8", "--
 TRAININGS = {
     "nat": [*_CLS, "--method", "nat"],
     "pgdat": [*_CLS, "--method", "pgdat", "--eps", "8"],
-    "awp and ema": [*_CLS, "--method", "pgdat", "--eps", "8", "--awp", "0.01", "--ema", "0.9"],
+    "awp and ema": [*_CLS, "--method", "mpadvt", "--eps", "8", "--awp", "0.01", "--ema", "0.9"],
     "mart": [*_CLS, "--method", "mart", "--eps", "8"],
     "hat": [*_CLS, "--method", "hat", "--eps", "8", *_HELPER],
     "findings": ["trainChex.py", *_SMALL, "--method", "pgdat", "--eps", "8"],

@@ -3,20 +3,45 @@
 from __future__ import annotations
 
 import copy
-from functools import partial
+from itertools import count
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from advmia.attacks.common import Objective
 from advmia.budgets import Budget, training_budget
 from advmia.data.datasets import DATASETS
-from advmia.losses import cross_entropy
+from advmia.losses import cross_entropy, kl_divergence, pixel_cross_entropy
 from advmia.runtime.rng import SampleRng
-from advmia.training.methods import HAT, MART, METHODS, PGDAT, TRADES, Method, MethodSettings, Natural, default_beta
-from tests.support.formulas import plain_ascent, plain_ce, plain_hat, plain_kl, plain_mart, plain_trades
+from advmia.tasks import MULTI_LABEL, SEGMENTATION, Task
+from advmia.training.methods import (
+    HAT,
+    MART,
+    MASK_ATTACKS,
+    METHODS,
+    PGDAT,
+    TRADES,
+    MAAdvT,
+    Method,
+    MethodSettings,
+    MPAdvT,
+    Natural,
+    default_beta,
+)
+from tests.support.formulas import (
+    plain_ascent,
+    plain_bce,
+    plain_ce,
+    plain_hat,
+    plain_kl,
+    plain_label_kl,
+    plain_mart,
+    plain_pixel_ce,
+    plain_pixel_kl,
+    plain_trades,
+)
 from tests.support.networks import (
-    Call,
     SmallNet,
     Snapshot,
     StubRng,
@@ -28,66 +53,13 @@ from tests.support.networks import (
     streams,
     trained,
 )
+from tests.training.stage import BUDGET, EPS, IMAGES, STEP, STEPS, Stage, whole_batches
 
 
 @pytest.fixture(autouse=True)
 def attacks_run_on_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets attacks run on the network itself: these tests record its passes. test_inference.py tests the copy."""
     monkeypatch.setattr("advmia.training.methods.inference_copy", lambda model, x: model)
-
-
-IMAGES = 20
-EPS, STEPS, STEP = 8 / 255, 3, 2 / 255
-BUDGET = Budget(EPS, STEPS, STEP)
-
-
-def split(calls: list[Call]) -> tuple[list[Tensor], list[Tensor]]:
-    """Returns the inputs of a network in train mode (by the loss) and in eval mode (by the attack)."""
-    return [call.x for call in calls if "" in call.training], [call.x for call in calls if "" not in call.training]
-
-
-def whole_batches(blocks: list[Tensor]) -> list[Tensor]:
-    """Joins blocks of sixteen images into the batches that they are of."""
-    count = -(-IMAGES // 16)
-    return [torch.cat(blocks[start : start + count]) for start in range(0, len(blocks), count)]
-
-
-def _with_name(name: str, text: str) -> str:
-    return f"{name}: {text}"
-
-
-class Stage:
-    """A network in training, a method applied to it once, and the inputs of the network's passes."""
-
-    def __init__(self, method: Method, classes: int = 3, rng: SampleRng | None = None, dropout: float = 0.2) -> None:
-        self.model = trained(classes).train()
-        self.model.dropout.p = dropout
-        self.x, self.y = pixels(IMAGES, classes=classes, seed=2)
-        self.original = copy.deepcopy(self.model)
-        calls = record_calls(self.model)
-        torch.manual_seed(0)  # dropout
-        self.loss = method(self.model, self.x, self.y, rng=rng or streams(IMAGES))
-        self.loss.backward()
-        self.calls = calls
-        self.in_train, blocks = split(calls)
-        self.in_eval = whole_batches(blocks)
-
-    def logits(self) -> list[Tensor]:
-        """Returns the original network's logits on the loss's inputs, in the same order and with the same dropout."""
-        torch.manual_seed(0)
-        return [self.original(x).double() for x in self.in_train]
-
-    def assert_loss_is(self, expected: Tensor) -> None:
-        """Compares the value, and the gradient of every parameter."""
-        assert self.loss.shape == ()
-        torch.testing.assert_close(self.loss.double(), expected, rtol=1e-5, atol=1e-6)
-        expected.backward()
-        gradients = {name: value.grad for name, value in self.original.named_parameters()}
-        scale = max(float(gradient.abs().max()) for gradient in gradients.values() if gradient is not None)
-        for name, value in self.model.named_parameters():
-            torch.testing.assert_close(
-                value.grad, gradients[name], rtol=1e-3, atol=1e-4 * scale, msg=partial(_with_name, name)
-            )
 
 
 def helper(classes: int = 3) -> nn.Module:
@@ -103,6 +75,8 @@ def every_method(classes: int = 3, budget: Budget = BUDGET) -> dict[str, Method]
         "trades": TRADES(budget, 6.0),
         "mart": MART(budget, 6.0),
         "hat": HAT(budget, 6.0, helper(classes)),
+        "mpadvt": MPAdvT(cross_entropy, budget),
+        "maadvt": MAAdvT(budget, 6.0),
     }
 
 
@@ -133,6 +107,26 @@ def test_pgdat(classes: int) -> None:
     stage.assert_loss_is(plain_ce(stage.logits()[0], y).sum() / IMAGES)
 
 
+def test_pgdat_with_the_loss_of_segpgd() -> None:
+    """Fails if the weights of right and wrong pixels are swapped or constant, or training descends this loss too."""
+    noise = torch.rand(IMAGES, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    method = PGDAT(pixel_cross_entropy, BUDGET, MASK_ATTACKS["segpgd"])
+    stage = Stage(method, 2, StubRng(noise), task=SEGMENTATION)
+    x, y, passes = stage.x, stage.y, count()
+
+    def loss(logits: Tensor) -> Tensor:
+        weight = next(passes) / (2 * STEPS)
+        weights = torch.where(logits.argmax(dim=1) == y, 1 - weight, weight)
+        return -(weights * logits.log_softmax(dim=1).gather(1, y[:, None])[:, 0]).sum()
+
+    start = (x + EPS * (2 * noise - 1)).clamp(0, 1)
+    x_adv = plain_ascent(stage.original, x, start, loss, EPS, STEPS, STEP)
+    plain = plain_ascent(stage.original, x, start, lambda z: plain_pixel_ce(z, y).sum(), EPS, STEPS, STEP)
+    assert share_equal(stage.in_train[0], x_adv) > 0.995 > 0.98 > share_equal(stage.in_train[0], plain)
+    stage.assert_loss_is(plain_pixel_ce(stage.logits()[0], y).mean())
+
+
 @classes_
 @pytest.mark.parametrize("beta", [0.0, 1.0, 6.0])
 def test_trades(classes: int, beta: float) -> None:
@@ -144,13 +138,29 @@ def test_trades(classes: int, beta: float) -> None:
     stage.assert_loss_is(plain_trades(logits, logits_adv, stage.y, beta))
 
 
-def assert_trades_example(stage: Stage, rng: StubRng) -> None:
+@pytest.mark.parametrize(
+    ("task", "plain_loss", "divergence"),
+    [(MULTI_LABEL, plain_bce, plain_label_kl), (SEGMENTATION, plain_pixel_ce, plain_pixel_kl)],
+    ids=["findings", "masks"],
+)
+def test_trades_of_findings_and_masks(task: Task, plain_loss: Objective, divergence: Objective) -> None:
+    """Fails if findings share a softmax, labels or pixels are summed, or the attack ascends another divergence."""
+    rng = StubRng(torch.randn(IMAGES, 3, 16, 16, generator=torch.Generator().manual_seed(0)))
+    torch.manual_seed(0)
+    settings = MethodSettings(task.objective, task.divergence, BUDGET, 6.0, 0, 0, None)
+    stage = Stage(METHODS["trades"](settings), 3, rng, task=task)
+    assert_trades_example(stage, rng, divergence)
+    logits, logits_adv = stage.logits()
+    stage.assert_loss_is(plain_loss(logits, stage.y).mean() + 6 * divergence(logits, logits_adv).mean())
+
+
+def assert_trades_example(stage: Stage, rng: StubRng, divergence: Objective = plain_kl) -> None:
     """Checks that the loss is of x and x', and that x' ascends KL(f(x) || f(x')) from x + 0.001 times normal noise."""
     x = stage.x
     with torch.no_grad():
         clean = copy.deepcopy(stage.original).eval().double()(x.double())
     start = (x + 0.001 * rng.noise).clamp(0, 1)
-    x_adv = plain_ascent(stage.original, x, start, lambda logits: plain_kl(clean, logits).sum(), EPS, STEPS, STEP)
+    x_adv = plain_ascent(stage.original, x, start, lambda logits: divergence(clean, logits).sum(), EPS, STEPS, STEP)
     assert rng.draws == ["normal"]
     assert len(stage.in_eval) == 1 + STEPS
     torch.testing.assert_close(stage.in_eval[1], start, rtol=0, atol=1e-6)
@@ -219,7 +229,7 @@ def test_attack_is_in_eval_mode_and_the_update_in_train_mode(name: str) -> None:
     """Fails if examples are made with batch statistics (as in the survey's trainChex), the update uses none, or it has
     other passes than the method says, by which its memory is estimated."""
     stage = Stage(every_method()[name])
-    passes = {"nat": 1, "pgdat": 1, "trades": 2, "mart": 2, "hat": 3}[name]
+    passes = {"trades": 2, "mart": 2, "hat": 3, "maadvt": 2}.get(name, 1)
     modules = {name for name, _ in stage.model.named_modules()}
     parameters = {name for name, _ in stage.model.named_parameters()}
     assert len(stage.in_train) == passes == getattr(every_method()[name], "passes", 1)
@@ -273,7 +283,7 @@ def test_eps_0_attacks_nothing(name: str) -> None:
     stage = Stage(every_method(budget=training_budget(0))[name], dropout=0.0)
     assert all(torch.equal(x, stage.x) for x in stage.in_train)
     ce = plain_ce(stage.logits()[0], stage.y).mean()
-    if name in ("nat", "pgdat", "trades"):
+    if name in ("nat", "pgdat", "trades", "mpadvt"):
         torch.testing.assert_close(stage.loss.double(), ce, rtol=1e-5, atol=1e-5)
 
 
@@ -333,29 +343,32 @@ def test_deep_network(name: str) -> None:
 def test_methods_are_built_from_the_settings() -> None:
     """Fails if a setting reaches the wrong field: all are numbers."""
     model_helper = helper()
-    settings = MethodSettings(cross_entropy, BUDGET, beta=2.0, gamma=3.0, hat_step=4.0, helper=model_helper)
+    settings = MethodSettings(cross_entropy, kl_divergence, BUDGET, 2.0, 3.0, 4.0, model_helper)
     assert {name: build(settings) for name, build in METHODS.items()} == {
         "nat": Natural(objective=cross_entropy),
         "pgdat": PGDAT(objective=cross_entropy, budget=BUDGET),
-        "trades": TRADES(budget=BUDGET, beta=2.0),
+        "trades": TRADES(budget=BUDGET, beta=2.0, objective=cross_entropy, divergence=kl_divergence),
         "mart": MART(budget=BUDGET, beta=2.0),
         "hat": HAT(budget=BUDGET, beta=2.0, helper=model_helper, gamma=3.0, hat_step=4.0),
+        "mpadvt": MPAdvT(objective=cross_entropy, budget=BUDGET),
+        "maadvt": MAAdvT(budget=BUDGET, beta=2.0),
     }
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_default_beta(dataset: str) -> None:
-    """Fails if a beta differs from the survey's."""
+    """Fails if a beta differs from the survey's or, of MAAdvT, its authors'."""
     trades = 12 if dataset == "mesidorBin" else 6
     hat = {"mesidorBin": 12, "mesidorMulti": 3}.get(dataset, 6)
-    expected = {"nat": 0, "pgdat": 0, "trades": trades, "mart": 6, "hat": hat}
+    maadvt = 8 if dataset.startswith("mesidor") else 6
+    expected = {"nat": 0, "pgdat": 0, "trades": trades, "mart": 6, "hat": hat, "mpadvt": 0, "maadvt": maadvt}
     assert {name: default_beta(name, dataset) for name in METHODS} == expected
 
 
 @pytest.mark.parametrize(("eps", "step_size"), [(0, 0.5), (1, 0.5), (2, 0.5), (4, 1), (8, 2)])
 def test_training_budget(eps: int, step_size: float) -> None:
     """Fails if the attack in training differs from the survey's: 10 steps, of a size that depends on eps."""
-    assert training_budget(eps) == Budget(eps / 255, 10, step_size / 255)
+    assert training_budget(eps) == training_budget(eps, "hat") == Budget(eps / 255, 10, step_size / 255)
 
 
 @pytest.mark.gpu

@@ -21,7 +21,7 @@ from advmia.losses import cross_entropy
 from advmia.runtime.rng import SampleRng
 from advmia.tasks import SINGLE_LABEL, one_cycle, sgd
 from advmia.training.loop import Epoch, Position, Training, fit, train_one_epoch
-from advmia.training.methods import HAT, MART, METHODS, PGDAT, TRADES, Method, Natural
+from advmia.training.methods import HAT, MART, METHODS, PGDAT, TRADES, MAAdvT, Method, MPAdvT, Natural
 from tests.support.networks import CPU, SmallNet, image_data, record_calls, same_tensors, training_loader
 
 BUDGET = Budget(8 / 255, 2, 4 / 255)
@@ -34,10 +34,12 @@ class Stub(Method):
     value: Callable[[int], float] = lambda batch: 1.0
     x: list[Tensor] = field(default_factory=list)
     noise: list[Tensor] = field(default_factory=list)
+    shared: list[float] = field(default_factory=list)
     modes: list[bool] = field(default_factory=list)
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
         self.noise.append(rng.uniform(x))
+        self.shared.append(rng.batch_uniform())
         return x
 
     def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
@@ -121,7 +123,7 @@ def test_schedule_is_long_enough(count: int, batch_size: int) -> None:
 
 @pytest.mark.parametrize(
     "method",
-    [Natural(cross_entropy), PGDAT(cross_entropy, BUDGET), TRADES(BUDGET, 6.0), MART(BUDGET, 6.0)],
+    [Natural(cross_entropy), MPAdvT(cross_entropy, BUDGET), TRADES(BUDGET, 6.0), MART(BUDGET, 6.0)],
     ids=lambda method: type(method).__name__,
 )
 def test_an_epoch_is_the_plain_loop(method: Method) -> None:
@@ -136,8 +138,8 @@ def test_an_epoch_is_the_plain_loop(method: Method) -> None:
     torch.manual_seed(1)
     total, sizes = 0.0, []
     plain.train()
-    for batch in loader.epoch(1):
-        streams = SampleRng.of(loader.seed, "train", 1, samples=batch.index.tolist())
+    for number, batch in enumerate(loader.epoch(1)):
+        streams = SampleRng.of(loader.seed, "train", 1, samples=batch.index.tolist(), batch=number)
         value = method(plain, batch.x, batch.y, rng=streams)
         plain.zero_grad()
         value.backward()
@@ -217,6 +219,8 @@ def test_training_repeats_to_the_bit() -> None:
         "trades": TRADES(BUDGET, 6.0),
         "mart": MART(BUDGET, 6.0),
         "hat": HAT(BUDGET, 6.0, new_model(7)),
+        "mpadvt": MPAdvT(cross_entropy, BUDGET),
+        "maadvt": MAAdvT(BUDGET, 6.0),
     }
     assert methods.keys() == METHODS.keys()
     for method in methods.values():
@@ -246,6 +250,20 @@ def test_noise_does_not_depend_on_the_batch_size() -> None:
     train(new_model(), two_batches, training_loader(image_data(6), 4))
     assert torch.equal(torch.cat(two_batches.x), one_batch.x[0])
     assert torch.equal(torch.cat(two_batches.noise), one_batch.noise[0])
+
+
+def test_each_step_draws_anew_for_its_batch() -> None:
+    """Fails if steps or epochs share a draw, or it depends on the batch size or on where a training resumes."""
+    stubs = {size: Stub() for size in (4, 3)}
+    for size, stub in stubs.items():
+        train(new_model(), stub, training_loader(image_data(10), size), epochs=2)
+    four, three = (stub.shared for stub in stubs.values())
+    assert len(set(four)) == len(four) == 6
+    assert four[:3] == three[:3] and four[3:] == three[4:7]
+    resumed, model = Stub(), new_model()
+    loader = training_loader(image_data(10), 4)
+    train_one_epoch(Training(model, resumed, loader, *new_optimizer(model, 9), epochs=2), Position(epoch=2, steps=1))
+    assert resumed.shared == four[4:]
 
 
 # --- fit -------------------------------------------------------------------------------------------------------------

@@ -63,7 +63,8 @@ class SampleRng:
             [
                 generator_for(generator.initial_seed(), "restart", number, device=generator.device)
                 for generator in self._generators
-            ]
+            ],
+            self._batch,
         )
 
     def uniform(self, like: Tensor) -> Tensor:

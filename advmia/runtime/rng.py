@@ -59,13 +59,11 @@ class SampleRng:
 
         They depend on the seeds of these streams and on `number`, not on how much was drawn already.
         """
-        return SampleRng(
-            [
-                generator_for(generator.initial_seed(), "restart", number, device=generator.device)
-                for generator in self._generators
-            ],
-            self._batch,
-        )
+        generators = [
+            generator_for(generator.initial_seed(), "restart", number, device=generator.device)
+            for generator in (*self._generators, self._batch)
+        ]
+        return SampleRng(generators[:-1], generators[-1])
 
     def uniform(self, like: Tensor) -> Tensor:
         """Returns uniform numbers in [0, 1) with the shape, dtype and device of `like`, whose first axis is samples."""

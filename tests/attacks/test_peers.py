@@ -127,10 +127,10 @@ class SharedDraws(StubRng):
 
     def __init__(self, draws: Sequence[tuple[float, ...]]) -> None:
         super().__init__(torch.empty(0))
-        self.shared = iter(draws)
+        self.steps = iter([torch.tensor(draw) for draw in draws])
 
     def uniform(self, like: Tensor) -> Tensor:
-        return torch.tensor(next(self.shared)).expand_as(like)
+        return next(self.steps).expand_as(like)
 
 
 @classes

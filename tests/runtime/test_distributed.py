@@ -138,7 +138,19 @@ def test_the_first_update_is_that_of_one_process(method: str, batch: int, tmp_pa
 LABELS = ["testCls.py", "--dataset", "melBin", "--targetModel", "mv2", "--targetWeight", "weights/mv2", "--limit", "5"]
 PGD = ["--attacks", "pgd", "--epsilons", "8", "--limit", "5"]
 TESTS = {
-    "labels": [*LABELS, "--attacks", "fgsm", "pgd", "apgd-ce", "--epsilons", "0.1/255", "8"],
+    "labels": [
+        *LABELS,
+        "--attacks",
+        "fgsm",
+        "pgd",
+        "apgd-ce",
+        "--epsilons",
+        "0.1/255",
+        "8",
+        "--restarts",
+        "2",
+        "--eightBit",
+    ],
     "findings": [
         "testChex.py",
         "--targetModel",

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import argparse
 import copy
+import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,13 +44,15 @@ def main() -> None:
 def _compare(size: int, precision: Precision, args: argparse.Namespace) -> dict[str, Any]:
     """Times all networks at one size in one precision and prints the tables; returns the results for the JSON file."""
     device = torch.device(args.device)
+    clock = time.process_time if args.processorTime else time.perf_counter
+    alternate = partial(timing.alternate, device=device, repeats=args.repeats, warmup=args.warmup, clock=clock)
     steps, updates, folding, facts = {}, {}, {}, {}
     for name in args.models:
         subject = Subject(name, size, args.bs, device)
         folded, plain = inference_copy(subject.network.eval(), subject.x), _frozen(subject.network)
         steps[name], updates[name] = _attack_step(folded, subject, precision), _update(subject, precision)
         runs = {UNFOLDED: _attack_step(plain, subject, precision), timing.OURS: steps[name]}
-        folding[name] = timing.alternate(runs, device, repeats=args.repeats, warmup=args.warmup)
+        folding[name] = alternate(runs)
         facts[name] = {
             "gflop": gflop(name, size),
             "parameters": sum(parameter.numel() for parameter in plain.parameters()),
@@ -59,7 +63,7 @@ def _compare(size: int, precision: Precision, args: argparse.Namespace) -> dict[
     for what, calls in (("attack", steps), ("update", updates)):
         # `alternate` divides by the time of the first network.
         runs = {_named(name): call for name, call in calls.items()}
-        results[what] = timing.alternate(runs, device, repeats=args.repeats, warmup=args.warmup)
+        results[what] = alternate(runs)
     _show(f"batches of {args.bs}, {size} pixels, {precision.name}", results)
     return results
 
@@ -151,6 +155,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=5, help="timed rounds")
     parser.add_argument(
         "--warmup", type=int, default=1, help="untimed calls: on a CPU before each timed one, on CUDA before the first"
+    )
+    parser.add_argument(
+        "--processorTime",
+        action="store_true",
+        help="time by this process's use of the CPU, not by the clock: for a machine on which other programs run",
     )
     report.add_precisions(parser)
     return report.parse(parser)

@@ -18,13 +18,16 @@ MIB = 2**20
 OURS = "ours"  # the names of our implementations begin with this: "ours", "ours, compiled" and so on
 
 
-def seconds_of(run: Callable[[], object], device: torch.device) -> float:
-    """Returns the wall time of one call. The device is idle when the clock starts and when it stops."""
+Clock = Callable[[], float]
+
+
+def seconds_of(run: Callable[[], object], device: torch.device, clock: Clock = time.perf_counter) -> float:
+    """Returns the time of one call by the clock. The device is idle when the clock starts and when it stops."""
     wait(device)
-    start = time.perf_counter()
+    start = clock()
     run()
     wait(device)
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def wait(device: torch.device) -> None:
@@ -34,7 +37,12 @@ def wait(device: torch.device) -> None:
 
 
 def alternate(
-    runs: Mapping[str, Callable[[], object]], device: torch.device, *, repeats: int, warmup: int = 1
+    runs: Mapping[str, Callable[[], object]],
+    device: torch.device,
+    *,
+    repeats: int,
+    warmup: int = 1,
+    clock: Clock = time.perf_counter,
 ) -> dict[str, dict[str, float]]:
     """Times each callable once in each of `repeats` rounds, every other round in reverse order.
 
@@ -62,7 +70,7 @@ def alternate(
             for _ in range(warmup if round_number == 0 or device.type == "cpu" else 0):
                 runs[name]()
             with peak_memory(device) as peak:
-                seconds[name].append(seconds_of(runs[name], device))
+                seconds[name].append(seconds_of(runs[name], device, clock))
             if peak:
                 memory[name] = max(memory.get(name, 0.0), peak[0] - (before if device.type == "cpu" else 0.0))
     ours = seconds.get(OURS, next(iter(seconds.values())))

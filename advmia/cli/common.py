@@ -150,6 +150,23 @@ def add_attacks(group: argparse._ArgumentGroup, task: Task, default: list[str]) 
     )
 
 
+def add_further_rows(group: argparse._ArgumentGroup, task: Task) -> None:
+    """Adds the flags of a test that give rows of their own: further random starts, and images of 8 bits."""
+    restartable = ", ".join(name for name in task.attacks if ATTACKS[name].restartable)
+    group.add_argument(
+        "--restarts",
+        type=whole_number(1),
+        default=1,
+        metavar="N",
+        help=f"random starts of {restartable}; the worst start counts, image by image. Other attacks are run once",
+    )
+    group.add_argument(
+        "--eightBit",
+        action="store_true",
+        help="score the attacked images also rounded to 8 bits, as a file would hold them, in rows of their own",
+    )
+
+
 def add_batch_size(group: argparse._ArgumentGroup, default: int) -> None:
     text = published("batch size, of all devices together")
     group.add_argument("--bs", type=whole_number(1), default=default, metavar="N", help=text)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from advmia.attacks import ATTACKS
 from advmia.cli import common, meanings, training_flags
 from advmia.cli.formatter import published
 from advmia.cli.parser import (
@@ -164,7 +163,7 @@ def test_parser(task: Task, description: str | None) -> Parser:
     how = parser.add_argument_group("how to test")
     common.add_batch_size(how, 16)
     common.add_attacks(how, task, list(task.default_attacks))
-    _add_further_rows(how, task)
+    common.add_further_rows(how, task)
     common.add_seed(how, "seed of the attacks' random numbers")
     places = parser.add_argument_group("where files are")
     common.add_data_root(places)
@@ -181,22 +180,6 @@ def test_parser(task: Task, description: str | None) -> Parser:
         "--autoBatch", action="store_true", help="on a GPU: use the largest batch that fits its memory instead of --bs"
     )
     return parser
-
-
-def _add_further_rows(group: argparse._ArgumentGroup, task: Task) -> None:
-    restartable = ", ".join(name for name in task.attacks if ATTACKS[name].restartable)
-    group.add_argument(
-        "--restarts",
-        type=whole_number(1),
-        default=1,
-        metavar="N",
-        help=f"random starts of {restartable}; the worst start counts, image by image. Other attacks are run once",
-    )
-    group.add_argument(
-        "--eightBit",
-        action="store_true",
-        help="score the attacked images also rounded to 8 bits, as a file would hold them, in rows of their own",
-    )
 
 
 def visual_parser(task: Task, description: str | None) -> Parser:

@@ -15,6 +15,7 @@ from advmia.attacks.own import fab_t as fab_t
 from advmia.attacks.own import fgsm as fgsm
 from advmia.attacks.own import mifgsm as mifgsm
 from advmia.attacks.own import pgd as pgd
+from advmia.attacks.own import pgd_finding as pgd_finding
 from advmia.attacks.own import sea as sea
 from advmia.attacks.own import segpgd as segpgd
 from advmia.attacks.own import simba as simba

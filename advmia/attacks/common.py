@@ -46,6 +46,12 @@ def notes_of(attack: Attack) -> dict[str, Tensor]:
     return getattr(attack, "notes", {})
 
 
+def runs_of(attack: Attack, y: Tensor) -> list[Attack]:
+    """Returns the attacks on each finding of the labels y (B, L), for an attack that has them; else the attack."""
+    runs: Callable[[int], list[Attack]] | None = getattr(attack, "runs", None)
+    return [attack] if runs is None else runs(y.shape[1])
+
+
 def stops_early(attack: Attack | None) -> bool:
     """Returns whether the attack leaves an image alone as soon as it is misclassified.
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
+from advmia.attacks.common import Attack, runs_of
 from advmia.attacks.inference import Blocks, inference_copy
 from advmia.attacks.registry import ATTACKS
 from advmia.attacks.restarts import with_restarts
@@ -32,6 +33,7 @@ class OwnAttack:
     name: str  # in `ATTACKS`
     budget: Budget
     restarts: int = 1  # random starts, of which the worst is kept image by image
+    finding: int | None = None  # of pgd-finding: which finding is attacked
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, seed: int = 0, first: int = 0) -> Tensor:
         """Returns adversarial images x_adv, of the shape, type and device of x, detached, in [0, 1].
@@ -55,7 +57,12 @@ class OwnAttack:
         attack = with_restarts(ATTACKS[self.name].build(self.budget, objectives[task]), objectives[task], self.restarts)
         samples = range(first, first + len(x))
         rng = SampleRng.of(seed, self.name, self.budget.grey_eps, samples=samples, device=x.device)
-        return attack(Blocks(inference_copy(model, x)), x, y, rng=rng)
+        run: Attack = attack
+        if self.finding is not None:
+            if not 0 <= self.finding < y.shape[1]:
+                raise UserError(f"finding {self.finding}: expected 0 to {y.shape[1] - 1}, as there are {y.shape[1]}")
+            run = runs_of(attack, y)[self.finding]
+        return run(Blocks(inference_copy(model, x)), x, y, rng=rng)
 
 
 def fgsm(eps: float) -> OwnAttack:
@@ -71,6 +78,11 @@ def pgd(eps: float, steps: int = EVALUATION_STEPS, step_size: float | None = Non
     """
     budget = pgd_budget(Budget(eps, 0, 0).grey_eps)
     return OwnAttack("pgd", Budget(eps, steps, budget.step_size if step_size is None else step_size), restarts)
+
+
+def pgd_finding(eps: float, finding: int, steps: int = EVALUATION_STEPS, step_size: float | None = None) -> OwnAttack:
+    """Returns PGD against one finding, counted from 0: its logit falls where it is present, and rises elsewhere."""
+    return replace(pgd(eps, steps, step_size), name="pgd-finding", finding=finding)
 
 
 def segpgd(eps: float, steps: int = EVALUATION_STEPS, step_size: float | None = None) -> OwnAttack:

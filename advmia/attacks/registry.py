@@ -12,6 +12,7 @@ from advmia.attacks.auto_attack import autoattack
 from advmia.attacks.auto_pgd import apgd, apgd_ce, apgd_t
 from advmia.attacks.common import EvaluationAttack, Objective
 from advmia.attacks.fab import fab_t
+from advmia.attacks.findings import pgd_finding
 from advmia.attacks.gradient import cw, fgsm, pgd
 from advmia.attacks.mask_attacks import segpgd
 from advmia.attacks.mask_ensemble import sea
@@ -136,6 +137,13 @@ ATTACKS: dict[str, AttackSpec] = {
         apgd, auto_budget, "Auto-PGD that lowers the labels' margins instead of raising the loss", _MARGINS
     ),
     "apgd-dice": AttackSpec(apgd, auto_budget, "Auto-PGD up the soft Dice loss", _DICE),
+    "pgd-finding": AttackSpec(
+        pgd_finding,
+        pgd_budget,
+        "PGD against each finding by itself, which lowers its rank; takes as many times as long as pgd as there are"
+        " findings",
+        _MARGINS,
+    ),
     "segpgd": AttackSpec(
         segpgd, pgd_budget, "SegPGD: PGD that first attacks right pixels, and later wrong ones too", _MASKS
     ),

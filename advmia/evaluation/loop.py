@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from advmia.attacks.common import Attack, frozen_eval, notes_of, stops_early
+from advmia.attacks.common import Attack, frozen_eval, notes_of, runs_of, stops_early
 from advmia.attacks.inference import Blocks, inference_copy
 from advmia.budgets import GREY_LEVELS, Budget
 from advmia.data.loading import Batch, EvaluationLoader
@@ -109,28 +109,34 @@ class _Pass:
     def evaluate_batch(self, batch: Batch, target: nn.Module) -> Tally:
         """Attacks one batch and scores it. `target`: the target network, run in blocks."""
         device, precision = self.loader.device, self.options.precision
-        tally, x = self.tally.empty(), batch.x
-        source = target if self.attack is None else self.source_in_blocks(x)
+        tally, images = self.tally.empty(), [batch.x]
         start = _now(device)
         if self.attack is not None:
+            source = self.source_in_blocks(batch.x)
             rng = SampleRng.of(*self.options.scope, samples=batch.index.tolist(), device=device)
             with precision.autocast(device, early_stopping=self.early_stopping):
-                x = self.attack(source, x, batch.y, rng=rng)
+                images = [run(source, batch.x, batch.y, rng=rng) for run in runs_of(self.attack, batch.y)]
             tally.add_time(_now(device) - start, notes_of(self.attack))
-        logits = self.score(target, x)
+        logits = self.score(target, images)
         if self.attack is None:
             tally.add_time(_now(device) - start, {})
-        tally.add_scores(x, logits, batch)
+        tally.add_scores(images, logits, batch)
         if tally.rounded is not None and self.options.rounding is not None:
-            x = self.options.rounding(x, batch.x)
-            tally.rounded.add_scores(x, self.score(target, x), batch)
+            images = [self.options.rounding(x, batch.x) for x in images]
+            tally.rounded.add_scores(images, self.score(target, images), batch)
         return tally
 
-    def score(self, target: nn.Module, x: Tensor) -> Tensor:
-        """Returns the target's logits (B, ...) on images x. Raises `UserError` for logits that are not finite."""
+    def score(self, target: nn.Module, images: Sequence[Tensor]) -> Tensor:
+        """Returns the target's logits (B, ...) on a batch of images. Raises `UserError` for logits that are not finite.
+
+        Of several batches, each made against one finding, each gives the logit of its finding.
+        """
         precision = self.options.precision
         with precision.scoring(early_stopping=self.early_stopping), torch.no_grad(), frozen_eval(self.target):
-            logits: Tensor = target(x).float()
+            found = [target(x).float() for x in images]
+        logits: Tensor = found[0]
+        if len(found) > 1:
+            logits = torch.stack([of_run[:, finding] for finding, of_run in enumerate(found)], dim=1)
         if not logits.isfinite().all():  # argmax would count NaN as class 0
             raise UserError(
                 f"{self.options.title}: the network's outputs are not all finite numbers, so its weights are of no use"

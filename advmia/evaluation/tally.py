@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,13 +57,17 @@ class Tally:
         self._seconds += seconds
         self._append(notes)
 
-    def add_scores(self, x_adv: Tensor, logits: Tensor, batch: Batch) -> None:
-        """Scores a batch from the network's logits (B, ...) on `x_adv` (B, C, H, W); `batch.x` are the originals."""
+    def add_scores(self, attacked: Sequence[Tensor], logits: Tensor, batch: Batch) -> None:
+        """Scores a batch from the network's logits (B, ...) on attacked images (B, C, H, W) of those in `batch`.
+
+        Of several attacked batches (see `advmia.attacks.common.runs_of`), each image's largest distances count.
+        """
         for meter in self._meters.values():
             meter.update(logits, batch.y)
-        change = (x_adv - batch.x).flatten(1)
-        outcomes = self._task.outcome(logits, batch.y)
-        self._append({"l2": change.norm(dim=1), "linf": change.abs().amax(dim=1), "outcomes": outcomes})
+        changes = [(x_adv - batch.x).flatten(1) for x_adv in attacked]
+        l2 = torch.stack([change.norm(dim=1) for change in changes]).amax(dim=0)
+        linf = torch.stack([change.abs().amax(dim=1) for change in changes]).amax(dim=0)
+        self._append({"l2": l2, "linf": linf, "outcomes": self._task.outcome(logits, batch.y)})
 
     def merge(self, other: Tally) -> None:
         """Appends the tally of the images that follow."""

@@ -17,7 +17,17 @@ from advmia.attacks.common import Objective, stops_early
 from advmia.losses import cross_entropy
 from advmia.runtime.rng import SampleRng
 from advmia.tasks import MULTI_LABEL, SEGMENTATION, Task
-from tests.support.attacks import EPS, SMALL_ONLY, TRAITS, build, for_each_attack, predictions, traits_of, within_eps
+from tests.support.attacks import (
+    EPS,
+    OTHER_TRAITS,
+    SMALL_ONLY,
+    TRAITS,
+    build,
+    for_each_attack,
+    predictions,
+    traits_of,
+    within_eps,
+)
 from tests.support.networks import (
     BORDER,
     CLASSIFIERS,
@@ -41,8 +51,8 @@ pytestmark = pytest.mark.usefixtures("few_queries")
 
 def test_each_attack_has_its_traits() -> None:
     """Fails if an attack has no line in `TRAITS`, or a line is left of one that was removed."""
-    assert set(TRAITS) <= set(ATTACKS)
-    assert {spec.build for spec in ATTACKS.values()} == {ATTACKS[name].build for name in TRAITS}
+    assert {*TRAITS, *OTHER_TRAITS} <= set(ATTACKS)
+    assert {spec.build for spec in ATTACKS.values()} == {ATTACKS[name].build for name in (*TRAITS, *OTHER_TRAITS)}
 
 
 def test_spec_and_attack_agree_on_early_stopping() -> None:

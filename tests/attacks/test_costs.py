@@ -52,6 +52,7 @@ OTHERS: dict[str, tuple[Cost, Cost]] = {
     "pgd-margin": COSTS["pgd"],
     "pgd-dice": COSTS["pgd"],
     **dict.fromkeys(("segpgd", "cospgd", "mifgsm", "dimifgsm"), COSTS["pgd"]),
+    "pgd-finding": (lambda n, k: 2 * (n + 1), lambda n, k: 2 * n),  # by itself, it also says which image is worst
     "sea": (lambda n, k: 4 * (n + (4 if n > 3 else 2)), lambda n, k: 4 * n),
     **dict.fromkeys(("apgd", "apgd-margin", "apgd-dice"), (lambda n, k: n + 1, lambda n, k: n)),
 }

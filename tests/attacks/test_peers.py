@@ -122,15 +122,15 @@ def test_pgd_from_the_same_random_start(classes: int) -> None:
         torch.testing.assert_close(start, their_start, rtol=0, atol=1e-6)
 
 
-class SharedDraws(SampleRng):
+class SharedDraws(StubRng):
     """The draws of torchattacks' input diversity, which are the same for every image of a batch."""
 
     def __init__(self, draws: Sequence[tuple[float, ...]]) -> None:
-        super().__init__([], torch.Generator())
-        self.draws = iter(draws)
+        super().__init__(torch.empty(0))
+        self.steps = iter([torch.tensor(draw) for draw in draws])
 
     def uniform(self, like: Tensor) -> Tensor:
-        return torch.tensor(next(self.draws)).expand_as(like)
+        return next(self.steps).expand_as(like)
 
 
 @classes

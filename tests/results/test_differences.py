@@ -16,6 +16,7 @@ CHANGES: list[tuple[str, object, list[str]]] = [
     ("target_training.val_fraction", 0.1, ["trained: val fraction none", "trained: val fraction 0.1"]),
     ("target_training.ema", 0.995, ["trained: ema none", "trained: ema 0.995"]),
     ("target_training.beta", 3.0, ["trained: beta 0", "trained: beta 3"]),
+    ("target_training.attack_loss", "segpgd", ["trained: attack loss cross-entropy", "trained: attack loss segpgd"]),
     ("target_training.train_data.content", "official", ["trained: content phantom", "trained: content official"]),
     ("run.data.sha256", "f" * 64, ["tested: list <own>", "tested: list ffffffff"]),
     ("run.target_sha256", "e" * 64, ["weights <own>", "weights eeeeeeee"]),

@@ -57,8 +57,10 @@ TRAITS = {
     "mifgsm": Traits(),
     "dimifgsm": Traits(),
 }
+# Attacks that single labels are no targets for. They are tested with their tasks only.
+OTHER_TRAITS = {"pgd-finding": Traits()}
 # They pass images through a network as PGD and APGD do, which are tested with deep networks: small ones do for these.
-SMALL_ONLY = ("segpgd", "cospgd", "sea", "mifgsm", "dimifgsm")
+SMALL_ONLY = ("segpgd", "cospgd", "sea", "pgd-finding", "mifgsm", "dimifgsm")
 for_each_attack = pytest.mark.parametrize("attack", TRAITS)
 
 
@@ -69,7 +71,9 @@ def slow_marked(names: Iterable[str]) -> list[ParameterSet]:
 
 def traits_of(name: str) -> Traits:
     """Returns the traits of the attack, or of the attack in `TRAITS` that shares its builder."""
-    return next(traits for other, traits in TRAITS.items() if ATTACKS[other].build is ATTACKS[name].build)
+    return next(
+        traits for other, traits in (TRAITS | OTHER_TRAITS).items() if ATTACKS[other].build is ATTACKS[name].build
+    )
 
 
 def build(

@@ -22,8 +22,8 @@ TRAININGS = {
     "awp and ema": [*_CLS, "--method", "mpadvt", "--eps", "8", "--awp", "0.01", "--ema", "0.9"],
     "mart": [*_CLS, "--method", "mart", "--eps", "8"],
     "hat": [*_CLS, "--method", "hat", "--eps", "8", *_HELPER],
-    "findings": ["trainChex.py", *_SMALL, "--method", "pgdat", "--eps", "8"],
-    "masks": [*_MASKS, "--method", "pgdat", "--eps", "8"],
+    "findings": ["trainChex.py", *_SMALL, "--method", "trades", "--eps", "8"],
+    "masks": [*_MASKS, "--method", "pgdat", "--attackLoss", "segpgd", "--eps", "8"],
 }
 
 

@@ -6,7 +6,8 @@
 #   MODELS=mv2             networks
 #   EPSILONS=8             eps in grey levels, of the trainings and of the tests
 #   SEEDS="0 1 2"          seeds of the trainings
-#   EPOCHS=15              of natural training; the others take a third of them
+#   EPOCHS=12              of natural training; the others take a third of them
+#   TRAININGS="pgdat,..."  other trainings: a method and its flags each, with commas between
 #   ATTACKS="pgd cw apgd-t"
 #
 # Arguments go to every training and test command, e.g. --gpu 0, or --dataset with --dataRoot for other images.
@@ -14,14 +15,14 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/python.sh
 find_python requirements.txt
-METHODS=${METHODS:-methods} EPOCHS=${EPOCHS:-15}
-ROBUST=("pgdat" "trades" "mart" "hat" "mpadvt" "maadvt" "pgdat --awp 0.01" "pgdat --ema 0.995" "trades --awp 0.005")
+METHODS=${METHODS:-methods} EPOCHS=${EPOCHS:-12}
+TRAININGS=${TRAININGS:-pgdat,trades,mart,hat,mpadvt,maadvt,pgdat --awp 0.01,pgdat --ema 0.995,trades --awp 0.005}
 
 COMMON=(--dataset melBin --dataRoot "$METHODS/data" --imgSize 16 "$@")
 # The weight decay keeps the logits of natural networks so small that their cross-entropy has a gradient in float32.
 TRAIN=(trainCls.py "${COMMON[@]}" --wd 0.01 --bs 8 --resume --saveDir "$METHODS/clsCkpt")
 if [[ " $* " != *" --dataRoot "* ]]; then
-  "$PYTHON" -m advmia phantoms --dataRoot "$METHODS/data" --dataset mel2017 --count "${PHANTOMS:-608}" --size 40
+  "$PYTHON" -m advmia phantoms --dataRoot "$METHODS/data" --dataset mel2017 --count "${PHANTOMS:-400}" --size 40
 fi
 
 train_and_test() { # arguments: network and flags of the training
@@ -37,11 +38,11 @@ for model in ${MODELS:-mv2}; do
     train_and_test "${natural[@]}"
     helper=(--helperModel "$model" --helperWeight "$(checkpoint_of "${TRAIN[@]}" --model "${natural[@]}")")
     for eps in ${EPSILONS:-8}; do
-      for method in "${ROBUST[@]}"; do
-        flags=("$model" --seed "$seed" --epoch $(((EPOCHS + 2) / 3)) --eps "$eps" --method $method)
+      while read -r method further; do
+        flags=("$model" --seed "$seed" --epoch $(((EPOCHS + 2) / 3)) --eps "$eps" --method "$method" $further)
         if [ "$method" = hat ]; then flags+=("${helper[@]}"); fi
-        train_and_test "${flags[@]}"
-      done
+        train_and_test "${flags[@]}" < /dev/null
+      done <<< "${TRAININGS//,/$'\n'}"
     done
   done
 done

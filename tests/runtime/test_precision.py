@@ -72,7 +72,7 @@ def test_success_is_confirmed_in_float32(attack: str) -> None:
         built.attacks.pop("square")  # it would take a hundred queries
     evaluate(model, loader, SINGLE_LABEL, built, options=EvaluationOptions(precision=BF16))
     *attack_dtypes, scoring_dtype = (dtype for dtype, _ in model.passes)
-    assert set(attack_dtypes) == {torch.bfloat16 if attack in ("fgsm", "pgd", "cw") else torch.float32}
+    assert set(attack_dtypes) == {torch.float32 if ATTACKS[attack].early_stopping else torch.bfloat16}
     assert scoring_dtype == torch.float32
 
 

@@ -10,6 +10,7 @@ from advmia.results.read import SHARED_SETTINGS, RunRecord, setting_text
 
 # Training settings that some methods lack, or whose usual value depends on the method.
 _METHOD_SETTINGS = ("steps", "step_size", "beta", "gamma", "hat_step", "helper")
+_ADDITIONS = ("awp", "ema")  # named only where they are used
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ def _training_settings(record: RunRecord) -> _Settings:
     data = training.get("train_data") or {}
     shared = {name: training.get(name) for name in SHARED_SETTINGS}
     shared |= {"images": data.get("images"), "content": data.get("content")}
+    shared["awp_warm_up"] = shared["awp_warm_up"] or 0  # that of a training without AWP is no difference
     of_method = {name: training.get(name) for name in _METHOD_SETTINGS}
     of_method["attack_loss"] = training.get("attack_loss", "cross-entropy")  # only trainings with masks differ in it
     return _Settings(shared, of_method, _digests(data))
@@ -118,7 +120,12 @@ def _differences(
             *_differing(own.digests, [other.digests for other in same_settings]),
         ]
         values = {**own.shared, **own.of_method, **own.digests}
-        shown = [f"{name.replace('_', ' ')} {setting_text(values[name])}" for name in differing if name not in hidden]
+        unused = [name for name in _ADDITIONS if values.get(name) is None]
+        shown = [
+            f"{name.replace('_', ' ')} {setting_text(values[name])}"
+            for name in differing
+            if name not in hidden and name not in unused
+        ]
         texts.append(f"{verb}: {', '.join(shown)}" if shown else "")
     return texts
 

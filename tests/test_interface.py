@@ -166,7 +166,10 @@ def test_training() -> None:
         model = SmallNet(3, dropout=0.0)
         seen: list[int] = []
         options = advmia.TrainingOptions(
-            batch_size=16, lr=0.1, report=lambda epoch, seen=seen: seen.append(epoch.number)
+            batch_size=16,
+            lr=0.1,
+            validation=(x[:16], y[:16]),
+            report=lambda epoch, seen=seen: seen.append(epoch.number),
         )
         epochs = advmia.train(model, loader, method, 4 / 255, count, options)
         assert seen == [epoch.number for epoch in epochs] == list(range(1, count + 1))

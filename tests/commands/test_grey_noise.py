@@ -41,10 +41,9 @@ def test_the_channel_is_repeated(narrow_wrn: None) -> None:
 @pytest.mark.parametrize("task", [SINGLE_LABEL, MULTI_LABEL, SEGMENTATION], ids=lambda task: task.name)
 def test_every_attack_gives_grey_images(task: Task, few_steps: None) -> None:
     """Fails if an attack changes the number of channels, leaves its budget, or does nothing."""
-    name, size = ("unet", 32) if task is SEGMENTATION else ("mv2", 16)
     torch.manual_seed(0)
-    model = build_model(name, 3).eval()
-    x = torch.rand(4, 1, size, size)
+    model = build_model("unet" if task is SEGMENTATION else "mv2", 3).eval()
+    x = torch.rand(4, 1, 16, 16)
     with torch.no_grad():
         y = model(x).argmax(1)  # correct, so that attacks that stop early have something to do
     if task is MULTI_LABEL:

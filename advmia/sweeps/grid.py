@@ -1,0 +1,127 @@
+"""The grid of a sweep, from flags and from a TOML file: data sets, networks, methods, eps and seeds.
+
+Flags of the training and test commands that a sweep does not have itself are passed on, each to the commands that know
+it. So a sweep has every flag of the commands without declaring it again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from advmia.data.datasets import DATASETS, find_dataset, own_datasets
+from advmia.entry_points import SCRIPTS, Script
+from advmia.errors import UserError
+from advmia.targets import TaskName
+from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL, Task
+
+TASKS: dict[TaskName, Task] = {task.name: task for task in (SINGLE_LABEL, MULTI_LABEL, SEGMENTATION)}
+# Flags of the commands whose values the sweep fills in.
+FILLED = ("--dataset", "--model", "--method", "--eps", "--saveDir", "--resultDir", "--helperModel", "--helperWeight")
+FILLED += ("--targetModel", "--targetWeight", "--targetPath", "--surrogateModel", "--surrogateWeight")
+FILLED += ("--surrogatePath", "--resume", "--help", "-h")
+_LISTS = ("datasets", "models", "methods", "eps", "seeds", "attacks", "epsilons")
+_TABLES = ("flags", "train", "test")
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A flag of the commands with its values, as the user typed them."""
+
+    name: str
+    values: tuple[str, ...] = ()
+    only: str = ""  # "train" or "test" for a flag of one of the tables [train] and [test] of a file; "" for both
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return (self.name, *self.values)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What a sweep is asked for. Every combination that its task has is trained and tested."""
+
+    datasets: tuple[str, ...]
+    models: tuple[str, ...]
+    methods: tuple[str, ...]
+    epsilons: tuple[str, ...]  # of the trainings, in grey levels, as typed
+    seeds: tuple[int, ...]  # () for one training each, whose seed the flags may state
+    transfer: bool  # whether each natural network is also tested by adversarial images of each other of its data set
+    out: Path
+    flags: tuple[Flag, ...]  # of the commands
+
+
+def script_of(task: Task, kind: str) -> tuple[str, Script]:
+    """Returns the name of the task's script of a kind, `train` or `test`, and the script."""
+    return next((name, script) for name, script in SCRIPTS.items() if name.startswith(kind) and script.task is task)
+
+
+def task_of_dataset(name: str, root: Path) -> tuple[str, Task]:
+    """Returns the name of a data set as its registry spells it, and its task. Raises `UserError` if it is unknown."""
+    for spec in DATASETS.values():
+        if name.lower() in (spec.name.lower(), *map(str.lower, spec.aliases)):
+            return spec.name, TASKS[spec.task]
+    for task in TASKS.values():
+        try:
+            return find_dataset(name, root, task.name).name, task
+        except UserError as error:
+            if "is for" not in str(error):
+                raise
+    raise UserError(f"unknown data set {name!r}: choose from {', '.join([*DATASETS, *own_datasets(root)])}")
+
+
+def split_flags(words: Sequence[str], only: str = "") -> list[Flag]:
+    """Returns the flags in `words`, each with the values behind it."""
+    flags: list[Flag] = []
+    for word in words:
+        if word.startswith("--"):
+            name, equals, value = word.partition("=")
+            flags.append(Flag(name, (value,) if equals else (), only))
+        elif not flags:
+            raise UserError(f"expected a flag, got {word!r}")
+        else:
+            flags[-1] = Flag(flags[-1].name, (*flags[-1].values, word), only)
+    return flags
+
+
+def read_grid(path: Path) -> tuple[dict[str, list[str]], list[Flag]]:
+    """Reads a TOML file; returns the lists of the grid as words, and the flags of its tables.
+
+    Keys: the lists `datasets`, `models`, `methods`, `eps`, `seeds`, `attacks`, `epsilons`; `transfer`; tables `flags`,
+    `train` and `test` with flags of the commands without their dashes. Raises `UserError` for anything else.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"cannot read the grid {path}: {error}") from error
+    unknown = [key for key in content if key not in (*_LISTS, *_TABLES, "transfer")]
+    if unknown:
+        known = ", ".join((*_LISTS, "transfer", *_TABLES))
+        raise UserError(f"{path}: unknown key {unknown[0]}: expected {known}")
+    lists = {key: _words(path, key, content[key]) for key in _LISTS if key in content}
+    if content.get("transfer"):
+        lists["transfer"] = []
+    flags = []
+    for table in _TABLES:
+        for name, value in content.get(table, {}).items():
+            values = () if value is True else tuple(_words(path, f"{table}.{name}", value))
+            if value is not False:
+                flags.append(Flag(f"--{name}", values, "" if table == "flags" else table))
+    return lists, flags
+
+
+def _words(path: Path, key: str, value: Any) -> list[str]:
+    values = value if isinstance(value, list) else [value]
+    if any(isinstance(item, bool | dict | list) for item in values):
+        raise UserError(f"{path}: {key}: expected a text, a number, or a list of these")
+    return [f"{item:g}" if isinstance(item, float) else str(item) for item in values]
+
+
+def known_flags(script: Script, name: str) -> dict[str, str]:
+    """Returns the flags of a script: small letters to its own spelling."""
+    actions: list[argparse.Action] = script.parser(name)._actions
+    return {flag.lower(): flag for action in actions for flag in action.option_strings}

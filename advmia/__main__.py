@@ -1,4 +1,5 @@
-"""The command `python -m advmia` (`advmia` where the package is installed): demo, phantoms, prepare, tables, where."""
+"""The command `python -m advmia` (`advmia` where the package is installed): demo, phantoms, prepare, sweep, tables,
+where."""
 
 from __future__ import annotations
 
@@ -9,12 +10,15 @@ from pathlib import Path
 from advmia.cli import run, tools
 from advmia.demo import run_demo
 from advmia.entry_points import TOOLS
+from advmia.sweeps.command import run_sweep
 
 
 def run_tool(args: argparse.Namespace) -> None:
     """Runs one of the tools and prints its report."""
     if args.tool == "demo":
         run_demo(args.out, args.gpu, count=args.count, seed=args.seed)
+    elif args.tool == "sweep":
+        run_sweep(args, args.further)
     else:
         TOOLS[args.tool](args)
 

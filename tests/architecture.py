@@ -35,14 +35,21 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("training",),
     ("cli", "commands", "interface"),
     ("entry_points",),
-    ("demo",),
+    ("demo", "sweeps"),
     ("__main__",),
     ("scripts",),
 )
 MODULE_LINES, FUNCTION_LINES, PARAMETERS, TEST_LINES = 300, 60, 6, 500
 
 # For each package that only some modules may import: patterns of their names.
-_ARGUMENTS = ("advmia.cli.*", "advmia.commands.*", "advmia.entry_points", "advmia.demo", "advmia.__main__")
+_ARGUMENTS = (
+    "advmia.cli.*",
+    "advmia.commands.*",
+    "advmia.entry_points",
+    "advmia.demo",
+    "advmia.sweeps.*",
+    "advmia.__main__",
+)
 RESERVED: dict[str, tuple[str, ...]] = {
     "argparse": (*_ARGUMENTS, "advmia.checkpoints.reading"),  # there, for flags that training programs have saved
     "torchvision": ("advmia.models.densenet", "advmia.models.pretrained"),

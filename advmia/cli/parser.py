@@ -29,6 +29,7 @@ class Parser(argparse.ArgumentParser):
             description=text, epilog=start.strip() + examples, formatter_class=HelpFormatter, add_help=False, **settings
         )
         self.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)  # who reads the help knows it
+        self.unknown_as = ""  # name of the argument that takes the words of unknown flags; "": they are errors
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
         spellings = {flag.lower(): flag for action in self._actions for flag in action.option_strings}
@@ -36,7 +37,11 @@ class Parser(argparse.ArgumentParser):
         for word in sys.argv[1:] if args is None else args:
             flag, equals, value = word.partition("=")
             words.append(spellings.get(flag.lower(), flag) + equals + value)
-        return super().parse_known_args(words, namespace)
+        parsed, unknown = super().parse_known_args(words, namespace)
+        if self.unknown_as:
+            setattr(parsed, self.unknown_as, unknown)
+            unknown = []
+        return parsed, unknown
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())} (see {self.prog} --help)\n")

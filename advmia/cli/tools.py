@@ -9,6 +9,7 @@ from advmia.cli import meanings
 from advmia.cli.common import add_data_root, add_gpu
 from advmia.cli.formatter import listed
 from advmia.cli.parser import Parser, fraction, make_parser, one_of, whole_number, with_choices
+from advmia.cli.sweep_flags import DESCRIPTION, add_sweep_flags
 from advmia.data.datasets import DATASETS
 from advmia.data.phantoms import FOLDERS
 from advmia.data.prepare import DOWNLOADS, SPLITS
@@ -34,11 +35,16 @@ def tools_parser(prog: str) -> Parser:
         prog=prog,
     )
     tools = parser.add_subparsers(
-        dest="tool", required=True, title="tools", prog=prog, metavar="demo | prepare | phantoms | tables | where"
+        dest="tool",
+        required=True,
+        title="tools",
+        prog=prog,
+        metavar="demo | prepare | phantoms | sweep | tables | where",
     )
     _add_demo(tools)
     _add_prepare(tools)
     _add_phantoms(tools)
+    _add_sweep(tools)
     _add_tables(tools)
     _add_where(tools)
     return parser
@@ -198,6 +204,17 @@ def _add_phantoms(tools: argparse._SubParsersAction) -> None:
         "--seed", type=whole_number(0, 2**63 - 1), default=0, metavar="N", help="seed; another gives other images"
     )
     add_data_root(parser.add_argument_group("where files are"), "the scripts read")
+
+
+def _add_sweep(tools: argparse._SubParsersAction) -> None:
+    parser = tools.add_parser(
+        "sweep",
+        help="train and test the networks of a grid, and make tables",
+        description=DESCRIPTION,
+        allow_abbrev=False,
+    )
+    parser.unknown_as = "further"
+    add_sweep_flags(parser)
 
 
 def _add_tables(tools: argparse._SubParsersAction) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from advmia.entry_points import output_path
 from advmia.errors import UserError
-from advmia.sweeps.grid import FILLED, Flag, Grid, known_flags, script_of, task_of_dataset
+from advmia.sweeps.grid import FILLED, Grid, known_flags, script_of, task_of_dataset
 from advmia.tasks import Task
 
 Kind = Literal["train", "test", "tables"]
@@ -139,12 +139,18 @@ class _Planner:
 
     def check_flags(self) -> None:
         """Raises `UserError` for a flag that no command of the grid knows, or that the sweep fills in."""
-        tasks = {task_of_dataset(name, self.root)[1].name: task_of_dataset(name, self.root)[1] for name in self.grid.datasets}
+        tasks = {
+            task_of_dataset(name, self.root)[1].name: task_of_dataset(name, self.root)[1] for name in self.grid.datasets
+        }
         for flag in self.grid.flags:
             kinds = [flag.only] if flag.only else ["train", "test"]
             if flag.name.lower() in map(str.lower, FILLED):
                 raise UserError(f"{flag.name}: the sweep fills it in: leave it out")
-            if not any(flag.name.lower() in known_flags(*reversed(script_of(task, kind))) for task in tasks.values() for kind in kinds):
+            if not any(
+                flag.name.lower() in known_flags(*reversed(script_of(task, kind)))
+                for task in tasks.values()
+                for kind in kinds
+            ):
                 raise UserError(f"{flag.name}: no command of this sweep has this flag")
 
 
@@ -166,5 +172,3 @@ def plan_steps(grid: Grid, root: Path) -> list[Step]:
     planner = _Planner(grid, root)
     planner.check_flags()
     return planner.plan()
-
-

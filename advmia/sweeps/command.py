@@ -1,0 +1,81 @@
+"""The command `python -m advmia sweep`."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from advmia.errors import UserError
+from advmia.runtime.files import write_json, write_lock
+from advmia.sweeps.grid import Flag, Grid, read_grid, split_flags
+from advmia.sweeps.local import LocalRun, places
+from advmia.sweeps.plan import plan_steps
+from advmia.sweeps.state import SweepState
+
+_NEEDED = {"datasets": "a data set", "models": "a network", "methods": "a method", "eps": "a training eps"}
+
+
+def run_sweep(args: argparse.Namespace, further: Sequence[str]) -> None:
+    """Plans a sweep, and prints, writes or runs its steps. `further`: words of flags that the sweep does not have."""
+    grid, root = grid_of(args, further), args.dataRoot or Path("data")
+    steps = plan_steps(grid, root)
+    if args.plan is not None:
+        write_json(args.plan, {"steps": [step.to_json() for step in steps]}, indent=1)
+    elif args.dryRun:
+        for step in steps:
+            print(shlex.join([sys.executable, *step.words]))
+    else:
+        with write_lock(grid.out / "status.json"):
+            state = SweepState(grid.out, steps)
+            LocalRun(steps[:-1], steps[-1], state, places(args.gpu, args.jobs, args.jobsPerGpu), grid.out).run()
+
+
+def grid_of(args: argparse.Namespace, further: Sequence[str]) -> Grid:
+    """Returns the grid that the flags and the file of `--grid` ask for. Raises `UserError` if it lacks something."""
+    lists, flags = read_grid(args.grid) if args.grid is not None else ({}, [])
+    own = split_flags(further)
+    if args.dataRoot is not None:
+        own.append(Flag("--dataRoot", (str(args.dataRoot),)))
+    for name in ("attacks", "epsilons"):
+        if name in lists:
+            flags.append(Flag(f"--{name}", tuple(lists[name])))
+    chosen = {name: getattr(args, name) or lists.get(name, []) for name in ("datasets", "models", "methods", "eps")}
+    if [method.lower() for method in chosen["methods"]] == ["nat"]:
+        chosen["eps"] = chosen["eps"] or ["0"]
+    missing = [text for name, text in _NEEDED.items() if not chosen[name]]
+    if missing:
+        raise UserError(f"a sweep needs {', '.join(missing)}: see --help")
+    return Grid(
+        datasets=tuple(chosen["datasets"]),
+        models=tuple(model if ":" in model else model.lower() for model in chosen["models"]),
+        methods=tuple(method.lower() for method in chosen["methods"]),
+        epsilons=tuple(chosen["eps"]),
+        seeds=_seeds(args.seeds or lists.get("seeds", [])),
+        transfer=args.transfer or "transfer" in lists,
+        out=args.out,
+        flags=tuple(_last_of_each([*flags, *own])),
+    )
+
+
+def _seeds(words: Sequence[str]) -> tuple[int, ...]:
+    numbers = [word for text in words for word in text.replace(",", " ").split()]
+    wrong = next((word for word in numbers if not word.isdecimal()), None)
+    if wrong is not None:
+        raise UserError(f"--seeds: expected whole numbers, got {wrong!r}")
+    return tuple(dict.fromkeys(map(int, numbers)))
+
+
+def _last_of_each(flags: Sequence[Flag]) -> list[Flag]:
+    """Returns the flags without those that a later one of the same name replaces, in all commands or in its kind."""
+    kept: dict[tuple[str, str], Flag] = {}
+    for flag in flags:
+        name = flag.name.lower()
+        if not flag.only:
+            kept = {key: value for key, value in kept.items() if key[0] != name}
+        kept.pop((name, flag.only), None)
+        kept[name, flag.only] = replace(flag)
+    return list(kept.values())

@@ -29,11 +29,6 @@ def all_wrong(logits: Tensor, y: Tensor) -> Tensor:
     return ~right_pixels(logits, y).reshape(len(y), -1).any(dim=1)
 
 
-def mean_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Computes the cross-entropy of all pixels."""
-    return _mean(_cross_entropy(logits, y))
-
-
 def segpgd_loss(logits: Tensor, y: Tensor, wrong_weight: float) -> Tensor:
     """Computes the cross-entropy with `wrong_weight` on wrong pixels, and 1 minus it on right ones.
 

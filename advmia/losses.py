@@ -49,14 +49,23 @@ def label_divergence(logits: Tensor, reference_logits: Tensor) -> Tensor:
 
 
 def pixel_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Computes the mean over pixels of the cross-entropy; logits (B, K, H, W), y (B, H, W) int64, result (B,)."""
-    # Two means, because a single one sums in another order when the batch is one image.
-    return F.cross_entropy(logits.float(), y, reduction="none").mean(dim=2).mean(dim=1)
+    """Computes the mean over pixels of the cross-entropy; logits (B, K, H, W), y (B, H, W) int64, result (B,).
+
+    A label, logits (B, K) and y (B,), counts as a mask of one pixel.
+    """
+    return pixel_mean(F.cross_entropy(logits.float(), y, reduction="none"))
+
+
+def pixel_mean(values: Tensor) -> Tensor:
+    """Returns the mean over the pixels, (B,); values (B, ...)."""
+    while values.dim() > 1:  # One axis at a time: a single mean sums in another order when the batch is one image.
+        values = values.mean(dim=-1)
+    return values
 
 
 def pixel_divergence(logits: Tensor, reference_logits: Tensor) -> Tensor:
     """Computes the mean over pixels of `kl_divergence`; both (B, K, H, W), result (B,)."""
-    return kl_divergence(logits, reference_logits).mean(dim=2).mean(dim=1)  # two means as above
+    return pixel_mean(kl_divergence(logits, reference_logits))
 
 
 def soft_dice(logits: Tensor, y: Tensor) -> Tensor:

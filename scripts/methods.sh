@@ -21,7 +21,7 @@ TRAININGS=${TRAININGS:-pgdat,trades,mart,hat,mpadvt,maadvt,pgdat --awp 0.01,pgda
 COMMON=(--dataset melBin --dataRoot "$METHODS/data" --imgSize 16 "$@")
 # The weight decay keeps the logits of natural networks so small that their cross-entropy has a gradient in float32.
 TRAIN=(trainCls.py "${COMMON[@]}" --wd 0.01 --bs 8 --resume --saveDir "$METHODS/clsCkpt")
-if [[ " $* " != *" --dataRoot "* ]]; then
+if [[ " ${*,,}" != *" --dataroot"* ]]; then
   "$PYTHON" -m advmia phantoms --dataRoot "$METHODS/data" --dataset mel2017 --count "${PHANTOMS:-400}" --size 40
 fi
 

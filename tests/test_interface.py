@@ -217,23 +217,23 @@ def test_as_strong_as_torchattacks_on_resnet18() -> None:
     x = (x / 2 + F.one_hot(y, 3)[:, :, None, None] * 0.1).clamp(0, 1)  # a colour that is easy to learn
     model = resnet18(num_classes=3)
     advmia.train(model, (x, y), "nat", epochs=8, options=advmia.TrainingOptions(batch_size=8))
-    x, y = x[:8], y[:8]
+    x, y = x[:12], y[:12]
     eps, steps, queries = 4 / 255, 4, 50
-    peer = {name: getattr(torchattacks, name) for name in ("FGSM", "PGD", "CW", "APGD", "FAB", "Square")}
     parts = [
-        peer["APGD"](model, eps=eps, steps=steps),
-        peer["FAB"](model, eps=eps, steps=steps, n_classes=3),
-        peer["Square"](model, eps=eps, n_queries=queries),
+        torchattacks.APGD(model, eps=eps, steps=steps),
+        torchattacks.FAB(model, eps=eps, steps=steps, n_classes=3),
+        torchattacks.Square(model, eps=eps, n_queries=queries),
     ]
     own = advmia.attacks
+    few = Budget(eps, queries // 50, 0)  # of which our AutoAttack makes as many queries as the peer's
     pairs = {
-        "fgsm": (own.fgsm(eps), peer["FGSM"](model, eps=eps)),
-        "pgd": (own.pgd(eps, steps, eps / 4), peer["PGD"](model, eps=eps, alpha=eps / 4, steps=steps)),
-        "cw": (own.cw(eps, steps), lambda x, y: x + (peer["CW"](model, steps=steps)(x, y) - x).clamp(-eps, eps)),
-        "apgd-ce": (own.apgd_ce(eps, steps), parts[0]),
+        "fgsm": (own.fgsm(eps), torchattacks.FGSM(model, eps=eps)),
+        "pgd": (own.pgd(eps, 20, eps / 4), torchattacks.PGD(model, eps=eps, alpha=eps / 4, steps=20)),
+        "cw": (own.cw(eps, steps), lambda x, y: x + (torchattacks.CW(model, steps=steps)(x, y) - x).clamp(-eps, eps)),
+        "apgd-ce": (own.apgd_ce(eps, 10), torchattacks.APGD(model, eps=eps, steps=10)),
         "fab-t": (own.fab_t(eps, steps), parts[1]),
         "square": (own.square(eps, queries), parts[2]),
-        "aa": (replace(advmia.autoattack(eps), budget=Budget(eps, queries // 50, 0)), torchattacks.MultiAttack(parts)),
+        "aa": (replace(advmia.autoattack(eps), budget=few), torchattacks.MultiAttack(parts)),
     }
 
     def right(images: Tensor) -> int:
@@ -241,10 +241,11 @@ def test_as_strong_as_torchattacks_on_resnet18() -> None:
             return int((model(images).argmax(1) == y).sum())
 
     clean = right(x)
-    assert clean >= 7
+    assert clean >= 11
     for name, (ours, theirs) in pairs.items():
         left = right(ours(model, x, y))
-        assert left <= right(theirs(x, y)) + (name != "aa"), name
+        slack = name in ("pgd", "apgd-ce", "square")  # an image may depend on random numbers
+        assert left <= right(theirs(x, y)) + slack, name
         assert left < clean, name
 
 

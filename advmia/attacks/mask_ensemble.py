@@ -21,20 +21,20 @@ from advmia.attacks.mask_losses import (
     jensen_shannon,
     masked_cross_entropy,
     masked_normalized_logit,
-    mean_cross_entropy,
     normalized_logit,
     segpgd_loss,
     wrong_share,
 )
 from advmia.budgets import Budget
+from advmia.losses import pixel_cross_entropy
 from advmia.runtime.rng import SampleRng
 
 # The losses that the four runs ascend, and by which loss APGD judges their points: masked losses fall as pixels become
 # wrong, so they cannot say which point is better.
 RUNS: tuple[tuple[Callable[..., Tensor], Objective], ...] = (
-    (masked_cross_entropy, mean_cross_entropy),
-    (segpgd_loss, mean_cross_entropy),
-    (jensen_shannon, mean_cross_entropy),
+    (masked_cross_entropy, pixel_cross_entropy),
+    (segpgd_loss, pixel_cross_entropy),
+    (jensen_shannon, pixel_cross_entropy),
     (masked_normalized_logit, normalized_logit),
 )
 
@@ -43,7 +43,7 @@ RUNS: tuple[tuple[Callable[..., Tensor], Objective], ...] = (
 class RunSettings(AscentSettings):
     """The settings of one run: it judges points by `objective`, and ascends `loss`."""
 
-    loss: Callable[..., Tensor] = mean_cross_entropy
+    loss: Callable[..., Tensor] = pixel_cross_entropy
 
     def objective_at(self, step: int) -> Objective:
         """Returns an objective with the values of `objective` and the gradient of `loss` after `step` steps."""

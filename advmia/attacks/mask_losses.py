@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from advmia.losses import pixel_mean
+
 
 def right_pixels(logits: Tensor, y: Tensor) -> Tensor:
     """Returns which pixels are right, (B, ...) bool."""
@@ -29,18 +31,13 @@ def all_wrong(logits: Tensor, y: Tensor) -> Tensor:
     return ~right_pixels(logits, y).reshape(len(y), -1).any(dim=1)
 
 
-def mean_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Computes the cross-entropy of all pixels."""
-    return _mean(_cross_entropy(logits, y))
-
-
 def segpgd_loss(logits: Tensor, y: Tensor, wrong_weight: float) -> Tensor:
     """Computes the cross-entropy with `wrong_weight` on wrong pixels, and 1 minus it on right ones.
 
     Gu et al., SegPGD, ECCV 2022, equation 4, where the weight is called lambda.
     """
     weight = torch.where(right_pixels(logits, y), 1 - wrong_weight, wrong_weight)
-    return _mean(weight * _cross_entropy(logits, y))
+    return pixel_mean(weight * _cross_entropy(logits, y))
 
 
 def cospgd_loss(logits: Tensor, y: Tensor) -> Tensor:
@@ -51,12 +48,12 @@ def cospgd_loss(logits: Tensor, y: Tensor) -> Tensor:
     """
     p = F.softmax(logits.detach().float(), dim=1)
     cosine = _at(p, y) / p.norm(dim=1)
-    return _mean(cosine * _cross_entropy(logits, y))
+    return pixel_mean(cosine * _cross_entropy(logits, y))
 
 
 def masked_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """Computes the cross-entropy of the right pixels only (Croce et al., arXiv 2306.12941)."""
-    return _mean(right_pixels(logits, y) * _cross_entropy(logits, y))
+    return pixel_mean(right_pixels(logits, y) * _cross_entropy(logits, y))
 
 
 def jensen_shannon(logits: Tensor, y: Tensor) -> Tensor:
@@ -67,7 +64,7 @@ def jensen_shannon(logits: Tensor, y: Tensor) -> Tensor:
     """
     p = _at(F.softmax(logits.float(), dim=1), y).clamp(min=torch.finfo(torch.float32).tiny)
     p = p.double()  # as in `advmia.losses.binary_cross_entropy`: vectorised logarithms differ in the last bit
-    return _mean(math.log(2) + (p * p.log() - (1 + p) * p.log1p()) / 2).float()
+    return pixel_mean(math.log(2) + (p * p.log() - (1 + p) * p.log1p()) / 2).float()
 
 
 def masked_normalized_logit(logits: Tensor, y: Tensor) -> Tensor:
@@ -75,12 +72,12 @@ def masked_normalized_logit(logits: Tensor, y: Tensor) -> Tensor:
 
     Croce et al., with the logit of their code. Scaling the logits does not change it.
     """
-    return _mean(right_pixels(logits, y) * -_normalized(logits, y))
+    return pixel_mean(right_pixels(logits, y) * -_normalized(logits, y))
 
 
 def normalized_logit(logits: Tensor, y: Tensor) -> Tensor:
     """Computes `masked_normalized_logit` of all pixels."""
-    return _mean(-_normalized(logits, y))
+    return pixel_mean(-_normalized(logits, y))
 
 
 def _normalized(logits: Tensor, y: Tensor) -> Tensor:
@@ -94,10 +91,3 @@ def _at(values: Tensor, y: Tensor) -> Tensor:
 
 def _cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(logits.float(), y, reduction="none")
-
-
-def _mean(loss: Tensor) -> Tensor:
-    """Returns the mean over the pixels, one axis at a time: a single mean sums in another order for a single image."""
-    while loss.dim() > 1:
-        loss = loss.mean(dim=-1)
-    return loss

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from advmia.attacks.auto_pgd import apgd
 from advmia.attacks.common import value_and_gradient
 from advmia.attacks.mask_ensemble import RunSettings, parts, sea
-from advmia.attacks.mask_losses import all_wrong, mean_cross_entropy, segpgd_loss, wrong_share
+from advmia.attacks.mask_losses import all_wrong, segpgd_loss, wrong_share
 from advmia.budgets import Budget, sea_budget
 from advmia.losses import pixel_cross_entropy, soft_dice
 from advmia.metrics import mask_overlap
@@ -177,10 +177,10 @@ def test_parts() -> None:
 def test_value_and_gradient_of_a_run() -> None:
     """Fails if a run judges points by the loss that it ascends, or SegPGD's weight does not follow the step."""
     model, (x, y) = victim(2), discs(2, seed=0)
-    settings = RunSettings(mean_cross_entropy, BUDGET, all_wrong, wrong_share, segpgd_loss)
+    settings = RunSettings(pixel_cross_entropy, BUDGET, all_wrong, wrong_share, segpgd_loss)
     for step in (0, STEPS // 2, STEPS):
         _, value, gradient = value_and_gradient(model, x, y, settings.objective_at(step))
-        assert torch.equal(value, mean_cross_entropy(model(x), y))
+        assert torch.equal(value, pixel_cross_entropy(model(x), y))
         ascended = partial(segpgd_loss, wrong_weight=step / STEPS / 2)
         torch.testing.assert_close(gradient, value_and_gradient(model, x, y, ascended)[2])
 

@@ -228,7 +228,7 @@ def test_torchvision_networks(network: str, few_steps: None) -> None:
     assert maps.shape == (2, size, size)
     # The larger networks get two of the single images, and the largest the attacks that differ most.
     singles = range(0, 7, 1 if "mobilenet" in network else 6)
-    names = ["fgsm", "apgd-t", "square"] if "vit" in network else list(SINGLE_LABEL.attacks)
+    names = ["fgsm", "cw", "apgd-t", "square"] if "vit" in network else list(SINGLE_LABEL.attacks)
     for name in names:
         attack = ATTACKS[name].build(Budget.grey(8, 2, 2), SINGLE_LABEL.attacks[name])
         together = attack(model, x, y, rng=SampleRng.of(0, samples=range(7), device=x.device))

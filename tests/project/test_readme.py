@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from advmia.entry_points import SCRIPTS
+from advmia.tasks import METHOD_NAMES
 from tests.support.documents import documented_commands
 from tests.support.downloads import make_chest, make_covid, make_isic, make_mesidor, make_npz
 from tests.support.running import ROOT
@@ -130,6 +132,16 @@ def test_sweeps_are_listed(warm_interpreter: Path) -> None:
         environment = os.environ | {"PYTHON": str(warm_interpreter), "OMP_NUM_THREADS": "1"}
         process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         assert process.returncode == 0 and "-m advmia tables" in process.stdout, process.stderr
+
+
+def test_methods_script_has_every_method() -> None:
+    """Fails if methods.sh leaves out a training method, or names one or a flag that trainCls.py does not know."""
+    listed = re.search(r"TRAININGS:-(.*)}", (ROOT / "scripts" / "methods.sh").read_text())
+    assert listed is not None
+    known = ["trainCls.py", "--dataset", "melBin", "--model", "mv2", "--method"]
+    parsed = [SCRIPTS["trainCls.py"].parse([*known, *training.split()]) for training in listed[1].split(",")]
+    assert {"nat", *(args.method for args in parsed)} == set(METHOD_NAMES)
+    assert any(args.awp for args in parsed) and any(args.ema for args in parsed)
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ class Parser(argparse.ArgumentParser):
         self.unknown_as = ""  # name of the argument that takes the words of unknown flags; "": they are errors
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
-        spellings = {flag.lower(): flag for action in self._actions for flag in action.option_strings}
+        spellings = {flag.lower(): flag for flag in self.flags()}
         words = []
         for word in sys.argv[1:] if args is None else args:
             flag, equals, value = word.partition("=")
@@ -42,6 +42,10 @@ class Parser(argparse.ArgumentParser):
             setattr(parsed, self.unknown_as, unknown)
             unknown = []
         return parsed, unknown
+
+    def flags(self) -> list[str]:
+        """Returns all flags in their own spelling."""
+        return [flag for action in self._actions for flag in action.option_strings]
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())} (see {self.prog} --help)\n")

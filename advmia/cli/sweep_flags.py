@@ -6,13 +6,14 @@ import argparse
 from pathlib import Path
 
 from advmia.cli.common import add_gpu
-from advmia.cli.parser import grey_level, whole_number
+from advmia.cli.parser import grey_level, one_of, whole_number
 
 DESCRIPTION = (
-    "Trains every network of a grid (data sets, networks, methods, eps, seeds), tests them all, and makes tables of the "
-    "results. All three tasks may be in one grid: each data set takes the networks and methods that are for it. Flags "
-    "that are not listed here go to the training and test commands, each to those that have it, e.g. --imgSize 64 "
-    "--limit 100 --epoch 20 --attacks pgd cw --epsilons 4 8. A wrong flag is reported before anything runs.\n\n"
+    "Trains every network of a grid (data sets, networks, methods, eps, seeds), tests them all, and makes tables of "
+    "the results. All three tasks may be in one grid: each data set takes the networks and methods that are for it. "
+    "Flags that are not listed here go to the training and test commands, each to those that have it, e.g. "
+    "--imgSize 64 --limit 100 --epoch 20 --attacks pgd cw --epsilons 4 8. A wrong flag is reported before anything "
+    "runs.\n\n"
     "Started again, a sweep goes on where it was stopped, and tries again what has failed.\n\n"
     "examples:\n"
     "  two methods at two eps, on one GPU\n"
@@ -43,6 +44,12 @@ def add_sweep_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also test each natural network by adversarial images of each other of its data set",
     )
+    subject.add_argument(
+        "--only",
+        type=one_of(("train", "test")),
+        metavar="KIND",
+        help="train: test nothing; test: test the networks that are trained already, and make tables",
+    )
     how = parser.add_argument_group("how to run it")
     how.add_argument("--dryRun", action="store_true", help="print the commands, and run none")
     how.add_argument("--plan", type=Path, metavar="FILE", help="write the steps as JSON, and run none")
@@ -51,6 +58,13 @@ def add_sweep_flags(parser: argparse.ArgumentParser) -> None:
         "--jobs", type=whole_number(1), metavar="N", help="most steps at a time (default: one a GPU; 1 on a CPU)"
     )
     how.add_argument("--jobsPerGpu", type=whole_number(1), default=1, metavar="N", help="steps at a time on each GPU")
+    how.add_argument(
+        "--slurm",
+        metavar="OPTIONS",
+        help="submit each step as a job of Slurm with these options of sbatch, in quotes",
+    )
+    how.add_argument("--status", action="store_true", help="show what runs, waits and has failed in --out")
+    how.add_argument("--cancel", action="store_true", help="end the jobs of Slurm of the sweep in --out")
     places = parser.add_argument_group("where files are")
     places.add_argument(
         "--out",
@@ -59,6 +73,8 @@ def add_sweep_flags(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="folder for checkpoints, results, logs, tables and status.json",
     )
+    for flag, text in (("saveDir", "checkpoints"), ("resultDir", "results"), ("tableDir", "tables")):
+        places.add_argument(f"--{flag}", type=Path, metavar="FOLDER", help=f"folder for {text} (default: one in --out)")
     places.add_argument("--dataRoot", type=Path, metavar="FOLDER", help="folder of the data sets (default: data)")
 
 

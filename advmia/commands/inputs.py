@@ -168,6 +168,6 @@ def check_imported(name: str, network: nn.Module | None, classes: int, size: int
             check_network(MODELS[name], build_model(name, classes) if network is None else network, classes, size)
 
 
-def lock_outputs(path: Path) -> AbstractContextManager[None]:
+def lock_outputs(path: Path) -> AbstractContextManager[object]:
     """Returns the write lock of the path in rank 0; in the other ranks, a context manager that does nothing."""
     return write_lock(path) if distributed.is_main() else nullcontext()

@@ -7,13 +7,11 @@ that every process of the group must call, in the same order; `advmia.runtime.la
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,14 +21,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from advmia.errors import UserError
-from advmia.runtime.signals import Stopped, pending_signal
+from advmia.runtime.signals import Stopped, end_with_parent, pending_signal
 
 Item = TypeVar("Item")
 # How long a collective waits. One share of an evaluation may take hours longer than another; processes that have died
 # are noticed by other means.
 _COLLECTIVE_TIMEOUT = timedelta(days=30)
 _ERROR_DELAY = 3.0  # seconds by which ranks with a broken connection let the failing rank report first
-_PR_SET_PDEATHSIG = 1  # option of Linux's prctl: the signal to get when the parent dies
 
 
 def is_initialized() -> bool:
@@ -120,8 +117,7 @@ def process_group() -> Iterator[None]:
         yield
         return
     if "TORCHELASTIC_RUN_ID" not in os.environ:  # torchrun ends its processes itself
-        with suppress(AttributeError, OSError):  # not on Linux
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        end_with_parent()
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=_COLLECTIVE_TIMEOUT)
     if not is_main():

@@ -87,8 +87,10 @@ def _advice(path: Path, error: OSError) -> str:
 
 
 @contextmanager
-def write_lock(path: Path, *, wait: bool = False) -> Iterator[None]:
+def write_lock(path: Path, *, wait: bool = False) -> Iterator[IO[str]]:
     """Holds the lock for `path` during the block. It also covers files beside it, such as `<path>.json`.
+
+    Yields the open lock file: a process that inherits it holds the lock too.
 
     The system releases the lock when its process ends, even if that was killed. Removes temporary files that a killed
     run has left. If another run holds the lock, says so and waits with `wait`, else raises `UserError`.
@@ -112,7 +114,7 @@ def write_lock(path: Path, *, wait: bool = False) -> Iterator[None]:
             if not _writer_is_alive(temporary):  # it may be of another run, which writes `<path>.<more>`
                 temporary.unlink(missing_ok=True)
         try:
-            yield
+            yield file
         finally:
             lock.unlink(missing_ok=True)  # while the lock is still held
 

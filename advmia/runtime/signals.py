@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
+import math
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SAME_SIGNAL_SECONDS = 1.0
+_PR_SET_PDEATHSIG = 1  # option of Linux's prctl: the signal to get when the parent dies
 
 
 class Stopped(KeyboardInterrupt):
@@ -34,11 +39,20 @@ class _SignalState:
 def stop_on_signal() -> Iterator[None]:
     """Makes a signal during the block raise `Stopped`: at once, or at the end of the current `defer_signals` block.
 
-    A second signal interrupts immediately.
+    A second signal interrupts immediately. Within a second of the first it counts as the same one: a batch system tells
+    the end of a job to all its processes, and the one that started this one forwards it.
     """
+    first = -math.inf
 
     def stop(number: int) -> None:
-        _restore(earlier)
+        nonlocal first
+        if time.monotonic() - first < _SAME_SIGNAL_SECONDS:
+            return
+        if first > -math.inf:
+            _restore(earlier)
+            signal.raise_signal(number)
+            return
+        first = time.monotonic()
         if not _SignalState.deferrals:
             raise Stopped(number)
         _SignalState.pending = number
@@ -91,6 +105,12 @@ def forward_signals(callback: Callable[[int], None]) -> Iterator[list[int]]:
         yield received
     finally:
         _restore(earlier)
+
+
+def end_with_parent() -> None:
+    """Makes this process get SIGTERM when its parent ends, even if that is killed. On Linux only."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 _Handlers = dict[signal.Signals, object]

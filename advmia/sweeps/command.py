@@ -10,28 +10,42 @@ from dataclasses import replace
 from pathlib import Path
 
 from advmia.errors import UserError
-from advmia.runtime.files import write_json, write_lock
+from advmia.runtime.files import write_lock
 from advmia.sweeps.grid import Flag, Grid, read_grid, split_flags
 from advmia.sweeps.local import LocalRun, places
 from advmia.sweeps.plan import plan_steps
-from advmia.sweeps.state import SweepState
+from advmia.sweeps.slurm import SlurmRun
+from advmia.sweeps.steps import plan_path, read_plan, write_plan
 
 _NEEDED = {"datasets": "a data set", "models": "a network", "methods": "a method", "eps": "a training eps"}
 
 
 def run_sweep(args: argparse.Namespace, further: Sequence[str]) -> None:
     """Plans a sweep, and prints, writes or runs its steps. `further`: words of flags that the sweep does not have."""
-    grid, root = grid_of(args, further), args.dataRoot or Path("data")
-    steps = plan_steps(grid, root)
+    if args.status or args.cancel:
+        _watch(args)
+        return
+    steps = plan_steps(grid_of(args, further), args.dataRoot or Path("data"))
     if args.plan is not None:
-        write_json(args.plan, {"steps": [step.to_json() for step in steps]}, indent=1)
+        write_plan(args.plan, steps)
     elif args.dryRun:
-        for step in steps:
-            print(shlex.join([sys.executable, *step.words]))
+        print("\n".join(shlex.join([sys.executable, *step.words]) for step in steps))
     else:
-        with write_lock(grid.out / "status.json"):
-            state = SweepState(grid.out, steps)
-            LocalRun(steps[:-1], steps[-1], state, places(args.gpu, args.jobs, args.jobsPerGpu), grid.out).run()
+        with write_lock(plan_path(args.out)):
+            write_plan(plan_path(args.out), steps)
+            if args.slurm is not None:
+                SlurmRun(args.out, steps).submit(args.slurm, ("--gpu", *args.gpu) if args.gpu else ())
+            else:
+                LocalRun(args.out, steps, places(args.gpu, args.jobs, args.jobsPerGpu)).run()
+
+
+def _watch(args: argparse.Namespace) -> None:
+    """Shows the sweep in `--out`, or ends its jobs."""
+    run = SlurmRun(args.out, read_plan(plan_path(args.out)))
+    if args.cancel:
+        run.cancel()
+    else:
+        run.show()
 
 
 def grid_of(args: argparse.Namespace, further: Sequence[str]) -> Grid:
@@ -56,7 +70,11 @@ def grid_of(args: argparse.Namespace, further: Sequence[str]) -> Grid:
         epsilons=tuple(chosen["eps"]),
         seeds=_seeds(args.seeds or lists.get("seeds", [])),
         transfer=args.transfer or "transfer" in lists,
+        only=args.only or "",
         out=args.out,
+        checkpoints=args.saveDir,
+        results=args.resultDir or args.out / "results",
+        tables=args.tableDir or args.out / "tables",
         flags=tuple(_last_of_each([*flags, *own])),
     )
 

@@ -6,26 +6,23 @@ it. So a sweep has every flag of the commands without declaring it again.
 
 from __future__ import annotations
 
-import argparse
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from advmia.data.datasets import DATASETS, find_dataset, own_datasets
-from advmia.entry_points import SCRIPTS, Script
 from advmia.errors import UserError
 from advmia.targets import TaskName
 from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL, Task
 
 TASKS: dict[TaskName, Task] = {task.name: task for task in (SINGLE_LABEL, MULTI_LABEL, SEGMENTATION)}
-# Flags of the commands whose values the sweep fills in.
-FILLED = ("--dataset", "--model", "--method", "--eps", "--saveDir", "--resultDir", "--helperModel", "--helperWeight")
-FILLED += ("--targetModel", "--targetWeight", "--targetPath", "--surrogateModel", "--surrogateWeight")
-FILLED += ("--surrogatePath", "--resume", "--help", "-h")
 _LISTS = ("datasets", "models", "methods", "eps", "seeds", "attacks", "epsilons")
-_TABLES = ("flags", "train", "test")
+_TABLES: dict[str, Only] = {"flags": "", "train": "train", "test": "test"}
+
+
+Only = Literal["", "train", "test"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,9 @@ class Flag:
 
     name: str
     values: tuple[str, ...] = ()
-    only: str = ""  # "train" or "test" for a flag of one of the tables [train] and [test] of a file; "" for both
+    only: Literal["", "train", "test"] = (
+        ""  # "train" or "test" for a flag of one of the tables [train] and [test] of a file; "" for both
+    )
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -51,13 +50,12 @@ class Grid:
     epsilons: tuple[str, ...]  # of the trainings, in grey levels, as typed
     seeds: tuple[int, ...]  # () for one training each, whose seed the flags may state
     transfer: bool  # whether each natural network is also tested by adversarial images of each other of its data set
+    only: Only  # which steps are wanted; "" for all
     out: Path
+    checkpoints: Path | None  # the folder for them; None for a folder of each task's own in `out`
+    results: Path
+    tables: Path
     flags: tuple[Flag, ...]  # of the commands
-
-
-def script_of(task: Task, kind: str) -> tuple[str, Script]:
-    """Returns the name of the task's script of a kind, `train` or `test`, and the script."""
-    return next((name, script) for name, script in SCRIPTS.items() if name.startswith(kind) and script.task is task)
 
 
 def task_of_dataset(name: str, root: Path) -> tuple[str, Task]:
@@ -74,17 +72,17 @@ def task_of_dataset(name: str, root: Path) -> tuple[str, Task]:
     raise UserError(f"unknown data set {name!r}: choose from {', '.join([*DATASETS, *own_datasets(root)])}")
 
 
-def split_flags(words: Sequence[str], only: str = "") -> list[Flag]:
+def split_flags(words: Sequence[str]) -> list[Flag]:
     """Returns the flags in `words`, each with the values behind it."""
     flags: list[Flag] = []
     for word in words:
         if word.startswith("--"):
             name, equals, value = word.partition("=")
-            flags.append(Flag(name, (value,) if equals else (), only))
+            flags.append(Flag(name, (value,) if equals else ()))
         elif not flags:
             raise UserError(f"expected a flag, got {word!r}")
         else:
-            flags[-1] = Flag(flags[-1].name, (*flags[-1].values, word), only)
+            flags[-1] = Flag(flags[-1].name, (*flags[-1].values, word))
     return flags
 
 
@@ -106,11 +104,11 @@ def read_grid(path: Path) -> tuple[dict[str, list[str]], list[Flag]]:
     if content.get("transfer"):
         lists["transfer"] = []
     flags = []
-    for table in _TABLES:
+    for table, only in _TABLES.items():
         for name, value in content.get(table, {}).items():
             values = () if value is True else tuple(_words(path, f"{table}.{name}", value))
             if value is not False:
-                flags.append(Flag(f"--{name}", values, "" if table == "flags" else table))
+                flags.append(Flag(f"--{name}", values, only))
     return lists, flags
 
 
@@ -119,9 +117,3 @@ def _words(path: Path, key: str, value: Any) -> list[str]:
     if any(isinstance(item, bool | dict | list) for item in values):
         raise UserError(f"{path}: {key}: expected a text, a number, or a list of these")
     return [f"{item:g}" if isinstance(item, float) else str(item) for item in values]
-
-
-def known_flags(script: Script, name: str) -> dict[str, str]:
-    """Returns the flags of a script: small letters to its own spelling."""
-    actions: list[argparse.Action] = script.parser(name)._actions
-    return {flag.lower(): flag for action in actions for flag in action.option_strings}

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import os
-import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from advmia.errors import UserError
-from advmia.runtime.files import write_error
 from advmia.runtime.progress import Bar
-from advmia.runtime.signals import Stopped, forward_signals
-from advmia.sweeps.plan import Step
-from advmia.sweeps.state import SweepState
+from advmia.runtime.signals import Stopped, end_with_parent, forward_signals
+from advmia.sweeps.steps import Step, StepState, log_path, read_state, write_state, write_status
 
 _POLL_SECONDS = 0.05
-_STOP_SECONDS = 60.0  # that steps get to save their work after a signal
+_TABLE_SECONDS = 60.0  # least time between two renewals of the tables while steps run
 
 
 @dataclass(frozen=True)
@@ -37,7 +33,7 @@ def places(gpus: Sequence[str] | None, jobs: int | None, jobs_per_gpu: int) -> l
     if not gpus or list(gpus) == ["cpu"]:
         count = jobs or 1
         threads = None if count == 1 or "OMP_NUM_THREADS" in os.environ else max((os.cpu_count() or 1) // count, 1)
-        return [Place("cpu", tuple(("--gpu", *gpus) if gpus else ()), threads)] * count
+        return [Place("cpu" if gpus else "the default device", ("--gpu", *gpus) if gpus else (), threads)] * count
     found = [Place(f"GPU {gpu}", ("--gpu", gpu), None) for _ in range(jobs_per_gpu) for gpu in gpus]
     return found[:jobs] if jobs else found
 
@@ -47,35 +43,39 @@ class _Running:
     step: Step
     place: int
     process: subprocess.Popen[bytes]
-    log: IO[bytes]
 
 
-@dataclass
 class LocalRun:
     """One run of a sweep on this machine."""
 
-    steps: list[Step]  # all but the tables
-    tables: Step
-    state: SweepState
-    places: list[Place]
-    out: Path
-    running: list[_Running] = field(default_factory=list)
-    renewal: subprocess.Popen[bytes] | None = None  # of the tables
-    tests_in_tables: int = 0
+    def __init__(self, out: Path, steps: Sequence[Step], places: Sequence[Place]) -> None:
+        self.out, self.plan, self.places = out, list(steps), list(places)
+        self.tables = next((step for step in steps if step.kind == "tables"), None)
+        self.steps = [step for step in steps if step.kind != "tables"]
+        self.states = {step.name: self._initial(step) for step in steps}
+        self.running: list[_Running] = []
+        self.renewal: subprocess.Popen[bytes] | None = None  # of the tables
+        self.renewed, self.tests_in_tables = time.monotonic(), 0
+
+    def _initial(self, step: Step) -> StepState:
+        """Returns the step's state; all that is not finished waits to be run."""
+        state = read_state(self.out, step)
+        return state if state.state == "finished" else StepState()
 
     def run(self) -> None:
         """Runs what is not finished. Raises `Stopped` after a signal, and `UserError` if a step failed."""
-        total = len(self.steps)
-        bar = Bar(total=total, initial=len(self._in("finished")), desc="sweep", unit=" steps", leave=False)
+        total, finished = len(self.steps), len(self._in("finished"))
+        if finished:
+            print(f"{finished} of {total} steps are finished already", flush=True)
+        # The time left is told from the steps of this run alone.
+        bar = Bar(total=total - finished, desc="sweep", unit=" steps", leave=False)
         with bar, forward_signals(self._signal) as received:
-            while True:
-                if not received:
-                    self._start_ready()
-                if not self.running:
-                    break
+            self._start_ready()
+            while self.running:
                 time.sleep(_POLL_SECONDS)
                 bar.update(self._collect(stopped=bool(received)))
                 if not received:
+                    self._start_ready()
                     self._renew_tables()
             if self.renewal is not None:
                 self.renewal.wait()
@@ -83,90 +83,83 @@ class LocalRun:
             stop = Stopped(received[0])
             stop.advice = "finished steps are kept, and the same command continues"
             raise stop
-        self._report()
+        self._end()
 
-    def log_of(self, step: Step) -> Path:
-        return self.out / "logs" / f"{step.name}.log"
-
-    def _in(self, *states: str) -> list[Step]:
-        return [step for step in self.steps if self.state.of[step.name].state in states]
+    def _in(self, state: str) -> list[Step]:
+        return [step for step in self.steps if self.states[step.name].state == state]
 
     def _start_ready(self) -> None:
         """Starts steps whose needs have finished, in the order of the plan, while there are free places."""
         free = [number for number in range(len(self.places)) if number not in [one.place for one in self.running]]
-        for step in self._in("waiting", "stopped"):
-            if not free:
-                return
-            if all(self.state.is_finished(name) for name in step.needs):
+        for step in self._in("waiting") if free else ():
+            if free and all(self.states[name].state == "finished" for name in step.needs):
                 self._start(step, free.pop(0))
 
     def _start(self, step: Step, number: int) -> None:
-        place, log = self.places[number], self.log_of(step)
-        environment = dict(os.environ)
-        if place.threads is not None:
-            environment["OMP_NUM_THREADS"] = str(place.threads)
-        words = [sys.executable, *step.words, *place.flags]
-        try:
-            log.parent.mkdir(parents=True, exist_ok=True)
-            file = log.open("ab")
-            file.write(f"$ {shlex.join(words)}\n".encode())
-            file.flush()
-        except OSError as error:
-            raise write_error(log, error) from error
-        process = subprocess.Popen(
+        place = self.places[number]
+        self.running.append(_Running(step, number, self._job(step, place)))
+        self.states[step.name] = StepState("running", place=place.name, started=time.time())
+        self._tell(step, f"on {place.name}")
+
+    def _job(self, step: Step, place: Place) -> subprocess.Popen[bytes]:
+        threads = {} if place.threads is None else {"OMP_NUM_THREADS": str(place.threads)}
+        words = [sys.executable, "-m", "advmia.sweeps.job", str(self.out), step.name, place.name, *place.flags]
+        return subprocess.Popen(
             words,
-            env=environment,
+            env=os.environ | threads,
             stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # so that Ctrl-C reaches this process only, which forwards it
+            start_new_session=True,  # so that Ctrl-C reaches it once, from here
+            preexec_fn=end_with_parent,
         )
-        self.running.append(_Running(step, number, process, file))
-        self.state.start(step, place.name)
-        print(f"{self._count()} {step.name} on {place.name}", flush=True)
 
     def _collect(self, *, stopped: bool) -> int:
-        """Records the steps that have ended; returns how many of them finished."""
-        ended = [one for one in self.running if one.process.poll() is not None]
+        """Notes which steps have ended; returns how many of them finished."""
         finished = 0
-        for one in ended:
+        for one in [one for one in self.running if one.process.poll() is not None]:
             self.running.remove(one)
-            one.log.close()
-            status = one.process.returncode
-            self.state.end(one.step, status, stopped=stopped)
-            state = self.state.of[one.step.name]
-            finished += status == 0
-            how = "finished" if status == 0 else "stopped" if stopped else f"failed with status {status}"
-            print(f"{self._count()} {one.step.name} {how} after {state.seconds:.0f} s", flush=True)
+            state, status = read_state(self.out, one.step), one.process.returncode
+            if state.state not in ("finished", "failed", "stopped"):  # the job itself was killed
+                state = self.states[one.step.name].ended(one.step, status or 1, stopped=stopped)
+                write_state(self.out, one.step, state)
+            self.states[one.step.name] = state
+            finished += state.state == "finished"
+            how = f"failed with status {state.status}" if state.state == "failed" else state.state
+            self._tell(one.step, f"{how} after {state.seconds:.0f} s")
         return finished
 
-    def _count(self) -> str:
-        return f"[{len(self._in('finished'))}/{len(self.steps)}]"
+    def _tell(self, step: Step, text: str) -> None:
+        Bar.write(f"[{len(self._in('finished'))}/{len(self.steps)}] {step.name}: {text}")
+        sys.stdout.flush()
+        write_status(self.out, self.plan, self.states)
 
     def _renew_tables(self) -> None:
-        """Makes the tables again if tests have finished since, in a process of its own."""
-        if self.renewal is not None and self.renewal.poll() is None:
-            return
-        tests = sum(step.kind == "test" for step in self._in("finished"))
-        if tests > self.tests_in_tables:
-            self.tests_in_tables = tests
-            words = [sys.executable, *self.tables.words]
-            quiet = subprocess.DEVNULL
-            self.renewal = subprocess.Popen(words, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
+        """Starts to make the tables again if tests have finished since, at most once a minute."""
+        tests, now = self._finished_tests(), time.monotonic()
+        is_running = self.renewal is not None and self.renewal.poll() is None
+        if self.tables and tests > self.tests_in_tables and now - self.renewed >= _TABLE_SECONDS and not is_running:
+            self.renewal = self._job(self.tables, Place("this machine", (), None))
+            self.renewed, self.tests_in_tables = now, tests
+
+    def _finished_tests(self) -> int:
+        return sum(step.kind == "test" for step in self._in("finished"))
 
     def _signal(self, number: int) -> None:
         for one in self.running:
             if one.process.poll() is None:
                 one.process.send_signal(number)
 
-    def _report(self) -> None:
-        """Makes the final tables. Raises `UserError` that names the steps that failed, with their logs."""
-        if any(step.kind == "test" for step in self._in("finished")):
-            subprocess.run([sys.executable, *self.tables.words], check=False)
-        failed, waiting = self._in("failed"), self._in("waiting")
+    def _end(self) -> None:
+        """Makes and prints the tables. Raises `UserError` that names the steps that failed, with their logs."""
+        failed = self._in("failed")
+        if self.tables and self._finished_tests():
+            if self._job(self.tables, Place("this machine", (), None)).wait() == 0:
+                print(self.tables.writes.read_text(encoding="utf-8"), end="", flush=True)
+            else:
+                failed.append(self.tables)
+            self.states[self.tables.name] = read_state(self.out, self.tables)
+            write_status(self.out, self.plan, self.states)
         if failed:
-            names = "; ".join(f"{step.name} (log: {self.log_of(step)})" for step in failed)
-            behind = f"; {len(waiting)} steps that need them were not run" if waiting else ""
-            raise UserError(
-                f"{len(failed)} of {len(self.steps)} steps failed: {names}{behind}; the same command tries them again"
-            )
+            names = "; ".join(f"{step.name} (log: {log_path(self.out, step.name)})" for step in failed)
+            waiting = len(self._in("waiting"))
+            behind = f"; {waiting} steps that need them were not run" if waiting else ""
+            raise UserError(f"failed: {names}{behind}; the same command tries them again")

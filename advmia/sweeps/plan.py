@@ -1,39 +1,33 @@
-"""The steps of a sweep: which command each runs, what it needs and what it writes."""
+"""Plans a grid as steps: which command each runs, what it needs, and what it writes."""
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
 
-from advmia.entry_points import output_path
+from advmia.entry_points import SCRIPTS, output_path
 from advmia.errors import UserError
-from advmia.sweeps.grid import FILLED, Grid, known_flags, script_of, task_of_dataset
+from advmia.runtime.terminal import say
+from advmia.sweeps.grid import Flag, Grid, task_of_dataset
+from advmia.sweeps.steps import Kind, Step
+from advmia.targets import TaskName
 from advmia.tasks import Task
 
-Kind = Literal["train", "test", "tables"]
+# Flags of the commands whose values the plan fills in.
+_FILLED = {"--dataset", "--model", "--method", "--eps", "--resume", "--helperModel", "--helperWeight"}
+_FILLED |= {f"--{network}{part}" for network in ("target", "surrogate") for part in ("Model", "Weight", "Path")}
 
 
-@dataclass(frozen=True)
-class Step:
-    """One command of a sweep."""
+def plan_steps(grid: Grid, root: Path) -> list[Step]:
+    """Returns the steps of a sweep, each behind those that it needs. Raises `UserError` for a grid that is wrong.
 
-    name: str  # of the step and of its log
-    kind: Kind
-    words: tuple[str, ...]  # the arguments of the Python interpreter
-    writes: Path
-    needs: tuple[str, ...] = ()  # names of the steps that must have finished
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "kind": self.kind,
-            "command": shlex.join(("python", *self.words)),
-            "needs": list(self.needs),
-            "writes": str(self.writes),
-        }
+    `root`: the folder of the data sets. Wrong values of flags end the process as in the commands themselves.
+    """
+    planner = _Planner(grid, root)
+    planner.check_flags()
+    return planner.plan()
 
 
 @dataclass(frozen=True)
@@ -49,10 +43,20 @@ class _Network:
 
     @property
     def name(self) -> str:
-        """E.g. `melBin_res18_pgdat_eps8_seed1`; the names of logs have no slash."""
+        """E.g. `melBin_res18_pgdat_eps8_seed1`; the names of files have no slash."""
         model = self.model.rpartition("/")[2].replace(":", "-")
         eps = "" if self.method == "nat" else f"_eps{self.eps.partition('/')[0]}"
         return f"{self.dataset}_{model}_{self.method}{eps}" + (f"_seed{self.seed}" if self.seed else "")
+
+    @property
+    def helper(self) -> _Network:
+        """The network that HAT needs: the natural one."""
+        return replace(self, method="nat", eps="0")
+
+    def is_source_of(self, target: _Network) -> bool:
+        """Returns whether `target` is tested by this network's images: both natural, of one data set and seed."""
+        same = (self.dataset, self.seed) == (target.dataset, target.seed)
+        return same and self.method == target.method == "nat" and self.model != target.model
 
 
 @dataclass
@@ -62,24 +66,37 @@ class _Planner:
     steps: dict[str, Step] = field(default_factory=dict)
 
     def plan(self) -> list[Step]:
-        """Returns all steps, each behind those that it needs."""
-        for network in self.networks():
+        networks = list(self._networks())
+        for network in networks:
             if network.method == "hat":
-                self.add_training(_helper_of(network))
-            self.add_training(network)
-            self.add_test(network)
-        if self.grid.transfer:
-            for network in list(self.networks()):
-                for source in self.networks():
-                    if _may_transfer(network, source):
-                        self.add_test(network, source)
-        tests = tuple(step.name for step in self.steps.values() if step.kind == "test")
-        words = ("-m", "advmia", "tables", str(self.grid.out / "results"), "--out", str(self.grid.out / "tables"))
-        self.steps["tables"] = Step("tables", "tables", words, self.grid.out / "tables" / "tables.md", tests)
-        return list(self.steps.values())
+                self._add_training(network.helper)
+            self._add_training(network)
+            self._add_test(network)
+        for network in networks if self.grid.transfer else ():
+            for source in networks:
+                if source.is_source_of(network):
+                    self._add_test(network, source)
+        return self._wanted()
 
-    def networks(self) -> Iterator[_Network]:
-        """Yields the networks: of each data set and seed, the natural ones first, since HAT's helpers are among them."""
+    def _wanted(self) -> list[Step]:
+        """Returns the steps that `--only` leaves, and those that make the tables of the tests."""
+        grid, steps = self.grid, list(self.steps.values())
+        if grid.only == "test":
+            trained = {step.name for step in steps if step.kind == "train" and step.writes.exists()}
+            tests = [step for step in steps if step.kind == "test"]
+            steps = [replace(step, needs=()) for step in tests if trained.issuperset(step.needs)]
+            if not steps:
+                raise UserError(f"none of the networks is trained: no checkpoint {tests[0].words[-1]}, for example")
+            if len(steps) < len(tests):
+                say(f"{len(tests) - len(steps)} of {len(tests)} tests are left out: their networks are not trained yet")
+        elif grid.only == "train":
+            return [step for step in steps if step.kind == "train"]
+        words = ("-m", "advmia", "tables", str(grid.results), "--out", str(grid.tables))
+        tested = tuple(step.name for step in steps if step.kind == "test")
+        return [*steps, Step("tables", "tables", words, grid.tables / "tables.md", tested)]
+
+    def _networks(self) -> Iterator[_Network]:
+        """Yields the networks: of each data set, seed and model, the natural one first."""
         grid = self.grid
         for name in grid.datasets:
             dataset, task = task_of_dataset(name, self.root)
@@ -96,79 +113,67 @@ class _Planner:
                         for eps in ("0",) if method == "nat" else grid.epsilons:
                             yield _Network(task, dataset, model, method, eps, seed)
 
-    def add_training(self, network: _Network) -> None:
-        name, words = f"train_{network.name}", self.training_words(network)
-        if name in self.steps:
-            return
-        writes, needs = output_path(words), ()
+    def _add_training(self, network: _Network) -> None:
+        words = [_script(network.task.name, "train"), "--dataset", network.dataset, "--method", network.method]
+        words += ["--model", network.model, "--eps", network.eps, *self._flags(network.task, "train"), "--resume"]
+        words += ["--saveDir", str(self.grid.checkpoints or self.grid.out / network.task.checkpoint_folder)]
+        if network.seed is not None:
+            words += ["--seed", str(network.seed)]
+        writes, needs = output_path(words), []
         if network.method == "hat":
-            helper = self.steps[f"train_{_helper_of(network).name}"]
+            helper = self.steps[f"train_{network.helper.name}"]
             words += ["--helperModel", network.model, "--helperWeight", str(helper.writes)]
-            needs = (helper.name,)
-        self.steps[name] = Step(name, "train", tuple(words), writes, needs)
+            needs.append(helper.name)
+        self._add(f"train_{network.name}", "train", words, writes, needs)
 
-    def training_words(self, network: _Network) -> list[str]:
-        script = script_of(network.task, "train")[0]
-        words = [script, "--dataset", network.dataset, "--method", network.method, "--model", network.model]
-        words += ["--eps", network.eps, *self.flags_for(network.task, "train"), "--resume"]
-        words += ["--saveDir", str(self.grid.out / network.task.checkpoint_folder)]
-        return words if network.seed is None else [*words, "--seed", str(network.seed)]
-
-    def add_test(self, network: _Network, source: _Network | None = None) -> None:
-        script = script_of(network.task, "test")[0]
+    def _add_test(self, network: _Network, source: _Network | None = None) -> None:
         trained = self.steps[f"train_{network.name}"]
-        words = [script, "--dataset", network.dataset, *self.flags_for(network.task, "test")]
-        words += ["--resultDir", str(self.grid.out / "results")]
-        words += ["--targetModel", network.model, "--targetWeight", str(trained.writes)]
-        name, needs = f"test_{network.name}", (trained.name,)
+        words = [_script(network.task.name, "test"), "--dataset", network.dataset]
+        words += [*self._flags(network.task, "test"), "--resultDir", str(self.grid.results)]
+        name, needs = f"test_{network.name}", [trained.name]
         if source is not None:
             weights = self.steps[f"train_{source.name}"]
             words += ["--surrogateModel", source.model, "--surrogateWeight", str(weights.writes)]
-            name, needs = f"{name}_from_{source.model}_{source.method}", (trained.name, weights.name)
-        self.steps[name] = Step(name, "test", tuple(words), output_path(words), needs)
+            name += f"_from_{source.model.rpartition('/')[2].replace(':', '-')}"
+            needs.append(weights.name)
+        words += ["--targetModel", network.model, "--targetWeight", str(trained.writes)]
+        self._add(name, "test", words, output_path(words), needs)
 
-    def flags_for(self, task: Task, kind: str) -> list[str]:
-        """Returns the words of the grid's flags that the task's script of this kind knows."""
-        known = known_flags(*reversed(script_of(task, kind)))
-        return [
-            word
-            for flag in self.grid.flags
-            if flag.only in ("", kind) and flag.name.lower() in known
-            for word in flag.words
-        ]
+    def _add(self, name: str, kind: Kind, words: list[str], writes: Path, needs: list[str]) -> None:
+        step = Step(name, kind, tuple(words), writes, tuple(needs))
+        if self.steps.setdefault(name, step).writes != writes:
+            raise UserError(f"two networks of this sweep have the name {name}: give each a sweep of its own")
+
+    def _flags(self, task: Task, kind: Kind) -> list[str]:
+        """Returns the words of the grid's flags that the task's script of this kind has."""
+        known = _known_flags(_script(task.name, kind))
+        chosen = [flag for flag in self.grid.flags if flag.only in ("", kind) and flag.name.lower() in known]
+        return [word for flag in chosen for word in flag.words]
 
     def check_flags(self) -> None:
-        """Raises `UserError` for a flag that no command of the grid knows, or that the sweep fills in."""
-        tasks = {
-            task_of_dataset(name, self.root)[1].name: task_of_dataset(name, self.root)[1] for name in self.grid.datasets
-        }
+        """Raises `UserError` for a flag that no command of the grid has, or that the plan fills in."""
+        tasks = {task_of_dataset(name, self.root)[1].name for name in self.grid.datasets}
         for flag in self.grid.flags:
-            kinds = [flag.only] if flag.only else ["train", "test"]
-            if flag.name.lower() in map(str.lower, FILLED):
-                raise UserError(f"{flag.name}: the sweep fills it in: leave it out")
+            if flag.name.lower() in map(str.lower, _FILLED):
+                raise UserError(f"{flag.name}: the sweep gives it to each command: leave it out")
             if not any(
-                flag.name.lower() in known_flags(*reversed(script_of(task, kind)))
-                for task in tasks.values()
-                for kind in kinds
+                flag.name.lower() in _known_flags(_script(task, kind)) for task in tasks for kind in _kinds(flag)
             ):
-                raise UserError(f"{flag.name}: no command of this sweep has this flag")
+                raise UserError(f"{flag.name}: no command of this sweep has this flag (see --help)")
 
 
-def _helper_of(network: _Network) -> _Network:
-    return _Network(network.task, network.dataset, network.model, "nat", "0", network.seed)
+def _kinds(flag: Flag) -> tuple[Kind, ...]:
+    """Returns the kinds of commands that a flag is for."""
+    return ("train", "test") if not flag.only else (flag.only,)
 
 
-def _may_transfer(target: _Network, source: _Network) -> bool:
-    """Returns whether a natural network is tested by the images of another one, of its data set and seed."""
-    same = (target.dataset, target.seed) == (source.dataset, source.seed)
-    return same and target.method == source.method == "nat" and target.model != source.model
+@cache
+def _script(task: TaskName, kind: Kind) -> str:
+    """Returns the name of the task's script of this kind."""
+    return next(name for name, script in SCRIPTS.items() if name.startswith(kind) and script.task.name == task)
 
 
-def plan_steps(grid: Grid, root: Path) -> list[Step]:
-    """Returns the steps of a sweep, each behind those that it needs. Raises `UserError` for a grid that is wrong.
-
-    `root`: the folder of the data sets. Wrong values of flags are reported by the commands' own parsers.
-    """
-    planner = _Planner(grid, root)
-    planner.check_flags()
-    return planner.plan()
+@cache
+def _known_flags(script: str) -> frozenset[str]:
+    """Returns the flags of a script in small letters."""
+    return frozenset(flag.lower() for flag in SCRIPTS[script].parser(script).flags())

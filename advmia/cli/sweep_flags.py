@@ -53,6 +53,7 @@ def add_sweep_flags(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how to run it")
     how.add_argument("--dryRun", action="store_true", help="print the commands, and run none")
     how.add_argument("--plan", type=Path, metavar="FILE", help="write the steps as JSON, and run none")
+    how.add_argument("--estimate", action="store_true", help="show how long it will take on this machine, and run none")
     add_gpu(how, "CUDA device ids, one step at a time on each; or cpu")
     how.add_argument(
         "--jobs", type=whole_number(1), metavar="N", help="most steps at a time (default: one a GPU; 1 on a CPU)"

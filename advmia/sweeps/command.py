@@ -11,6 +11,7 @@ from pathlib import Path
 
 from advmia.errors import UserError
 from advmia.runtime.files import write_lock
+from advmia.sweeps.estimate import estimate
 from advmia.sweeps.grid import Flag, Grid, read_grid, split_flags
 from advmia.sweeps.local import LocalRun, places
 from advmia.sweeps.plan import plan_steps
@@ -28,6 +29,9 @@ def run_sweep(args: argparse.Namespace, further: Sequence[str]) -> None:
     steps = plan_steps(grid_of(args, further), args.dataRoot or Path("data"))
     if args.plan is not None:
         write_plan(args.plan, steps)
+    elif args.estimate:
+        where = places(args.gpu, args.jobs, args.jobsPerGpu)
+        print(estimate(args.out, steps, where, slurm=args.slurm is not None), end="", flush=True)
     elif args.dryRun:
         print("\n".join(shlex.join([sys.executable, *step.words]) for step in steps))
     else:

@@ -48,7 +48,7 @@ read_flags() {
       --seeds) read -ra SEEDS <<<"${values[*]}" ;;
       --out) OUT=${values[*]} ;;
       # Flags that only the training or only the test command takes.
-      --epoch | --lr | --wd | --init | --valfraction | --beta | --gamma | --hatstep | --saveevery) TRAIN_FLAGS+=("$flag" "${values[@]}") ;;
+      --epoch | --lr | --wd | --init | --valfraction | --validateevery | --beta | --gamma | --hatstep | --saveevery) TRAIN_FLAGS+=("$flag" "${values[@]}") ;;
       --attacks | --epsilons | --restarts | --eightbit | --autobatch) TEST_FLAGS+=("$flag" "${values[@]}") ;;
       *) ALL_FLAGS+=("$flag" "${values[@]}") ;;
     esac

@@ -6,7 +6,7 @@
 # --out DIR      folder for checkpoints, results, logs and tables (default: sweep)
 # --seeds 0 1 2  trains each network with each of these seeds; the tables show mean and deviation over them
 # --dryRun       prints the commands that the sweep would run, and runs none
-# --epoch --lr --wd --init --valFraction --beta --gamma --hatStep --saveEvery   go to the training commands
+# --epoch --lr --wd --init --valFraction --validateEvery --beta --gamma --hatStep --saveEvery   go to the training commands
 # --attacks --epsilons --restarts --eightBit --autoBatch                       go to the test commands
 # Any other flag goes to both, e.g. --gpu 0 --imgSize 64 --limit 100 --dataRoot data --bs 32 --seed 1
 #

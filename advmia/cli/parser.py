@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
         spellings = {flag.lower(): flag for flag in self.flags()}
-        words: list[str] = []
+        words = []
         for word in sys.argv[1:] if args is None else args:
             if words and words[-1] in self.quoted:
                 words[-1] += f"={word}"

@@ -71,8 +71,11 @@ def running_slurm(folder: Path) -> Iterator[dict[str, str]]:
         subprocess.run(["scancel", "--me"], env=os.environ | environment, check=False, capture_output=True)
         for daemon in reversed(daemons):
             daemon.terminate()
-        for daemon in daemons:
-            daemon.wait(timeout=30)
+            try:
+                daemon.wait(timeout=5)
+            except subprocess.TimeoutExpired:  # slurmd waits for its jobs
+                daemon.kill()
+                daemon.wait()
 
 
 def start_munge(folder: Path) -> subprocess.Popen[bytes]:

@@ -62,10 +62,8 @@ def test_killed_jobs_lose_nothing(slurm: Slurm, undisturbed: tuple[Path, str], t
     jobs = json.loads((out / "slurm.json").read_text())["jobs"]
     slurm.call("scontrol", "requeue", jobs[STEPS[2]])
     wait_for(STEPS[2], "the same command with --resume continues")
-    natural = {
-        name: time for name, time in changed_times(out).items() if name.startswith("clsCkpt/") and "_nat_" in name
-    }
-    assert natural
+    trained = {name: time for name, time in changed_times(out).items() if "clsCkpt/MobileNetV2_melBin_nat_" in name}
+    assert trained
     slurm.start_put_back()
     wait_for(STEPS[2], "resuming at epoch")
     assert slurm.run("--cancel", "--out", out)[0].startswith("cancelled ")
@@ -75,13 +73,13 @@ def test_killed_jobs_lose_nothing(slurm: Slurm, undisturbed: tuple[Path, str], t
     slurm.run(*words)
     wait_until(lambda: not slurm.queue(), "jobs do not end", seconds=120)
     assert set(states(out).values()) == {"finished"} and scores(out) == scores(undisturbed[0])
-    assert {name: time for name, time in changed_times(out).items() if name in natural} == natural
+    assert {name: time for name, time in changed_times(out).items() if name in trained} == trained
     for weights in (undisturbed[0] / "clsCkpt").glob("*weightDecay0.001"):
         assert (out / "clsCkpt" / weights.name).read_bytes() == weights.read_bytes()
 
 
 def test_a_failed_job_stops_only_what_needs_it(slurm: Slurm, tmp_path: Path) -> None:
-    """Fails if what needs a failed step stays in the queue, tables are not made, or the failure and its log are not told."""
+    """Fails if what needs a failed step stays in the queue, tables are not made, or the log is not named."""
     out = tmp_path / "out"
     words = [*HAT_SWEEP, "--epoch", 1, "--limit", 4, "--out", out, "--slurm", ""]
     slurm.run(*words)

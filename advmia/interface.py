@@ -37,6 +37,7 @@ from advmia.results.scored import score_run
 from advmia.results.tables import make_tables, write_tables
 from advmia.results.write import ResultFile
 from advmia.runtime import machine
+from advmia.runtime.precision import FP32
 from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL, Task
 from advmia.training.averaging import WeightAverage
 from advmia.training.loop import Epoch, Training, fit
@@ -205,7 +206,8 @@ class TrainingOptions:
     awp: float | None = None  # gamma of the adversarial weight perturbation, e.g. 0.01; None: without
     awp_warm_up: int = 0  # epochs at the beginning without it
     ema: float | None = None  # decay of the average of the weights, e.g. 0.995; None: no average
-    validation: Data | None = None  # on which each epoch is scored; None: the training images
+    validation: Data | None = None  # on which epochs are scored; None: the training images
+    validate_every: int = 1  # N: only every N-th epoch and the last one are scored
     report: Callable[[Epoch], None] = lambda epoch: None  # called after each epoch
 
 
@@ -275,9 +277,8 @@ def _training(
     schedule = task.schedule(optimizer, lr, epochs * len(loader))
     perturbation = None if options.awp is None else WeightPerturbation(options.awp, options.awp_warm_up)
     average = None if options.ema is None else WeightAverage(model, options.ema)
-    trained = METHODS[method](settings)
-    training = Training(model, trained, loader, optimizer, schedule, epochs, perturbation=perturbation, average=average)
-    return training, task
+    trained, every = METHODS[method](settings), options.validate_every
+    return Training(model, trained, loader, optimizer, schedule, epochs, FP32, perturbation, average, every), task
 
 
 def _as_data(model: nn.Module, data: Data, device: torch.device) -> TensorData:

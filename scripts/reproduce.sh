@@ -6,10 +6,10 @@
 #   scripts/reproduce.sh melBin [more flags]
 #
 # MODELS="res18 mv2" chooses networks (default: res18 mv2 chexnet), EPSILONS="4 8" the training eps (default: 1 2 4 8).
-# Flags are those of scripts/sweep_eps.sh and replace the settings below, e.g. --gpu 0 --attacks pgd --dryRun --out DIR
-# (default: reproduce), --seeds 0 1 2. Started again, it skips finished steps.
-. "$(dirname "$0")/sweep.sh"
-if [[ ${1:---help} != -* ]]; then set -- --dataset "$@"; fi
-# shellcheck disable=SC2086 # the unquoted variables are lists of words
-run_sweep --models $MODELS --methods nat pgdat trades mart hat --eps $EPSILONS \
-  --attacks $ATTACKS --epsilons 1 2 4 8 --out reproduce "${@:---help}"
+# Flags are those of scripts/sweep_eps.sh and replace the settings below, e.g. --gpu 0 1 --attacks pgd --dryRun
+# --out FOLDER (default: reproduce), --seeds 0 1 2. Started again, it skips finished steps.
+if [[ ${1:---help} == --help || $1 == -h ]]; then sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" && exit; fi
+. "$(dirname "$0")/survey/settings.sh"
+if [[ $1 != -* ]]; then set -- --dataset "$@"; fi
+sweep --models $MODELS --methods nat pgdat trades mart hat --eps $EPSILONS --attacks $ATTACKS --epsilons 1 2 4 8 \
+  --out reproduce "$@"

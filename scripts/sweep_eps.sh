@@ -3,14 +3,10 @@
 #
 #   scripts/sweep_eps.sh --dataset melBin --model res18 --methods nat pgdat --eps 4 8 [more flags]
 #
-# --out DIR      folder for checkpoints, results, logs and tables (default: sweep)
-# --seeds 0 1 2  trains each network with each of these seeds; the tables show mean and deviation over them
-# --dryRun       prints the commands that the sweep would run, and runs none
-# --epoch --lr --wd --init --valFraction --beta --gamma --hatStep --saveEvery   go to the training commands
-# --attacks --epsilons --restarts --eightBit --autoBatch                       go to the test commands
-# Any other flag goes to both, e.g. --gpu 0 --imgSize 64 --limit 100 --dataRoot data --bs 32 --seed 1
-#
-# Started again, a sweep skips finished steps. A step that fails ends it. For hat, its helper, a
-# natural network, is trained first. Paths are relative to the repository's folder, where the commands run.
-. "$(dirname "$0")/sweep.sh"
-run_sweep --out sweep "$@"
+# It is `python -m advmia sweep`, run in the repository's folder by a Python that has the packages (.venv is set up if
+# there is none). --help lists the flags.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/python.sh
+find_python requirements.txt
+exec "$PYTHON" -m advmia sweep "$@"

@@ -169,12 +169,14 @@ def test_training() -> None:
             batch_size=16,
             lr=0.1,
             validation=(x[:16], y[:16]),
+            validate_every=2,
             report=lambda epoch, seen=seen: seen.append(epoch.number),
         )
         epochs = advmia.train(model, loader, method, 4 / 255, count, options)
         assert seen == [epoch.number for epoch in epochs] == list(range(1, count + 1))
         assert epochs[-1].loss < epochs[0].loss and not model.training
         assert (epochs[-1].robust is None) == (method == "nat")
+        assert [epoch.number for epoch in epochs if epoch.clean] == sorted({*range(2, count + 1, 2), count})
         robust[method] = advmia.evaluate(model, (x, y), ["pgd"], [4 / 255]).scores("pgd", 4 / 255)["accuracy"]
     assert min(robust["pgdat"], robust["mpadvt"]) > robust["nat"] + 0.04, robust
 

@@ -119,7 +119,7 @@ class BestCheckpoint:
     def offer(self, epoch: dict[str, Any], score: float) -> bool:
         """Records an epoch, and saves the weights if it is the best so far; returns whether it is.
 
-        An epoch whose score is undefined (NaN) is never the best.
+        An epoch whose score is undefined (NaN), such as one that was not validated, is never the best.
         """
         best = next((earlier for earlier in self._epochs if earlier["number"] == self.epoch), None)
         self._epochs.append(epoch)
@@ -127,7 +127,8 @@ class BestCheckpoint:
         if is_best:
             self.epoch, self.score, self._weights = epoch["number"], score, copy_weights(self._model)
             self._save_weights()
-        self._write_record(finished=False)
+        if self.epoch:  # else there is no checkpoint yet that a record could be of
+            self._write_record(finished=False)
         return is_best
 
     def state_dict(self) -> dict[str, Any]:

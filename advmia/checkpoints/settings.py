@@ -15,7 +15,7 @@ _JSON_KEYS = {
     "helper_sha256": "helper",
     "world_size": "processes",
 }
-_OPTIONAL = ("normalize", "noise", "declaration", "awp", "awp_warm_up", "ema", "attack_loss")
+_OPTIONAL = ("normalize", "noise", "declaration", "awp", "awp_warm_up", "ema", "attack_loss", "validate_every")
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class TrainingSettings:
     awp_warm_up: int | None = None  # epochs without it; None where there is no perturbation
     ema: float | None = None  # decay of the average of the weights
     attack_loss: str | None = None  # that PGD-AT's attack ascends, where it is not the task's
+    validate_every: int | None = None  # the network is validated after every N-th epoch; None for every epoch
 
     @property
     def budget(self) -> Budget:
@@ -61,7 +62,7 @@ class TrainingSettings:
 
     @property
     def validation_budget(self) -> Budget | None:
-        """The budget of the PGD-20 that validates each epoch; None for natural training."""
+        """The budget of the PGD-20 that validates epochs; None for natural training."""
         return pgd_budget(self.grey_eps) if self.grey_eps else None
 
     @property

@@ -109,6 +109,14 @@ def _add_training(group: argparse._ArgumentGroup, task: Task) -> None:
         help="choose the best epoch on this part of the training list, e.g. 0.1, held out by image, not by patient"
         " (default: choose it on the test list, as the survey does)",
     )
+    group.add_argument(
+        "--validateEvery",
+        type=whole_number(1),
+        default=1,
+        metavar="N",
+        help="validate, and choose the best epoch, only after every N-th epoch and after the last one. Another number"
+        " than 1 is recorded",
+    )
     common.add_seed(
         group, "seed of all random numbers; the network of another seed than 0 goes to a folder seedN in --saveDir"
     )

@@ -30,11 +30,15 @@ class Parser(argparse.ArgumentParser):
         )
         self.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)  # who reads the help knows it
         self.unknown_as = ""  # name of the argument that takes the words of unknown flags; "": they are errors
+        self.quoted: tuple[str, ...] = ()  # flags whose value may begin with dashes
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
         spellings = {flag.lower(): flag for flag in self.flags()}
         words = []
         for word in sys.argv[1:] if args is None else args:
+            if words and words[-1] in self.quoted:
+                words[-1] += f"={word}"
+                continue
             flag, equals, value = word.partition("=")
             words.append(spellings.get(flag.lower(), flag) + equals + value)
         parsed, unknown = super().parse_known_args(words, namespace)

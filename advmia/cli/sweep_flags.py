@@ -41,8 +41,10 @@ def add_sweep_flags(parser: argparse.ArgumentParser) -> None:
     )
     subject.add_argument(
         "--transfer",
-        action="store_true",
-        help="also test each natural network by adversarial images of each other of its data set",
+        nargs="*",
+        metavar="ATTACK",
+        help="also test each natural network by adversarial images of each other of its data set, made by these attacks"
+        " (default: those of --attacks)",
     )
     subject.add_argument(
         "--only",
@@ -62,7 +64,7 @@ def add_sweep_flags(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--slurm",
         metavar="OPTIONS",
-        help="submit each step as a job of Slurm with these options of sbatch, in quotes",
+        help='submit each step as a job of Slurm; options of sbatch in quotes, e.g. "--partition=gpu --gres=gpu:1"',
     )
     how.add_argument("--status", action="store_true", help="show what runs, waits and has failed in --out")
     how.add_argument("--cancel", action="store_true", help="end the jobs of Slurm of the sweep in --out")

@@ -213,7 +213,7 @@ def _add_sweep(tools: argparse._SubParsersAction) -> None:
         description=DESCRIPTION,
         allow_abbrev=False,
     )
-    parser.unknown_as = "further"
+    parser.unknown_as, parser.quoted = "further", ("--slurm",)
     add_sweep_flags(parser)
 
 

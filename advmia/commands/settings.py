@@ -54,6 +54,7 @@ def settings_of(args: argparse.Namespace, spec: DatasetSpec, classes: int, preci
         awp_warm_up=None if args.awp is None else args.awpWarmUp,
         ema=args.ema,
         attack_loss=_attack_loss(args),
+        validate_every=None if args.validateEvery == 1 else args.validateEvery,
         **spec.recorded,
     )
 

@@ -146,7 +146,7 @@ def _run(
     try:
         with TrainingCurves(checkpoint, frame, earlier, best.epoch) as curves:
             for trained in fit(training, validation, position=position, saver=saver, note=validation.note):
-                epoch = replace(trained, warning=validation.warning, one_class=validation.one_class)
+                epoch = validation.annotated(trained)
                 entry = asdict(epoch)
                 is_best = best.offer(entry, selection.value(entry))
                 print(epoch_line(task, epoch, args.epoch, is_best), flush=True)
@@ -242,4 +242,15 @@ def _training(task: Task, inputs: Inputs, data: ImageData, model: nn.Module, met
     # The reference plans floor(N / bs) + 1 steps for each epoch: as many as there are, or one more.
     schedule = task.schedule(optimizer, args.lr, args.epoch * (len(data) // args.bs + 1))
     perturbation = WeightPerturbation(args.awp, args.awpWarmUp) if args.awp is not None else None
-    return Training(model, method, loader, optimizer, schedule, args.epoch, inputs.precision, perturbation, average)
+    return Training(
+        model,
+        method,
+        loader,
+        optimizer,
+        schedule,
+        args.epoch,
+        inputs.precision,
+        perturbation,
+        average,
+        args.validateEvery,
+    )

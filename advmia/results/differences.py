@@ -10,7 +10,7 @@ from advmia.results.read import SHARED_SETTINGS, RunRecord, setting_text
 
 # Training settings that some methods lack, or whose usual value depends on the method.
 _METHOD_SETTINGS = ("steps", "step_size", "beta", "gamma", "hat_step", "helper")
-_ADDITIONS = ("awp", "ema")  # named only where they are used
+_ADDITIONS = ("awp", "ema", "validate_every")  # named only where they are used
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from advmia.tasks import METHOD_NAMES, Task
 # The settings of a training that every method has.
 SHARED_SETTINGS = (
     *("epochs", "batch_size", "lr", "weight_decay", "init", "seed", "size", "precision", "val_fraction"),
-    *("normalize", "awp", "awp_warm_up", "ema"),
+    *("normalize", "awp", "awp_warm_up", "ema", "validate_every"),
 )
 # Keys that a result file, its `run` and its `run.data` have.
 _FACTS = ("dataset", "target_model", "target_weight", "source_model", "source_weight")

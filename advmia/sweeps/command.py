@@ -6,13 +6,12 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from advmia.errors import UserError
 from advmia.runtime.files import write_lock
 from advmia.sweeps.estimate import estimate
-from advmia.sweeps.grid import Flag, Grid, read_grid, split_flags
+from advmia.sweeps.grid import Flag, Grid, last_of_each, read_grid, split_flags
 from advmia.sweeps.local import LocalRun, places
 from advmia.sweeps.plan import plan_steps
 from advmia.sweeps.slurm import SlurmRun
@@ -33,7 +32,8 @@ def run_sweep(args: argparse.Namespace, further: Sequence[str]) -> None:
         where = places(args.gpu, args.jobs, args.jobsPerGpu)
         print(estimate(args.out, steps, where, slurm=args.slurm is not None), end="", flush=True)
     elif args.dryRun:
-        print("\n".join(shlex.join([sys.executable, *step.words]) for step in steps))
+        for step in steps:
+            print(shlex.join([sys.executable, *step.words]))
     else:
         with write_lock(plan_path(args.out)):
             write_plan(plan_path(args.out), steps)
@@ -73,14 +73,19 @@ def grid_of(args: argparse.Namespace, further: Sequence[str]) -> Grid:
         methods=tuple(method.lower() for method in chosen["methods"]),
         epsilons=tuple(chosen["eps"]),
         seeds=_seeds(args.seeds or lists.get("seeds", [])),
-        transfer=args.transfer or "transfer" in lists,
+        transfer=_transfer(args.transfer, lists.get("transfer")),
         only=args.only or "",
         out=args.out,
         checkpoints=args.saveDir,
         results=args.resultDir or args.out / "results",
         tables=args.tableDir or args.out / "tables",
-        flags=tuple(_last_of_each([*flags, *own])),
+        flags=tuple(last_of_each([*flags, *own])),
     )
+
+
+def _transfer(own: Sequence[str] | None, listed: Sequence[str] | None) -> tuple[str, ...] | None:
+    attacks = listed if own is None else own
+    return None if attacks is None else tuple(attacks)
 
 
 def _seeds(words: Sequence[str]) -> tuple[int, ...]:
@@ -89,15 +94,3 @@ def _seeds(words: Sequence[str]) -> tuple[int, ...]:
     if wrong is not None:
         raise UserError(f"--seeds: expected whole numbers, got {wrong!r}")
     return tuple(dict.fromkeys(map(int, numbers)))
-
-
-def _last_of_each(flags: Sequence[Flag]) -> list[Flag]:
-    """Returns the flags without those that a later one of the same name replaces, in all commands or in its kind."""
-    kept: dict[tuple[str, str], Flag] = {}
-    for flag in flags:
-        name = flag.name.lower()
-        if not flag.only:
-            kept = {key: value for key, value in kept.items() if key[0] != name}
-        kept.pop((name, flag.only), None)
-        kept[name, flag.only] = replace(flag)
-    return list(kept.values())

@@ -18,7 +18,7 @@ from advmia.targets import TaskName
 from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL, Task
 
 TASKS: dict[TaskName, Task] = {task.name: task for task in (SINGLE_LABEL, MULTI_LABEL, SEGMENTATION)}
-_LISTS = ("datasets", "models", "methods", "eps", "seeds", "attacks", "epsilons")
+_LISTS = ("datasets", "models", "methods", "eps", "seeds", "attacks", "epsilons", "transfer")
 _TABLES: dict[str, Only] = {"flags": "", "train": "train", "test": "test"}
 
 
@@ -49,7 +49,9 @@ class Grid:
     methods: tuple[str, ...]
     epsilons: tuple[str, ...]  # of the trainings, in grey levels, as typed
     seeds: tuple[int, ...]  # () for one training each, whose seed the flags may state
-    transfer: bool  # whether each natural network is also tested by adversarial images of each other of its data set
+    # Whether each natural network is also tested by adversarial images of each other of its data set, and by which
+    # attacks; () for those of the other tests.
+    transfer: tuple[str, ...] | None
     only: Only  # which steps are wanted; "" for all
     out: Path
     checkpoints: Path | None  # the folder for them; None for a folder of each task's own in `out`
@@ -86,29 +88,39 @@ def split_flags(words: Sequence[str]) -> list[Flag]:
     return flags
 
 
+def last_of_each(flags: Sequence[Flag]) -> list[Flag]:
+    """Returns the flags without those that a later one of the same name replaces, in all commands or in its kind."""
+    kept: dict[tuple[str, str], Flag] = {}
+    for flag in flags:
+        name = flag.name.lower()
+        if not flag.only:
+            kept = {key: value for key, value in kept.items() if key[0] != name}
+        kept.pop((name, flag.only), None)
+        kept[name, flag.only] = flag
+    return list(kept.values())
+
+
 def read_grid(path: Path) -> tuple[dict[str, list[str]], list[Flag]]:
     """Reads a TOML file; returns the lists of the grid as words, and the flags of its tables.
 
-    Keys: the lists `datasets`, `models`, `methods`, `eps`, `seeds`, `attacks`, `epsilons`; `transfer`; tables `flags`,
+    Keys: the lists `datasets`, `models`, `methods`, `eps`, `seeds`, `attacks`, `epsilons`, `transfer`; tables `flags`,
     `train` and `test` with flags of the commands without their dashes. Raises `UserError` for anything else.
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"cannot read the grid {path}: {error}") from error
-    unknown = [key for key in content if key not in (*_LISTS, *_TABLES, "transfer")]
+    unknown = [key for key in content if key not in (*_LISTS, *_TABLES)]
     if unknown:
-        known = ", ".join((*_LISTS, "transfer", *_TABLES))
+        known = ", ".join((*_LISTS, *_TABLES))
         raise UserError(f"{path}: unknown key {unknown[0]}: expected {known}")
     lists = {key: _words(path, key, content[key]) for key in _LISTS if key in content}
-    if content.get("transfer"):
-        lists["transfer"] = []
     flags = []
     for table, only in _TABLES.items():
         for name, value in content.get(table, {}).items():
-            values = () if value is True else tuple(_words(path, f"{table}.{name}", value))
             if value is not False:
-                flags.append(Flag(f"--{name}", values, only))
+                values = [] if value is True else _words(path, f"{table}.{name}", value)
+                flags.append(Flag(f"--{name}", tuple(values), only))
     return lists, flags
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 from advmia.entry_points import SCRIPTS, output_path
 from advmia.errors import UserError
 from advmia.runtime.terminal import say
-from advmia.sweeps.grid import Flag, Grid, task_of_dataset
+from advmia.sweeps.grid import Flag, Grid, last_of_each, task_of_dataset
 from advmia.sweeps.steps import Kind, Step
 from advmia.targets import TaskName
 from advmia.tasks import Task
@@ -72,7 +72,7 @@ class _Planner:
                 self._add_training(network.helper)
             self._add_training(network)
             self._add_test(network)
-        for network in networks if self.grid.transfer else ():
+        for network in networks if self.grid.transfer is not None else ():
             for source in networks:
                 if source.is_source_of(network):
                     self._add_test(network, source)
@@ -86,7 +86,8 @@ class _Planner:
             tests = [step for step in steps if step.kind == "test"]
             steps = [replace(step, needs=()) for step in tests if trained.issuperset(step.needs)]
             if not steps:
-                raise UserError(f"none of the networks is trained: no checkpoint {tests[0].words[-1]}, for example")
+                say("none of these networks is trained yet: there is nothing to test")
+                return []
             if len(steps) < len(tests):
                 say(f"{len(tests) - len(steps)} of {len(tests)} tests are left out: their networks are not trained yet")
         elif grid.only == "train":
@@ -129,7 +130,8 @@ class _Planner:
     def _add_test(self, network: _Network, source: _Network | None = None) -> None:
         trained = self.steps[f"train_{network.name}"]
         words = [_script(network.task.name, "test"), "--dataset", network.dataset]
-        words += [*self._flags(network.task, "test"), "--resultDir", str(self.grid.results)]
+        attacks = [Flag("--attacks", self.grid.transfer)] if source is not None and self.grid.transfer else []
+        words += [*self._flags(network.task, "test", attacks), "--resultDir", str(self.grid.results)]
         name, needs = f"test_{network.name}", [trained.name]
         if source is not None:
             weights = self.steps[f"train_{source.name}"]
@@ -140,14 +142,17 @@ class _Planner:
         self._add(name, "test", words, output_path(words), needs)
 
     def _add(self, name: str, kind: Kind, words: list[str], writes: Path, needs: list[str]) -> None:
+        if not Path(words[0]).is_file():  # in a folder without the scripts
+            words = ["-m", "advmia.entry_points", *words]
         step = Step(name, kind, tuple(words), writes, tuple(needs))
         if self.steps.setdefault(name, step).writes != writes:
             raise UserError(f"two networks of this sweep have the name {name}: give each a sweep of its own")
 
-    def _flags(self, task: Task, kind: Kind) -> list[str]:
-        """Returns the words of the grid's flags that the task's script of this kind has."""
+    def _flags(self, task: Task, kind: Kind, further: Sequence[Flag] = ()) -> list[str]:
+        """Returns the words of the grid's flags that the task's script of this kind has, and of further ones."""
         known = _known_flags(_script(task.name, kind))
-        chosen = [flag for flag in self.grid.flags if flag.only in ("", kind) and flag.name.lower() in known]
+        flags = last_of_each([*self.grid.flags, *further])
+        chosen = [flag for flag in flags if flag.only in ("", kind) and flag.name.lower() in known]
         return [word for flag in chosen for word in flag.words]
 
     def check_flags(self) -> None:

@@ -56,9 +56,7 @@ class SlurmRun:
             new.append(step)
         there = sum(self.jobs.get(step.name) in queued for step in self.steps)
         finished = len(self.steps) - len(unfinished)
-        print(
-            f"submitted {len(new)} jobs; {there} were in the queue already, {finished} steps are finished", flush=True
-        )
+        print(f"submitted {len(new)} jobs; {there} were queued before, {finished} steps are finished", flush=True)
 
     def _submit(self, step: Step, options: str, flags: Sequence[str], waits_for: Sequence[str]) -> str:
         """Submits a step's job, which starts when the jobs `waits_for` have ended; returns its id."""

@@ -140,7 +140,8 @@ def status_text(out: Path, steps: Sequence[Step], states: Mapping[str, StepState
         names[states[step.name].state].append(step.name)
     counts = ", ".join(f"{len(names[state])} {state}" for state in _STATES if names[state])
     left = seconds_left(steps, states)
-    lines = [f"{len(steps)} steps: {counts}" + ("" if not left else f"; about {left / 3600:.1f} hours left")]
+    hint = f"; about {left / 60:.0f} min left" if left and names["running"] else ""
+    lines = [f"{len(steps)} steps: {counts}{hint}"]
     for name in names["running"]:
         minutes = (time.time() - states[name].started) / 60
         lines.append(f"running: {name} ({states[name].place}, {minutes:.0f} min)")

@@ -1,4 +1,4 @@
-"""Draws the training curves: the picture beside a checkpoint that shows loss and scores of every epoch."""
+"""Draws the training curves: the picture beside a checkpoint that shows the loss and the scores of its epochs."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from advmia.training.loop import Epoch
 REDRAW_SECONDS = 10.0  # the shortest time between two drawings
 REDRAW_FACTOR = 20  # and this many times what the last drawing took, so that drawing needs at most 5 % of the time
 DPI = 120
+MOST_DOTS = 30  # on a curve; more would overlap
 TITLE_LENGTH = 90  # characters in a line of the title
 
 
@@ -74,26 +75,27 @@ class TrainingCurves:
 def draw_curves(epochs: list[Epoch], best: int, frame: Frame, path: Path) -> None:
     """Writes a PNG: the mean training loss, and below it the clean and, if there is one, the robust score.
 
-    A vertical line marks the epoch `best`, a horizontal one the base rate. Epochs that have not been trained yet are
-    shaded, and the title says how many of them there are.
+    Scores have a point for each epoch that was validated. A vertical line marks the epoch `best`, a horizontal one the
+    base rate. Epochs that have not been trained yet are shaded, and the title says how many of them there are.
     """
     from matplotlib.figure import Figure  # a late import: it takes a second. Without pyplot, no window is opened
     from matplotlib.ticker import MaxNLocator
 
     numbers, selection = [epoch.number for epoch in epochs], frame.selection
+    clean = [(epoch.number, epoch.clean[selection]) for epoch in epochs if epoch.clean]
     robust = [(epoch.number, epoch.robust[selection]) for epoch in epochs if epoch.robust]
     is_unfinished = numbers[-1] < frame.epochs
-    dots = len(epochs) <= 30  # more dots would overlap
     figure = Figure(figsize=(7.2, 6.0), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
-    above.plot(numbers, [epoch.loss for epoch in epochs], "o-" if dots else "-", color="#333333", markersize=4)
-    below.plot(
-        numbers, [epoch.clean[selection] for epoch in epochs], "o-" if dots else "-", color="#0072b2", label="clean"
-    )
+    style = "o-" if len(epochs) <= MOST_DOTS else "-"
+    above.plot(numbers, [epoch.loss for epoch in epochs], style, color="#333333", markersize=4)
+    dots = len(clean) <= MOST_DOTS
+    if clean:
+        below.plot(*zip(*clean, strict=True), "o-" if dots else "-", color="#0072b2", label="clean")
     if robust:
         label = "robust" + frame.score_name.removeprefix(selection)  # "robust under PGD-20"
         below.plot(*zip(*robust, strict=True), "s--" if dots else "--", color="#d55e00", markersize=4, label=label)
-    warned = [(epoch.number, epoch.clean[selection]) for epoch in epochs if epoch.warning]
+    warned = [(epoch.number, epoch.clean[selection]) for epoch in epochs if epoch.clean and epoch.warning]
     if warned:
         below.plot(*zip(*warned, strict=True), "x", color="#cc0000", label="predictions without skill", zorder=3)
     below.axhline(frame.base_rate, color="#666666", linestyle=(0, (1, 3)), label=f"guessing: {frame.base_rate:.4f}")

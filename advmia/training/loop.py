@@ -14,7 +14,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -47,8 +47,8 @@ class Epoch:
     loss: float  # mean over the epoch's samples
     lr: float  # at the epoch's end
     seconds: float  # of training, without validation
-    clean: Scores
-    robust: Scores | None  # under the validation attack; None for natural training
+    clean: Scores | None  # None where the network was not validated after this epoch
+    robust: Scores | None  # under the validation attack; None for natural training too
     validation_seconds: float = 0.0
     warning: str = ""  # what makes the clean scores worthless: `advmia.evaluation.guessing.BaseRate.fault`
     one_class: bool = False  # whether the network predicts the same for all clean images
@@ -104,7 +104,7 @@ def data_parallel(loss: LossOf, device: torch.device) -> nn.Module:
 
 @dataclass(frozen=True)
 class Training:
-    """A network and all that its updates need."""
+    """A network, all that its updates need, and when it is validated."""
 
     model: nn.Module
     method: Method
@@ -115,6 +115,7 @@ class Training:
     precision: Precision = FP32
     perturbation: WeightPerturbation | None = None  # None: the gradient is taken at the weights themselves
     average: WeightAverage | None = None  # takes in the weights after every update
+    validate_every: int = 1  # N: validated after every N-th epoch and after the last one
 
     @property
     def validated_model(self) -> nn.Module:
@@ -144,6 +145,16 @@ class Saver:
             self.save()
 
 
+def validated_epochs(epochs: int, every: int) -> list[int]:
+    """Returns the numbers of the epochs after which the network is validated: every N-th, and always the last.
+
+    Raises `UserError` where `every`, which is N, is no whole number of at least 1.
+    """
+    if not isinstance(every, int) or every < 1:
+        raise UserError(f"validation after every {every} epochs: expected a whole number of at least 1")
+    return sorted({*range(every, epochs + 1, every), epochs})
+
+
 def fit(
     training: Training,
     validate: Callable[[], tuple[Scores, Scores | None]],
@@ -154,29 +165,38 @@ def fit(
 ) -> Iterator[Epoch]:
     """Trains epoch by epoch and yields each one with its validation scores. The caller keeps what it wants to keep.
 
-    `validate` returns the (clean, robust) scores of the network, and is called after each epoch. `position`: where to
-    begin; it advances with the training. `saver` saves after each epoch that the caller has kept, and within an epoch
-    when it is due. `note`: text that the progress bar shows beside the loss.
+    `validate` returns the (clean, robust) scores of the network, and is called after every N-th epoch and after the
+    last one. `position`: where to begin; it advances with the training. `saver` saves after each epoch that the caller
+    has kept, and within an epoch when it is due. `note`: text that the progress bar shows beside the loss.
 
-    Raises `UserError` when a loss or an output of the network is not finite.
+    Raises `UserError` when a loss or an output of the network is not finite, or N is no number of epochs.
     """
     position, saver = position or Position(), saver or Saver()
-    model, schedule, validated_model = training.model, training.schedule, training.validated_model
+    model, schedule = training.model, training.schedule
+    validated = validated_epochs(training.epochs, training.validate_every)
     # After a signal, the other ranks go on to the end of the main process' step, which it then saves.
     with nullcontext() if distributed.is_main() else defer_signals():
         while position.epoch <= training.epochs:
             mean = train_one_epoch(training, position, note=note, after_step=partial(saver.save_if_due, model))
-            distributed.broadcast_buffers(validated_model)  # each rank validates a share, on the same network
-            start = time.perf_counter()
-            try:
-                clean, robust = validate()
-            except UserError as error:
-                raise UserError(f"after epoch {position.epoch}, {error}: {_ADVICE}") from error
-            seconds, lr = time.perf_counter() - start, float(schedule.get_last_lr()[0])
+            epoch = Epoch(position.epoch, mean, float(schedule.get_last_lr()[0]), position.seconds, None, None)
+            if epoch.number in validated:
+                epoch = _with_scores(epoch, training.validated_model, validate)
             with defer_signals():  # no signal between keeping the epoch and saving the state after it
-                yield Epoch(position.epoch, mean, lr, position.seconds, clean, robust, seconds)
+                yield epoch
                 position.next_epoch()
-                saver.save()
+                if epoch.clean is not None or _is_finite(model):  # a validation would have found what is not finite
+                    saver.save()
+
+
+def _with_scores(epoch: Epoch, model: nn.Module, validate: Callable[[], tuple[Scores, Scores | None]]) -> Epoch:
+    """Returns the epoch with the scores that `validate` gives, and the time that they took (collective)."""
+    distributed.broadcast_buffers(model)  # each rank validates a share, on the same network
+    start = time.perf_counter()
+    try:
+        clean, robust = validate()
+    except UserError as error:
+        raise UserError(f"after epoch {epoch.number}, {error}: {_ADVICE}") from error
+    return replace(epoch, clean=clean, robust=robust, validation_seconds=time.perf_counter() - start)
 
 
 def train_one_epoch(

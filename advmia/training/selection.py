@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +24,9 @@ class Selection:
     images: int  # that are scored after each epoch; they determine the interval, Wilson's, as of a share of images
 
     def value(self, epoch: EpochFacts) -> float:
-        """Returns the score by which the epoch is chosen; NaN if it is undefined."""
-        return float((epoch["robust"] or epoch["clean"])[self.score])
+        """Returns the score by which the epoch is chosen; NaN if it is undefined, or the epoch was not validated."""
+        scores = epoch["robust"] or epoch["clean"]
+        return math.nan if scores is None else float(scores[self.score])
 
     def is_better(self, epoch: EpochFacts, best: EpochFacts) -> bool:
         """Returns whether an epoch is better than the best one before it."""

@@ -1,6 +1,8 @@
-"""The scores of a network after each epoch of its training, and the lines that report them."""
+"""The scores of a network after the epochs of its training, and the lines that report them."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -51,6 +53,12 @@ class Validation:
         self._note = f", {kind} {self._task.selection} {scores[self._task.selection]:.4f}"
         return clean, robust
 
+    def annotated(self, epoch: Epoch) -> Epoch:
+        """Returns the epoch with what its validation, the last one, says of it; one that was not validated as it is."""
+        if epoch.clean is None:
+            return epoch
+        return replace(epoch, warning=self.warning, one_class=self.one_class)
+
     def note(self) -> str:
         """Returns the last validation's score for the training's progress bar; nothing before the first validation."""
         return self._note
@@ -64,9 +72,12 @@ def epoch_line(task: Task, epoch: Epoch, epochs: int, is_best: bool) -> str:
     """Returns the line that reports an epoch.
 
     E.g. `epoch 3/100 loss 0.5123 clean accuracy 0.8100 robust accuracy 0.6100 training 61.2 s, validation 9.8 s`. What
-    makes the scores worthless stands before them, in brackets.
+    makes the scores worthless stands before them, in brackets. The line of an epoch that was not validated ends in
+    `training 61.2 s, not validated`.
     """
     name = task.selection
+    if epoch.clean is None:
+        return f"epoch {epoch.number}/{epochs} loss {epoch.loss:.4f} training {epoch.seconds:.1f} s, not validated"
     warning = f" [{epoch.warning}]" if epoch.warning else ""
     robust = f" robust {name} {epoch.robust[name]:.4f}" if epoch.robust else ""
     return (

@@ -1,11 +1,4 @@
 #!/usr/bin/env bash
 # TRADES on every single-label data set at every training eps.
 . "$(dirname "$0")/settings.sh"
-find_python requirements.txt
-for dataset in $DATASETS; do
-  for model in $MODELS; do
-    for eps in $EPSILONS; do
-      "$PYTHON" trainCls.py --dataset "$dataset" --method trades --model "$model" --eps "$eps" $CLASSIFIER --saveDir "$CLS_DIR" "$@"
-    done
-  done
-done
+train --datasets $DATASETS --models $MODELS --methods trades --saveDir "$CLS_DIR" "$@"

@@ -136,6 +136,8 @@ def test_lists_of_attacks() -> None:
         (TRAIN.replace("--lr 0.01", "--lr 0"), "a number above 0, got '0'"),
         (TRAIN.replace("--wd 1e-3", "--wd inf"), "a number of at least 0, got 'inf'"),
         (TRAIN + " --valFraction 1", "a number between 0 and 1, got '1'"),
+        (TRAIN + " --validateEvery 0", "--validateEvery: expected a whole number of at least 1, got '0'"),
+        (TRAIN + " --validateEvery often", "--validateEvery: expected a whole number of at least 1, got 'often'"),
         (TRAIN + " --nosuch 1", "unrecognized arguments: --nosuch 1"),
         ("--dataset melBin", "required: --method, --model"),
     ],

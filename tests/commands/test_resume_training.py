@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,11 +47,11 @@ def train(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train
 
 
 @pytest.fixture
-def undisturbed(train: Train, tmp_path: Path) -> Callable[[str], Outcome]:
-    """Returns the outcome of an undisturbed training."""
+def undisturbed(train: Train, tmp_path: Path) -> Callable[..., Outcome]:
+    """Returns the outcome of an undisturbed training, called with its name and further arguments."""
 
-    def outcome(name: str) -> Outcome:
-        assert train(name, "undisturbed") == 0
+    def outcome(name: str, *more: object) -> Outcome:
+        assert train(name, "undisturbed", *more) == 0
         return training_outcome(tmp_path / "undisturbed")
 
     return outcome
@@ -85,7 +86,7 @@ def test_killed_after_an_epoch(
     name: str,
     train: Train,
     train_until_save: Callable[..., None],
-    undisturbed: Callable[[str], Outcome],
+    undisturbed: Callable[..., Outcome],
     tmp_path: Path,
 ) -> None:
     """Fails if any part of the state is not saved: the weights' bytes, the record and the epochs must be equal."""
@@ -96,18 +97,36 @@ def test_killed_after_an_epoch(
 
 @pytest.mark.slow
 def test_killed_within_epochs(
-    train: Train, train_until_save: Callable[..., None], undisturbed: Callable[[str], Outcome], tmp_path: Path
+    train: Train, train_until_save: Callable[..., None], undisturbed: Callable[..., Outcome], tmp_path: Path
 ) -> None:
     """Fails if a step is repeated or left out, draws another coin or eps, or the loss or the average so far is lost.
 
-    The training is killed after its steps 1, 2, 4 and 6: within the first epoch, within the second, and at its end. An
-    epoch has three steps; of MPAdvT's batches, some are attacked and some are clean.
+    The training is killed after its steps 1, 2, 4 and 6: within the first epoch, which is not validated, within the
+    second, and at its end. An epoch has three steps; of MPAdvT's batches, some are attacked and some are clean.
     """
-    name = "awp and ema"
+    name, thinned = "awp and ema", ("--validateEvery", 2)
     for saves in (1, 1, 2, 2):
-        train_until_save(saves, name, "killed", "--saveEvery", "1e-9", "--resume")
-    assert train(name, "killed", "--resume") == 0
-    assert training_outcome(tmp_path / "killed") == undisturbed(name)
+        train_until_save(saves, name, "killed", *thinned, "--saveEvery", "1e-9", "--resume")
+    assert train(name, "killed", *thinned, "--resume") == 0
+    assert training_outcome(tmp_path / "killed") == undisturbed(name, *thinned)
+
+
+def test_fewer_validations(
+    train: Train, train_until_save: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fails if losses or scores differ from those of a training that validates after each epoch, or if a training that
+    is killed before its first validation leaves a record without a checkpoint."""
+    assert train("pgdat", "all", "--epoch", 2) == 0
+    assert "not validated" not in capsys.readouterr().out
+    train_until_save(1, "pgdat", "last", "--epoch", 2, "--validateEvery", 5)
+    assert [path.suffix for path in (tmp_path / "last").iterdir() if path.suffix != ".png"] == [".state"]
+    assert train("pgdat", "last", "--epoch", 2, "--validateEvery", 5, "--resume") == 0
+    assert re.search(r"^epoch 1/2 loss [\d.]+ training [\d.]+ s, not validated$", capsys.readouterr().out, re.M)
+    (_, every), (_, last) = training_outcome(tmp_path / "all"), training_outcome(tmp_path / "last")
+    assert last["settings"].pop("validate_every") == 5 and last["settings"] == every["settings"]
+    not_validated = {"clean": None, "robust": None, "warning": "", "one_class": False}
+    assert last["epochs"] == [every["epochs"][0] | not_validated, every["epochs"][1]]
+    assert last["best_epoch"] == 2
 
 
 def test_the_average_is_kept(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,6 +214,7 @@ def test_a_state_of_another_training_is_refused(
         (["--bs", 4], "batch_size was 8, is 4"),
         (["--limit", 16], "train_data images was 18, is 16"),
         (["--epoch", 9], "epochs was 3, is 9"),
+        (["--validateEvery", 2], "validate_every was None, is 2"),
     ):
         assert train("nat", "out", *change, "--resume") == 2
         last_line = capsys.readouterr().err.strip().splitlines()[-1]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from itertools import product
@@ -76,102 +75,92 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run_script(warm_interpreter: Path, phantoms: Path, tmp_path: Path) -> Callable[..., set[str]]:
-    """Returns a function that runs a script with flags that make it tiny, and returns the names of all checkpoints."""
+def call(warm_interpreter: Path, phantoms: Path, tmp_path: Path) -> Callable[..., str]:
+    """Returns a function that runs a script and returns its standard output."""
 
-    def run(name: str, size: int = 16, limit: int = 4, **environment: str) -> set[str]:
-        tiny = ["--epoch", "1", "--bs", "4", "--limit", str(limit), "--imgSize", str(size), "--gpu", "cpu"]
-        settings = {"PYTHON": str(warm_interpreter), "MODELS": "mv2", "CLS_DIR": str(tmp_path), "EPSILONS": "8"}
+    def run(script: str, *words: object, status: int = 0, **settings: str) -> str:
+        folders = {"CLS_DIR": "cls", "SEG_DIR": "seg", "RESULT_DIR": "results", "TABLE_DIR": "tables"}
+        environment = {"PYTHON": str(warm_interpreter), "OMP_NUM_THREADS": "1"}
+        environment |= {key: str(tmp_path / name) for key, name in folders.items()}
         process = subprocess.run(
-            [ROOT / "scripts" / "survey" / name, *tiny, "--workers", "1", "--dataRoot", phantoms],
-            env=os.environ | {"OMP_NUM_THREADS": "1", "SEG_DIR": str(tmp_path)} | settings | environment,
+            [ROOT / "scripts" / script, *map(str, words), "--dataRoot", phantoms, "--out", tmp_path / "out"],
+            env=os.environ | environment | settings,
             capture_output=True,
             text=True,
             timeout=900,
             check=False,
         )
-        assert process.returncode == 0, process.stderr
-        return {path.name for path in tmp_path.iterdir() if path.suffix not in (".json", ".png")}
+        assert process.returncode == status, process.stdout + process.stderr
+        return process.stdout + process.stderr
 
     return run
 
 
-@pytest.mark.slow
-def test_hat_after_natural(run_script: Callable[..., set[str]]) -> None:
-    """Fails if natural.sh or hat.sh does not train, or hat.sh does not find the helpers that natural.sh trained."""
-    datasets = ("mesidorBin", "melMulti")
-    natural = {natural_name("MobileNetV2", dataset) for dataset in datasets}
-    assert run_script("natural.sh", DATASETS=" ".join(datasets)) == natural
-    robust = {robust_name("MobileNetV2", dataset, "hat", "8") for dataset in datasets}
-    assert run_script("hat.sh", DATASETS=" ".join(datasets)) == natural | robust
+def listed(text: str) -> list[list[str]]:
+    """Returns the commands that `--dryRun` lists, without the interpreter."""
+    return [shlex.split(line)[1:] for line in text.splitlines()]
+
+
+TINY = ("--epoch", 1, "--bs", 4, "--gpu", "cpu", "--workers", 1)
+
+
+def trained(folder: Path) -> set[str]:
+    """Returns the names of the checkpoints in a folder."""
+    return {path.name for path in folder.iterdir() if path.suffix not in (".json", ".png")}
 
 
 @pytest.mark.slow
-def test_multilabel(run_script: Callable[..., set[str]]) -> None:
-    """Fails if multilabel.sh does not train all its networks."""
-    # With only four images, no finding has both positive and negative images.
-    assert run_script("multilabel.sh", limit=24) == multilabel_names("MobileNetV2", ("8",))
+def test_masks_are_trained_and_evaluated(call: Callable[..., str], tmp_path: Path) -> None:
+    """Fails if a script does not train what it lists, or evaluate.sh does not find it, test it and make tables.
+
+    32 pixels is the smallest size that a U-Net takes.
+    """
+    words, settings = (*TINY, "--imgSize", 32, "--limit", 4), {"SEGMENTERS": "unet", "EPSILONS": "8"}
+    call("survey/segmentation.sh", *words, "--datasets", "mel", **settings)
+    assert trained(tmp_path / "seg") == segmentation_names("UNet", "mel", ("8",))
+    text = call("survey/evaluate.sh", *words[2:], "--attacks", "pgd", "--epsilons", 8, **settings)
+    assert "3 of 5 tests are left out: their networks are not trained yet" in text
+    assert "| pgdat 8" in (tmp_path / "tables" / "tables.md").read_text()
 
 
 @pytest.mark.slow
-def test_segmentation(run_script: Callable[..., set[str]]) -> None:
-    """Fails if segmentation.sh does not train all its networks. 32 pixels is the smallest size that a U-Net takes."""
-    expected = segmentation_names("UNet", "mel", ("8",)) | segmentation_names("UNet", "xray", ("8",))
-    assert run_script("segmentation.sh", size=32, SEGMENTERS="unet") == expected
-
-
-# Replaces Python: it runs a program on standard input, but only logs a command with arguments.
-RECORDER = """#!/bin/bash
-if [ "$1" = - ]; then exec '{python}' "$@"; fi
-printf '%q ' "$@" >> '{log}'
-echo >> '{log}'
-"""
+def test_hat_after_natural(call: Callable[..., str], tmp_path: Path) -> None:
+    """Fails if hat.sh trains the helpers of natural.sh again, or finds no helper of another seed."""
+    names = {natural_name("MobileNetV2", "melMulti"), robust_name("MobileNetV2", "melMulti", "hat", "8")}
+    words, settings = (*TINY, "--imgSize", 16, "--limit", 4), {"MODELS": "mv2", "DATASETS": "melMulti", "EPSILONS": "8"}
+    call("survey/natural.sh", *words, **settings, SEED="3")
+    helper = tmp_path / "cls" / "seed3" / natural_name("MobileNetV2", "melMulti")
+    before = helper.stat().st_mtime_ns
+    call("survey/hat.sh", *words, **settings, SEED="3")
+    assert trained(tmp_path / "cls" / "seed3") == names and helper.stat().st_mtime_ns == before
 
 
 @pytest.mark.slow
-def test_all_commands_of_the_survey(phantoms: Path, tmp_path: Path) -> None:
+def test_all_commands_of_the_survey(call: Callable[..., str], tmp_path: Path) -> None:
     """Fails if a training of the survey is missing, has another beta or step size, or has a flag that does not exist.
 
     Fails also if evaluate.sh does not test each network once white-box, and each natural network once with each other
     natural network of its data set as the source. No command is run. Checkpoints are empty files under their names.
     """
-    python, log = tmp_path / "two words", tmp_path / "log"
-    python.write_text(RECORDER.format(python=sys.executable, log=log))
-    python.chmod(0o755)
-    for folder in ("cls", "seg", "results"):
-        (tmp_path / folder).mkdir()
-    folders = {"CLS_DIR": "cls", "SEG_DIR": "seg", "RESULT_DIR": "results", "TABLE_DIR": "tables"}
-    settings = {"PYTHON": str(python)} | {key: str(tmp_path / name) for key, name in folders.items()}
-
-    def commands(script: str) -> list[list[str]]:
-        log.write_text("")
-        process = subprocess.run(
-            [ROOT / "scripts" / "survey" / script, "--gpu", "0", "--dataRoot", phantoms],
-            env=os.environ | settings,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert (process.returncode, process.stderr) == (0, ""), process.stderr
-        return [shlex.split(line) for line in log.read_text().splitlines()]
-
-    trained = []
+    paths = set()
     for method in METHODS:
-        for words in commands(f"{method}.sh"):
-            path = output_path(words)
-            trained.append(path)
-            for end in ("", ".json", ".png", ".state", ".earlier-1"):
-                path.with_name(path.name + end).touch()
-    assert len(trained) == len(survey_names())
-    assert {path.name for path in trained} == survey_names()
+        for words in listed(call(f"survey/{method}.sh", "--dryRun", "--gpu", 0)):
+            paths.add(output_path(words))
+    assert {path.name for path in paths} == survey_names() and len(paths) == len(survey_names())
+    assert not list(tmp_path.iterdir())
+    for path in paths:
+        for end in ("", ".json", ".png", ".state", ".earlier-1"):
+            path.parent.mkdir(exist_ok=True)
+            path.with_name(path.name + end).touch()
 
-    *tests, tables = commands("evaluate.sh")
-    assert tables == ["-m", "advmia", "tables", settings["RESULT_DIR"], "--out", settings["TABLE_DIR"]]
+    commands = listed(call("survey/evaluate.sh", "--dryRun"))
+    tables = [words for words in commands if words[0] == "-m"]
+    assert tables == [["-m", "advmia", "tables", str(tmp_path / "results"), "--out", str(tmp_path / "tables")]] * 3
+    tests = [words for words in commands if words[0] != "-m"]
     results = Counter(output_path(words).stem for words in tests)
     assert set(results.values()) == {1}
     white_box = [words for words in tests if "--surrogateModel" not in words]
-    assert sorted(words[words.index("--targetWeight") + 1] for words in white_box) == sorted(map(str, trained))
+    assert sorted(words[words.index("--targetWeight") + 1] for words in white_box) == sorted(map(str, paths))
     assert all(("aa" in words) == (words[0] == "testCls.py") for words in white_box)
     # Six data sets have three natural networks, two have two; each is a target for each other one.
     transferred = [name for name in results if "__from__" in name]
@@ -181,3 +170,40 @@ def test_all_commands_of_the_survey(phantoms: Path, tmp_path: Path) -> None:
         mark = "_nat_" if "class" in name else "_NAT_"
         assert mark in target and mark in source and target != source
         assert f"_{dataset}_" in target and f"_{dataset}_" in source
+
+
+@pytest.mark.slow
+def test_nothing_trained_is_told(call: Callable[..., str]) -> None:
+    """Fails if evaluate.sh without any network says that all is well."""
+    text = call("survey/evaluate.sh", status=2)
+    assert "there is nothing to test" in text and text.endswith("run the training scripts first\n")
+
+
+@pytest.mark.slow
+def test_reproduce_lists_the_survey(call: Callable[..., str], tmp_path: Path) -> None:
+    """Fails if a run of the survey is missing or listed twice, hat precedes its helper, or --dryRun creates files."""
+    commands = listed(call("reproduce.sh", "mesidorBin", "--dryRun"))
+    trainings = [words for words in commands if words[0] == "trainCls.py"]
+    assert len(commands) == 2 * len(trainings) + 1 == 2 * 3 * (1 + 4 * 4) + 1
+    assert len({tuple(words) for words in commands}) == len(commands)
+    assert commands[-1] == ["-m", "advmia", "tables", f"{tmp_path}/out/results", "--out", f"{tmp_path}/out/tables"]
+    expected = {name for name in survey_names() if "_mesidorBin_" in name}
+    assert {output_path(words).name for words in trainings} == expected
+    assert all(
+        words[-4:-2] == ["--helperModel", words[words.index("--model") + 1]] for words in trainings if "hat" in words
+    )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("script", ["sweep_eps.sh", "reproduce.sh"])
+def test_help_from_any_folder(script: str, warm_interpreter: Path) -> None:
+    """Fails if --help works only in some folders, or shows something else there."""
+    texts = []
+    for folder, words in ((ROOT, [f"scripts/{script}"]), (ROOT / "scripts", [f"./{script}"]), (ROOT / "tests", [])):
+        command = [*(words or [str(ROOT / "scripts" / script)]), "--help"]
+        environment = os.environ | {"PYTHON": str(warm_interpreter)}
+        process = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        assert (process.returncode, process.stderr) == (0, "")
+        texts.append(process.stdout)
+    assert "--methods" in texts[0] or "scripts/reproduce.sh melBin" in texts[0]
+    assert "#" not in texts[0] and len(set(texts)) == 1

@@ -48,7 +48,9 @@ def training_outcome(folder: Path) -> Outcome:
     names = sorted(path.name for path in folder.iterdir())
     assert len(names) == 3 and names[1:] == [f"{names[0]}.json", f"{names[0]}.png"], names
     record = json.loads((folder / names[1]).read_text())
-    assert all(epoch.pop("seconds") > 0 and epoch.pop("validation_seconds") > 0 for epoch in record["epochs"])
+    for epoch in record["epochs"]:
+        assert epoch.pop("seconds") > 0
+        assert (epoch.pop("validation_seconds") > 0) == (epoch["clean"] is not None)
     return sha256((folder / names[0]).read_bytes()).hexdigest(), record
 
 

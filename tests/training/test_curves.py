@@ -70,6 +70,15 @@ def test_what_is_no_result_looks_otherwise(tmp_path: Path) -> None:
     assert pixels_of(picture_of(tmp_path, warned, best=2), RED) > 20
 
 
+def test_epochs_that_were_not_validated(tmp_path: Path) -> None:
+    """Fails if an epoch without scores raises, or those with scores are lost among a hundred without."""
+    epochs = [replace(epoch(number), clean=None, robust=None) for number in range(1, 101)]
+    none = picture_of(tmp_path, epochs, best=0)
+    assert pixels_of(none, BLUE) == pixels_of(none, ORANGE) == 0
+    one = picture_of(tmp_path, [*epochs[:49], epoch(50), *epochs[50:]], best=50)
+    assert all(pixels_of(one, colour) > 50 for colour in (BLUE, ORANGE, GREEN))
+
+
 def test_curves_are_redrawn_seldom_and_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails if every epoch of a fast training is drawn, or the last epoch is missing after an error."""
     now, drawings = [0.0], []

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from advmia.errors import UserError
 from advmia.losses import cross_entropy
 from advmia.runtime.rng import SampleRng
 from advmia.tasks import SINGLE_LABEL, one_cycle, sgd
-from advmia.training.loop import Epoch, Position, Training, fit, train_one_epoch
+from advmia.training.loop import Epoch, Position, Saver, Training, fit, train_one_epoch
 from advmia.training.methods import HAT, MART, METHODS, PGDAT, TRADES, MAAdvT, Method, MPAdvT, Natural
 from tests.support.networks import CPU, SmallNet, image_data, record_calls, same_tensors, training_loader
 
@@ -270,11 +271,16 @@ def test_each_step_draws_anew_for_its_batch() -> None:
 
 
 def fitted(
-    model: nn.Module, method: Method, validate: Callable[[], tuple[dict, dict | None]], epochs: int = 3
+    model: nn.Module,
+    method: Method,
+    validate: Callable[[], tuple[dict, dict | None]],
+    epochs: int = 3,
+    every: int = 1,
+    **options: Any,
 ) -> Iterator[Epoch]:
     loader = training_loader(image_data(10), 4)
     optimizer, schedule = new_optimizer(model, epochs * 3)
-    return fit(Training(model, method, loader, optimizer, schedule, epochs), validate)
+    return fit(Training(model, method, loader, optimizer, schedule, epochs, validate_every=every), validate, **options)
 
 
 def test_fit_validates_after_every_epoch() -> None:
@@ -289,13 +295,45 @@ def test_fit_validates_after_every_epoch() -> None:
     epochs = list(fitted(new_model(), method, validate))
     assert validated == [3, 6, 9]
     assert [epoch.number for epoch in epochs] == [1, 2, 3]
-    assert [epoch.clean["accuracy"] for epoch in epochs] == [0.1, 0.2, 0.3]
+    assert [epoch.clean["accuracy"] for epoch in epochs if epoch.clean] == [0.1, 0.2, 0.3]
     assert [epoch.robust["accuracy"] for epoch in epochs if epoch.robust] == [0.05, 0.1, 0.15]
     assert [epoch.loss for epoch in epochs] == pytest.approx([0.8, 3.8, 6.8])  # (4a + 4(a+1) + 2(a+2)) / 10
     assert all(epoch.seconds > 0 for epoch in epochs)
     assert [epoch.lr for epoch in epochs] == pytest.approx(
         [expected_cycle(3, 9, 0.05)[0], expected_cycle(6, 9, 0.05)[0], epochs[2].lr]
     )
+
+
+@pytest.mark.parametrize(("every", "validated"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4, 5]), (5, [5]), (9, [5])])
+def test_fit_validates_after_every_nth_epoch_and_the_last(every: int, validated: list[int]) -> None:
+    """Fails if another epoch is validated, or one that is not has the scores of another."""
+    method = Stub()
+    epochs = list(fitted(new_model(), method, lambda: ({"batches": len(method.x)}, {}), 5, every=every))
+    assert [epoch.number for epoch in epochs] == [1, 2, 3, 4, 5]
+    assert {epoch.number: epoch.clean for epoch in epochs if epoch.clean} == {n: {"batches": 3 * n} for n in validated}
+    assert [epoch.number for epoch in epochs if epoch.validation_seconds > 0 and epoch.robust == {}] == validated
+
+
+@pytest.mark.parametrize("every", [0, -1, 1.5])
+def test_fit_refuses_another_interval(every: Any) -> None:
+    """Fails if a number of epochs that is no number from Python ends in a traceback or in no validation."""
+    with pytest.raises(UserError, match=rf"after every {every} epochs: expected a whole number of at least 1"):
+        next(fitted(new_model(), Stub(), lambda: ({}, None), every=every))
+
+
+def test_fit_saves_no_spoiled_weights_without_a_validation() -> None:
+    """Fails if weights that are not finite replace the last good state, as no validation finds them."""
+    saved: list[int] = []
+    model, position = new_model(), Position()
+    saver = Saver(lambda: saved.append(position.epoch))
+    epochs = fitted(model, Stub(), lambda: ({}, None), 3, every=3, position=position, saver=saver)
+    next(epochs)
+    next(epochs)
+    assert saved == [2]
+    nn.init.constant_(next(model.parameters()), math.nan)
+    with pytest.raises(UserError, match="the loss became nan in epoch 3, step 1"):
+        next(epochs)
+    assert saved == [2]
 
 
 def test_fit_trains_in_train_mode_whatever_validation_leaves() -> None:

@@ -43,7 +43,16 @@ def measure(folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     # A quarter of the phantoms are for testing.
     make_phantoms(folder / "data", ["mel2017"], count=args.images, size=max(args.size, 32))
     words = ["sweep", "--dataset", "melBin", "--model", *args.models, "--methods", *args.methods, "--eps", "8"]
-    words += ["--imgSize", str(args.size), "--bs", str(args.bs), "--epoch", str(args.epochs), "--attacks", *args.attacks]
+    words += [
+        "--imgSize",
+        str(args.size),
+        "--bs",
+        str(args.bs),
+        "--epoch",
+        str(args.epochs),
+        "--attacks",
+        *args.attacks,
+    ]
     words += ["--gpu", "cpu" if args.device == "cpu" else args.device.partition(":")[2] or "0"]
     words += ["--dataRoot", str(folder / "data"), "--out", str(folder / "sweep")]
     parsed = tools_parser("advmia").parse_args(words)

@@ -87,7 +87,7 @@ class Estimator:
         # An update has one pass by the weights, or two with a perturbation; those beyond are the method's.
         own = loss - Cost({kind: 1 for kind in loss.passes if kind.kind == "weights"})
         image = update + self._seconds(scene, examples + own * (1 + perturbed), is_training=True)
-        seconds = self.stopwatch.of_start(self.device)
+        seconds = self.stopwatch.of_start(self.device, "train")
         seconds += epochs * (train * image + self.stopwatch.of_saving(scene, args.model))
         if examples.passes:
             updates = epochs * math.ceil(train / args.bs)
@@ -127,7 +127,7 @@ class Estimator:
                 parts[run.label] += self._evaluation(scene, run, target, source)
         checks = self._once(("checks", scene, target, source), lambda: checks_cost(scene, target, source))
         rest = self._seconds(scene, checks) + self._evaluation(scene, None, target, source)
-        return parts | {REST: rest + self.stopwatch.of_start(self.device)}
+        return parts | {REST: rest + self.stopwatch.of_start(self.device, "test")}
 
     def _evaluation(
         self, scene: Scene, run: AttackRun | None, target: str, source: str | None, *, is_test: bool = True

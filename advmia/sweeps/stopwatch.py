@@ -1,10 +1,8 @@
-"""Times passes through the real networks, updates of a training, what it saves, and the start of a process."""
+"""Times passes through the real networks, updates of a training, and what it saves."""
 
 from __future__ import annotations
 
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager
@@ -25,19 +23,15 @@ from advmia.runtime.precision import FP32, fp32_only, no_autocast
 from advmia.runtime.sealed import write_sealed
 from advmia.sweeps.passes import Pass
 from advmia.sweeps.scene import Scene, timed
+from advmia.sweeps.start import start_seconds
+from advmia.sweeps.steps import Kind
 from advmia.training.averaging import WeightAverage
 from advmia.training.loop import Position, Training, train_one_epoch
 from advmia.training.methods import Natural
 from advmia.training.perturbation import WeightPerturbation
 
-_SECONDS = 0.3  # that are timed of one kind, if one call is not longer
-_REPEATS = 3
+_SECONDS, _REPEATS = 0.4, 5  # of one kind of call, which is repeated less often if it takes longer
 _LR = 1e-4
-# What a process of a step does before its own work, beside reading the data set. The first process is the job's.
-_START = (
-    "import subprocess, sys, advmia.sweeps.job; subprocess.run([sys.executable, '-c', 'import sys, torch,"
-    " advmia.entry_points; torch.zeros(1, device=sys.argv[1])', sys.argv[1]], check=True)"
-)
 
 
 @dataclass
@@ -46,6 +40,7 @@ class Stopwatch:
 
     networks: dict[Hashable, nn.Module] = field(default_factory=dict)
     known: dict[Hashable, float] = field(default_factory=dict)  # seconds
+    starts: dict[Kind, float] = field(default_factory=dict)  # seconds
 
     def of_pass(self, scene: Scene, kind: Pass, *, is_training: bool) -> float:
         """Returns the seconds of a pass for one image. `is_training`: for passes of an attack within a training."""
@@ -69,13 +64,11 @@ class Stopwatch:
         model = self.network(scene, network)
         return self._once((scene.classes, network, "state"), scene, lambda: _seconds_of_saving(scene, model))
 
-    def of_start(self, device: torch.device) -> float:
-        """Returns the seconds until the process of a step has begun its work."""
-
-        def start() -> None:
-            subprocess.run([sys.executable, "-c", _START, str(device)], check=True)
-
-        return self._once(("start", device), None, lambda: timed(start, device)[1])
+    def of_start(self, device: torch.device, kind: Kind) -> float:
+        """Returns the seconds of a training or a test that has next to nothing to do."""
+        if not self.starts:
+            self.starts = start_seconds(device)
+        return self.starts[kind]
 
     def network(self, scene: Scene, name: str) -> nn.Module:
         """Returns a network with random weights, whose batch norms have the statistics of random images."""
@@ -88,12 +81,11 @@ class Stopwatch:
             self.networks[key] = _with_statistics(model, scene)
         return self.networks[key]
 
-    def _once(self, key: Hashable, scene: Scene | None, measure: Callable[[], float]) -> float:
+    def _once(self, key: Hashable, scene: Scene, measure: Callable[[], float]) -> float:
         if key not in self.known:
             try:
                 self.known[key] = measure()
             except torch.OutOfMemoryError:
-                assert scene is not None
                 batch = f"{scene.batch_size} images of {scene.spec.size} pixels"
                 raise UserError(f"{batch} do not fit the memory of {scene.device}: take a smaller --bs") from None
         return self.known[key]
@@ -118,30 +110,27 @@ def _with_statistics(model: nn.Module, scene: Scene) -> nn.Module:
 def _per_image(scene: Scene, least: int, run_with: Callable[[int], Callable[[], object]]) -> float:
     """Returns the seconds of a call for one image. `run_with` returns the call for a number of images.
 
-    On a CPU the number is as large as fits into the time, from `least` up to a batch.
+    On a CPU the number grows from `least` to a batch, as long as a call takes little time.
     """
-    count = max(scene.batch_size, least)
-    if scene.device.type == "cpu":
-        run = run_with(least)
-        run()
-        _, seconds = timed(run, scene.device)
-        fitting = min(int(_SECONDS / _REPEATS / seconds), count // least)
-        if fitting <= 1 and seconds > _SECONDS:
-            return seconds / least
-        count = least * max(fitting, 1)
-    run = run_with(count)
-    for _ in range(1 if scene.device.type == "cpu" else 3):
-        run()
-    return _median(run, scene.device) / count
+    count, most = least, max(scene.batch_size - scene.batch_size % least, least)
+    if scene.device.type == "cuda":
+        count = most
+    while True:
+        run = run_with(count)
+        for _ in range(3 if scene.device.type == "cuda" else 1):  # first calls choose algorithms, and take memory
+            run()
+        seconds = _median(run, scene.device)
+        if count == most or seconds > _SECONDS / 2:
+            return seconds / count
+        count = min(4 * count, most)
 
 
 def _median(run: Callable[[], object], device: torch.device) -> float:
-    """Returns the median of the seconds of some calls."""
+    """Returns the median of the seconds of some calls, of which there are fewer if they are long."""
     times: list[float] = []
-    while len(times) < _REPEATS or (sum(times) < _SECONDS and len(times) < 50):
-        times.append(timed(run, device)[1])
-        if sum(times) > 4 * _SECONDS:
-            break
+    while not times or (len(times) < _REPEATS and sum(times) < 2 * _SECONDS):
+        _, seconds = timed(run, device)
+        times.append(seconds)
     return statistics.median(times)
 
 

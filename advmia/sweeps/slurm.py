@@ -55,7 +55,7 @@ class SlurmRun:
             write_json(self._jobs_path, {"jobs": self.jobs}, indent=1)
             new.append(step)
         there = sum(self.jobs.get(step.name) in queued for step in self.steps)
-        finished = len(self.steps) - len(unfinished)
+        finished = len(self.steps) - len(new) - there
         print(f"submitted {len(new)} jobs; {there} were queued before, {finished} steps are finished", flush=True)
 
     def _submit(self, step: Step, options: str, flags: Sequence[str], waits_for: Sequence[str]) -> str:

@@ -31,6 +31,7 @@ SHRINK = {  # flags that make a command tiny: appended to it, they replace earli
     "testSeg.py": [*TEST, *FEW, *ONE_EPS, "--imgSize", "32"],
     "gradVisual.py": [*TEST, *FEW, *ONE_EPS],
     "phantoms": ["--count", "24", "--size", "32"],
+    "sweep": ["--dryRun", "--dataRoot", "phantoms"],
 }
 OWN = {"moles", "scans"}  # data sets that documented commands make of a user's images
 SURVEY = ("natural", "pgdat", "trades", "mart", "hat", "multilabel", "segmentation", "evaluate")  # in this order
@@ -40,8 +41,7 @@ NOT_RUN_HERE = {
     "mkdir": "is followed by curl",
     "scripts/test.sh": "runs this test",
     "scripts/demo.sh": "is run by test_demo.py",
-    "scripts/sweep_eps.sh": "is listed below, and run by test_sweeps.py",
-    "scripts/reproduce.sh": "is listed below, and by test_sweeps.py",
+    "scripts/reproduce.sh": "is listed by test_survey_scripts.py",
     **{f"scripts/survey/{name}.sh": "is run by test_survey_scripts.py" for name in SURVEY},
     "scripts/methods.sh": "has a test of its own",
     "export": "is for methods.sh",
@@ -120,18 +120,6 @@ def test_all_survey_scripts_are_shown() -> None:
     assert scripts == [f"scripts/survey/{name}.sh" for name in SURVEY]
     existing = {path.stem for path in (ROOT / "scripts" / "survey").glob("*.sh")} - {"settings"}
     assert existing == set(SURVEY)
-
-
-@pytest.mark.slow
-def test_sweeps_are_listed(warm_interpreter: Path) -> None:
-    """Fails if the documented sweeps have a flag that no command takes."""
-    sweeps = [words for words in documented_commands() if words[0] in ("scripts/sweep_eps.sh", "scripts/reproduce.sh")]
-    assert len(sweeps) == 2
-    for words in sweeps:
-        command = [*words, "--dryRun", "--dataRoot", "nowhere"]
-        environment = os.environ | {"PYTHON": str(warm_interpreter), "OMP_NUM_THREADS": "1"}
-        process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-        assert process.returncode == 0 and "-m advmia tables" in process.stdout, process.stderr
 
 
 def test_methods_script_has_every_method() -> None:

@@ -39,10 +39,13 @@ def estimate(out: Path, steps: Sequence[Step], places: Sequence[Place], *, slurm
     estimator = Estimator(device)
     times = [estimator.time_of(step) for step in left]
     tables = [subject_table(times)] + ([attack_table(times)] if any(time.step.kind == "test" for time in times) else [])
-    # On a GPU, steps that share it are no faster than one after another.
-    workers = len(places) if device.type == "cpu" else len({place.name for place in places})
-    summary = _summary(times, device, None if slurm else workers)
+    summary = _summary(times, device, None if slurm else steps_at_a_time(places, device))
     return "\n".join([render_tables(tables, "md"), *note, *summary, *_assumptions(times)]) + "\n"
+
+
+def steps_at_a_time(places: Sequence[Place], device: torch.device) -> int:
+    """Returns how many steps these places run at a time. Steps that share a GPU count as one after another."""
+    return len(places) if device.type == "cpu" else len({place.name for place in places})
 
 
 def subject_table(times: Sequence[StepTime]) -> Table:

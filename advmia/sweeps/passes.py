@@ -32,9 +32,10 @@ from advmia.training.methods import Method
 Kind = Literal["weights", "image", "forward", "score"]
 # An attack of more steps is run with these numbers of steps, and the rest follows from the difference.
 _FEW_STEPS, _SHARE_OF_STEPS = 4, 50
-_DRAWN_BATCHES = 90  # over which what is drawn for each batch is averaged: a multiple of 2, 3 and 5
+# Batches over which a method is averaged that draws numbers for each batch, and the lattice rule for these numbers:
+# draw j of batch n is n * 50**j modulo 89.
+_DRAWN_BATCHES, _LATTICE = 89, 50
 _LEAD = 10.0  # of the right class's logit, so that no attack succeeds
-_BASES = (2, 3, 5, 7, 11)
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def precision_now(device: torch.device) -> str:
 
 
 class EvenRng(SampleRng):
-    """Random streams whose numbers for a whole batch spread evenly from batch to batch (Halton's sequence)."""
+    """Random streams whose numbers for a whole batch spread evenly over [0, 1) from batch to batch."""
 
     def __init__(self, number: int, images: int, device: torch.device) -> None:
         """`number`: of the batch."""
@@ -124,13 +125,9 @@ class EvenRng(SampleRng):
 
     def batch_uniform(self) -> float:
         """Returns the next number in [0, 1) of this batch."""
-        base, rest, share, value = _BASES[self.draws], self._number, 1.0, 0.0
+        place = self._number * _LATTICE**self.draws % _DRAWN_BATCHES
         self.draws += 1
-        while rest:
-            share /= base
-            value += share * (rest % base)
-            rest //= base
-        return value
+        return (place + 0.5) / _DRAWN_BATCHES
 
 
 def method_costs(

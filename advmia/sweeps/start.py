@@ -56,4 +56,4 @@ def _run(folder: Path, step: Step, device: torch.device) -> None:
     threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())} if device.type == "cpu" else {}
     if subprocess.run(words, env=os.environ | threads, stdin=subprocess.DEVNULL, check=False).returncode:
         lines = log_path(folder, step.name).read_text(encoding="utf-8", errors="replace").splitlines()
-        raise UserError(f"cannot measure the start of {step.words[0]}: {lines[-1]}")
+        raise UserError(f"cannot measure how a {step.kind} starts: {lines[-1]}")

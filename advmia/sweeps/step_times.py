@@ -58,8 +58,11 @@ class Estimator:
 
     def time_of(self, step: Step) -> StepTime:
         """Returns the time of a training or a test. Raises `UserError` for a batch that does not fit the memory."""
-        script = SCRIPTS[step.words[0]]
-        args = script.parse(list(step.words))
+        words = list(step.words)
+        while words[0] not in SCRIPTS:  # `-m advmia.entry_points` before it
+            del words[0]
+        script = SCRIPTS[words[0]]
+        args = script.parse(words)
         precision = Precision.choose(args.precision, self.device)
         model = args.model if step.kind == "train" else args.targetModel
         spec = choose_spec(args, model)
@@ -70,8 +73,8 @@ class Estimator:
         else:
             parts = self._test(scene, args)
         # The name is that of the network, e.g. test_melBin_res18_pgdat_eps8.
-        words = step.name.partition("_from_")[0].split("_")
-        method = next(word for word in reversed(words) if word in script.task.methods)
+        parts_of_name = step.name.partition("_from_")[0].split("_")
+        method = next(part for part in reversed(parts_of_name) if part in script.task.methods)
         return StepTime(step, spec.name, model, method, parts)
 
     def _training(self, scene: Scene, args: argparse.Namespace) -> float:

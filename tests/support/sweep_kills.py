@@ -2,10 +2,10 @@
 
     python -m tests.support.sweep_kills --kills 20
 
-The grid has two data sets, two networks, five methods, two eps and two seeds, at tiny scale: 145 steps. It is run without
-a kill, then one step at a time, two at a time, and by Slurm (if it is installed), each killed --kills times: a step, the
-sweep itself, or Slurm's daemons, by SIGKILL. Tables must be equal to the byte, apart from the seconds of trainings, and a
-step that had finished must not run again.
+The grid has two data sets, two networks, five methods, two eps and two seeds, at tiny scale: 145 steps. It is run
+without a kill, then one step at a time, two at a time, and by Slurm (if it is installed), each killed --kills times: a
+step, the sweep itself, or Slurm's daemons, by SIGKILL. Tables must be equal to the byte, apart from the seconds of
+trainings, and a step that had finished must not run again.
 """
 
 from __future__ import annotations

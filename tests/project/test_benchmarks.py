@@ -323,6 +323,16 @@ def test_data_as_a_command(tmp_path: Path, warm_interpreter: Path) -> None:
     assert record["speedup"] > 0 and record["cache"]["build_ms_per_image"] > 0
 
 
+@pytest.mark.slow
+def test_sweeps_as_a_command(tmp_path: Path, warm_interpreter: Path) -> None:
+    """Fails if the benchmark's sweeps do not run, or it writes no times of both."""
+    out = tmp_path / "out.json"
+    words = ["--images", 24, "--size", 16, "--epoch", 1, "--bs", 8, "--repeats", 1, "--jobs", 2, "--methods", "nat"]
+    command = ("benchmarks.sweeps", *words, "--device", "cpu", "--out", out)
+    assert "2 at a time: " in run_well(*command, cwd=tmp_path, python=warm_interpreter)
+    assert all(seconds > 0 for (seconds,) in checked(out)["seconds"])
+
+
 def test_evaluation(run_benchmark: Benchmark) -> None:
     """Fails if an attack or eps is missing from the table, or the total does not include all of them."""
     pytest.importorskip("pyautoattack")

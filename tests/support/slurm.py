@@ -51,31 +51,69 @@ def why_not() -> str:
     return "" if os.geteuid() == 0 else "Slurm's daemons need the super-user"
 
 
-@contextmanager
-def running_slurm(folder: Path) -> Iterator[dict[str, str]]:
-    """Runs a Slurm with one node of two CPUs in `folder`; yields the environment variables for its commands."""
-    for name in ("state", "spool"):
-        (folder / name).mkdir(parents=True)
-    ports = free_ports(2)
-    host = socket.gethostname().partition(".")[0]
-    settings = SETTINGS.format(folder=folder, host=host, controller_port=ports[0], node_port=ports[1])
-    (folder / "slurm.conf").write_text(settings)
-    environment = {"SLURM_CONF": str(folder / "slurm.conf")}
-    daemons = [start_munge(folder)]
-    try:
-        for program in ("slurmctld", "slurmd"):
-            daemons.append(subprocess.Popen([program, "-D", "-f", folder / "slurm.conf"], stderr=subprocess.DEVNULL))
-        wait_for_node(environment, folder)
-        yield environment
-    finally:
-        subprocess.run(["scancel", "--me"], env=os.environ | environment, check=False, capture_output=True)
-        for daemon in reversed(daemons):
+class LocalSlurm:
+    """A Slurm with one node of two CPUs, whose files are in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.daemons: dict[str, subprocess.Popen[bytes]] = {}
+        self.environment = {"SLURM_CONF": str(folder / "slurm.conf")}
+
+    def start(self, program: str) -> None:
+        """Starts `slurmctld` or `slurmd`."""
+        words = [program, "-D", "-f", str(self.folder / "slurm.conf")]
+        self.daemons[program] = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+
+    def kill(self, program: str) -> None:
+        """Kills a daemon by SIGKILL; its jobs go on."""
+        self.daemons[program].kill()
+        self.daemons[program].wait()
+
+    def call(self, *words: object) -> str:
+        """Returns what a command of Slurm prints."""
+        variables = os.environ | self.environment
+        return subprocess.run(list(map(str, words)), env=variables, capture_output=True, text=True, check=True).stdout
+
+    def queue(self) -> dict[str, str]:
+        """Returns the state of each job in the queue, by its name."""
+        return dict(line.split() for line in self.call("squeue", "--noheader", "--format=%j %T").splitlines())
+
+    def start_put_back(self) -> None:
+        """Starts jobs that were put back into the queue, which Slurm else starts two minutes later."""
+        for job in self.call("squeue", "--noheader", "--states=PENDING", "--format=%i").split():
+            words = ["scontrol", "update", f"jobid={job}", "StartTime=now"]
+            subprocess.run(words, env=os.environ | self.environment, capture_output=True, check=False)
+
+    def stop(self) -> None:
+        subprocess.run(["scancel", "--me"], env=os.environ | self.environment, check=False, capture_output=True)
+        for daemon in reversed(self.daemons.values()):
             daemon.terminate()
             try:
                 daemon.wait(timeout=5)
             except subprocess.TimeoutExpired:  # slurmd waits for its jobs
                 daemon.kill()
                 daemon.wait()
+
+
+@contextmanager
+def running_slurm(folder: Path) -> Iterator[LocalSlurm]:
+    """Runs a Slurm in a new folder during the block."""
+    for name in ("state", "spool"):
+        (folder / name).mkdir(parents=True)
+    ports = free_ports(2)
+    host = socket.gethostname().partition(".")[0]
+    settings = SETTINGS.format(folder=folder, host=host, controller_port=ports[0], node_port=ports[1])
+    (folder / "slurm.conf").write_text(settings)
+    slurm = LocalSlurm(folder)
+    try:
+        slurm.daemons["munged"] = start_munge(folder)
+        slurm.start("slurmctld")
+        slurm.start("slurmd")
+        words = ("sinfo", "--noheader", "--format=%t")
+        wait_until(lambda: "idle" in slurm.call(*words), f"the node is not idle: see {folder}/slurmctld.log")
+        yield slurm
+    finally:
+        slurm.stop()
 
 
 def start_munge(folder: Path) -> subprocess.Popen[bytes]:
@@ -87,17 +125,6 @@ def start_munge(folder: Path) -> subprocess.Popen[bytes]:
     daemon = subprocess.Popen(words, stderr=subprocess.DEVNULL)
     wait_until((folder / "munge.socket").exists, f"munged did not start: see {folder}/munge.log")
     return daemon
-
-
-def wait_for_node(environment: dict[str, str], folder: Path) -> None:
-    def is_idle() -> bool:
-        words = ["sinfo", "--noheader", "--format=%t"]
-        return (
-            "idle"
-            in subprocess.run(words, env=os.environ | environment, capture_output=True, text=True, check=False).stdout
-        )
-
-    wait_until(is_idle, f"the node is not idle: see {folder}/slurmctld.log")
 
 
 def wait_until(condition: Callable[[], bool], message: str, seconds: float = 60) -> None:

@@ -26,4 +26,5 @@ for precision in fp32 bf16; do
   # More seeds for PGD-AT, because its seeds differ most.
   part "pgdat-$precision" 4500 strength "${TRAININGS[@]}" --precision "$precision" --methods pgdat --seeds 6
 done
+part estimate 2400 estimate "${CPU[@]}"
 finish

@@ -55,15 +55,20 @@ def measure(folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     ]
     words += ["--gpu", "cpu" if args.device == "cpu" else args.device.partition(":")[2] or "0"]
     words += ["--dataRoot", str(folder / "data"), "--out", str(folder / "sweep")]
-    parsed = tools_parser("advmia").parse_args(words)
-    steps = [step for step in plan_steps(grid_of(parsed, parsed.further), folder / "data") if step.kind != "tables"]
+    steps = plan_of(words)
     estimated = _estimated(steps, torch.device(args.device))
     subprocess.run([sys.executable, "-m", "advmia", *words], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    taken = {step.name: read_state(parsed.out, step).seconds for step in steps}
+    taken = {step.name: read_state(folder / "sweep", step).seconds for step in steps}
     groups = {step.name: [step] for step in steps}
     groups |= {f"all of {kind}": [step for step in steps if step.kind == kind] for kind in ("train", "test")}
     groups["all"] = steps
     return [_row(name, group, estimated, taken) for name, group in groups.items()]
+
+
+def plan_of(words: list[str]) -> list[Step]:
+    """Returns the trainings and tests of a sweep with these words."""
+    args = tools_parser("advmia").parse_args(words)
+    return [step for step in plan_steps(grid_of(args, args.further), args.dataRoot) if step.kind != "tables"]
 
 
 def _estimated(steps: list[Step], device: torch.device) -> dict[str, float]:

@@ -12,6 +12,7 @@ import torch
 from advmia.attacks import ATTACKS
 from advmia.results.render import Cell, Table, render_tables, rounded
 from advmia.runtime import devices, machine
+from advmia.runtime.progress import Bar
 from advmia.sweeps.local import Place
 from advmia.sweeps.step_times import Estimator, StepTime
 from advmia.sweeps.steps import Step, read_state
@@ -37,7 +38,7 @@ def estimate(out: Path, steps: Sequence[Step], places: Sequence[Place], *, slurm
         machine.keep_freed_memory()  # as the steps do
         torch.set_num_threads(places[0].threads or torch.get_num_threads())
     estimator = Estimator(device)
-    times = [estimator.time_of(step) for step in left]
+    times = [estimator.time_of(step) for step in Bar(left, desc="estimate", unit="steps", leave=False)]
     tables = [subject_table(times)] + ([attack_table(times)] if any(time.step.kind == "test" for time in times) else [])
     summary = _summary(times, device, None if slurm else steps_at_a_time(places, device))
     return "\n".join([render_tables(tables, "md"), *note, *summary, *_assumptions(times)]) + "\n"

@@ -35,7 +35,7 @@ _FEW_STEPS, _SHARE_OF_STEPS = 4, 50
 # Batches over which a method is averaged that draws numbers for each batch, and the lattice rule for these numbers:
 # draw j of batch n is n * 50**j modulo 89.
 _DRAWN_BATCHES, _LATTICE = 89, 50
-_LEAD = 10.0  # of the right class's logit, so that no attack succeeds
+_LEAD, _LARGEST_EPS = 10.0, 8 / 255  # of the right class's logit, so that no attack within this eps succeeds
 
 
 @dataclass(frozen=True)
@@ -167,6 +167,8 @@ def evaluation_cost(
     `target`, `source`: names of the networks; no source for a white-box evaluation. `is_test`: see `EvaluationOptions`.
     """
     steps = run.budget.steps if run else 0
+    if run is not None:  # the cost is the same at each eps but 0; at a very large one, the counting network could err
+        run = replace(run, budget=replace(run.budget, eps=min(run.budget.eps, _LARGEST_EPS)))
     if run is None or steps <= 2 * _FEW_STEPS or not run.budget.eps:
         return _evaluation_cost(scene, run, target, source, is_test)
     few, more = _FEW_STEPS, max(2 * _FEW_STEPS, steps // _SHARE_OF_STEPS)

@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,12 @@ from advmia.losses import confident_margin, cross_entropy, pixel_cross_entropy
 from advmia.runtime import machine
 from advmia.runtime.machine import on_device, seed_everything
 from advmia.runtime.precision import FP32
+from advmia.sweeps.step_times import Estimator, StepTime
+from advmia.sweeps.steps import begin_state, write_state
 from advmia.tasks import SEGMENTATION
 from advmia.training import methods
 from advmia.training.methods import HAT, MART, TRADES, Method
-from benchmarks import demo, evaluation, plain, steps, subjects, timing
+from benchmarks import demo, estimate, evaluation, plain, steps, subjects, timing
 from benchmarks.passes import Passes, count_passes, count_requests
 from benchmarks.timing import alternate
 from tests.support.networks import SmallNet, SmallSegmenter, Wrapped, pixels, share_equal, streams, targets, trained
@@ -422,6 +425,27 @@ def test_demo(run_benchmark: Benchmark, monkeypatch: pytest.MonkeyPatch) -> None
     record = run_benchmark("demo", "--seeds", 2, "--threads", 2, 1)
     assert [(run["threads"], run["seed"]) for run in record["runs"]] == [(2, 0), (2, 1), (1, 0), (1, 1)]
     assert record["kept"] == 1
+
+
+def test_estimate(run_benchmark: Benchmark, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if a step of the sweep is left out, or the sums of the estimated and of the taken seconds are wrong."""
+
+    def run(words: list[str], **_: object) -> None:
+        out = Path(words[words.index("--out") + 1])
+        for number, step in enumerate(estimate.plan_of(words[3:]), start=1):
+            step.writes.parent.mkdir(parents=True, exist_ok=True)
+            step.writes.touch()
+            write_state(out, step, replace(begin_state(step, "cpu").ended(step, 0), seconds=number))
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(Estimator, "time_of", lambda _, step: StepTime(step, "", "", "", {"": 3.0}))
+    results = run_benchmark("estimate", "--methods", "nat", "pgdat", "--images", 24, "--size", 16)["results"]
+    names = [f"{kind}_melBin_mv2_{name}" for name in ("nat", "pgdat_eps8") for kind in ("train", "test")]
+    assert [row["name"] for row in results] == [*names, "all of train", "all of test", "all"]
+    taken = [1, 2, 3, 4, 1 + 3, 2 + 4, 1 + 2 + 3 + 4]
+    assert [row["taken"] for row in results] == taken
+    assert [row["estimated"] for row in results] == [3, 3, 3, 3, 6, 6, 12]
+    assert results[-1]["ratio"] == pytest.approx(12 / 10)
 
 
 def test_a_part_that_fails_stops_no_other(tmp_path: Path) -> None:

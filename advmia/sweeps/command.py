@@ -10,7 +10,7 @@ from pathlib import Path
 
 from advmia.errors import UserError
 from advmia.runtime.files import write_lock
-from advmia.sweeps.estimate import estimate
+from advmia.sweeps.estimate import estimate_text
 from advmia.sweeps.grid import Flag, Grid, last_of_each, read_grid, split_flags
 from advmia.sweeps.local import LocalRun, places
 from advmia.sweeps.plan import plan_steps
@@ -30,7 +30,7 @@ def run_sweep(args: argparse.Namespace, further: Sequence[str]) -> None:
         write_plan(args.plan, steps)
     elif args.estimate:
         where = places(args.gpu, args.jobs, args.jobsPerGpu)
-        print(estimate(args.out, steps, where, slurm=args.slurm is not None), end="", flush=True)
+        print(estimate_text(args.out, steps, where, slurm=args.slurm is not None), end="", flush=True)
     elif args.dryRun:
         for step in steps:
             print(shlex.join([sys.executable, *step.words]))

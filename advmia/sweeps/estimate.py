@@ -21,7 +21,7 @@ _IN_ALL = "in all"
 _Form = Callable[[float], str]
 
 
-def estimate(out: Path, steps: Sequence[Step], places: Sequence[Place], *, slurm: bool = False) -> str:
+def estimate_text(out: Path, steps: Sequence[Step], places: Sequence[Place], *, slurm: bool = False) -> str:
     """Returns tables of the time that those steps will take which have not finished in the folder `out`.
 
     `places`: where steps run at the same time; not used with `slurm`, where each step is a job. Raises `UserError` for

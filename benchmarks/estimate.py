@@ -12,6 +12,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -32,37 +33,35 @@ ROOT = Path(__file__).resolve().parent.parent
 def main() -> None:
     args = _arguments()
     with tempfile.TemporaryDirectory() as folder:
-        rows = measure(Path(folder), args)
+        results = measure(Path(folder), args)
     columns = ("", "estimated s", "taken s", "estimated / taken")
-    report.show("a sweep, estimated and run", columns, [list(row.values()) for row in rows])
-    report.write(args, "estimate", {"results": rows})
+    report.show("a sweep, estimated and run", columns, [list(row.values()) for row in results["results"]])
+    print(f"estimating took {results['estimating_seconds']:.0f} s")
+    report.write(args, "estimate", results)
 
 
-def measure(folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Estimates a sweep in the folder and runs it; returns a row for each step, and for sums of them."""
+def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Estimates a sweep in the folder and runs it.
+
+    Returns rows for each step and for sums of them, and the seconds that estimating took.
+    """
     # A quarter of the phantoms are for testing.
     make_phantoms(folder / "data", ["mel2017"], count=args.images, size=max(args.size, 32))
     words = ["sweep", "--dataset", "melBin", "--model", *args.models, "--methods", *args.methods, "--eps", "8"]
-    words += [
-        "--imgSize",
-        str(args.size),
-        "--bs",
-        str(args.bs),
-        "--epoch",
-        str(args.epochs),
-        "--attacks",
-        *args.attacks,
-    ]
+    words += ["--imgSize", str(args.size), "--bs", str(args.bs), "--epoch", str(args.epochs)]
+    words += ["--attacks", *args.attacks]
     words += ["--gpu", "cpu" if args.device == "cpu" else args.device.partition(":")[2] or "0"]
     words += ["--dataRoot", str(folder / "data"), "--out", str(folder / "sweep")]
-    steps = plan_of(words)
+    steps, start = plan_of(words), time.perf_counter()
     estimated = _estimated(steps, torch.device(args.device))
+    estimating = time.perf_counter() - start
     subprocess.run([sys.executable, "-m", "advmia", *words], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     taken = {step.name: read_state(folder / "sweep", step).seconds for step in steps}
     groups = {step.name: [step] for step in steps}
     groups |= {f"all of {kind}": [step for step in steps if step.kind == kind] for kind in ("train", "test")}
     groups["all"] = steps
-    return [_row(name, group, estimated, taken) for name, group in groups.items()]
+    rows = [_row(name, group, estimated, taken) for name, group in groups.items()]
+    return {"results": rows, "estimating_seconds": estimating}
 
 
 def plan_of(words: list[str]) -> list[Step]:

@@ -29,7 +29,7 @@ def estimate_text(out: Path, steps: Sequence[Step], places: Sequence[Place], *, 
     """
     left = [step for step in steps if step.kind != "tables" and read_state(out, step).state != "finished"]
     finished = sum(step.kind != "tables" for step in steps) - len(left)
-    note = [f"{finished} steps are finished already, and are not counted."] if finished else []
+    note = [f"Steps that have finished already, and are not counted: {finished}."] if finished else []
     if not left:
         return "\n".join([*note, "Nothing is left to do.\n"])
     gpus = list(places[0].flags[1:])
@@ -97,14 +97,14 @@ def makespan(times: Sequence[StepTime], workers: int) -> float:
 def _summary(times: Sequence[StepTime], device: torch.device, workers: int | None) -> list[str]:
     """Returns the lines that say how long all takes; `workers`: steps at a time, None for jobs of Slurm."""
     unit, form = _unit(times)
-    on_cpu = f"a CPU with {torch.get_num_threads()} threads"
+    on_cpu = f"a CPU with {torch.get_num_threads()} threads" if torch.get_num_threads() > 1 else "a CPU with one thread"
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else on_cpu
     lines = [f"In all {form(sum(time.seconds for time in times))} {unit} on {name}, one step after another."]
-    chain = f"the longest chain of steps that need each other takes {form(makespan(times, len(times)))}"
+    chain = f"{form(makespan(times, len(times)))} {unit} on any number: the longest chain of steps that need each other"
     if workers is None:
-        lines.append(f"As jobs of Slurm on such devices: {chain}, and more jobs at a time than that save nothing.")
+        lines.append(f"As jobs of Slurm on such devices, at least {chain}.")
     elif workers > 1:
-        lines.append(f"On {workers} of these at a time: {form(makespan(times, workers))} {unit}; {chain}.")
+        lines.append(f"On {workers} of these at a time {form(makespan(times, workers))} {unit}; at least {chain}.")
     return lines
 
 

@@ -18,7 +18,8 @@ from advmia.sweeps.plan import plan_steps
 from advmia.sweeps.scene import timed
 from advmia.sweeps.steps import Kind, Step, log_path, plan_path, write_plan
 
-_FLAGS = ["--imgSize", "8", "--limit", "2", "--bs", "2", "--epoch", "1", "--attacks", "fgsm", "--epsilons", "8"]
+_FLAGS = ["--imgSize", "16", "--limit", "2", "--bs", "2", "--epoch", "1", "--lr", "1e-6"]
+_FLAGS += ["--attacks", "fgsm", "--epsilons", "8"]
 
 
 def start_seconds(device: torch.device) -> dict[Kind, float]:

@@ -287,7 +287,7 @@ def test_flags_that_change_a_training(shown: Callable[..., str], data: Path) -> 
     assert float(table(limited, "Estimated")[0][4]) == pytest.approx(
         2 * (1000 + 10 * (8 * 11 + 8 * 22)) / 3600, abs=0.011
     )
-    assert f"On 2 of these at a time: {(1000 + 10 * 8 * 33) / 3600:.2f} hours" in limited
+    assert f"On 2 of these at a time {(1000 + 10 * 8 * 33) / 3600:.2f} hours" in limited
     perturbed = shown(*words, "--awp", 0.01, "--awpWarmUp", 4)
     expected = 1000 + 4 * 24 * 11 + 6 * 24 * 12 + 10 * 8 * 22
     assert float(table(perturbed, "Estimated")[0][4]) == pytest.approx(expected / 3600, abs=0.011)
@@ -327,7 +327,7 @@ def test_finished_steps_are_left_out(shown: Callable[..., str], data: Path, tmp_
     training.writes.touch()
     write_state(Path("sweep"), training, begin_state(training, "cpu").ended(training, 0))
     text = shown(*words)
-    assert "1 steps are finished already" in text and table(text, "Estimated")[0][3:6:2] == ["0", "1"]
+    assert "have finished already, and are not counted: 1." in text and table(text, "Estimated")[0][3:6:2] == ["0", "1"]
     test.writes.parent.mkdir(parents=True)
     test.writes.touch()
     write_state(Path("sweep"), test, begin_state(test, "cpu").ended(test, 0))

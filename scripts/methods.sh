@@ -8,6 +8,7 @@
 #   SEEDS="0 1 2"          seeds of the trainings
 #   EPOCHS=12              of natural training; the others take a third of them
 #   TRAININGS="pgdat,..."  other trainings: a method and its flags each, with commas between
+#   TRAIN_FLAGS=""         further flags of every training, e.g. "--validateEvery 4"
 #   ATTACKS="pgd cw apgd-t"
 #
 # Arguments go to every training and test command, e.g. --gpu 0, or --dataset with --dataRoot for other images.
@@ -20,7 +21,7 @@ TRAININGS=${TRAININGS:-pgdat,trades,mart,hat,mpadvt,maadvt,pgdat --awp 0.01,pgda
 
 COMMON=(--dataset melBin --dataRoot "$METHODS/data" --imgSize 16 "$@")
 # The weight decay keeps the logits of natural networks so small that their cross-entropy has a gradient in float32.
-TRAIN=(trainCls.py "${COMMON[@]}" --wd 0.01 --bs 8 --resume --saveDir "$METHODS/clsCkpt")
+TRAIN=(trainCls.py "${COMMON[@]}" --wd 0.01 --bs 8 ${TRAIN_FLAGS:-} --resume --saveDir "$METHODS/clsCkpt")
 if [[ " ${*,,}" != *" --dataroot"* ]]; then
   "$PYTHON" -m advmia phantoms --dataRoot "$METHODS/data" --dataset mel2017 --count "${PHANTOMS:-400}" --size 40
 fi

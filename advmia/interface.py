@@ -27,7 +27,6 @@ from advmia.evaluation.attacked import AttackRun
 from advmia.evaluation.loop import EvaluationOptions, result_row
 from advmia.evaluation.loop import evaluate as evaluate_list
 from advmia.evaluation.tally import Evaluation
-from advmia.evaluation.worst import renew_worst
 from advmia.metrics import Scores
 from advmia.models.normalize import Normalize
 from advmia.results.read import read_records, results_at
@@ -129,7 +128,8 @@ def evaluate(
     if unknown:
         raise UserError(f"{unknown[0]} is not for {run.task.name}: choose from {', '.join(run.task.attacks)}")
     results = run.results(folder)
-    results.resume()
+    with results.locked():
+        pass  # takes over what is there
     if results.find(CLEAN, 0) is None:
         clean = run.evaluate(None, (seed, CLEAN, 0.0), CLEAN)
         results.add(result_row(CLEAN, Budget(0, 0, 0), (), clean.scores, clean))
@@ -139,7 +139,6 @@ def evaluate(
             title = f"{attack.name} eps {attack.budget.grey_eps:g}"
             found = run.evaluate(attack.build(run.task), (seed, attack.name, attack.budget.grey_eps), title)
             results.add(*attack.rows(found, run.task, clean_row, y, run.classes))
-    renew_worst(results, run.task, run.loader.data)
     reliability.conclude(results, run.loader, run.task, model, None)
     return Robustness(results, temporary)
 

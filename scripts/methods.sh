@@ -17,7 +17,7 @@ cd "$(dirname "$0")/.."
 . scripts/python.sh
 find_python requirements.txt
 METHODS=${METHODS:-methods} EPOCHS=${EPOCHS:-12}
-TRAININGS=${TRAININGS:-pgdat,trades,mart,hat,mpadvt,maadvt,pgdat --awp 0.01,pgdat --ema 0.995,trades --awp 0.005}
+TRAININGS=${TRAININGS:-pgdat,trades,mart,hat,mpadvt,maadvt,pgdat --awp 0.01 --awpWarmUp 2,pgdat --ema 0.995,trades --awp 0.005 --awpWarmUp 2}
 
 COMMON=(--dataset melBin --dataRoot "$METHODS/data" --imgSize 16 "$@")
 # The weight decay keeps the logits of natural networks so small that their cross-entropy has a gradient in float32.

@@ -28,7 +28,6 @@ from advmia.commands.inputs import (
     check_normalization,
     check_scorable,
     choose_spec,
-    lock_outputs,
 )
 from advmia.data.loading import EvaluationLoader, ImageData
 from advmia.data.readers import count_listed_classes, read_samples
@@ -39,7 +38,6 @@ from advmia.evaluation.guessing import base_rate
 from advmia.evaluation.loop import EvaluationOptions, evaluate, result_row
 from advmia.evaluation.origin import check_dataset, check_training
 from advmia.evaluation.tally import Evaluation
-from advmia.evaluation.worst import renew_worst
 from advmia.models import shown_name
 from advmia.results.rows import CLEAN, WORST, ResultRow
 from advmia.results.write import ResultFile, result_stem
@@ -63,16 +61,15 @@ def test(task: Task, args: argparse.Namespace) -> None:
     check = check_training(trainings, data)
     if check.verdict == "warning":
         say(f"warning: {check.reason}")
-    with lock_outputs(_stem(args, inputs.spec, *_seeds(args, trainings))):
-        results = _open_results(task, inputs, data, (target.sha256, source.sha256), trainings)
-        source_network = None if source is target else machine.on_device(source.model, inputs.device)
-        target_network = machine.on_device(target.model, inputs.device)
-        try:
-            loader = _loader(inputs, data, source_network or target_network)
-            _Run(task, inputs, loader, data, results, target_network, source_network, target.classes).compute_rows()
-        except Stopped as stop:
-            stop.advice = "the same command continues"
-            raise
+    results = _open_results(task, inputs, data, (target.sha256, source.sha256), trainings)
+    source_network = None if source is target else machine.on_device(source.model, inputs.device)
+    target_network = machine.on_device(target.model, inputs.device)
+    try:
+        loader = _loader(inputs, data, source_network or target_network)
+        _Run(task, inputs, loader, data, results, target_network, source_network, target.classes).compute_rows()
+    except Stopped as stop:
+        stop.advice = "the same command continues"
+        raise
 
 
 @dataclass(frozen=True)
@@ -91,9 +88,9 @@ class _Run:
     def compute_rows(self) -> None:
         """Computes the missing rows, printing each as it finishes; then the reliability checks."""
         print(f"{self.results.facts['dataset']}: {len(self.data)} images", flush=True)
-        if self.results.find(CLEAN, 0) is None:
-            clean = self.evaluate()
-            self.results.add(result_row(CLEAN, _NO_ATTACK, (), clean.scores, clean))
+        with self.results.turn((CLEAN, 0.0, 1, False)) as is_missing:
+            if is_missing:
+                self.results.add(self.results.clean_row_beside() or self.clean_row())
         clean_row = self.results.row(CLEAN, 0)
         check = base_rate(self.task, self.data).check(clean_row.scores, torch.tensor(clean_row.outcomes))
         if check.verdict == "warning":  # before the scores, which say nothing then
@@ -105,19 +102,25 @@ class _Run:
             runs = [AttackRun.of(name, eps, args.restarts, rounds=args.eightBit) for eps in epsilons]
             print(runs[0].label)
             for run in runs:
-                known = {row.key for row in self.results.rows}
-                if not known.issuperset(run.keys):
-                    rows = run.rows(self.evaluate(run), self.task, clean_row, self.labels, self.classes)
-                    self.results.add(*(row for row in rows if row.key not in known))
+                with self.results.turn(*run.keys) as is_missing:
+                    if is_missing:
+                        found = self.evaluate(run)
+                        self.results.add(*run.rows(found, self.task, clean_row, self.labels, self.classes))
                 for row in self.results.rows:
                     if row.key in run.keys:
                         self.print_row(row, run.budget)
-        self.print_worst(renew_worst(self.results, self.task, self.data))
         if distributed.is_main():
             whole_list = replace(self.loader, data=self.data)
-            for check in reliability.conclude(self.results, whole_list, self.task, self.target, self.source):
+            checks = reliability.conclude(self.results, whole_list, self.task, self.target, self.source)
+            self.print_worst()
+            for check in checks:
                 print(check.line, flush=True)
             say(f"results in {self.results.csv_path} and {self.results.json_path.name}")
+
+    def clean_row(self) -> ResultRow:
+        """Returns the row of the clean images."""
+        clean = self.evaluate()
+        return result_row(CLEAN, _NO_ATTACK, (), clean.scores, clean)
 
     def evaluate(self, run: AttackRun | None = None) -> Evaluation:
         """Evaluates the target under an attack, or clean. Continues from partial progress, and saves its own."""
@@ -132,11 +135,11 @@ class _Run:
         attack = run.build(self.task) if run else None
         return evaluate(self.target, self.loader, self.task, attack, source=self.source, options=options)
 
-    def print_worst(self, rows: list[ResultRow]) -> None:
+    def print_worst(self) -> None:
         """Prints the rows `worst` at the eps of this run."""
         attacks: list[str] = []
-        for row in rows:
-            if row.grey_eps in self.inputs.args.epsilons:
+        for row in self.results.rows:
+            if row.attack == WORST and row.grey_eps in self.inputs.args.epsilons:
                 if row.attacks != attacks:
                     attacks = row.attacks
                     print(f"{WORST} of {', '.join(attacks)}")
@@ -283,8 +286,9 @@ def _open_results(
     }
     stem = _stem(args, inputs.spec, *_seeds(args, trainings))
     results = ResultFile(stem, facts, task.score_names(inputs.spec), run, record)
-    for path in results.resume() if distributed.is_main() else []:
-        say(f"damaged results, or those of another version, were there: kept as {path}")
+    with results.locked() as renamed:
+        for path in renamed:
+            say(f"damaged results, or those of another version, were there: kept as {path}")
     results.stem, results.rows = distributed.broadcast((results.stem, results.rows))
     if results.stem != stem:
         say(

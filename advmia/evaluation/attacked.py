@@ -16,7 +16,7 @@ from advmia.budgets import Budget
 from advmia.evaluation.eight_bits import round_to_8_bits
 from advmia.evaluation.loop import result_row
 from advmia.evaluation.tally import Evaluation
-from advmia.results.rows import ResultRow, attack_label
+from advmia.results.rows import ResultRow, RowKey, attack_label
 from advmia.tasks import Task
 
 
@@ -40,7 +40,7 @@ class AttackRun:
         return attack_label(self.name, self.restarts)
 
     @property
-    def keys(self) -> list[tuple[str, float, int, bool]]:
+    def keys(self) -> list[RowKey]:
         """The keys of its result rows (`ResultRow.key`)."""
         return [(self.name, self.budget.grey_eps, self.restarts, form) for form in (False, True)[: 1 + self.rounds]]
 

@@ -1,8 +1,7 @@
-"""The reliability report at the end of a run: probes the networks, judges the results and records both."""
+"""The end of a run: renews the rows `worst`, probes the networks, judges the results and records all of it."""
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, fields
@@ -15,49 +14,48 @@ from advmia.evaluation.checks import Check, ScoreTable, report
 from advmia.evaluation.guessing import base_rate
 from advmia.evaluation.origin import check_training
 from advmia.evaluation.probe import Probe, probe_network
-from advmia.results.read import RunRecord, results_at
+from advmia.evaluation.worst import renew_worst
+from advmia.results.read import RunRecord
 from advmia.results.rows import CLEAN, WORST, ResultRow
 from advmia.results.write import ResultFile
 from advmia.tasks import Task
-
-_KEPT_BYTES = 200  # of a long name, by `advmia.results.write.result_stem`
 
 
 def conclude(
     results: ResultFile, loader: EvaluationLoader, task: Task, target: nn.Module, source: nn.Module | None
 ) -> list[Check]:
-    """Returns the checks of a finished run, and writes them and the probe into its JSON file.
+    """Returns the checks of a finished run, and writes them, the probe and the rows `worst` into its files.
 
-    `source` is None for a white-box run, as in `evaluate`.
+    These are of all rows in the files, also of those that other runs have added. `loader`: of the whole list. `source`
+    is None for a white-box run, as in `evaluate`.
     """
-    probe = _recorded_probe(results)
+    with results.locked():
+        probe = _recorded_probe(results)
     if probe is None:
         probe = probe_network(source or target, loader, task, target=target, seed=results.run["seed"])
-    table = score_table(results.rows, task.selection)
-    others = _results_beside(results, task.selection)
     rate, clean = base_rate(task, loader.data), results.row(CLEAN, 0)
-    checks = [
-        rate.check(clean.scores, torch.tensor(clean.outcomes)),
-        *report(table, probe, score=task.selection, transfer=results.is_transfer, others=others),
-        check_training(results.details, loader.data),
-    ]
-    results.details["probe"], results.details["reliability"] = asdict(probe), [vars(check) for check in checks]
-    results.details["base_rate"] = {"score": rate.score, "answer": rate.answer}
-    results.details["finished"] = True
-    results.save()
+    with results.locked():
+        renew_worst(results, task, loader.data)
+        table = score_table(results.rows, task.selection)
+        others = _results_beside(results, task.selection)
+        checks = [
+            rate.check(clean.scores, torch.tensor(clean.outcomes)),
+            *report(table, probe, score=task.selection, transfer=results.is_transfer, others=others),
+            check_training(results.details, loader.data),
+        ]
+        results.details["probe"], results.details["reliability"] = asdict(probe), [vars(check) for check in checks]
+        results.details["base_rate"] = {"score": rate.score, "answer": rate.answer}
+        results.details["finished"] = True
+        results.save()
     return checks
 
 
 def _recorded_probe(results: ResultFile) -> Probe | None:
-    """Returns the probe in the result file, if the same run has written it and nothing was added since.
+    """Returns the probe that an earlier command has written into the files of the same run; None if there is none.
 
-    `ResultFile.add` writes the file without a probe. A run that adds a row therefore probes again, which takes little
-    time compared to the attack. A run that adds nothing does not: on a CPU the probe would be most of its time.
+    It depends on the networks and the images only. In a test of few images under a fast attack, it is much of the work.
     """
-    earlier = results_at(results.json_path)
-    if earlier is None or earlier.run != results.run:
-        return None
-    recorded = earlier.content.get("probe")
+    recorded = results.details.get("probe")
     if not isinstance(recorded, dict) or recorded.keys() != {field.name for field in fields(Probe)}:
         return None  # missing, or another version's
     return Probe(**recorded)
@@ -82,16 +80,8 @@ def _results_beside(results: ResultFile, score: str) -> dict[str, ScoreTable]:
 
     For a transfer run these are the white-box results of its target on the same images, and the other way round.
     """
-    # All are named after the target, and long names keep these bytes. Reading any other file would only take time.
-    beginning = os.fsencode(results.published_name.partition("__from__")[0])[:_KEPT_BYTES]
-    tables = {}
-    for path in sorted(results.stem.parent.glob("*.json")):
-        if path == results.json_path or not os.fsencode(path.name).startswith(beginning):
-            continue
-        other = results_at(path)
-        if other is not None and _is_comparable(other, results):
-            tables[path.name] = score_table(other.rows, score)
-    return tables
+    comparable = [other for other in results.beside() if _is_comparable(other, results)]
+    return {other.file.name: score_table(other.rows, score) for other in comparable}
 
 
 def _is_comparable(other: RunRecord, results: ResultFile) -> bool:

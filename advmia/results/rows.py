@@ -10,6 +10,7 @@ from typing import Any
 from advmia.attacks import ATTACKS
 
 CLEAN = "none"  # the attack's name in the row of the clean images
+RowKey = tuple[str, float, int, bool]  # what a result file has one row of, see `ResultRow.key`
 WORST = "worst"  # and in the row of the worst of all bounded attacks, image by image (`advmia.evaluation.worst`)
 
 
@@ -39,7 +40,7 @@ class ResultRow:
     attacks: list[str] = field(default_factory=list)  # of the row `worst`: the labels of the attacks that it is made of
 
     @property
-    def key(self) -> tuple[str, float, int, bool]:
+    def key(self) -> RowKey:
         """What a result file has one row of: attack, eps in grey levels, restarts, and whether rounded to 8 bits."""
         return self.attack, self.grey_eps, self.restarts, self.eight_bits
 

@@ -67,6 +67,9 @@ class _Planner:
 
     def plan(self) -> list[Step]:
         networks = list(self._networks())
+        for name in (*self.grid.models, *self.grid.methods):
+            if not any(name in (network.model, network.method) for network in networks):
+                raise UserError(f"{name}: no data set of this sweep takes a network or a method of this name")
         for network in networks:
             if network.method == "hat":
                 self._add_training(network.helper)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,12 +27,13 @@ from tests.support.running import run_main
 
 
 def results_of(folder: Path, target: str, source: str, pgd: float, seed: int = 0) -> ResultFile:
-    """Writes the files of a finished run, in which the accuracy under PGD at eps 8 is `pgd`."""
+    """Writes the files of a finished run, in which the accuracy under PGD at eps 8 is `pgd`; replaces earlier ones."""
     run = {"seed": seed, "size": 16, "data": {}, "target_sha256": f"#{target}", "source_sha256": f"#{source}"}
     facts = {"dataset": "melMulti[noise]", "target_model": "mv2", "target_weight": f"a/{target}"}
     facts |= {"source_model": "mv2", "source_weight": f"b.c/{source}"}
     stem = result_stem(folder, "melMulti", Path(target), None if source == target else Path(source))
     results = ResultFile(stem, facts, ("accuracy",), run, {})
+    results.json_path.unlink(missing_ok=True)
     for attack, eps, score in ((CLEAN, 0.0, 0.9), ("pgd", 8.0, pgd)):
         results.add(ResultRow(attack, eps, 0, 0.0, 8, {"accuracy": score}, 0.0, [0] * 8))
     return results
@@ -58,8 +61,9 @@ def test_results_beside(tmp_path: Path, transfer: bool) -> None:
         assert "melMulti__t.1" + (".json" if transfer else "__from__s.json") in outcome.reason
 
 
-def test_the_probe_is_repeated_only_after_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails if a finished run probes again, or uses the probe of a run with other facts or of another version."""
+def test_a_network_is_probed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if a run probes again after one that has finished, also with further rows; or if it uses the probe of a run
+    with other facts, of other packages or of another version."""
     calls = []
 
     def counting(*args: object, **named: object) -> Probe:
@@ -70,14 +74,20 @@ def test_the_probe_is_repeated_only_after_work(tmp_path: Path, monkeypatch: pyte
     results = results_of(tmp_path, "t", "t", 0.5)
     first = conclude(results, loader(), SINGLE_LABEL, trained(), None)
     assert conclude(results, loader(), SINGLE_LABEL, trained(), None) == first and len(calls) == 1
+    later = replace(results, rows=[])
+    later.add(replace(results.rows[-1], grey_eps=4.0))
+    conclude(later, loader(), SINGLE_LABEL, trained(), None)
+    assert len(calls) == 1 and len(read_results(later.json_path).rows) == 3
     results.run["seed"] = 1
     conclude(results, loader(), SINGLE_LABEL, trained(), None)
     assert len(calls) == 2
     content = json.loads(results.json_path.read_text())
-    del content["probe"]["flat"]  # as another version may have it
-    results.json_path.write_text(json.dumps(content))
-    conclude(results, loader(), SINGLE_LABEL, trained(), None)
-    assert len(calls) == 3
+    for number, name in enumerate(("flat", "versions")):
+        changed = copy.deepcopy(content) | ({"versions": {"torch": "1"}} if name == "versions" else {})
+        changed["probe"].pop(name, None)  # as another version may have it
+        results.json_path.write_text(json.dumps(changed))
+        conclude(results, loader(), SINGLE_LABEL, trained(), None)
+        assert len(calls) == 3 + number, name
 
 
 @pytest.mark.usefixtures("few_steps")

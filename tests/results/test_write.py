@@ -6,15 +6,16 @@ import json
 import math
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from advmia.budgets import Budget
+from advmia.results.read import read_results
 from advmia.results.rows import CLEAN, ResultRow
 from advmia.results.write import ResultFile, result_stem
-from advmia.runtime.files import write_lock
 
 RUN = {"seed": 0, "size": 16, "data": {"content": "phantom"}, "target_sha256": "t", "source_sha256": "t"}
 FACTS = {name: name for name in ("dataset", "target_model", "target_weight", "source_model", "source_weight")}
@@ -105,6 +106,87 @@ def test_runs_with_other_settings(tmp_path: Path) -> None:
     assert again.json_path == own
 
 
+def test_two_runs_add_rows_at_the_same_time(tmp_path: Path) -> None:
+    """Fails if a run removes or repeats rows that another has added since it began, mixes them with those of a run with
+    other settings, or loses its own with files that are removed or damaged meanwhile."""
+    first, second, other = results_in(tmp_path), results_in(tmp_path), results_in(tmp_path, seed=1)
+    for results in (first, second, other):
+        with results.locked() as renamed:
+            assert renamed == [] and results.stem == tmp_path / "x"
+    first.add(row_of(CLEAN, 0, 0.5))
+    second.add(row_of(CLEAN, 0, 0.25))
+    second.add(row_of("cw", 8.0, 0.25), row_of("cw", 4.0, 0.5))
+    other.add(row_of(CLEAN, 0, 1.0))
+    first.add(row_of("pgd", 8.0, 0.0))
+    keys = [(CLEAN, 0.0), ("cw", 8.0), ("cw", 4.0), ("pgd", 8.0)]
+    assert [row.key[:2] for row in read_results(first.json_path).rows] == keys
+    assert first.row(CLEAN, 0).scores["accuracy"] == 0.5 and first.json_path == second.json_path
+    assert other.json_path != first.json_path and [row.key[:2] for row in other.rows] == keys[:1]
+    for damage in (Path.unlink, lambda path: path.write_text("{")):
+        damage(first.json_path)
+        first.add(row_of("pgd", 8.0, 0.0))
+        assert [row.key[:2] for row in read_results(first.json_path).rows] == keys
+    first.json_path.unlink()
+    results_in(tmp_path).add(row_of("cw", 2.0, 0.5))
+    first.add(row_of("pgd", 8.0, 0.0))
+    assert [row.key[:2] for row in read_results(first.json_path).rows] == [("cw", 2.0), *keys]
+    assert len(list(tmp_path.glob("x.json.earlier-*"))) == 1 and not list(tmp_path.glob(".*"))
+
+
+def test_rows_are_computed_by_one_run_at_a_time(tmp_path: Path) -> None:
+    """Fails if two runs compute one row at the same time, if one of them does not find it when the other has added it,
+    or if a run waits for another row."""
+    first, second = results_in(tmp_path), results_in(tmp_path)
+    pgd, cw = ("pgd", 8.0, 1, False), ("cw", 8.0, 1, False)
+
+    def wait() -> bool:
+        with second.turn(pgd) as is_missing:
+            return is_missing
+
+    with ThreadPoolExecutor(1) as pool:
+        with first.turn(pgd) as is_missing, results_in(tmp_path).turn(cw) as is_also_missing:
+            assert is_missing and is_also_missing
+            waiting = pool.submit(wait)
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=0.2)
+            first.add(row_of("pgd", 8.0, 0.5))
+        assert waiting.result(timeout=60) is False
+    assert second.row("pgd", 8.0).scores["accuracy"] == 0.5
+    with second.turn(pgd, ("pgd", 8.0, 1, True)) as is_missing:
+        assert is_missing, "that of 8 bits is not there"
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_taken"),
+    [
+        ({"seed": 1}, True),
+        ({"source_sha256": "s"}, True),
+        ({"target_sha256": "u", "source_sha256": "u"}, False),
+        ({"size": 32}, False),
+        ({"precision": "bf16"}, False),
+        ({"noise": "grey"}, False),
+        ({"data": {"content": "phantom", "images": 3}}, False),
+        ({"versions": {"device": "cpu", "torch": "1"}}, False),
+    ],
+    ids=str,
+)
+def test_clean_rows_of_other_results(changes: dict[str, Any], is_taken: bool, tmp_path: Path) -> None:
+    """Fails if the clean images are scored again although results beside have the same row, or the row of another
+    network, other images, another precision or other packages is taken."""
+    other = results_in(tmp_path, **{name: value for name, value in changes.items() if name != "versions"})
+    other.details["versions"] = changes.get("versions", {"device": "cpu"})
+    other.add(row_of("pgd", 8.0, 0.25))
+    results = ResultFile(tmp_path / "x__from__s", FACTS, ("accuracy", "auroc"), RUN, {"versions": {"device": "cpu"}})
+    assert results.clean_row_beside() is None
+    other.add(row_of(CLEAN, 0, 0.5))
+    found = results.clean_row_beside()
+    assert (found is not None) == is_taken and (found is None or found.scores["accuracy"] == 0.5)
+    for file in (other, results):
+        file.details["versions"] = {"device": "NVIDIA A100"}
+    other.save()
+    assert results.clean_row_beside() is None, "on a GPU, outcomes depend on the batch size"
+
+
 def test_stem() -> None:
     """Fails if the results of a transfer attack have the name of white-box results."""
     target, source = Path("a/t.1"), Path("b/s.1")
@@ -124,8 +206,8 @@ def test_long_names(letter: str, tmp_path: Path) -> None:
         runs = [RUN | {"seed": seed, "number": number} for seed in (0, 1)]
         for run in runs:
             results = ResultFile(stem, FACTS, ("accuracy", "auroc"), run, {})
-            with write_lock(stem):
-                assert results.resume() == []
+            assert results.resume() == []
+            with results.turn(("apgd-margin", 1.2e-05, 1, False)):
                 partial = results.partial_evaluation("apgd-margin", Budget.grey(1.2e-05, 20, 0.5))
                 partial.save({"a": 1})
                 assert partial.load() == {"a": 1}

@@ -133,7 +133,8 @@ def answer(connection: socket.socket) -> None:
         os._exit(status)
     threading.Thread(target=forward_signals, args=(connection, child), daemon=True).start()
     _, status = os.waitpid(child, 0)
-    connection.sendall(str(os.waitstatus_to_exitcode(status)).encode())
+    with suppress(BrokenPipeError):  # the client was killed
+        connection.sendall(str(os.waitstatus_to_exitcode(status)).encode())
     os._exit(0)
 
 

@@ -185,10 +185,12 @@ def test_a_wrong_file_is_refused(text: str, message: str, sweep: Sweep, tmp_path
         ([*GRID, "--helperModel", "mv2"], "--helperModel: the sweep gives it to each command"),
         ([*GRID, "--speed", "2"], "--speed: no command of this sweep has this flag"),
         ([*GRID, "--dataset", "nil"], "unknown data set 'nil'"),
+        ([*GRID, "--models", "mv2", "resnet"], "resnet: no data set of this sweep takes a network or a method"),
+        ([*GRID, "--methods", "nat", "pgd"], "pgd: no data set of this sweep takes a network or a method"),
         ([*GRID, "--model", "unet"], "melBin: none of the networks unet and methods hat, nat is for single-label"),
         (["--status", "--out", "none"], "none/plan.json is no plan of a sweep"),
     ],
-    ids=["nothing", "attack", "eps", "filled", "unknown", "dataset", "task", "status"],
+    ids=["nothing", "attack", "eps", "filled", "unknown", "dataset", "model", "method", "task", "status"],
 )
 def test_bad_input_is_refused_before_any_work(words: list[object], message: str, sweep: Sweep, tmp_path: Path) -> None:
     """Fails if something wrong is found only after the first training, in more than a line, or changes files."""

@@ -117,7 +117,11 @@ def _per_image(scene: Scene, least: int, run_with: Callable[[int], Callable[[], 
         count = most
     while True:
         run = run_with(count)
-        for _ in range(3 if scene.device.type == "cuda" else 1):  # first calls choose algorithms, and take memory
+        _, first = timed(run, scene.device)  # first calls choose algorithms, and take memory
+        if scene.device.type == "cpu" and first > 2 * _SECONDS:
+            return first / count
+        if scene.device.type == "cuda":
+            run()
             run()
         seconds = _median(run, scene.device)
         if count == most or seconds > _SECONDS / 2:

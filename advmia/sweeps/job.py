@@ -43,6 +43,8 @@ def run_step(out: Path, name: str, place: str, flags: Sequence[str]) -> int:
     in_slurm = place == SLURM
     # The command inherits the lock. So if this process is killed, the next run of the step waits for the command.
     with write_lock(state_path(out, name), wait=True) as lock:
+        if step.kind != "tables" and read_state(out, step).state == "finished":
+            return 0  # by another job of this step, whose sweep was killed before it could note that it submitted it
         state = begin_state(step, f"job {os.environ['SLURM_JOB_ID']}" if in_slurm else place)
         write_state(out, step, state)
         status, stopped = _run(step, [sys.executable, *step.words, *flags], log_path(out, name), lock)

@@ -4,7 +4,7 @@
 
 The grid has two data sets, two networks, five methods, two eps and two seeds, at tiny scale: 145 steps. It is run
 without a kill, then one step at a time, two at a time, and by Slurm (if it is installed), each killed --kills times: a
-step, the sweep itself, or Slurm's daemons, by SIGKILL. Tables must be equal to the byte, apart from the seconds of
+step, the sweep itself, or slurmd, by SIGKILL. Tables must be equal to the byte, apart from the seconds of
 trainings, and a step that had finished must not run again.
 """
 
@@ -71,27 +71,32 @@ class Run:
 
     def run_by_slurm(self, slurm: LocalSlurm, kills: int) -> None:
         while not (self.out / "plan.json").exists() or not self.check():
-            self.sweeps.run(*GRID, "--out", self.out, "--slurm", "")
+            self._submit(kills)
             while slurm.queue():
                 slurm.start_put_back()
                 time.sleep(self.moments.uniform(0, 12))
                 if self.kills.total() < kills:
                     self._disturb(slurm)
 
+    def _submit(self, kills: int) -> None:
+        """Submits the jobs; may be killed while it does so."""
+        process = self.sweeps.start(*GRID, "--out", self.out, "--slurm", "")
+        if self.kills.total() < kills and self.moments.random() < 0.5:
+            try:
+                process.wait(self.moments.uniform(1, 5))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                self.kills["sweeps"] += 1
+        process.communicate()
+
     def _disturb(self, slurm: LocalSlurm) -> None:
-        choice = self.moments.random()
-        if choice < 0.5:
+        if self.moments.random() < 0.6:
             self.kill_a_step()
-        elif choice < 0.75:
+        else:
             slurm.kill("slurmd")
             time.sleep(1)
             slurm.start("slurmd")
             self.kills["slurmd"] += 1
-        else:
-            slurm.kill("slurmctld")
-            slurm.start("slurmctld")
-            self.kills["slurmctld"] += 1
-            time.sleep(3)  # until it answers
 
 
 def tables(out: Path) -> str:

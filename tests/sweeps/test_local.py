@@ -12,6 +12,7 @@ import pytest
 
 from advmia.runtime.files import write_lock
 from advmia.sweeps.local import places
+from tests.support.running import run_process, run_well
 from tests.support.slurm import wait_until
 from tests.sweeps.running import HAT, HAT_SWEEP, NATURAL, STEPS, Sweeps, changed_times, scores, states, status
 
@@ -51,6 +52,16 @@ def test_a_finished_sweep_repeats_nothing(sweeps: Sweeps, undisturbed: tuple[Pat
     printed, _ = sweeps.run(*words)
     assert re.findall(r"\S+(?=: finished)", printed) == STEPS[-1:]
     assert [row["outcomes"] for row in json.loads(result.read_text())["rows"]] == [row["outcomes"] for row in rows]
+
+
+def test_a_finished_step_does_not_run_again(sweeps: Sweeps, undisturbed: tuple[Path, str]) -> None:
+    """Fails if a step runs that another job has finished, or a step that the plan does not have is no clear error."""
+    out, log = undisturbed[0], undisturbed[0] / "logs" / f"{STEPS[0]}.log"
+    before = log.read_bytes()
+    run_well("advmia.sweeps.job", out, STEPS[0], "cpu", cwd=sweeps.folder, python=sweeps.python)
+    assert log.read_bytes() == before
+    process = run_process("advmia.sweeps.job", out, "another", "cpu", cwd=sweeps.folder, python=sweeps.python)
+    assert process.returncode == 2 and "plan.json has no step 'another'" in process.stderr
 
 
 def test_two_at_a_time_and_killed(sweeps: Sweeps, undisturbed: tuple[Path, str], tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ part steps-mv2 1500 steps "${STEPS[@]}" --models mv2 --compile --repeats 3
 part steps-res18 1800 steps "${STEPS[@]}" --models res18 --compile --repeats 2
 part steps-bf16 1200 steps "${STEPS[@]}" --models res18 mv2 --methods pgdat --precision bf16 --repeats 2
 part networks 900 networks "${CPU[@]}" --size 32 64 --bs 2 --repeats 3 --processorTime
-part sweeps 1800 sweeps "${CPU[@]}" --jobs 2
+part sweeps 1800 sweeps "${CPU[@]}" --jobs 2 --images 96 --epoch 1 --methods nat pgdat
 part epoch 600 epoch "${CPU[@]}" --model mv2 --size 64 --bs 16 --images 96 --testImages 32 --repeats 1
 part evaluation 1800 evaluation "${CPU[@]}" --queries 500 --steps 10 --images 24
 part strength 3600 strength "${CPU[@]}" --precision fp32 bf16 --images 512

@@ -10,7 +10,7 @@ from advmia.results.read import SHARED_SETTINGS, RunRecord, setting_text
 
 # Training settings that some methods lack, or whose usual value depends on the method.
 _METHOD_SETTINGS = ("steps", "step_size", "beta", "gamma", "hat_step", "helper")
-_ADDITIONS = ("awp", "ema", "validate_every")  # named only where they are used
+_ADDITIONS = ("awp", "awp_warm_up", "ema", "validate_every")  # named only where they are used
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def _differences(
             *_differing(own.digests, [other.digests for other in same_settings]),
         ]
         values = {**own.shared, **own.of_method, **own.digests}
-        unused = [name for name in _ADDITIONS if values.get(name) is None]
+        unused = [name for name in _ADDITIONS if not values.get(name)]
         shown = [
             f"{name.replace('_', ' ')} {setting_text(values[name])}"
             for name in differing

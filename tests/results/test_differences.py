@@ -15,6 +15,7 @@ CHANGES: list[tuple[str, object, list[str]]] = [
     ("target_training.epochs", 100, ["trained: epochs 6", "trained: epochs 100"]),
     ("target_training.val_fraction", 0.1, ["trained: val fraction none", "trained: val fraction 0.1"]),
     ("target_training.ema", 0.995, ["", "trained: ema 0.995"]),
+    ("target_training.awp_warm_up", 2, ["", "trained: awp warm up 2"]),
     ("target_training.validate_every", 5, ["", "trained: validate every 5"]),
     ("target_training.beta", 3.0, ["trained: beta 0", "trained: beta 3"]),
     ("target_training.attack_loss", "segpgd", ["trained: attack loss cross-entropy", "trained: attack loss segpgd"]),

@@ -38,7 +38,7 @@ AccountingStorageType=accounting_storage/none
 MpiDefault=none
 ReturnToService=2
 KillWait=2
-NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=1000 State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=1000 State=UNKNOWN
 PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -52,7 +52,7 @@ def why_not() -> str:
 
 
 class LocalSlurm:
-    """A Slurm with one node of two CPUs, whose files are in `folder`."""
+    """A Slurm with one node, whose files are in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -102,7 +102,9 @@ def running_slurm(folder: Path) -> Iterator[LocalSlurm]:
         (folder / name).mkdir(parents=True)
     ports = free_ports(2)
     host = socket.gethostname().partition(".")[0]
-    settings = SETTINGS.format(folder=folder, host=host, controller_port=ports[0], node_port=ports[1])
+    settings = SETTINGS.format(
+        folder=folder, cpus=os.cpu_count(), host=host, controller_port=ports[0], node_port=ports[1]
+    )
     (folder / "slurm.conf").write_text(settings)
     slurm = LocalSlurm(folder)
     try:

@@ -26,6 +26,7 @@ from advmia.sweeps.steps import (
     plan_path,
     read_plan,
     read_state,
+    recorded_state,
     state_path,
     write_state,
     write_status,
@@ -50,7 +51,7 @@ def run_step(out: Path, name: str, place: str, flags: Sequence[str]) -> int:
         status, stopped = _run(step, [sys.executable, *step.words, *flags], log_path(out, name), lock)
         write_state(out, step, state.ended(step, status, stopped=stopped))
     if in_slurm:
-        write_status(out, steps, {each.name: read_state(out, each) for each in steps})
+        write_status(out, steps, {each.name: recorded_state(out, each) for each in steps})
         if stopped:
             _requeue(os.environ["SLURM_JOB_ID"])
         elif status == 0 and step.kind == "test":

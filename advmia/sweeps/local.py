@@ -13,7 +13,7 @@ from pathlib import Path
 from advmia.errors import UserError
 from advmia.runtime.progress import Bar
 from advmia.runtime.signals import Stopped, end_with_parent, forward_signals
-from advmia.sweeps.steps import Step, StepState, log_path, read_state, write_state, write_status
+from advmia.sweeps.steps import Step, StepState, log_path, read_state, recorded_state, write_state, write_status
 
 _POLL_SECONDS = 0.05
 _TABLE_SECONDS = 60.0  # least time between two renewals of the tables while steps run
@@ -117,7 +117,7 @@ class LocalRun:
         finished = 0
         for one in [one for one in self.running if one.process.poll() is not None]:
             self.running.remove(one)
-            state, status = read_state(self.out, one.step), one.process.returncode
+            state, status = recorded_state(self.out, one.step), one.process.returncode
             if state.state not in ("finished", "failed", "stopped"):  # the job itself was killed
                 state = self.states[one.step.name].ended(one.step, status or 1, stopped=stopped)
                 write_state(self.out, one.step, state)
@@ -156,7 +156,7 @@ class LocalRun:
                 print(self.tables.writes.read_text(encoding="utf-8"), end="", flush=True)
             else:
                 failed.append(self.tables)
-            self.states[self.tables.name] = read_state(self.out, self.tables)
+            self.states[self.tables.name] = recorded_state(self.out, self.tables)
             write_status(self.out, self.plan, self.states)
         if failed:
             names = "; ".join(f"{step.name} (log: {log_path(self.out, step.name)})" for step in failed)

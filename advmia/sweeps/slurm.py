@@ -9,14 +9,23 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from advmia.errors import UserError
 from advmia.runtime.files import read_json_object, write_error, write_json
 from advmia.sweeps.job import SLURM
-from advmia.sweeps.steps import Step, StepState, log_path, read_state, state_path, status_text, write_status
+from advmia.sweeps.steps import (
+    Step,
+    StepState,
+    log_path,
+    read_state,
+    recorded_state,
+    state_path,
+    status_text,
+    write_status,
+)
 
 # Two minutes before the time limit, Slurm tells the job's own process (B), which forwards it: the command saves its
 # state, and the job goes back into the queue.
@@ -41,7 +50,7 @@ class SlurmRun:
         `options`: of sbatch, as the user gave them. `flags`: further ones of the commands. Raises `UserError` if Slurm
         refuses a job.
         """
-        queued, states = self._queue(), self.states()
+        queued, states = self._queue(), self._states(read_state)
         unfinished = {step.name for step in self.steps if states[step.name].state != "finished"}
         new = []
         for step in self.steps:
@@ -73,11 +82,11 @@ class SlurmRun:
         job = [sys.executable, "-m", "advmia.sweeps.job", str(self.out), step.name, SLURM, *further]
         return _call([*words, "--wrap", f"exec {shlex.join(job)}"]).strip().partition(";")[0]
 
-    def states(self) -> dict[str, StepState]:
-        """Returns the state of each step. A step that seems to run, but has no job any more, was killed."""
+    def _states(self, read: Callable[[Path, Step], StepState]) -> dict[str, StepState]:
+        """Returns the state of each step, by `read`. One that seems to run, but has no job any more, was killed."""
         queued, states = self._queue(), {}
         for step in self.steps:
-            state = read_state(self.out, step)
+            state = read(self.out, step)
             has_job = self.jobs.get(step.name) in queued
             if state.state == "running" and state.place.startswith("job ") and not has_job:
                 state = replace(state, state="failed")
@@ -88,7 +97,7 @@ class SlurmRun:
 
     def show(self) -> None:
         """Prints how many steps are in each state, those that run and those that failed; writes `status.json`."""
-        states = self.states()
+        states = self._states(recorded_state)
         write_status(self.out, self.steps, states)
         print(status_text(self.out, self.steps, states), flush=True)
 

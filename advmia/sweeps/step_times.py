@@ -27,6 +27,7 @@ from advmia.sweeps.passes import Cost, checks_cost, evaluation_cost, method_cost
 from advmia.sweeps.scene import Scene
 from advmia.sweeps.steps import Step
 from advmia.sweeps.stopwatch import Stopwatch
+from advmia.training.loop import validated_epochs
 
 Known = TypeVar("Known")
 REST = "clean images, checks, start"  # of a test, beside its attacks
@@ -95,7 +96,7 @@ class Estimator:
         if examples.passes:
             updates = epochs * math.ceil(train / args.bs)
             seconds += updates * self.stopwatch.of_refolding(scene, args.model)
-        validations = math.ceil(epochs / getattr(args, "validateEvery", 1))
+        validations = len(validated_epochs(epochs, args.validateEvery))
         return seconds + validations * self._validation(replace(scene, images=validation), args)
 
     def _training_lists(self, spec: DatasetSpec, args: argparse.Namespace) -> tuple[int, int]:

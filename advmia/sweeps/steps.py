@@ -103,12 +103,20 @@ def begin_state(step: Step, place: str) -> StepState:
     return StepState("running", shlex.join(step.words), place, time.time())
 
 
-def read_state(out: Path, step: Step) -> StepState:
-    """Returns how the last run of the step went; it is waiting if the command or what it wrote has changed since."""
+def recorded_state(out: Path, step: Step) -> StepState:
+    """Returns how the last run of the step went, without a look at what it wrote."""
     try:
-        state = StepState(**(read_json_object(state_path(out, step.name)) or {}))
+        return StepState(**(read_json_object(state_path(out, step.name)) or {}))
     except TypeError:  # the file is of another version, or damaged
         return StepState()
+
+
+def read_state(out: Path, step: Step) -> StepState:
+    """Returns `recorded_state`; the step is waiting if the command or what it wrote has changed since.
+
+    Reads all that a finished step wrote: for deciding what to run, not for showing how far a sweep is.
+    """
+    state = recorded_state(out, step)
     if state.state == "finished" and (state.command != shlex.join(step.words) or state.sha256 != _digest(step)):
         return StepState()
     return state

@@ -37,8 +37,8 @@ def test_killed_jobs_lose_nothing(
 ) -> None:
     """Fails if tables or networks differ from an undisturbed sweep's after jobs were killed, put back and cancelled.
 
-    HAT's training is put back into the queue while it trains, the natural test is killed by SIGKILL, and the whole
-    sweep is cancelled and submitted again.
+    HAT's training is put back into the queue while it trains. After it has gone on, the whole sweep is cancelled, and
+    submitted again.
     """
     out, words = tmp_path / "out", [*HAT_SWEEP, "--out", tmp_path / "out", "--slurm", "--cpus-per-task=1"]
     logs = {name: out / "logs" / f"{name}.log" for name in STEPS}
@@ -64,7 +64,7 @@ def test_killed_jobs_lose_nothing(
     assert jobs.run("--cancel", "--out", out)[0].startswith("cancelled ")
     wait_until(lambda: not slurm.queue(), "jobs do not end")
     shown = jobs.run("--status", "--out", out)[0]
-    assert shown.startswith("5 steps: ") and "running" not in shown and "| hat 8" not in str(list(out.glob("tables/*")))
+    assert shown.startswith("5 steps: ") and "running" not in shown
     jobs.run(*words)
     wait_until(lambda: not slurm.queue(), "jobs do not end", seconds=120)
     assert set(states(out).values()) == {"finished"} and scores(out) == scores(undisturbed[0])

@@ -32,7 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tasks",),
     ("gradcam", "results"),
     ("evaluation",),
-    ("training",),
+    ("pictures", "report", "training"),
     ("cli", "commands", "interface"),
     ("entry_points",),
     ("demo", "sweeps"),

@@ -1,0 +1,1 @@
+"""What an attack does to images: contact sheets, and the attacked images as files."""

@@ -11,7 +11,7 @@ import torch
 
 from advmia import budgets
 from tests.support import browser as chromium
-from tests.support import networks
+from tests.support import networks, pretended_gpu
 from tests.support.running import ROOT
 from tests.support.warm import warm_python
 from tests.support.world import make_world
@@ -107,10 +107,23 @@ def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(budgets, name, steps)
 
 
+@pytest.fixture
+def gpu() -> Iterator[torch.device]:
+    """A CUDA device: the first one of this machine, else the pretended one during the test."""
+    if torch.cuda.is_available():
+        yield torch.device("cuda:0")
+        return
+    reason = pretended_gpu.why_not()
+    if reason:
+        pytest.skip(reason)
+    with pretended_gpu.PretendedGpu():
+        yield pretended_gpu.DEVICE
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips tests marked `gpu` if there is no CUDA device."""
+    """Skips tests marked `gpu` if there is no CUDA device, except those that the pretended one carries (fixture)."""
     if torch.cuda.is_available():
         return
     for item in items:
-        if "gpu" in item.keywords:
+        if item.get_closest_marker("gpu") and "gpu" not in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))

@@ -277,10 +277,10 @@ def test_merged_dice_is_that_of_all_images() -> None:
 
 
 @pytest.mark.gpu
-def test_counts_of_a_gpu_are_kept_on_the_cpu() -> None:
+def test_counts_of_a_gpu_are_kept_on_the_cpu(gpu: torch.device) -> None:
     """Fails if meters of several devices cannot be merged."""
     generator = torch.Generator().manual_seed(0)
     y, logits = torch.randint(3, (50,), generator=generator), torch.randn(50, 3, generator=generator)
-    meter = classified(3, logits.cuda(), y.cuda())
+    meter = classified(3, logits.to(gpu), y.to(gpu))
     assert meter.confusion.device.type == "cpu"
     assert meter.compute() == classified(3, logits, y).compute()

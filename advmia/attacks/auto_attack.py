@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from advmia.attacks.auto_pgd import apgd_ce, apgd_t
-from advmia.attacks.common import EvaluationAttack, Objective, forward, frozen_eval, misclassified, notes_of
+from advmia.attacks.common import EvaluationAttack, Objective, choose, forward, frozen_eval, misclassified, notes_of
 from advmia.attacks.fab import fab_t
 from advmia.attacks.square_attack import square
 from advmia.budgets import Budget
@@ -53,8 +53,8 @@ class AutoAttack:
                 queries[remaining] += notes_of(attack).get("queries", 0)
                 succeeded = self._misclassified(model, candidates, y[remaining])
                 kept = succeeded if number else torch.ones_like(succeeded)
-                x_adv[remaining[kept]] = candidates[kept]
-                fooled_by[remaining[succeeded]] = number
+                x_adv[remaining] = choose(kept, candidates, x_adv[remaining])
+                fooled_by[remaining] = torch.where(succeeded, number, fooled_by[remaining])
                 remaining = remaining[~succeeded]
         return x_adv
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from advmia.attacks.common import (
     Objective,
     attack_correct_images,
+    choose,
     forward,
     frozen_eval,
     misclassified,
@@ -170,12 +171,14 @@ def auto_ascend(
         if settings.harm is not None:
             harm = settings.harm(run.logits, run.y)
             worse = harm >= highest[run.indices]
-            x_adv[run.indices[worse]], highest[run.indices[worse]] = run.current[worse], harm[worse]
+            x_adv[run.indices] = choose(worse, run.current, x_adv[run.indices])
+            highest[run.indices] = torch.where(worse, harm, highest[run.indices])
         if success is not None:
             reached = success(run.logits, run.y)
-            x_adv[run.indices[reached]] = run.current[reached]
-            succeeded[run.indices[reached]] = True
-            run = run.keep(~reached)
+            if reached.any():
+                x_adv[run.indices[reached]] = run.current[reached]
+                succeeded[run.indices[reached]] = True
+                run = run.keep(~reached)
         if not len(run.indices) or step == budget.steps:
             break
         if step in checkpoints:  # after the check above: going back to the best point would lose a success
@@ -224,7 +227,7 @@ class ApgdRun:
 
     def keep(self, mask: Tensor) -> ApgdRun:
         """Returns the state of the images in the mask (B,) bool."""
-        return self if mask.all() else ApgdRun(**{name: value[mask] for name, value in vars(self).items()})
+        return ApgdRun(**{name: value[mask] for name, value in vars(self).items()})
 
     def step(self, model: nn.Module, objective: Objective, budget: Budget, *, is_first: bool, is_last: bool) -> None:
         """Takes one step, with momentum from the second step on (equation 1). The last step computes no gradient."""
@@ -240,8 +243,8 @@ class ApgdRun:
             self.logits, self.loss, self.gradient = value_and_gradient(model, self.current, self.y, objective)
         self.rises = self.rises + (self.loss > previous_loss)
         better = self.loss > self.best_loss
-        self.best = _where(better, self.current, self.best)
-        self.best_gradient = _where(better, self.gradient, self.best_gradient)
+        self.best = choose(better, self.current, self.best)
+        self.best_gradient = choose(better, self.gradient, self.best_gradient)
         self.best_loss = torch.where(better, self.loss, self.best_loss)
 
     def adapt(self, steps: int) -> None:
@@ -253,16 +256,11 @@ class ApgdRun:
         same_step_size = (self.step_size == self.checkpoint_step_size).flatten()
         stalls = few_rises | (same_step_size & (self.best_loss <= self.checkpoint_best_loss))
         self.checkpoint_step_size, self.checkpoint_best_loss = self.step_size, self.best_loss
-        self.step_size = _where(stalls, self.step_size / 2, self.step_size)
-        self.current = _where(stalls, self.best, self.current)
-        self.gradient = _where(stalls, self.best_gradient, self.gradient)
+        self.step_size = choose(stalls, self.step_size / 2, self.step_size)
+        self.current = choose(stalls, self.best, self.current)
+        self.gradient = choose(stalls, self.best_gradient, self.gradient)
         self.loss = torch.where(stalls, self.best_loss, self.loss)
         self.rises = torch.zeros_like(self.rises)
-
-
-def _where(mask: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    """Chooses between whole images, like torch.where; mask (B,) bool, yes and no (B, ...)."""
-    return torch.where(mask.view(-1, *[1] * (yes.dim() - 1)), yes, no)
 
 
 def checkpoint_steps(steps: int) -> dict[int, int]:

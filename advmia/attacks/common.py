@@ -154,6 +154,15 @@ def forward(model: nn.Module, x: Tensor) -> Tensor:
     return model(x).float()
 
 
+def choose(mask: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    """Chooses between whole images, like torch.where; mask (B,) bool, yes and no (B, ...).
+
+    Unlike assigning to the images of a mask, it does not make the host wait for a GPU, which would have to say how many
+    they are.
+    """
+    return torch.where(mask.view(-1, *[1] * (yes.dim() - 1)), yes, no)
+
+
 def project(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
     """Returns the image nearest to x_adv that is within eps of x and in [0, 1]."""
     return (x + (x_adv - x).clamp_(-eps, eps)).clamp_(0, 1)

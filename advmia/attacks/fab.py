@@ -17,6 +17,7 @@ from advmia.attacks.auto_pgd import likeliest_wrong
 from advmia.attacks.common import (
     Objective,
     attack_correct_images,
+    choose,
     forward,
     frozen_eval,
     misclassified,
@@ -60,7 +61,7 @@ class TargetedFAB:
             if len(remaining):
                 pair = torch.stack([y, target], dim=1)[remaining]
                 points, succeeded = self._try_target(model, x[remaining], pair)
-                x_adv[remaining[succeeded]] = points[succeeded]
+                x_adv[remaining] = points  # x itself where there is none
                 remaining = remaining[~succeeded]
         return x_adv
 
@@ -77,15 +78,16 @@ class TargetedFAB:
             logits = forward(model, point)
             is_near = (point - x).abs().flatten(1).amax(dim=1) <= self.budget.eps
             reached = misclassified(logits, pair[:, 0]) & is_near
-            x_adv[indices[reached]] = point[reached]
-            succeeded[indices[reached]] = True
             # A point beyond the boundary is moved back towards x. The margin need not be clearly below zero for that:
             # the closer the steps come to the boundary, the less far beyond it they end.
             is_beyond = margin(logits, pair[:, 0]) <= 0
-            current = torch.where(is_beyond.view(-1, 1, 1, 1), x + BACKWARD * (point - x), point)
-            indices, x, pair, current = (values[~reached] for values in (indices, x, pair, current))
-            if not len(indices):
-                break
+            current = choose(is_beyond, x + BACKWARD * (point - x), point)
+            if reached.any():
+                x_adv[indices[reached]] = point[reached]
+                succeeded[indices[reached]] = True
+                indices, x, pair, current = (values[~reached] for values in (indices, x, pair, current))
+                if not len(indices):
+                    break
         return x_adv, succeeded
 
 

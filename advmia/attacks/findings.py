@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from advmia.attacks.common import Objective, forward, frozen_eval
+from advmia.attacks.common import Objective, choose, forward, frozen_eval
 from advmia.attacks.gradient import pgd
 from advmia.budgets import Budget
 from advmia.runtime.rng import SampleRng
@@ -65,7 +65,7 @@ class EachFinding:
                 candidates = run(model, x, y, rng=rng)
                 loss = self.objective(forward(model, candidates), y)
                 higher = loss > highest
-                x_adv[higher], highest[higher] = candidates[higher], loss[higher]
+                x_adv, highest = choose(higher, candidates, x_adv), torch.where(higher, loss, highest)
         return x_adv
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from advmia.attacks.auto_pgd import AscentSettings, auto_ascend
-from advmia.attacks.common import Objective, forward, frozen_eval, project, uniform_start
+from advmia.attacks.common import Objective, choose, forward, frozen_eval, project, uniform_start
 from advmia.attacks.mask_attacks import wrong_weight
 from advmia.attacks.mask_losses import (
     all_wrong,
@@ -86,8 +86,8 @@ class SEA:
                 candidates = self._run(model, x.detach()[remaining], y[remaining], settings, rng.take(remaining))
                 candidate_harm = wrong_share(forward(model, candidates), y[remaining])
                 better = candidate_harm > harm[remaining]
-                x_adv[remaining[better]] = candidates[better]
-                harm[remaining[better]] = candidate_harm[better]
+                x_adv[remaining] = choose(better, candidates, x_adv[remaining])
+                harm[remaining] = torch.where(better, candidate_harm, harm[remaining])
         return x_adv
 
     def _run(self, model: nn.Module, x: Tensor, y: Tensor, settings: RunSettings, rng: SampleRng) -> Tensor:

@@ -40,10 +40,12 @@ class MomentumAscent:
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
         x = x.detach()
         x_adv, momentum = x.clone(), torch.zeros_like(x)
+        steps = self.budget.steps if self.budget.eps else 0
+        placed = placements(x, rng, steps) if self.diverse else []
         with frozen_eval(model):
-            for _ in range(self.budget.steps if self.budget.eps else 0):
+            for step in range(steps):
                 if self.diverse:
-                    gradient = diverse_gradient(model, x_adv, y, self.objective, placements(x, rng))
+                    gradient = diverse_gradient(model, x_adv, y, self.objective, placed[step])
                 else:
                     gradient = input_gradient(model, x_adv, y, self.objective)
                 momentum = gradient / _mean_magnitude(gradient) + MOMENTUM * momentum
@@ -93,15 +95,22 @@ class Placement:
         return F.interpolate(part.contiguous(), size=logits.shape[2:], mode="bilinear", align_corners=False)
 
 
-def placements(x: Tensor, rng: SampleRng) -> list[Placement | None]:
-    """Draws a placement for each image of x (B, C, H, W), from the image's own stream; None: it stays as it is."""
+def placements(x: Tensor, rng: SampleRng, steps: int) -> list[list[Placement | None]]:
+    """Draws a placement for each step and each image of x (B, C, H, W), from the image's own stream.
+
+    None: the image stays as it is. All steps are drawn at once, because the host needs the numbers, for which it waits
+    for a GPU.
+    """
+    drawn = rng.uniform(x.new_empty(len(x), steps, 4)).transpose(0, 1).tolist()
+    return [[_placement(x, *numbers) for numbers in of_step] for of_step in drawn]
+
+
+def _placement(x: Tensor, chance: float, size: float, down: float, across: float) -> Placement | None:
+    """Maps numbers in [0, 1) to the placement of an image of x."""
     rows, columns = x.shape[2:]
-    found: list[Placement | None] = []
-    for chance, size, down, across in rng.uniform(x.new_empty(len(x), 4)).tolist():
-        height, width = (shrunk_side(side, size) for side in (rows, columns))
-        placement = Placement(height, width, int(down * (rows - height)), int(across * (columns - width)))
-        found.append(placement if chance < DIVERSE_SHARE else None)
-    return found
+    height, width = (shrunk_side(side, size) for side in (rows, columns))
+    placement = Placement(height, width, int(down * (rows - height)), int(across * (columns - width)))
+    return placement if chance < DIVERSE_SHARE else None
 
 
 def shrunk_side(side: int, uniform: float) -> int:

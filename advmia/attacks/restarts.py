@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from advmia.attacks.common import EvaluationAttack, Objective, forward, frozen_eval, misclassified
+from advmia.attacks.common import EvaluationAttack, Objective, choose, forward, frozen_eval, misclassified
 from advmia.runtime.precision import fp32_only
 from advmia.runtime.rng import SampleRng
 
@@ -45,7 +45,9 @@ class Restarts:
             candidates = self.attack(model, x[left], y[left], rng=rng.take(left).restart(number))
             new_worth = self._worth(model, candidates, y[left])
             worse = new_worth > worth[left]
-            x_adv[left[worse]], worth[left[worse]], start[left[worse]] = candidates[worse], new_worth[worse], number
+            x_adv[left] = choose(worse, candidates, x_adv[left])
+            worth[left] = torch.where(worse, new_worth, worth[left])
+            start[left] = torch.where(worse, number, start[left])
         return x_adv
 
     def _worth(self, model: nn.Module, x_adv: Tensor, y: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from advmia.attacks.common import Objective, forward, frozen_eval, misclassified
+from advmia.attacks.common import Objective, choose, forward, frozen_eval, misclassified
 from advmia.budgets import Budget
 from advmia.losses import log_odds
 from advmia.runtime.precision import fp32_only
@@ -106,14 +106,13 @@ class _Run:
         plane, step, channel = (values.index_select(0, forwards) for values in (plane, step, channel))
         queries[forwards] += 1
         unhelped = self._try_planes(forwards, channel, step.add_(plane))
-        is_unhelped = torch.isin(forwards, unhelped)
-        self._show(unhelped, channel[is_unhelped], plane[is_unhelped])
+        self._show(*(values.index_select(0, unhelped) for values in (forwards, channel, plane)))
         return queries
 
     def _try_planes(self, indices: Tensor, channel: Tensor, plane: Tensor) -> Tensor:
         """Replaces the channels by the planes (n, H, W) and keeps those that lower the log odds.
 
-        Returns the indices of the images whose odds did not fall. `images` still shows the tried planes there.
+        Returns where in `indices` the images are whose odds did not fall. `images` still shows the tried planes there.
         """
         if not len(indices):
             return indices
@@ -122,11 +121,10 @@ class _Run:
         logits = forward(self.model, images.permute(0, 3, 1, 2))
         odds = log_odds(logits, self.y[indices])
         helps = odds < self.odds[indices]
-        kept = indices[helps]
-        self.planes[kept, channel[helps]] = plane[helps]
-        self.odds[kept] = odds[helps]
-        self.succeeded[kept] = misclassified(logits, self.y[indices])[helps]
-        return indices[~helps]
+        self.planes[indices, channel] = choose(helps, plane, self.planes[indices, channel])
+        self.odds[indices] = torch.where(helps, odds, self.odds[indices])
+        self.succeeded[indices] = helps & misclassified(logits, self.y[indices])
+        return (~helps).nonzero()[:, 0]  # the only point here where the host waits for a GPU
 
     def _show(self, indices: Tensor, channel: Tensor, plane: Tensor) -> None:
         """Writes the planes (n, H, W) into the channels of `images`, clipped."""

@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from advmia.attacks.common import Objective, forward, frozen_eval, misclassified
+from advmia.attacks.common import Objective, choose, forward, frozen_eval, misclassified
 from advmia.budgets import Budget
 from advmia.losses import margin
 from advmia.runtime.rng import SampleRng
@@ -56,7 +56,7 @@ class Square:
                 succeeded = misclassified(logits, y)
                 better = (margin(logits, y) < lowest_margin) | succeeded
                 lowest_margin = torch.where(better, margin(logits, y), lowest_margin)
-                best = torch.where(better.view(-1, 1, 1, 1), proposal, best)
+                best = choose(better, proposal, best)
                 remaining = ~succeeded
                 if not remaining.all():
                     x_adv[indices[succeeded]] = best[succeeded]

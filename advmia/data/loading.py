@@ -18,6 +18,7 @@ from advmia.data.readers import SampleList
 from advmia.data.specs import Augmentation
 from advmia.data.transforms import augment, to_pixels
 from advmia.errors import UserError
+from advmia.runtime.devices import to_device
 from advmia.runtime.rng import generator_for
 
 Item = TypeVar("Item")
@@ -109,12 +110,10 @@ class ImageData:
         """Returns the images, uint8 (B, S, S, 3), and the targets of the samples, both on `device`."""
         if self.preloaded is not None:
             images, masks = self.preloaded
-            on_gpu = torch.from_numpy(indices).to(images.device)
-            return images[on_gpu], self.targets(indices).to(device) if masks is None else masks[on_gpu].long()
-        images, targets = torch.from_numpy(self.images[indices]), self.targets(indices)
-        if device.type == "cuda":  # only from pinned memory does a copy run beside the computation
-            images, targets = images.pin_memory(), targets.pin_memory()
-        return images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
+            there = to_device(torch.from_numpy(indices), images.device)
+            targets = to_device(self.targets(indices), device) if masks is None else masks[there].long()
+            return images[there], targets
+        return to_device(torch.from_numpy(self.images[indices]), device), to_device(self.targets(indices), device)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from advmia.budgets import GREY_LEVELS
 from advmia.data.decode import decoded
 from advmia.data.masks import read_class_mask, read_mask
 from advmia.data.specs import Augmentation, MaskValues
+from advmia.runtime.devices import to_device
 
 Note = Callable[[str], object]  # gets a remark about a file
 
@@ -73,7 +74,7 @@ def augment(images: Tensor, augmentation: Augmentation, draws: Tensor) -> Tensor
     """
     batch, side = len(images), images.shape[1]
     if augmentation.rotation == 0 and augmentation.vertical_flip == 0:
-        flipped = (draws[:, 1] < augmentation.horizontal_flip).to(images.device)
+        flipped = to_device(draws[:, 1] < augmentation.horizontal_flip, images.device)
         return torch.where(flipped[:, None, None, None], images.flip(2), images)
     source = _source_pixels(side, augmentation, draws, images.device)  # (B, S*S); the index S*S means black
     black = images.new_zeros(batch, 1, images.shape[3])
@@ -89,11 +90,12 @@ def _source_pixels(side: int, augmentation: Augmentation, draws: Tensor, device:
     0.2 % of the pixels would differ. A flip mirrors the output coordinate. Returns (B, side**2) int64.
     """
     angles = (2 * draws[:, 0] - 1) * augmentation.rotation
-    steps = torch.tensor([_rotation_steps(float(angle), side) for angle in angles], dtype=torch.int64).to(device)
+    steps = torch.tensor([_rotation_steps(float(angle), side) for angle in angles], dtype=torch.int64)
+    steps = to_device(steps, device)
     ax, bx, cx, ay, by, cy = (steps[:, column, None, None] for column in range(6))  # (B, 1, 1) each
     position = torch.arange(side, device=device)
     flips = torch.stack([draws[:, 1] < augmentation.horizontal_flip, draws[:, 2] < augmentation.vertical_flip])
-    horizontal, vertical = flips.to(device)
+    horizontal, vertical = to_device(flips, device)
     column = _mirrored(position, horizontal)[:, None, :]  # (B, 1, S)
     row = _mirrored(position, vertical)[:, :, None]  # (B, S, 1)
     x = (cx + ax * column + bx * row) >> _FIXED_POINT

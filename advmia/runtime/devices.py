@@ -1,10 +1,11 @@
-"""The devices that `--gpu` names, and which of them this process uses."""
+"""The devices that `--gpu` names, which of them this process uses, and copies to them."""
 
 from __future__ import annotations
 
 import os
 
 import torch
+from torch import Tensor
 
 from advmia.errors import UserError
 from advmia.runtime import distributed
@@ -56,3 +57,11 @@ def pick_devices(gpus: list[str] | None) -> list[torch.device]:
     if len(set(gpus)) < len(gpus):
         raise UserError(f"--gpu {' '.join(gpus)}: a device is named twice")
     return [torch.device(f"cuda:{gpu}") for gpu in gpus]
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copies a tensor of the CPU to a device.
+
+    To a GPU it goes from pinned memory: only then does the copy run beside the computation, and the host go on at once.
+    """
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -45,6 +45,7 @@ from tests.support.networks import (
     trained,
     unsettle,
 )
+from tests.support.pretended_gpu import PretendedGpu
 
 pytestmark = pytest.mark.usefixtures("few_queries")
 
@@ -311,16 +312,17 @@ def deterministic() -> Iterator[None]:
 @pytest.mark.gpu
 @for_each_attack
 @pytest.mark.parametrize("name", ["small-normalized", "res18-normalized", "chexnet-normalized"])
-def test_contract_on_a_gpu(attack: str, name: str, deterministic: None) -> None:
+def test_contract_on_a_gpu(attack: str, name: str, deterministic: None, gpu: torch.device) -> None:
     """Fails if a clause of the contract breaks on a GPU, with the random streams on the device."""
-    device = torch.device("cuda:0")
-    model = unsettle(network(name).to(device))
+    if PretendedGpu.active is not None and name != "small-normalized":
+        pytest.skip("takes minutes on the pretended GPU, where deep networks round as on the CPU")
+    model = unsettle(network(name).to(gpu))
     before = Snapshot.of(model)
-    x = pixels(4, size=32)[0].to(device)
+    x = pixels(4, size=32)[0].to(gpu)
     y = predictions(model, x)
 
     def attacked() -> Tensor:
-        return build(attack)(model, x, y, rng=SampleRng.of(0, samples=range(4), device=device))
+        return build(attack)(model, x, y, rng=SampleRng.of(0, samples=range(4), device=gpu))
 
     x_adv = attacked()
     assert x_adv.device == x.device and not x_adv.requires_grad

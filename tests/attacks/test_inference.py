@@ -23,6 +23,7 @@ from advmia.models import MODELS, build_model
 from advmia.tasks import SINGLE_LABEL
 from advmia.training import methods
 from tests.support.networks import Snapshot, image_data, network, record_calls, streams, unsettle
+from tests.support.pretended_gpu import PretendedGpu
 
 
 def batch(count: int = 2, size: int = 32) -> Tensor:
@@ -267,13 +268,14 @@ def test_a_cpu_keeps_its_batch() -> None:
 
 
 @pytest.mark.gpu
-def test_the_batch_that_fits_a_gpu() -> None:
+def test_the_batch_that_fits_a_gpu(gpu: torch.device) -> None:
     """Fails if the batch size does not fit the GPU's memory, is smaller than the batch passed, or above the limit."""
-    device = torch.device("cuda")
-    model = settled("mv2").to(device).eval()
-    x = batch(4).to(device)
+    if PretendedGpu.active is not None:
+        PretendedGpu.active.memory.total = 160 * 2**20
+    model = settled("mv2").to(gpu).eval()
+    x = batch(4).to(gpu)
     assert fitting_batch(model, x, 5) == 5
     count = fitting_batch(model, x, 4096)
     assert 4 < count <= 4096
-    many, y = x[:1].expand(count, -1, -1, -1), torch.zeros(count, dtype=torch.int64, device=device)
+    many, y = x[:1].expand(count, -1, -1, -1), torch.zeros(count, dtype=torch.int64, device=gpu)
     input_gradient(inference_copy(model, x), many, y, cross_entropy)

@@ -127,10 +127,10 @@ class SharedDraws(StubRng):
 
     def __init__(self, draws: Sequence[tuple[float, ...]]) -> None:
         super().__init__(torch.empty(0))
-        self.steps = iter([torch.tensor(draw) for draw in draws])
+        self.steps = torch.tensor(draws)
 
     def uniform(self, like: Tensor) -> Tensor:
-        return next(self.steps).expand_as(like)
+        return self.steps.expand_as(like)
 
 
 @classes

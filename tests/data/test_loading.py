@@ -398,11 +398,11 @@ def test_facts_tell_data_apart(root: Path) -> None:
 
 
 @pytest.mark.gpu
-def test_batches_on_a_gpu() -> None:
+def test_batches_on_a_gpu(gpu: torch.device) -> None:
     """Fails if a batch on the GPU has other pixels or rows, or an index that is not on the CPU."""
     data = some_data([0, 1] * 20, side=12)
     for number in range(2):
-        on_gpu = TrainingLoader(data, 8, torch.device("cuda"), "weighted", THREE, 0)
+        on_gpu = TrainingLoader(data, 8, gpu, "weighted", THREE, 0)
         for ours, theirs in zip(on_gpu.epoch(number), training(data, bs=8).epoch(number), strict=True):
             assert ours.x.is_cuda and ours.y.is_cuda and ours.index.device == CPU
             assert torch.equal(ours.x.cpu(), theirs.x) and torch.equal(ours.y.cpu(), theirs.y)
@@ -473,14 +473,13 @@ def test_an_error_while_reading_ahead_is_raised() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("share", [1.0, 0.0], ids=["preloaded", "read ahead"])
-def test_where_a_gpu_finds_its_pixels(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_a_gpu_finds_its_pixels(share: float, monkeypatch: pytest.MonkeyPatch, gpu: torch.device) -> None:
     """Fails if pixels or augmentation differ from those on a CPU, or a list that fits the memory is not preloaded."""
     monkeypatch.setattr("advmia.data.loading.PRELOAD_FRACTION", share)
-    device = torch.device("cuda")
     data = some_data([0, 1, 2] * 3, side=16)
-    data_on_gpu = data.preload(device)
+    data_on_gpu = data.preload(gpu)
     assert (data_on_gpu.preloaded is not None) == (share == 1.0)
     expected = [*EvaluationLoader(data, 4, CPU), *training(data).epoch(1)]
-    batches = [*EvaluationLoader(data_on_gpu, 4, device), *replace(training(data_on_gpu), device=device).epoch(1)]
+    batches = [*EvaluationLoader(data_on_gpu, 4, gpu), *replace(training(data_on_gpu), device=gpu).epoch(1)]
     for ours, theirs in zip(batches, expected, strict=True):
         assert torch.equal(ours.x.cpu(), theirs.x) and torch.equal(ours.y.cpu(), theirs.y)

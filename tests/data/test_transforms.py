@@ -302,16 +302,16 @@ def test_no_augmentation_changes_nothing() -> None:
 
 
 @pytest.mark.gpu
-def test_to_pixels_on_a_gpu() -> None:
+def test_to_pixels_on_a_gpu(gpu: torch.device) -> None:
     """Fails if a GPU multiplies by the rounded 1/255, which changes the last bit of half the grey levels."""
     images = torch.arange(256, dtype=torch.uint8).repeat(3).reshape(1, 16, 16, 3)
-    assert torch.equal(to_pixels(images.cuda()).cpu(), to_pixels(images))
+    assert torch.equal(to_pixels(images.to(gpu)).cpu(), to_pixels(images))
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("augmentation", [THREE, Augmentation(horizontal_flip=0.5)], ids=str)
-def test_augment_on_a_gpu(augmentation: Augmentation) -> None:
+def test_augment_on_a_gpu(augmentation: Augmentation, gpu: torch.device) -> None:
     """Fails if a GPU gives other pixels than the CPU."""
     images, draws = some_batch(16, 65), some_draws(16)
-    changed = augment(images.cuda(), augmentation, draws)
+    changed = augment(images.to(gpu), augmentation, draws)
     assert changed.is_cuda and torch.equal(changed.cpu(), augment(images, augmentation, draws))

@@ -341,14 +341,13 @@ def test_outputs_that_are_not_finite_are_refused(value: float, attacked: bool) -
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("batch_size", [1, 7, 64])
-def test_outcomes_on_a_gpu_do_not_depend_on_the_batch_size(batch_size: int) -> None:
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 7, 64])
+def test_outcomes_on_a_gpu_do_not_depend_on_the_batch_size(batch_size: int, gpu: torch.device) -> None:
     """Fails if random streams belong to the batch. Rounding may change the outcome of one image in forty."""
-    device = torch.device("cuda:0")
-    model = trained().to(device)
+    model = trained().to(gpu)
     data = image_data(IMAGES)
     evaluations = [
-        evaluate(model, EvaluationLoader(data, size, device), SINGLE_LABEL, PGD, options=EvaluationOptions((0,)))
+        evaluate(model, EvaluationLoader(data, size, gpu), SINGLE_LABEL, PGD, options=EvaluationOptions((0,)))
         for size in (16, batch_size)
     ]
     assert (evaluations[0].outcomes != evaluations[1].outcomes).sum() <= 1

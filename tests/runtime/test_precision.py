@@ -176,14 +176,13 @@ def test_scoring_switches_tf32_off_and_on_again() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
-def test_on_a_gpu(precision: str) -> None:
+def test_on_a_gpu(precision: str, gpu: torch.device) -> None:
     """Fails if a precision does not run on CUDA or rounds more than its name says."""
-    device = torch.device("cuda")
-    chosen = Precision.choose(precision, device)
-    model, (x, _) = network("res18").to(device).eval(), pixels(4)
+    chosen = Precision.choose(precision, gpu)
+    model, (x, _) = network("res18-normalized").to(gpu).eval(), pixels(4)
     exact = model.cpu().double()(x.double())
-    with torch.no_grad(), chosen.autocast(device):
-        actual = model.float().to(device)(x.to(device)).double().cpu()
+    with torch.no_grad(), chosen.autocast(gpu):
+        actual = model.float().to(gpu)(x.to(gpu)).double().cpu()
     allowed = {"fp32": 1e-5, "tf32": 5e-3, "bf16": 5e-2}[precision]
     assert (actual - exact).abs().max() <= allowed * exact.abs().max()
 

@@ -141,9 +141,9 @@ def test_seeds_fit_and_differ() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("draw", DRAWS)
-def test_noise_on_a_gpu_does_not_depend_on_the_batch(draw: str) -> None:
+def test_noise_on_a_gpu_does_not_depend_on_the_batch(draw: str, gpu: torch.device) -> None:
     """Fails if samples share a generator on the GPU, or the noise is on another device than the images."""
-    like = torch.zeros(4, *SHAPE, device="cuda")
-    together = getattr(SampleRng.of(0, samples=range(4), device="cuda"), draw)(like)
-    alone = getattr(SampleRng.of(0, samples=[2], device="cuda"), draw)(like[:1])
+    like = torch.zeros(4, *SHAPE, device=gpu)
+    together = getattr(SampleRng.of(0, samples=range(4), device=gpu), draw)(like)
+    alone = getattr(SampleRng.of(0, samples=[2], device=gpu), draw)(like[:1])
     assert together.is_cuda and torch.equal(together[2:3], alone)

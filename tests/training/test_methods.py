@@ -373,17 +373,16 @@ def test_training_budget(eps: int, step_size: float) -> None:
 
 @pytest.mark.gpu
 @methods
-def test_methods_on_a_gpu(name: str) -> None:
+def test_methods_on_a_gpu(name: str, gpu: torch.device) -> None:
     """Fails if on a GPU a method's loss does not repeat, or a gradient is not finite."""
-    device = torch.device("cuda:0")
     method = every_method()[name]
     if isinstance(method, HAT):
-        method.helper.to(device)
-    model = trained().to(device).train()
+        method.helper.to(gpu)
+    model = trained().to(gpu).train()
     model.dropout.p = 0.0
-    x, y = (tensor.to(device) for tensor in pixels(IMAGES))
+    x, y = (tensor.to(gpu) for tensor in pixels(IMAGES))
     losses = [
-        method(each, x, y, rng=SampleRng.of(0, samples=range(IMAGES), device=device))
+        method(each, x, y, rng=SampleRng.of(0, samples=range(IMAGES), device=gpu))
         for each in (copy.deepcopy(model), model)  # a call moves the running statistics, which the attack depends on
     ]
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-3, atol=1e-3)

@@ -378,10 +378,10 @@ def test_the_network_sees_each_image_once_an_epoch() -> None:
 
 
 @pytest.mark.gpu
-def test_an_epoch_on_a_gpu() -> None:
+def test_an_epoch_on_a_gpu(gpu: torch.device) -> None:
     """Fails if the loss is far from that on the CPU, where no noise is drawn."""
     losses = []
-    for device in (CPU, torch.device("cuda:0")):
+    for device in (CPU, gpu):
         loader = TrainingLoader(image_data(22), 8, device, "weighted", Augmentation(horizontal_flip=0.5), 0)
         model = copy.deepcopy(new_model(dropout=0.0)).to(device)
         losses.append(train(model, Natural(cross_entropy), loader, epochs=2))

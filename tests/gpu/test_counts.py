@@ -1,0 +1,76 @@
+"""How many operators a step launches on the GPU, and how much memory a training step needs, counted without numbers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from advmia.attacks import ATTACKS
+from advmia.attacks.inference import Blocks, inference_copy
+from advmia.budgets import Budget
+from advmia.models import MODELS, build_model
+from advmia.runtime.precision import Precision
+from advmia.runtime.rng import SampleRng
+from advmia.tasks import SEGMENTATION, SINGLE_LABEL
+from advmia.training.methods import METHODS
+from tests.gpu.test_devices import settings_with
+from tests.support.pretended_gpu import DEVICE, PretendedGpu
+
+# Network -> the most launches of a step of PGD in fp32 or tf32, of one in bf16, and of folding new weights. They do not
+# depend on the size of the images or of the batch. A smaller number is progress: write it here.
+LAUNCHES = {
+    "res18": (130, 177, 422),
+    "mv2": (291, 412, 1199),
+    "chexnet": (1290, 1476, 1612),
+    "wrn": (188, 235, 335),
+    "unet": (141, 192, 388),
+    "segnet": (168, 225, 552),
+}
+# Method -> the most GiB of a training step of res18 on 32 images of 224 pixels in fp32 or tf32. A graph takes 6.9.
+MEMORY = {"nat": 7.2, "pgdat": 7.3, "trades": 14.1, "mart": 14.1, "hat": 21.0, "mpadvt": 7.3, "maadvt": 14.1}
+
+
+def launches_of_a_step(gpu: PretendedGpu, name: str, network: nn.Module, precision: str) -> int:
+    """Returns how many launches PGD has with one step more than without."""
+    task = SEGMENTATION if MODELS[name].kind == "segmentation" else SINGLE_LABEL
+    x, counts = torch.rand(2, 3, 32, 32).to(DEVICE), []
+    y = torch.zeros((2, 32, 32) if task is SEGMENTATION else (2,), dtype=torch.int64).to(DEVICE)
+    for steps in (0, 1):
+        gpu.clear()
+        attack = ATTACKS["pgd"].build(Budget(8 / 255, steps, 2 / 255), task.attacks["pgd"])
+        with Precision(precision).autocast(DEVICE):
+            attack(Blocks(network), x, y, rng=SampleRng.of(0, samples=range(2), device=DEVICE))
+        counts.append(len(gpu.launches))
+    return counts[1] - counts[0]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("narrow_wrn")
+def test_launches(shapes: PretendedGpu) -> None:
+    """Fails if a step of an attack, or folding after an update of the weights, launches more operators than stated."""
+    assert LAUNCHES.keys() == MODELS.keys()
+    for name, (plain, bf16, folding) in LAUNCHES.items():
+        model, x = build_model(name, 2).to(DEVICE), torch.rand(2, 3, 32, 32).to(DEVICE)
+        network = inference_copy(model, x)
+        assert 100 < launches_of_a_step(shapes, name, network, "fp32") <= plain, name
+        assert launches_of_a_step(shapes, name, network, "bf16") <= bf16, name
+        with torch.no_grad():
+            next(model.parameters()).add_(1)
+        shapes.clear()
+        inference_copy(model, x)
+        assert 100 < len(shapes.launches) <= folding, name
+
+
+@pytest.mark.slow
+def test_memory_of_training(shapes: PretendedGpu) -> None:
+    """Fails if a method keeps a graph more than stated, such as that of its attack, or the attack keeps its steps'."""
+    assert MEMORY.keys() == METHODS.keys()
+    x, y = torch.rand(32, 3, 224, 224).to(DEVICE), torch.zeros(32, dtype=torch.int64).to(DEVICE)
+    for method, most in MEMORY.items():
+        model, helper = build_model("res18", 2).to(DEVICE), build_model("res18", 2).to(DEVICE).eval()
+        rng = SampleRng.of(0, samples=range(len(x)), device=DEVICE)
+        shapes.clear()
+        METHODS[method](settings_with(helper))(model, x, y, rng=rng).backward()
+        peak = shapes.memory.peak / 2**30
+        assert 0.9 * most < peak <= most, (method, peak)

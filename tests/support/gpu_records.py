@@ -1,0 +1,94 @@
+"""What the pretended GPU (`tests.support.pretended_gpu`) records: launches, waits and the memory in use."""
+
+from __future__ import annotations
+
+import math
+import sys
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import advmia
+
+CONVOLUTIONS = ("convolution", "convolution_backward")
+PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot")
+_ROOT = f"{Path(advmia.__file__).parent}/"
+
+
+@dataclass(frozen=True)
+class Launch:
+    """An operator that ran on the device."""
+
+    op: str
+    place: str  # the line of the package that caused it, see `line_of_the_package`
+    flop: float  # of convolutions and matrix products; 0 for others
+    bytes: int  # read and written
+
+
+@dataclass(frozen=True)
+class Wait:
+    """A point where the host waited for the device."""
+
+    kind: str
+    place: str
+
+
+@dataclass
+class Memory:
+    """The bytes of all tensors on the device that are alive, and the most that there were."""
+
+    total: int
+    live: int = 0
+    peak: int = 0
+    _known: set[int] = field(default_factory=set)  # storages, by their addresses
+
+    def add(self, tensor: Tensor) -> None:
+        """Counts the tensor's storage until it is freed. Raises `torch.OutOfMemoryError` if it does not fit."""
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known:
+            return
+        if self.live + size > self.total:
+            raise torch.OutOfMemoryError(f"CUDA out of memory: {self.live} + {size} of {self.total} bytes")
+        self._known.add(key)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._remove, key, size).atexit = False
+
+    def _remove(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.live -= size
+
+
+def line_of_the_package() -> str:
+    """Returns where the package is, such as "advmia/losses.py:21 cross_entropy"; "" outside the package."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        path = frame.f_code.co_filename
+        if path.startswith(_ROOT):
+            return f"advmia/{path[len(_ROOT) :]}:{frame.f_lineno} {frame.f_code.co_name}"
+        frame = frame.f_back  # type: ignore[assignment]
+    return ""
+
+
+def bytes_of(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def flop_of(name: str, args: Sequence[Any], inputs: Sequence[Tensor], results: Sequence[Tensor]) -> float:
+    """Returns the FLOP of an operator; 0 for other than convolutions and matrix products."""
+    if name in PRODUCTS:
+        return 2.0 * results[0].numel() * inputs[-1].shape[max(inputs[-1].dim() - 2, 0)]
+    if name not in CONVOLUTIONS:
+        return 0.0
+    backward = name == "convolution_backward"
+    x, weight = args[1:3] if backward else args[:2]
+    out = args[0] if backward else results[0]
+    is_transposed = args[7 if backward else 6]
+    passes = sum(args[10][:2]) if backward else 1  # gradients of x and of the weight
+    return 2.0 * passes * (x if is_transposed else out).numel() * math.prod(weight.shape[1:])

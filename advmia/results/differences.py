@@ -30,7 +30,7 @@ def distinguish(records: Sequence[RunRecord]) -> list[str]:
     trained, tested = _training_differences(records), _test_differences(records)
     texts = [_joined(parts) for parts in zip(trained, tested, strict=True)]
     for name in ("weights", "file"):
-        values = [record.target[:8] if name == "weights" else str(record.file) for record in records]
+        values = [record.target[:8] if name == "weights" else record.file_name for record in records]
         keys = [(record.method, text, record.images) for record, text in zip(records, texts, strict=True)]
         for number, key in enumerate(keys):
             if len({value for value, other in zip(values, keys, strict=True) if other == key}) > 1:

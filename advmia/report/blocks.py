@@ -107,7 +107,9 @@ class Section:
     is_alarm: bool = False
 
 
-def plain_table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]], notes: Sequence[str] = ()) -> Table:
+def plain_table(
+    title: str, header: Sequence[str], rows: Sequence[Sequence[object]], notes: Sequence[str] = ()
+) -> Table:
     """Returns a table whose cells are texts."""
     cells = tuple(tuple(Cell(str(value)) for value in row) for row in rows)
     return Table(title, tuple(header), cells, tuple(notes))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
 import numpy as np
 
 from advmia.report.blocks import Block, Chart, Grid, Paragraph, Section, folded
@@ -48,7 +45,9 @@ def _matrix(title: str, labels: np.ndarray, predicted: np.ndarray, run: ScoredRu
         total = int(line.sum())
         recall = f"{100 * line[len(rows)] / total:.1f}" if total else ""
         rows.append((Cell(name), *(Cell(str(count)) for count in line), Cell(str(total)), Cell(recall)))
-        shades.append((None, *(min(SHADES - 1, int(SHADES * count / total)) if total else None for count in line), None, None))
+        shades.append(
+            (None, *(min(SHADES - 1, int(SHADES * count / total)) if total else None for count in line), None, None)
+        )
     header = ("true class", *names, "images", "right (%)")
     return Grid(Table(title, header, tuple(rows)), shades=tuple(shades))
 
@@ -64,7 +63,10 @@ def dice(source: Source) -> Section | None:
             lines.append(Line(number, head, tuple(_points(values))))
         panel = Panel("Dice of each image, sorted", "images up to this one (%)", "Dice", y_range=(-0.03, 1.03))
         legend = tuple((line.colour, line.name, False) for line in lines)
-        low = [f"{line.name}: {_below(line, row)} of {row.n} below 0.5" for line, (_, row) in zip(lines, _clean_and_worst(run), strict=True)]
+        low = [
+            f"{line.name}: {_below(line, row)} of {row.n} below 0.5"
+            for line, (_, row) in zip(lines, _clean_and_worst(run), strict=True)
+        ]
         charts.append((name, Chart(name, (draw(panel, lines),), legend, ("; ".join(low) + ".",))))
     if not charts:
         return None

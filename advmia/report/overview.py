@@ -117,7 +117,9 @@ def origins(source: Source) -> Section:
         "Seeds and hashes",
         (*header, *digests_header),
         rows,
-        ["Weights and list: the first 16 digits of the file's SHA-256. Pixels: CRC-32 of the images as networks get them."],
+        [
+            "Weights and list: the first 16 digits of the file's SHA-256. Pixels: CRC-32 of the images as networks get them."
+        ],
     )
     versions = Counter(json.dumps(record.content.get("versions") or {}, sort_keys=True) for record in records)
     lines = [

@@ -143,7 +143,9 @@ def strongest(source: Source) -> Section | None:
             unit = " in percent" if score.percent else ""
             title = f"{first.dataset}, {first.model}: the strongest attack at each eps, by {score.label}{unit}"
             header = ("network", "eps", "strongest attack", "clean", "under it", "drop", "worst of all attacks")
-            note = "Drop: the clean score minus that under the strongest attack. Only attacks that stay within eps count."
+            note = (
+                "Drop: the clean score minus that under the strongest attack. Only attacks that stay within eps count."
+            )
             grids.append(Grid(Table(title, header, tuple(rows), (note,))))
     return Section("strongest", "Strongest attacks", tuple(grids)) if grids else None
 
@@ -160,7 +162,9 @@ def _strongest_rows(run: ScoredRun, name: str) -> list[tuple[Cell, ...]]:
         value = run.get(column, score_name) if column else None
         if column is None or value is None:
             continue
-        worst = [run.get(other, score_name) for other in run.values if (other.attack, other.grey_eps) == (WORST, grey_eps)]
+        worst = [
+            run.get(other, score_name) for other in run.values if (other.attack, other.grey_eps) == (WORST, grey_eps)
+        ]
         drop = "" if clean is None or math.isnan(clean.score) else score.number(clean.score - value.score)
         head = heads[column].replace(f" {grey_eps:g}", "", 1)
         numbers = (cell_text(clean, score), cell_text(value, score), drop, cell_text(next(iter(worst), None), score))

@@ -25,8 +25,8 @@ def tools_parser(prog: str) -> Parser:
     `prog`: how the user started the command, `advmia` or `python -m advmia`; help and error lines begin with it.
     """
     parser = make_parser(
-        "Runs the demo, prepares data sets, generates phantoms, and makes tables and a page of results. Each tool has a --help of "
-        "its own.\n\n"
+        "Runs the demo, prepares data sets, generates phantoms, and makes tables and a page of results. Each tool has "
+        "a --help of its own.\n\n"
         "examples:\n"
         "  what this software does, in a few minutes\n"
         "    %(prog)s demo\n\n"

@@ -35,8 +35,8 @@ CHECKS: dict[str, CheckText] = {
         "Attack with more steps or --restarts. With few images, test more of them.",
     ),
     "large eps": CheckText(
-        "Images withstand an eps of a quarter of the grey range, at which an attack can show almost anything: the attack"
-        " does not work on this network.",
+        "Images withstand an eps of a quarter of the grey range, at which an attack can show almost anything: the"
+        " attack does not work on this network.",
         "Attack with aa or square. If they leave few images right at this eps too, the scores of small eps can be"
         " trusted more.",
     ),
@@ -62,7 +62,8 @@ CHECKS: dict[str, CheckText] = {
         "Call .eval(), and switch off what is random at test time, such as dropout.",
     ),
     "training": CheckText(
-        "The network was trained on other images or at another size than it is tested on, or its training had a warning.",
+        "The network was trained on other images or at another size than it is tested on, or its training had a"
+        " warning.",
         "Test with the data set and the --imgSize of the training, or say so where the numbers are reported.",
     ),
 }

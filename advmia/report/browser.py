@@ -6,6 +6,7 @@ text, so that 25,000 images under ten attacks take a quarter of a megabyte.
 
 from __future__ import annotations
 
+import math
 import string
 from collections.abc import Sequence
 from typing import Any
@@ -24,13 +25,13 @@ _AUTO_ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")  # the numbers of AutoA
 _SHOWN_NOTES = ("queries", "confidence", "margin")  # numbers of each image that the browser shows where they are noted
 _WORDS = {
     SINGLE_LABEL.name: "An image is fooled if its class is right clean and wrong under the attack.",
-    MULTI_LABEL.name: "Findings are predicted where their logit is above 0 (a probability of 0.5). An image is fooled if"
-    " the attack changes which findings are predicted.",
+    MULTI_LABEL.name: "Findings are predicted where their logit is above 0 (a probability of 0.5). An image is fooled"
+    " if the attack changes which findings are predicted.",
     SEGMENTATION.name: "An image is fooled if its Dice is at least 0.5 clean and below 0.5 under the attack.",
 }
 
 
-def browser(source: Source) -> tuple[Section, dict[str, Any]] | None:
+def browser_section(source: Source) -> tuple[Section, dict[str, Any]] | None:
     """Returns the section of the browser, and the data that its script reads; None where no file names its images.
 
     Data: `sets`, lists of images: `files`, `task`, `labels`, and `names` of classes or findings. `runs`: `name`, the
@@ -85,9 +86,9 @@ def _rows(run: ScoredRun) -> list[dict[str, Any]]:
 
 
 def _attack_of_each(row: ResultRow) -> dict[str, Any]:
-    """Returns which attack each image's outcome is of: `names`, and a list `of` numbers, -1 for none; {} for one attack.
+    """Returns which attack each image's outcome is of: `names`, and a list `of` numbers, -1 for none.
 
-    It is known of `worst` and of AutoAttack.
+    It is known of `worst` and of AutoAttack; {} for other attacks.
     """
     for note, names in (("attack", row.attacks), ("fooled_by", _AUTO_ATTACKS)):
         numbers = row.notes.get(note, [])
@@ -118,7 +119,8 @@ def _dice(outcomes: Sequence[Sequence[float]]) -> list[int]:
 
 
 def _short(values: Sequence[Any]) -> list[Any]:
-    return [float(f"{value:.4g}") if isinstance(value, float) else value for value in values]
+    """Returns numbers with four digits; None for one that is not finite, which JSON does not know."""
+    return [(float(f"{value:.4g}") if math.isfinite(value) else None) for value in values]
 
 
 _OUTCOMES: dict[str, Any] = {SINGLE_LABEL.name: _classes, MULTI_LABEL.name: _findings, SEGMENTATION.name: _dice}

@@ -17,7 +17,7 @@ SHOWN = 4  # pictures that are not folded
 MOST_BYTES = 20_000_000  # of all sheets together, so that a mail takes the page
 
 
-def galleries(source: Source) -> Section | None:
+def galleries_section(source: Source) -> Section | None:
     """Returns the section of the contact sheets beside the result files; None where there is none."""
     photos: list[tuple[str, Block]] = []
     left_out, used = 0, 0
@@ -41,7 +41,7 @@ def galleries(source: Source) -> Section | None:
     return Section("pictures", "Attacked images", blocks)
 
 
-def maps(source: Source) -> Section | None:
+def maps_section(source: Source) -> Section | None:
     """Returns the section of the contact sheets of `gradVisual.py` in the folders of --maps; None without any.
 
     Raises `UserError` for a folder that holds no finished maps.
@@ -65,14 +65,15 @@ def _maps_text(folder: Path, shown: str) -> str:
     text = f"A contact sheet of Grad-CAM maps in {shown}: a row for each of the first images, a column for each view"
     try:
         table = pd.read_csv(folder / TABLE_NAME)
-        right = Counter(
-            table.loc[table["predicted"] == table["label"], ["attack", "eps"]].itertuples(index=False, name=None)
-        )
-        views = dict.fromkeys(table[["attack", "eps"]].itertuples(index=False, name=None))
+        views = list(zip(table["attack"], table["eps"], strict=True))
+        is_right = (table["predicted"] == table["label"]).tolist()
+        right = Counter(view for view, hit in zip(views, is_right, strict=True) if hit)
         images = table["index"].nunique()
     except (OSError, ValueError, KeyError):
         return f"{text}."
-    parts = [f"{attack}{f' eps {eps:g}' if eps else ''}: {right[attack, eps]} right" for attack, eps in views]
+    parts = [
+        f"{attack}{f' eps {eps:g}' if eps else ''}: {right[attack, eps]} right" for attack, eps in dict.fromkeys(views)
+    ]
     return f"{text}. Of {images} images, {', '.join(parts)}."
 
 

@@ -14,7 +14,7 @@ from advmia.results.rows import CLEAN, WORST, ResultRow
 from advmia.results.scores import SCORES
 
 
-def methods(source: Source) -> Section:
+def methods_section(source: Source) -> Section:
     """Returns the section of the methods paragraph and its BibTeX."""
     records = [run.record for run in source.files]
     keys: dict[str, None] = {SURVEY: None}
@@ -65,9 +65,8 @@ def _training_text(training: dict[str, object], keys: dict[str, None]) -> str:
     text, cited = METHODS.get(name, (name, ()))
     facts = [PUBLICATIONS[key].cited for key in cited]
     if name != "nat":
-        facts.append(
-            f"eps {training['eps']:g}/255, {training.get('steps')} steps of {training.get('step_size', 0):g}/255"
-        )
+        steps = f"{training.get('steps')} steps of {training.get('step_size', 0):g}/255"
+        facts.append(f"eps {training['eps']:g}/255, {steps}")
     if training.get("awp"):
         cited = (*cited, AWP)
         facts.append(f"with adversarial weight perturbation, {PUBLICATIONS[AWP].cited}")

@@ -18,7 +18,7 @@ MOST_CLASSES = 20  # of a confusion matrix; a larger one could not be read
 MOST_POINTS = 200  # on a curve over images
 
 
-def confusion(source: Source) -> Section | None:
+def confusion_section(source: Source) -> Section | None:
     """Returns the section of confusion matrices, clean and under the worst attack; None without classes."""
     matrices: list[tuple[str, Block]] = []
     for run in _of_task(source, SINGLE_LABEL.name):
@@ -40,7 +40,8 @@ def _matrix(title: str, labels: np.ndarray, predicted: np.ndarray, run: ScoredRu
         return None
     counts = np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)
     names = class_names(run.record, classes)
-    rows, shades = [], []
+    rows: list[tuple[Cell, ...]] = []
+    shades: list[tuple[int | None, ...]] = []
     for name, line in zip(names, counts, strict=True):
         total = int(line.sum())
         recall = f"{100 * line[len(rows)] / total:.1f}" if total else ""
@@ -52,30 +53,23 @@ def _matrix(title: str, labels: np.ndarray, predicted: np.ndarray, run: ScoredRu
     return Grid(Table(title, header, tuple(rows)), shades=tuple(shades))
 
 
-def dice(source: Source) -> Section | None:
+def dice_section(source: Source) -> Section | None:
     """Returns the section of the Dice of every image, clean and under the worst attack; None without masks."""
     charts: list[tuple[str, Block]] = []
     for run in _of_task(source, SEGMENTATION.name):
         name = source.names[run.record.file_name]
-        lines = []
+        lines, low = [], []
         for number, (head, row) in enumerate(_clean_and_worst(run)):
             values = np.sort(np.array([outcome[0] for outcome in row.outcomes], dtype=np.float64))
             lines.append(Line(number, head, tuple(_points(values))))
+            low.append(f"{head}: {int((values < 0.5).sum())} of {row.n} below 0.5")
         panel = Panel("Dice of each image, sorted", "images up to this one (%)", "Dice", y_range=(-0.03, 1.03))
         legend = tuple((line.colour, line.name, False) for line in lines)
-        low = [
-            f"{line.name}: {_below(line, row)} of {row.n} below 0.5"
-            for line, (_, row) in zip(lines, _clean_and_worst(run), strict=True)
-        ]
         charts.append((name, Chart(name, (draw(panel, lines),), legend, ("; ".join(low) + ".",))))
     if not charts:
         return None
     text = "A line that falls on the left shows images on which the mask is bad, which a mean hides."
     return Section("dice", "Dice image by image", (Paragraph(text), *folded(charts, SHOWN, "Charts")))
-
-
-def _below(_: Line, row: ResultRow) -> int:
-    return sum(outcome[0] < 0.5 for outcome in row.outcomes)
 
 
 def _points(values: np.ndarray) -> list[tuple[float, float, float, float]]:

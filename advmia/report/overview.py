@@ -19,7 +19,7 @@ _CONTENTS = {"official": "those of the official data set", "phantom": "phantoms,
 _VERDICTS = ("ok", "warning", "not checked")
 
 
-def tested(source: Source) -> Section:
+def tested_section(source: Source) -> Section:
     """Returns the section that says what was tested: data sets, networks, attacks."""
     records = [run.record for run in source.files]
     by_data: dict[tuple[str, ...], list[RunRecord]] = defaultdict(list)
@@ -55,7 +55,7 @@ def _tested_row(source: Source, record: RunRecord) -> tuple[str, ...]:
     return source.names[record.file_name], str(record.images), attacks, epsilons
 
 
-def warnings(source: Source) -> Section:
+def warnings_section(source: Source) -> Section:
     """Returns the box of all warnings, network by network, in words."""
     records = [run.record for run in source.files]
     listings = [
@@ -68,11 +68,11 @@ def warnings(source: Source) -> Section:
     else:
         text = "No check warns of a result on this page."
     if unchecked:
-        text += f" {_count(unchecked, 'result file')} of an earlier version without checks."
+        text += f" Of {_count(unchecked, 'result file')}, written by an earlier version, no checks are recorded."
     return Section("warnings", "Warnings", (Paragraph(text), *listings), is_alarm=bool(listings))
 
 
-def checks(source: Source) -> Section | None:
+def checks_section(source: Source) -> Section | None:
     """Returns the section of all checks: how often each warns, what it means, and what to do; None without any."""
     verdicts: dict[str, Counter[str]] = {name: Counter() for name in CHECKS}
     lines: dict[str, list[str]] = defaultdict(list)
@@ -93,7 +93,7 @@ def checks(source: Source) -> Section | None:
     return Section("checks", "Checks", (Grid(table), *folds))
 
 
-def origins(source: Source) -> Section:
+def origins_section(source: Source) -> Section:
     """Returns the section of versions, hashes and seeds, and the command that makes the page."""
     records = [run.record for run in source.files]
     rows = []
@@ -117,9 +117,7 @@ def origins(source: Source) -> Section:
         "Seeds and hashes",
         (*header, *digests_header),
         rows,
-        [
-            "Weights and list: the first 16 digits of the file's SHA-256. Pixels: CRC-32 of the images as networks get them."
-        ],
+        ["Weights, list: the first 16 digits of the file's SHA-256. Pixels: CRC-32 of what networks get."],
     )
     versions = Counter(json.dumps(record.content.get("versions") or {}, sort_keys=True) for record in records)
     lines = [

@@ -10,23 +10,30 @@ from pathlib import Path
 from typing import Any
 
 from advmia.report.blocks import Section
-from advmia.report.browser import browser
+from advmia.report.browser import browser_section
 from advmia.report.charts import marker
-from advmia.report.galleries import galleries, maps
-from advmia.report.methods import methods
-from advmia.report.outcomes import confusion, dice
-from advmia.report.overview import checks, origins, tested, warnings
-from advmia.report.pairs import pairs
-from advmia.report.scores import curves, findings, masks, strongest, tables, transfer
+from advmia.report.galleries import galleries_section, maps_section
+from advmia.report.methods import methods_section
+from advmia.report.outcomes import confusion_section, dice_section
+from advmia.report.overview import checks_section, origins_section, tested_section, warnings_section
+from advmia.report.pairs import pairs_section
+from advmia.report.scores import (
+    curves_section,
+    findings_section,
+    masks_section,
+    strongest_section,
+    tables_section,
+    transfer_section,
+)
 from advmia.report.source import Options, Source
-from advmia.report.trainings import costs, trainings
+from advmia.report.trainings import costs_section, trainings_section
 from advmia.runtime.files import write_text
 
 TITLE = "Robustness report"
 _TEMPLATE, _STYLE, _SCRIPT = "page.html", "page.css", "page.js"
 
 
-def write_report(paths: Sequence[Path], out: Path, options: Options = Options()) -> Source:
+def write_report(paths: Sequence[Path], out: Path, options: Options) -> Source:
     """Writes the page of the result files at `paths` to the file `out`, atomically; returns what it is of.
 
     Equal results give an equal file, wherever they lie. Raises `UserError` if a path is no result file, or if there is
@@ -60,27 +67,27 @@ def render(source: Source) -> str:
 
 def sections_of(source: Source) -> tuple[list[Section], dict[str, Any] | None]:
     """Returns the sections in their order, without those that have no data, and the data of the browser of images."""
-    found = browser(source)
+    found = browser_section(source)
     sections = [
-        tested(source),
-        warnings(source),
-        tables(source),
-        curves(source),
-        transfer(source),
-        findings(source),
-        masks(source),
-        strongest(source),
-        pairs(source),
-        confusion(source),
-        dice(source),
-        trainings(source),
-        costs(source),
-        checks(source),
-        methods(source),
-        galleries(source),
-        maps(source),
+        tested_section(source),
+        warnings_section(source),
+        tables_section(source),
+        curves_section(source),
+        transfer_section(source),
+        findings_section(source),
+        masks_section(source),
+        strongest_section(source),
+        pairs_section(source),
+        confusion_section(source),
+        dice_section(source),
+        trainings_section(source),
+        costs_section(source),
+        checks_section(source),
+        methods_section(source),
+        galleries_section(source),
+        maps_section(source),
         found[0] if found else None,
-        origins(source),
+        origins_section(source),
     ]
     return [section for section in sections if section and section.blocks], found[1] if found else None
 

@@ -19,15 +19,16 @@ from advmia.results.significance import LEVEL, MCNEMAR, Difference, holm
 
 ALL_PAIRS = 6  # of so many networks, all pairs are compared; of more, each with the best one
 _TEXT = (
-    "Two networks that were tested on the same images are compared image by image, so a difference can be certain although"
-    " the two intervals overlap. A difference is the first network's score minus the second's, with its 95 % interval."
+    "Two networks that were tested on the same images are compared image by image, so a difference can be certain"
+    " although the two intervals overlap. A difference is the first network's score minus the second's, with its 95 %"
+    " interval."
 )
 _HOLM = f"p (Holm) is corrected for all comparisons in the same column of scores. Below {LEVEL:g}, it is hardly chance."
 _ONE_BY_ONE = f"Of more than {ALL_PAIRS} networks, each is compared with the best one."
 _INTERVALS = {MCNEMAR: f"{MCNEMAR}; the interval is that of the paired bootstrap"}
 
 
-def pairs(source: Source) -> Section | None:
+def pairs_section(source: Source) -> Section | None:
     """Returns the section of differences between the networks of each data set and model; None where no two compare."""
     grids: list[Block] = []
     for group in source.groups:

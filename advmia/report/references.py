@@ -120,14 +120,16 @@ PUBLICATIONS: dict[str, Publication] = {
     ),
     "xie2019improving": _conference(
         "Xie et al. 2019",
-        "Xie, Cihang and Zhang, Zhishuai and Zhou, Yuyin and Bai, Song and Wang, Jianyu and Ren, Zhou and Yuille, Alan L.",
+        "Xie, Cihang and Zhang, Zhishuai and Zhou, Yuyin and Bai, Song and Wang, Jianyu and Ren, Zhou and Yuille,"
+        " Alan L.",
         "Improving Transferability of Adversarial Examples with Input Diversity",
         _CVPR,
         2019,
     ),
     "zhang2019theoretically": _conference(
         "Zhang et al. 2019",
-        "Zhang, Hongyang and Yu, Yaodong and Jiao, Jiantao and Xing, Eric P. and El Ghaoui, Laurent and Jordan, Michael I.",
+        "Zhang, Hongyang and Yu, Yaodong and Jiao, Jiantao and Xing, Eric P. and El Ghaoui, Laurent and Jordan,"
+        " Michael I.",
         "Theoretically Principled Trade-off between Robustness and Accuracy",
         _ICML,
         2019,

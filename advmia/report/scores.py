@@ -26,7 +26,7 @@ MASK_SCORES = ("foreground_dice", "hd95", "surface_distance")
 SHADES = 10
 
 
-def tables(source: Source) -> Section:
+def tables_section(source: Source) -> Section:
     """Returns the section of the tables of scores. Raises `UserError` for a score of --scores that no run has."""
     check_scores(source.rows, source.options.scores)
     further = ["--scores", *source.options.scores] if source.options.scores else []
@@ -39,7 +39,7 @@ def tables(source: Source) -> Section:
     return Section("tables", "Scores", tuple(grids))
 
 
-def curves(source: Source) -> Section:
+def curves_section(source: Source) -> Section:
     """Returns the section of the curves over eps, a chart for each group of white-box results."""
     charts: list[tuple[str, Block]] = []
     for group in source.groups:
@@ -91,14 +91,14 @@ def _curves_chart(title: str, found: Sequence[Curve], score: Score) -> Chart | N
     return Chart(caption, tuple(panels), legend, (" ".join(notes),)) if panels else None
 
 
-def findings(source: Source) -> Section | None:
+def findings_section(source: Source) -> Section | None:
     """Returns the section of the AUROC of each finding; None without findings."""
     groups = [group for group in source.groups if group[0].record.task is MULTI_LABEL]
     grids = tuple(Grid(finding_table(group), source.command("tables")) for group in groups)
     return Section("findings", "Findings", grids) if grids else None
 
 
-def masks(source: Source) -> Section | None:
+def masks_section(source: Source) -> Section | None:
     """Returns the section of further scores of masks: of the foreground, of each class, of outlines; None without."""
     grids = []
     for group in source.groups:
@@ -111,7 +111,7 @@ def masks(source: Source) -> Section | None:
     return Section("masks", "Masks", tuple(grids)) if grids else None
 
 
-def transfer(source: Source) -> Section | None:
+def transfer_section(source: Source) -> Section | None:
     """Returns the section of the transfer matrices as heat maps; None where no attack was made on another network."""
     grids = []
     for table in transfer_tables(source.rows):
@@ -132,7 +132,7 @@ def _shade(text: str, whole: float) -> int | None:
     return min(SHADES - 1, max(0, int(share * SHADES)))
 
 
-def strongest(source: Source) -> Section | None:
+def strongest_section(source: Source) -> Section | None:
     """Returns the section of the strongest attack on each network at each eps, and how much it takes."""
     grids = []
     for group in source.groups:
@@ -143,10 +143,9 @@ def strongest(source: Source) -> Section | None:
             unit = " in percent" if score.percent else ""
             title = f"{first.dataset}, {first.model}: the strongest attack at each eps, by {score.label}{unit}"
             header = ("network", "eps", "strongest attack", "clean", "under it", "drop", "worst of all attacks")
-            note = (
-                "Drop: the clean score minus that under the strongest attack. Only attacks that stay within eps count."
-            )
-            grids.append(Grid(Table(title, header, tuple(rows), (note,))))
+            width = len(header) if any(row[-1].text for row in rows) else len(header) - 1
+            note = "Drop: the clean score minus that under the strongest attack, of those that stay within eps."
+            grids.append(Grid(Table(title, header[:width], tuple(row[:width] for row in rows), (note,))))
     return Section("strongest", "Strongest attacks", tuple(grids)) if grids else None
 
 
@@ -162,12 +161,11 @@ def _strongest_rows(run: ScoredRun, name: str) -> list[tuple[Cell, ...]]:
         value = run.get(column, score_name) if column else None
         if column is None or value is None:
             continue
-        worst = [
-            run.get(other, score_name) for other in run.values if (other.attack, other.grey_eps) == (WORST, grey_eps)
-        ]
+        of_worst = [other for other in run.values if (other.attack, other.grey_eps) == (WORST, grey_eps)]
+        worst = next((run.get(other, score_name) for other in of_worst), None)
         drop = "" if clean is None or math.isnan(clean.score) else score.number(clean.score - value.score)
         head = heads[column].replace(f" {grey_eps:g}", "", 1)
-        numbers = (cell_text(clean, score), cell_text(value, score), drop, cell_text(next(iter(worst), None), score))
+        numbers = (cell_text(clean, score), cell_text(value, score), drop, cell_text(worst, score))
         rows.append((Cell(name), Cell(f"{grey_eps:g}"), Cell(head), *(_marked(text, warned) for text in numbers)))
     return rows
 

@@ -17,7 +17,7 @@ MOST_POINTS = 200  # on a line
 _SCORES = {"clean": 0, "robust": 1}  # the lines of scores, with their colours
 
 
-def trainings(source: Source) -> Section | None:
+def trainings_section(source: Source) -> Section | None:
     """Returns the section of training curves; None where no record of a training is found."""
     charts: list[tuple[str, Block]] = []
     records = {run.record.target: run.record for run in source.files}
@@ -56,7 +56,7 @@ def _points(found: list[tuple[int, float]]) -> tuple[tuple[float, float, float, 
     return tuple((number, value, value, value) for number, value in chosen)
 
 
-def costs(source: Source) -> Section | None:
+def costs_section(source: Source) -> Section | None:
     """Returns the section of what the trainings cost; None where no record of a training is found."""
     grids = []
     for group in source.groups:

@@ -62,11 +62,11 @@ def made(number: int, images: int, *, method: str = "nat", classes: int = 2, **f
         "pixels_crc32": "0",
         "content": "phantom",
     }
-    settings = {"dataset": "melBin", "model": "mv2", "method": method, "classes": classes, "epochs": 3, "seed": number}
+    settings = {"dataset": "skin", "model": "mv2", "method": method, "classes": classes, "epochs": 3, "seed": number}
     settings |= {"eps": 0.0 if method == "nat" else 8.0, "steps": 10, "step_size": 2.0}
     checks = [{"check": name, "verdict": "ok", "reason": f"{name} is fine"} for name in CHECKS]
     return {
-        "dataset": "melBin[phantom]",
+        "dataset": "skin[phantom]",
         "target_model": "mv2",
         "target_weight": f"clsCkpt/network{number}",
         "source_model": "mv2",

@@ -229,7 +229,9 @@ def _add_tables(tools: argparse._SubParsersAction) -> None:
         "    %(prog)s results --out tables\n\n"
         "  for LaTeX, with two more scores\n"
         "    %(prog)s results --out tables --format latex \\\n"
-        "      --scores recall f1",
+        "      --scores recall f1\n\n"
+        "  all scores for pandas: a CSV line for each number\n"
+        "    %(prog)s results --out tables --format long",
     )
     subject = parser.add_argument_group("what to show")
     subject.add_argument(

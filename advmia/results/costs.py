@@ -8,8 +8,9 @@ import numpy as np
 
 from advmia.checkpoints.best import is_record_of, read_all_records
 from advmia.results.differences import network_names
+from advmia.results.layout import Cell, Table
 from advmia.results.read import RunRecord
-from advmia.results.render import Cell, Table, rounded
+from advmia.results.render import rounded
 from advmia.results.seeds import SeedsRecord
 
 _POOLED = "Epochs of all seeds of a method together."
@@ -36,7 +37,7 @@ def cost_table(records: Sequence[RunRecord]) -> Table:
         median = "" if not seconds else rounded(float(np.median(seconds)), 1)
         spread = "" if len(seconds) < 2 else f" ({rounded(min(seconds), 1)}-{rounded(max(seconds), 1)})"
         name = names[network.target].removeprefix(f"{network.model} ")
-        rows.append((Cell(name), Cell(str(len(seconds) or "")), Cell(median + spread)))
+        rows.append((Cell(name), Cell.of(len(seconds) or ""), Cell(median + spread, number=median)))
     first = records[0]
     title = f"{first.dataset}, {first.model}: seconds an epoch of training, without validation: median (least-most)"
     faults = dict.fromkeys(fault for fault, _ in notes)

@@ -10,10 +10,12 @@ from pathlib import Path
 from advmia.errors import UserError
 from advmia.results.cells import Values, score_cells, score_of, seeds_notes
 from advmia.results.costs import cost_table
-from advmia.results.differences import identity_columns, run_names
+from advmia.results.differences import caption_facts, identity_columns, run_names
+from advmia.results.layout import Cell, Table
+from advmia.results.long import long_form
 from advmia.results.plots import Picture, curves_of, plot_curves
 from advmia.results.read import RunRecord, read_records
-from advmia.results.render import EXTENSIONS, Cell, Table, render_tables
+from advmia.results.render import EXTENSIONS, LONG, render_tables
 from advmia.results.rows import is_bounded
 from advmia.results.scored import ScoredRun, column_heads, positives_of, score_run
 from advmia.results.scores import MAIN_SCORES, SCORES
@@ -41,9 +43,10 @@ def write_tables(
     runs = [score_run(record) for record in read_records(paths)]
     runs = runs if per_seed else group_seeds(runs)
     tables = make_tables(runs, scores)
+    text = long_form(runs) if form == LONG else render_tables(tables, form)
     if out is None:
-        return render_tables(tables, form)
-    write_text(out / f"tables.{EXTENSIONS[form]}", render_tables(tables, form))
+        return text
+    write_text(out / f"tables.{EXTENSIONS[form]}", text)
     for group in _white_box_groups(runs):
         first = group[0].record
         stem = re.sub(r"[^\w\[\] .-]", "-", f"{first.dataset}__{first.model}")  # no data set's name leaves the folder
@@ -103,12 +106,13 @@ def _score_table(group: Sequence[ScoredRun], name: str) -> Table:
     warnings = _warnings(group)
     cells, legend = score_cells(values, [run.record.conditions for run in group], score, list(map(bool, warnings)))
     rows = tuple(
-        (*map(Cell, (*identity, str(run.record.images))), *numbers)
+        (*map(Cell, identity), Cell.of(run.record.images), *numbers)
         for run, identity, numbers in zip(group, identities, cells, strict=True)
     )
     title = f"{group[0].record.dataset}, {group[0].record.model}: {score.heading}, {_BY}"
     header, notes = (*heads, "images", *columns.values()), _notes(group, values)
-    return Table(title, header, rows, notes, tuple(warnings), _footnotes(group, warnings), legend)
+    facts = caption_facts(_records(group))
+    return Table(title, header, rows, notes, tuple(warnings), _footnotes(group, warnings), legend, facts)
 
 
 def _finding_table(group: Sequence[ScoredRun]) -> Table:
@@ -123,14 +127,15 @@ def _finding_table(group: Sequence[ScoredRun]) -> Table:
     warnings = _warnings(group)
     cells, legend = score_cells(values, comparable, SCORES["auroc"], [bool(warnings[row]) for _, row, _ in lines])
     rows = tuple(
-        (*map(Cell, (finding, str(positives[row][finding]), *identities[row])), *numbers)
+        (Cell(finding), Cell.of(positives[row][finding]), *map(Cell, identities[row]), *numbers)
         for (finding, row, _), numbers in zip(lines, cells, strict=True)
     )
     first = group[0].record
     title = f"{first.dataset}, {first.model}: AUROC by finding in percent (95 % bootstrap interval), {_BY}"
     header = ("finding", "positive images", *heads, *columns.values())
     by_row = tuple(warnings[row] for _, row, _ in lines)
-    return Table(title, header, rows, _notes(group, values), by_row, _footnotes(group, warnings), legend)
+    facts, notes = caption_facts(_records(group)), _notes(group, values)
+    return Table(title, header, rows, notes, by_row, _footnotes(group, warnings), legend, facts)
 
 
 def _warnings(group: Sequence[ScoredRun]) -> list[str]:

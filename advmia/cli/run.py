@@ -70,6 +70,11 @@ def _flush_or_discard(stream: TextIO) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
+# What errors of the GPU and of its libraries name.
+_GPU_LIBRARIES = ("CUDA error", "cuDNN error", "cuDNN_STATUS", "CUDNN_STATUS", "CUBLAS_STATUS", "CUFFT", "NCCL")
+_GPU_ADVICE = "the same command continues; if it fails again, look at nvidia-smi and try --precision fp32 or --gpu cpu"
+
+
 class _OutputLostError(Exception):
     """Standard output could not be written."""
 
@@ -133,9 +138,13 @@ def _run_within_memory(command: Command, args: argparse.Namespace) -> None:
     except MemoryError as error:
         raise UserError(f"the memory is full: {_memory_advice(args)}") from error
     except RuntimeError as error:
-        if "DefaultCPUAllocator" not in str(error):  # torch has no exception class for full CPU memory
-            raise
-        raise UserError(f"the memory is full: {_memory_advice(args)}") from error
+        # torch has exception classes neither for full CPU memory nor, in all versions, for errors of the GPU.
+        if "DefaultCPUAllocator" in str(error):
+            raise UserError(f"the memory is full: {_memory_advice(args)}") from error
+        if any(library in str(error) for library in _GPU_LIBRARIES):
+            first_line = str(error).strip().splitlines()[0]
+            raise UserError(f"the GPU or its driver failed ({first_line[:200]}): {_GPU_ADVICE}") from error
+        raise
 
 
 def _gpu_memory_use() -> str:

@@ -246,6 +246,12 @@ def _add_tables(tools: argparse._SubParsersAction) -> None:
         help="show each training by itself (default: mean and standard deviation over trainings that are equal but for"
         " their --seed)",
     )
+    subject.add_argument(
+        "--plan",
+        type=Path,
+        metavar="FILE",
+        help="plan.json of a sweep: its networks that are not tested yet have rows without numbers",
+    )
     how = parser.add_argument_group("how to show it")
     how.add_argument(
         "--format",

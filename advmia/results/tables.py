@@ -13,6 +13,7 @@ from advmia.results.costs import cost_table
 from advmia.results.differences import caption_facts, identity_columns, run_names
 from advmia.results.layout import Cell, Table
 from advmia.results.long import long_form
+from advmia.results.planned import PlannedTest, untested_table, with_planned
 from advmia.results.plots import Picture, curves_of, plot_curves
 from advmia.results.read import RunRecord, read_records
 from advmia.results.render import EXTENSIONS, LONG, render_tables
@@ -31,18 +32,25 @@ _NOT_COMPARABLE = (
 
 
 def write_tables(
-    paths: Sequence[Path], out: Path | None, *, form: str = "md", scores: Sequence[str] = (), per_seed: bool = False
+    paths: Sequence[Path],
+    out: Path | None,
+    *,
+    form: str = "md",
+    scores: Sequence[str] = (),
+    per_seed: bool = False,
+    planned: Sequence[PlannedTest] = (),
 ) -> str:
     """Makes all tables from the result files at `paths`, and returns the text for the terminal.
 
     Without `out` that is the tables in the format `form`, one of `EXTENSIONS`. With `out` it is the tables as Markdown;
     `<out>/tables.<extension>` has them in the format `form`, and `<out>/<dataset>__<model>.png` and `.pdf` show the
     curves over eps. `scores` names further scores, which get tables too.
-    `per_seed`: whether trainings that are equal but for their seed are shown each by itself, not averaged.
+    `per_seed`: whether trainings that are equal but for their seed are shown each by itself, not averaged. `planned`:
+    tests that a sweep has yet to run, or has run; see `make_tables`.
     """
     runs = [score_run(record) for record in read_records(paths)]
     runs = runs if per_seed else group_seeds(runs)
-    tables = make_tables(runs, scores)
+    tables = make_tables(runs, scores, planned=planned)
     text = long_form(runs) if form == LONG else render_tables(tables, form)
     if out is None:
         return text
@@ -57,11 +65,18 @@ def write_tables(
     return render_tables(tables, "md")
 
 
-def make_tables(runs: Sequence[ScoredRun], scores: Sequence[str] = (), *, costs: bool = True) -> list[Table]:
+def make_tables(
+    runs: Sequence[ScoredRun],
+    scores: Sequence[str] = (),
+    *,
+    costs: bool = True,
+    planned: Sequence[PlannedTest] = (),
+) -> list[Table]:
     """Returns all tables: scores, findings and costs by data set and model, then the transfer attacks.
 
-    `scores` names scores that get tables beside the main ones. `costs`: whether there are tables of costs. Raises
-    `UserError` for a score that no run has.
+    `scores` names scores that get tables beside the main ones. `costs`: whether there are tables of costs.
+    `planned`: those of these tests that have no results yet have rows without numbers. Raises `UserError` for a score
+    that no run has.
     """
     available = _score_names(runs)
     for name in scores:
@@ -71,12 +86,15 @@ def make_tables(runs: Sequence[ScoredRun], scores: Sequence[str] = (), *, costs:
     for group in _white_box_groups(runs):
         task = group[0].record.task
         further = [name for name in scores if name in _score_names(group)]
-        tables += [_score_table(group, name) for name in dict.fromkeys([*MAIN_SCORES[task.name], *further])]
+        for name in dict.fromkeys([*MAIN_SCORES[task.name], *further]):
+            tables.append(with_planned(_score_table(group, name), _records(group), planned))
         if task is MULTI_LABEL:
             tables.append(_finding_table(group))
         if costs:
             tables.append(cost_table(_records(group)))
-    return tables + transfer_tables(runs)
+    tables += transfer_tables(runs)
+    untested = untested_table([run.record for run in runs if not run.record.is_transfer], planned)
+    return [*tables, untested] if untested else tables
 
 
 def _white_box_groups(runs: Sequence[ScoredRun]) -> list[list[ScoredRun]]:

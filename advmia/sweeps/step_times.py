@@ -39,9 +39,6 @@ class StepTime:
     """The estimated seconds of one step, by parts: `TRAINING`, or for a test each attack and `REST`."""
 
     step: Step
-    dataset: str
-    network: str
-    method: str
     parts: Mapping[str, float]
 
     @property
@@ -73,10 +70,7 @@ class Estimator:
             parts: Mapping[str, float] = {TRAINING: self._training(scene, args)}
         else:
             parts = self._test(scene, args)
-        # The name is that of the network, e.g. test_melBin_res18_pgdat_eps8.
-        parts_of_name = step.name.partition("_from_")[0].split("_")
-        method = next(part for part in reversed(parts_of_name) if part in script.task.methods)
-        return StepTime(step, spec.name, model, method, parts)
+        return StepTime(step, parts)
 
     def _training(self, scene: Scene, args: argparse.Namespace) -> float:
         """Returns the seconds of a training: its updates, validations and saved states, and the start."""

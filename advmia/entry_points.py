@@ -22,6 +22,7 @@ from advmia.data.prepare.own import OWN, OwnOptions, prepare_own
 from advmia.errors import UserError
 from advmia.report.page import write_report
 from advmia.report.source import Options
+from advmia.results.planned import read_planned
 from advmia.results.tables import write_tables
 from advmia.runtime.terminal import say
 from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL, Task
@@ -110,7 +111,10 @@ def _phantoms(args: argparse.Namespace) -> None:
 
 
 def _tables(args: argparse.Namespace) -> None:
-    text = write_tables(args.results, args.out, form=args.format, scores=args.scores, per_seed=args.perSeed)
+    planned = read_planned(args.plan) if args.plan is not None else ()
+    text = write_tables(
+        args.results, args.out, form=args.format, scores=args.scores, per_seed=args.perSeed, planned=planned
+    )
     print(text, end="")
 
 

@@ -167,8 +167,9 @@ def add_further_rows(group: argparse._ArgumentGroup, task: Task) -> None:
     )
 
 
-def add_batch_size(group: argparse._ArgumentGroup, default: int) -> None:
-    text = published("batch size, of all devices together")
+def add_batch_size(group: argparse._ArgumentGroup, default: int | None, remark: str = "") -> None:
+    """Adds --bs. `remark`: what is used without the flag, if that is no number."""
+    text = published("batch size, of all devices together", remark)
     group.add_argument("--bs", type=whole_number(1), default=default, metavar="N", help=text)
 
 

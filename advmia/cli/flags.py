@@ -21,6 +21,7 @@ from advmia.cli.parser import (
     positive,
     whole_number,
 )
+from advmia.data.loading import EVALUATION_BATCH_SIZE
 from advmia.models import MODELS
 from advmia.tasks import SEGMENTATION, Task
 
@@ -169,7 +170,9 @@ def test_parser(task: Task, description: str | None) -> Parser:
     common.add_network_input(subject)
     common.add_images(subject, task)
     how = parser.add_argument_group("how to test")
-    common.add_batch_size(how, 16)
+    common.add_batch_size(
+        how, None, f"default: {EVALUATION_BATCH_SIZE}, and on a GPU as many images as its memory allows"
+    )
     common.add_attacks(how, task, list(task.default_attacks))
     common.add_further_rows(how, task)
     common.add_seed(how, "seed of the attacks' random numbers")
@@ -185,7 +188,9 @@ def test_parser(task: Task, description: str | None) -> Parser:
     )
     machine = common.add_machine(parser)
     machine.add_argument(
-        "--autoBatch", action="store_true", help="on a GPU: use the largest batch that fits its memory instead of --bs"
+        "--autoBatch",
+        action="store_true",
+        help="on a GPU: use the largest batch that fits its memory, even if it is larger than --bs",
     )
     return parser
 
@@ -207,7 +212,7 @@ def visual_parser(task: Task, description: str | None) -> Parser:
     common.add_network_input(subject)
     common.add_images(subject, task)
     how = parser.add_argument_group("how to draw")
-    common.add_batch_size(how, 16)
+    common.add_batch_size(how, EVALUATION_BATCH_SIZE)
     how.add_argument(
         "--mapOf",
         type=one_of(("true", "predicted")),

@@ -236,9 +236,16 @@ def _add_tables(tools: argparse._SubParsersAction) -> None:
         "    %(prog)s results --out tables\n\n"
         "  for LaTeX, with two more scores\n"
         "    %(prog)s results --out tables --format latex \\\n"
-        "      --scores recall f1",
+        "      --scores recall f1\n\n"
+        "  all scores for pandas: a CSV line for each number\n"
+        "    %(prog)s results --out tables --format long",
     )
-    add_results(parser.add_argument_group("what to show"))
+    add_results(parser.add_argument_group("what to show")).add_argument(
+        "--plan",
+        type=Path,
+        metavar="FILE",
+        help="plan.json of a sweep: its networks that are not tested yet have rows without numbers",
+    )
     how = parser.add_argument_group("how to show it")
     how.add_argument(
         "--format",

@@ -8,7 +8,8 @@ from typing import ClassVar
 
 from markupsafe import Markup
 
-from advmia.results.render import DAGGER, Cell, Table
+from advmia.results.layout import Cell, Table
+from advmia.results.render import DAGGER
 
 
 @dataclass(frozen=True)

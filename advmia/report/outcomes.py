@@ -8,7 +8,7 @@ from advmia.report.blocks import Block, Chart, Grid, Paragraph, Section, folded
 from advmia.report.charts import Line, Panel, draw
 from advmia.report.scores import SHADES, lowest
 from advmia.report.source import Source, attack_columns, class_names, main_score
-from advmia.results.render import Cell, Table
+from advmia.results.layout import Cell, Table
 from advmia.results.rows import CLEAN, WORST, ResultRow
 from advmia.results.scored import Column, ScoredRun, column_heads
 from advmia.tasks import SEGMENTATION, SINGLE_LABEL

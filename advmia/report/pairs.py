@@ -10,8 +10,8 @@ from itertools import combinations
 from advmia.report.blocks import Block, Grid, Paragraph, Section
 from advmia.report.source import Source, attack_columns, main_score
 from advmia.results.differences import run_names
+from advmia.results.layout import Cell, Table
 from advmia.results.paired import paired_differences
-from advmia.results.render import Cell, Table
 from advmia.results.rows import CLEAN, WORST
 from advmia.results.scored import Column, ScoredRun, Value, column_heads
 from advmia.results.scores import SCORES, Score

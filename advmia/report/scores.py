@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from advmia.report.blocks import Block, Chart, Grid, Section, folded
 from advmia.report.charts import Line, Panel, draw
 from advmia.report.source import Source, attack_columns, main_score
 from advmia.results.cells import cell_text
 from advmia.results.differences import run_names
+from advmia.results.layout import Cell, Table
 from advmia.results.plots import Curve, curves_of
-from advmia.results.render import Cell, Table
 from advmia.results.rows import CLEAN, WORST, is_bounded
 from advmia.results.scored import Column, ScoredRun, column_heads
 from advmia.results.scores import MAIN_SCORES, SCORES, Score
@@ -117,19 +118,16 @@ def transfer_section(source: Source) -> Section | None:
     for table in transfer_tables(source.rows):
         note = "The darker a cell, the more the target gets right. Where source and target are one: white-box."
         whole = 100.0 if " in percent" in table.title else 1.0  # of a score
-        shades = tuple((None, *(_shade(cell.text, whole) for cell in row[1:])) for row in table.rows)
-        noted = Table(table.title, table.header, table.rows, (note, *table.notes), table.warnings, table.footnotes)
-        grids.append(Grid(noted, source.command("tables"), shades))
+        shades = tuple((None, *(_shade(cell, whole) for cell in row[1:])) for row in table.rows)
+        grids.append(Grid(replace(table, notes=(note, *table.notes)), source.command("tables"), shades))
     return Section("transfer", "Transfer between networks", tuple(grids)) if grids else None
 
 
-def _shade(text: str, whole: float) -> int | None:
-    """Returns the shade of a score as cells show it, e.g. `84.6 (81.2-87.5)`; None for a cell without one."""
-    try:
-        share = float(text.partition(" ")[0]) / whole
-    except ValueError:
+def _shade(cell: Cell, whole: float) -> int | None:
+    """Returns the shade of a score, of which `whole` is the highest; None for a cell without one."""
+    if not cell.number:
         return None
-    return min(SHADES - 1, max(0, int(share * SHADES)))
+    return min(SHADES - 1, max(0, int(float(cell.number) / whole * SHADES)))
 
 
 def strongest_section(source: Source) -> Section | None:

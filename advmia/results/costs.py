@@ -9,8 +9,9 @@ import numpy as np
 
 from advmia.checkpoints.best import is_record_of, read_all_records
 from advmia.results.differences import network_names
+from advmia.results.layout import Cell, Table
 from advmia.results.read import RunRecord
-from advmia.results.render import Cell, Table, rounded
+from advmia.results.render import rounded
 from advmia.results.seeds import SeedsRecord
 
 _FURTHER = ("seconds of validation an epoch (mean)", "seconds in all")
@@ -40,7 +41,7 @@ def cost_table(records: Sequence[RunRecord], *, with_validation: bool = False) -
         median = "" if not seconds else rounded(float(np.median(seconds)), 1)
         spread = "" if len(seconds) < 2 else f" ({rounded(min(seconds), 1)}-{rounded(max(seconds), 1)})"
         name = names[network.target].removeprefix(f"{network.model} ")
-        row = (Cell(name), Cell(str(len(seconds) or "")), Cell(median + spread))
+        row = (Cell(name), Cell.of(len(seconds) or ""), Cell(median + spread, number=median))
         rows.append((*row, *_further_cells(seconds, validation)) if with_validation else row)
     first = records[0]
     title = f"{first.dataset}, {first.model}: seconds an epoch of training, without validation: median (least-most)"
@@ -55,7 +56,9 @@ def _further_cells(seconds: Sequence[float], validation: Sequence[float]) -> tup
     """Returns the cells of the columns `_FURTHER`, empty ones for a network without a record."""
     if not seconds:
         return Cell(), Cell()
-    return Cell(rounded(float(np.mean(validation)), 1)), Cell(rounded(float(np.sum(seconds) + np.sum(validation)), 0))
+    return Cell.of(rounded(float(np.mean(validation)), 1)), Cell.of(
+        rounded(float(np.sum(seconds) + np.sum(validation)), 0)
+    )
 
 
 def _networks_of(name: str, records: Sequence[RunRecord]) -> list[RunRecord]:

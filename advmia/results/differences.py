@@ -57,6 +57,15 @@ def run_names(records: Sequence[RunRecord]) -> list[str]:
     return names
 
 
+def caption_facts(records: Sequence[RunRecord]) -> tuple[str, ...]:
+    """Returns what a caption says of the tests in a table: the images, and the seeds of attacks and trainings."""
+    images = " or ".join(dict.fromkeys(str(record.images) for record in records))
+    attacks = ", ".join(dict.fromkeys(str(record.run["seed"]) for record in records))
+    trained = [str(record.training["seed"]) for record in records if record.training and "seed" in record.training]
+    trainings = "; ".join(dict.fromkeys(trained)) or "not recorded"
+    return (f"Images: {images}. Seed of the attacks: {attacks}. Seed of the trainings: {trainings}",)
+
+
 def network_names(records: Sequence[RunRecord]) -> dict[str, str]:
     """Returns a name for each target, by the SHA-256 of its weights.
 

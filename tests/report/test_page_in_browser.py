@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -102,7 +103,7 @@ def test_every_section_is_there_in_order(page: Page) -> None:
     assert links == sections
     levels = page.evaluate("[...document.querySelectorAll('h1, h2, h3')].map(head => Number(head.tagName[1]))")
     assert levels.count(1) == 1 and levels[0] == 1
-    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after - before <= 1 for before, after in pairwise(levels))
 
 
 @pytest.mark.parametrize(("size", "dark"), [(PHONE, False), (DESKTOP, True)])
@@ -132,7 +133,8 @@ def test_every_table_sorts(page: Page) -> None:
         const ordered = isNumeric ? (times ? values.reverse() : values) : [];
         const inOrder = ordered.every((value, place) => place === 0 || ordered[place - 1] <= value);
         const emptyLast = texts().every((text, place) => text === '' ? place >= filled.length : place < filled.length);
-        return inOrder && emptyLast && head.getAttribute('aria-sort') === direction && texts().sort().join('\\n') === before;
+        const isSame = texts().sort().join('\\n') === before;
+        return inOrder && emptyLast && isSame && head.getAttribute('aria-sort') === direction;
       });
     }).map(button => button.closest('table').caption.textContent + ': ' + button.textContent)
     """

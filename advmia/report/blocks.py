@@ -116,13 +116,7 @@ def plain_table(
     return Table(title, tuple(header), cells, tuple(notes))
 
 
-def folded(blocks: Sequence[tuple[str, Block]], shown: int, what: str) -> tuple[Block, ...]:
-    """Returns blocks of which the first `shown` are open; each of the others is folded below its title.
-
-    `blocks`: (title, block) each. `what`: what they are, for a line that says how many are folded.
-    """
-    first = [block for _, block in blocks[:shown]]
-    rest = [Fold(title, (block,)) for title, block in blocks[shown:]]
-    if rest:
-        first.append(Paragraph(f"{what} of {len(rest)} more, each below its name:"))
-    return (*first, *rest)
+def folded(parts: Sequence[tuple[str, tuple[Block, ...]]], shown: int) -> tuple[Block, ...]:
+    """Returns the blocks of parts, (title, blocks) each: those of the first `shown`; the others each below its title."""
+    first = [block for _, blocks in parts[:shown] for block in blocks]
+    return (*first, *(Fold(title, blocks) for title, blocks in parts[shown:]))

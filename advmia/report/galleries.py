@@ -19,7 +19,7 @@ MOST_BYTES = 20_000_000  # of all sheets together, so that a mail takes the page
 
 def galleries_section(source: Source) -> Section | None:
     """Returns the section of the contact sheets beside the result files; None where there is none."""
-    photos: list[tuple[str, Block]] = []
+    photos: list[tuple[str, tuple[Block, ...]]] = []
     left_out, used = 0, 0
     for run in source.files:
         record = run.record
@@ -31,10 +31,10 @@ def galleries_section(source: Source) -> Section | None:
                 continue
             title = f"{source.names[record.file_name]}: {sheet.label}"
             eps = ", ".join(f"{grey_eps:g}" for grey_eps in sheet.grey_eps)
-            photos.append((title, Photo(f"{title}, eps {eps}", _png(content), sheet.alt)))
+            photos.append((title, (Photo(f"{title}, eps {eps}", _png(content), sheet.alt),)))
     if not photos:
         return None
-    blocks = folded(photos, SHOWN, "Sheets")
+    blocks = folded(photos, SHOWN)
     if left_out:
         text = f"{left_out} further sheets would make the page too large; they lie in the folders beside the results."
         blocks = (*blocks, Paragraph(text))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections import Counter
 from pathlib import Path
 
@@ -31,7 +30,7 @@ def galleries_section(source: Source) -> Section | None:
                 continue
             title = f"{source.names[record.file_name]}: {sheet.label}"
             eps = ", ".join(f"{grey_eps:g}" for grey_eps in sheet.grey_eps)
-            photos.append((title, (Photo(f"{title}, eps {eps}", _png(content), sheet.alt),)))
+            photos.append((title, (Photo(f"{title}, eps {eps}", content, sheet.alt),)))
     if not photos:
         return None
     blocks = folded(photos, SHOWN)
@@ -54,7 +53,7 @@ def maps_section(source: Source) -> Section | None:
                 f"--maps {folder}: expected a folder that gradVisual.py has finished, with {RECORD_NAME} and"
                 f" {SHEET_NAME}: draw the maps, or leave the folder out"
             )
-        photos.append(Photo(f"Grad-CAM: {shown}", _png(sheet.read_bytes()), _maps_text(folder, shown)))
+        photos.append(Photo(f"Grad-CAM: {shown}", sheet.read_bytes(), _maps_text(folder, shown)))
     return Section("maps", "Where the networks look (Grad-CAM)", tuple(photos)) if photos else None
 
 
@@ -75,8 +74,3 @@ def _maps_text(folder: Path, shown: str) -> str:
         f"{attack}{f' eps {eps:g}' if eps else ''}: {right[attack, eps]} right" for attack, eps in dict.fromkeys(views)
     ]
     return f"{text}. Of {images} images, {', '.join(parts)}."
-
-
-def _png(content: bytes) -> str:
-    """Returns a PNG as a data URI."""
-    return f"data:image/png;base64,{base64.b64encode(content).decode()}"

@@ -20,6 +20,8 @@ from advmia.data.phantoms import make_phantoms
 from advmia.data.prepare import prepare_dataset
 from advmia.data.prepare.own import OWN, OwnOptions, prepare_own
 from advmia.errors import UserError
+from advmia.report.page import write_report
+from advmia.report.source import Options
 from advmia.results.planned import read_planned
 from advmia.results.tables import write_tables
 from advmia.runtime.terminal import say
@@ -116,6 +118,11 @@ def _tables(args: argparse.Namespace) -> None:
     print(text, end="")
 
 
+def _report(args: argparse.Namespace) -> None:
+    write_report(args.results, args.out, Options(tuple(args.scores), args.perSeed, tuple(args.maps)))
+    print(f"report in {args.out}")
+
+
 def _where(_: argparse.Namespace) -> None:
     for number, line in enumerate(sys.stdin, start=1):
         try:
@@ -130,6 +137,7 @@ def _where(_: argparse.Namespace) -> None:
 TOOLS: dict[str, Callable[[argparse.Namespace], None]] = {
     "prepare": _prepare,
     "phantoms": _phantoms,
+    "report": _report,
     "tables": _tables,
     "where": _where,
 }

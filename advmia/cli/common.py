@@ -183,6 +183,23 @@ def add_data_root(group: argparse._ArgumentGroup, use: str = "`python -m advmia 
     group.add_argument("--dataRoot", type=Path, default=Path("data"), metavar="FOLDER", help=text)
 
 
+def add_results(group: argparse._ArgumentGroup) -> argparse._ArgumentGroup:
+    """Adds the result files, and the flags that say how they are shown; returns the group."""
+    group.add_argument(
+        "results", nargs="+", type=Path, help="result files (.json), or folders of them (and of folders seedN)"
+    )
+    group.add_argument(
+        "--scores", nargs="+", default=[], metavar="NAME", help="further scores to show, by their names in result files"
+    )
+    group.add_argument(
+        "--perSeed",
+        action="store_true",
+        help="show each training by itself (default: mean and standard deviation over trainings that are equal but for"
+        " their --seed)",
+    )
+    return group
+
+
 def add_gpu(group: argparse._ArgumentGroup, text: str) -> None:
     text = with_remark(text, "default: 0, or cpu where there is no CUDA device")
     group.add_argument("--gpu", nargs="+", action=DeviceNames, metavar="ID", help=text)

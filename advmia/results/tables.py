@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from advmia.errors import UserError
@@ -55,7 +55,7 @@ def write_tables(
     if out is None:
         return text
     write_text(out / f"tables.{EXTENSIONS[form]}", text)
-    for group in _white_box_groups(runs):
+    for group in white_box_groups(runs):
         first = group[0].record
         stem = re.sub(r"[^\w\[\] .-]", "-", f"{first.dataset}__{first.model}")  # no data set's name leaves the folder
         images = " or ".join(dict.fromkeys(str(run.record.images) for run in group))
@@ -78,18 +78,15 @@ def make_tables(
     `planned`: those of these tests that have no results yet have rows without numbers. Raises `UserError` for a score
     that no run has.
     """
-    available = _score_names(runs)
-    for name in scores:
-        if name not in available:
-            raise UserError(f"--scores {name}: no result file has this score; choose from {', '.join(available)}")
+    check_scores(runs, scores)
     tables = []
-    for group in _white_box_groups(runs):
+    for group in white_box_groups(runs):
         task = group[0].record.task
-        further = [name for name in scores if name in _score_names(group)]
+        further = [name for name in scores if name in score_names(group)]
         for name in dict.fromkeys([*MAIN_SCORES[task.name], *further]):
-            tables.append(with_planned(_score_table(group, name), _records(group), planned))
+            tables.append(with_planned(score_table(group, name), _records(group), planned))
         if task is MULTI_LABEL:
-            tables.append(_finding_table(group))
+            tables.append(finding_table(group))
         if costs:
             tables.append(cost_table(_records(group)))
     tables += transfer_tables(runs)
@@ -97,7 +94,15 @@ def make_tables(
     return [*tables, untested] if untested else tables
 
 
-def _white_box_groups(runs: Sequence[ScoredRun]) -> list[list[ScoredRun]]:
+def check_scores(runs: Sequence[ScoredRun], scores: Sequence[str]) -> None:
+    """Raises `UserError` for a score of --scores that no run has."""
+    available = score_names(runs)
+    for name in scores:
+        if name not in available:
+            raise UserError(f"--scores {name}: no result file has this score; choose from {', '.join(available)}")
+
+
+def white_box_groups(runs: Iterable[ScoredRun]) -> list[list[ScoredRun]]:
     """Returns the runs whose adversarial images were made on the target itself, by data set and model."""
     groups = defaultdict(list)
     for run in runs:
@@ -110,12 +115,12 @@ def _records(group: Sequence[ScoredRun]) -> list[RunRecord]:
     return [run.record for run in group]
 
 
-def _score_names(runs: Sequence[ScoredRun]) -> list[str]:
+def score_names(runs: Sequence[ScoredRun]) -> list[str]:
     """Returns the names of all scores in the runs, in the order of the files."""
     return list(dict.fromkeys(name for run in runs for scores in run.values.values() for name in scores))
 
 
-def _score_table(group: Sequence[ScoredRun], name: str) -> Table:
+def score_table(group: Sequence[ScoredRun], name: str) -> Table:
     """Returns the table of one score: methods in rows, attacks and eps in columns."""
     columns = column_heads(group)
     values = [[run.get(column, name) for column in columns] for run in group]
@@ -133,7 +138,7 @@ def _score_table(group: Sequence[ScoredRun], name: str) -> Table:
     return Table(title, header, rows, notes, tuple(warnings), _footnotes(group, warnings), legend, facts)
 
 
-def _finding_table(group: Sequence[ScoredRun]) -> Table:
+def finding_table(group: Sequence[ScoredRun]) -> Table:
     """Returns the table of each finding's AUROC, with a row for each method."""
     columns = column_heads(group)
     heads, identities = identity_columns(_records(group))

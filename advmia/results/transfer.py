@@ -115,7 +115,7 @@ def _by_source(runs: Sequence[ScoredRun], names: dict[str, str]) -> list[tuple[s
         by_target = by_row[source, number]
         name = names.get(_network(source), "") + source.removeprefix(_network(source))
         name = name if _network(source) in names else _source_name(next(iter(by_target.values())).record)
-        files = ", ".join(str(run.record.file) for run in by_target.values())
+        files = ", ".join(run.record.file_name for run in by_target.values())
         rows.append((f"{name} (again: {files})" if number else name, by_target))
     return rows
 

@@ -21,6 +21,9 @@ from advmia.data.phantoms import make_phantoms
 from advmia.data.prepare import prepare_dataset
 from advmia.data.prepare.own import OWN, OwnOptions, prepare_own
 from advmia.errors import UserError
+from advmia.report.page import write_report
+from advmia.report.source import Options
+from advmia.results.planned import read_planned
 from advmia.results.tables import write_tables
 from advmia.runtime.terminal import say
 from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL, Task
@@ -109,8 +112,16 @@ def _phantoms(args: argparse.Namespace) -> None:
 
 
 def _tables(args: argparse.Namespace) -> None:
-    text = write_tables(args.results, args.out, form=args.format, scores=args.scores, per_seed=args.perSeed)
+    planned = read_planned(args.plan) if args.plan is not None else ()
+    text = write_tables(
+        args.results, args.out, form=args.format, scores=args.scores, per_seed=args.perSeed, planned=planned
+    )
     print(text, end="")
+
+
+def _report(args: argparse.Namespace) -> None:
+    write_report(args.results, args.out, Options(tuple(args.scores), args.perSeed, tuple(args.maps)))
+    print(f"report in {args.out}")
 
 
 def _where(_: argparse.Namespace) -> None:
@@ -127,6 +138,7 @@ def _where(_: argparse.Namespace) -> None:
 TOOLS: dict[str, Callable[[argparse.Namespace], None]] = {
     "prepare": _prepare,
     "phantoms": _phantoms,
+    "report": _report,
     "tables": _tables,
     "where": _where,
 }

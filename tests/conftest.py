@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from advmia import budgets
+from tests.support import browser as chromium
 from tests.support import networks
 from tests.support.running import ROOT
 from tests.support.warm import warm_python
@@ -73,6 +74,16 @@ def fresh_interpreter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     program.write_text(FRESH.format(python=sys.executable, root=str(ROOT)))
     program.chmod(0o755)
     return program
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Browser]:
+    """A chromium for the tests of one file; without it, skips them."""
+    reason = chromium.why_not()
+    if reason:
+        pytest.skip(reason)
+    with chromium.running_browser(tmp_path_factory.mktemp("chromium")) as running:
+        yield running
 
 
 @pytest.fixture

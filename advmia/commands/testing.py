@@ -225,12 +225,12 @@ def _read_trainings(inputs: Inputs, target: LoadedModel, source: LoadedModel) ->
 
 
 def _loader(inputs: Inputs, data: ImageData, network: nn.Module) -> EvaluationLoader:
-    """Returns a loader of this rank's shard, whose batches are as large as fit the GPU with --autoBatch.
+    """Returns a loader of this rank's shard, whose batches are as large as fit the GPU, unless --bs says how large.
 
     `network`: the one that attacks run on, with --compile on a compiled copy of it.
     """
     loader = inputs.evaluation_loader(data)
-    if inputs.args.autoBatch:
+    if inputs.args.autoBatch or inputs.args.bs is None:
         for first in islice(loader, 1):  # a rank's shard of a short list may be empty
             loader = replace(loader, batch_size=fitting_batch(network, first.x, len(loader.data)))
     if inputs.args.compile:

@@ -39,6 +39,12 @@ class RunRecord:
     file: Path
     content: dict[str, Any]  # the file's JSON
     rows: tuple[ResultRow, ...]  # parsed from `content["rows"]`; at least one
+    shown_file: str = ""  # how tables name the file; "": by its path
+
+    @property
+    def file_name(self) -> str:
+        """The file as tables name it."""
+        return self.shown_file or str(self.file)
 
     @property
     def dataset(self) -> str:

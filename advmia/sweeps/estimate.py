@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from advmia.attacks import ATTACKS
-from advmia.results.render import Cell, Table, render_tables, rounded
+from advmia.results.layout import Cell, Table
+from advmia.results.render import render_tables, rounded
 from advmia.runtime import devices, machine
 from advmia.runtime.progress import Bar
 from advmia.sweeps.local import Place
@@ -54,7 +55,8 @@ def subject_table(times: Sequence[StepTime]) -> Table:
     unit, form = _unit(times)
     groups: dict[tuple[str, str, str], list[StepTime]] = defaultdict(list)
     for time in times:
-        groups[time.dataset, time.network, time.method].append(time)
+        method, _, _ = time.step.method.partition(" ")  # all eps together
+        groups[time.step.dataset, time.step.model, method].append(time)
     groups[_IN_ALL, "", ""] = list(times)
     rows = []
     for subject, group in groups.items():
@@ -73,7 +75,7 @@ def attack_table(times: Sequence[StepTime]) -> Table:
     seconds: dict[tuple[str, str], float] = defaultdict(float)
     for time in times:
         for part, value in time.parts.items() if time.step.kind == "test" else ():
-            seconds[time.dataset, part] += value
+            seconds[time.step.dataset, part] += value
     seconds[_IN_ALL, ""] = sum(seconds.values())
     rows = [(dataset, part, form(value)) for (dataset, part), value in seconds.items()]
     return Table(f"Estimated {unit} of the tests by attack", ("data set", "attack", unit), _cells(rows))

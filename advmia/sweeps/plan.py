@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
+from advmia.cli.parser import grey_level
 from advmia.entry_points import SCRIPTS, output_path
 from advmia.errors import UserError
 from advmia.runtime.terminal import say
 from advmia.sweeps.grid import Flag, Grid, last_of_each, task_of_dataset
-from advmia.sweeps.steps import Kind, Step
+from advmia.sweeps.steps import Kind, Step, plan_path
 from advmia.targets import TaskName
 from advmia.tasks import Task
 
@@ -47,6 +48,11 @@ class _Network:
         model = self.model.rpartition("/")[2].replace(":", "-")
         eps = "" if self.method == "nat" else f"_eps{self.eps.partition('/')[0]}"
         return f"{self.dataset}_{model}_{self.method}{eps}" + (f"_seed{self.seed}" if self.seed else "")
+
+    @property
+    def shown_method(self) -> str:
+        """The method as tables show it, e.g. `pgdat 8`."""
+        return self.method if self.method == "nat" else f"{self.method} {grey_level(self.eps):g}"
 
     @property
     def helper(self) -> _Network:
@@ -95,9 +101,10 @@ class _Planner:
                 say(f"{len(tests) - len(steps)} of {len(tests)} tests are left out: their networks are not trained yet")
         elif grid.only == "train":
             return [step for step in steps if step.kind == "train"]
-        words = ("-m", "advmia", "tables", str(grid.results), "--out", str(grid.tables))
+        words = ["-m", "advmia", "tables", str(grid.results), "--out", str(grid.tables)]
+        words += ["--plan", str(plan_path(grid.out))]
         tested = tuple(step.name for step in steps if step.kind == "test")
-        return [*steps, Step("tables", "tables", words, grid.tables / "tables.md", tested)]
+        return [*steps, Step("tables", "tables", tuple(words), grid.tables / "tables.md", tested)]
 
     def _networks(self) -> Iterator[_Network]:
         """Yields the networks: of each data set, seed and model, the natural one first."""
@@ -128,7 +135,7 @@ class _Planner:
             helper = self.steps[f"train_{network.helper.name}"]
             words += ["--helperModel", network.model, "--helperWeight", str(helper.writes)]
             needs.append(helper.name)
-        self._add(f"train_{network.name}", "train", words, writes, needs)
+        self._add(Step(f"train_{network.name}", "train", tuple(words), writes, tuple(needs)), network)
 
     def _add_test(self, network: _Network, source: _Network | None = None) -> None:
         trained = self.steps[f"train_{network.name}"]
@@ -142,14 +149,15 @@ class _Planner:
             name += f"_from_{source.model.rpartition('/')[2].replace(':', '-')}"
             needs.append(weights.name)
         words += ["--targetModel", network.model, "--targetWeight", str(trained.writes)]
-        self._add(name, "test", words, output_path(words), needs)
+        step = Step(name, "test", tuple(words), output_path(words), tuple(needs))
+        self._add(replace(step, source=source.model if source else ""), network)
 
-    def _add(self, name: str, kind: Kind, words: list[str], writes: Path, needs: list[str]) -> None:
-        if not Path(words[0]).is_file():  # in a folder without the scripts
-            words = ["-m", "advmia.entry_points", *words]
-        step = Step(name, kind, tuple(words), writes, tuple(needs))
-        if self.steps.setdefault(name, step).writes != writes:
-            raise UserError(f"two networks of this sweep have the name {name}: give each a sweep of its own")
+    def _add(self, step: Step, network: _Network) -> None:
+        if not Path(step.words[0]).is_file():  # in a folder without the scripts
+            step = replace(step, words=("-m", "advmia.entry_points", *step.words))
+        step = replace(step, dataset=network.dataset, model=network.model, method=network.shown_method)
+        if self.steps.setdefault(step.name, step).writes != step.writes:
+            raise UserError(f"two networks of this sweep have the name {step.name}: give each a sweep of its own")
 
     def _flags(self, task: Task, kind: Kind, further: Sequence[Flag] = ()) -> list[str]:
         """Returns the words of the grid's flags that the task's script of this kind has, and of further ones."""

@@ -16,6 +16,7 @@ import torch
 from advmia.commands.inputs import choose_spec
 from advmia.commands.settings import method_of, settings_of
 from advmia.data.list_rows import read_list
+from advmia.data.loading import EVALUATION_BATCH_SIZE
 from advmia.data.readers import count_listed_classes
 from advmia.data.specs import DatasetSpec, Split
 from advmia.entry_points import SCRIPTS
@@ -39,9 +40,6 @@ class StepTime:
     """The estimated seconds of one step, by parts: `TRAINING`, or for a test each attack and `REST`."""
 
     step: Step
-    dataset: str
-    network: str
-    method: str
     parts: Mapping[str, float]
 
     @property
@@ -68,15 +66,12 @@ class Estimator:
         model = args.model if step.kind == "train" else args.targetModel
         spec = choose_spec(args, model)
         classes = len(spec.findings) or count_listed_classes(spec, args.dataRoot) or 2
-        scene = Scene(spec, classes, 0, args.bs, self.device, precision)
+        scene = Scene(spec, classes, 0, args.bs or EVALUATION_BATCH_SIZE, self.device, precision)
         if step.kind == "train":
             parts: Mapping[str, float] = {TRAINING: self._training(scene, args)}
         else:
             parts = self._test(scene, args)
-        # The name is that of the network, e.g. test_melBin_res18_pgdat_eps8.
-        parts_of_name = step.name.partition("_from_")[0].split("_")
-        method = next(part for part in reversed(parts_of_name) if part in script.task.methods)
-        return StepTime(step, spec.name, model, method, parts)
+        return StepTime(step, parts)
 
     def _training(self, scene: Scene, args: argparse.Namespace) -> float:
         """Returns the seconds of a training: its updates, validations and saved states, and the start."""

@@ -24,6 +24,7 @@ from advmia.runtime.files import read_json_object, write_json
 
 Kind = Literal["train", "test", "tables"]
 StateName = Literal["finished", "running", "waiting", "stopped", "failed"]
+_NETWORK = ("dataset", "model", "method", "source")  # fields of a step, and its keys in the plan
 _STATES = ("finished", "running", "waiting", "stopped", "failed")
 
 
@@ -36,11 +37,17 @@ class Step:
     words: tuple[str, ...]  # the arguments of the Python interpreter
     writes: Path
     needs: tuple[str, ...] = ()  # names of the steps that must have finished
+    # Of the network that is trained or tested; empty for the tables.
+    dataset: str = ""
+    model: str = ""
+    method: str = ""  # with the eps of the training in grey levels, as tables show it: `pgdat 8`
+    source: str = ""  # of a transfer test: the model of the network whose adversarial images are used
 
     def to_json(self) -> dict[str, Any]:
         return {
             "name": self.name,
             "kind": self.kind,
+            **{name: getattr(self, name) for name in _NETWORK},
             "command": shlex.join(("python", *self.words)),
             "needs": list(self.needs),
             "writes": str(self.writes),
@@ -92,6 +99,7 @@ def read_plan(path: Path) -> list[Step]:
                 words=tuple(shlex.split(content["command"])[1:]),
                 writes=Path(content["writes"]),
                 needs=tuple(content["needs"]),
+                **{name: content[name] for name in _NETWORK},
             )
             for content in (read_json_object(path) or {})["steps"]
         ]

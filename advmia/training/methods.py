@@ -129,7 +129,7 @@ class MART(Method):
         boosted = cross_entropy(logits_adv, y) - torch.log(1.0001 - strongest_wrong + 1e-12)
         # log_target, because without it the gradient is NaN where a probability underflows to 0
         divergence = F.kl_div(torch.log(p_adv + 1e-12), log_p, reduction="none", log_target=True).sum(dim=1)
-        weight = 1.0000001 - log_p[truth].exp()
+        weight = 1.0000001 - log_p.gather(1, y[:, None])[:, 0].exp()  # indexing by a mask would wait for the GPU
         return boosted.mean() + self.beta * (divergence * weight).mean()
 
 

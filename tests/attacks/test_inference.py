@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from advmia.attacks import ATTACKS
-from advmia.attacks.common import frozen_eval, input_gradient
+from advmia.attacks.common import forward, frozen_eval, input_gradient
 from advmia.attacks.inference import Compiled, compile_copies, fitting_batch, inference_copy
 from advmia.budgets import pgd_budget, training_budget
 from advmia.data.loading import EvaluationLoader
@@ -191,6 +191,30 @@ def test_evaluation_attacks_the_copy_and_scores_the_network(transfer: bool) -> N
 
 
 # --- compiled --------------------------------------------------------------------------------------------------------
+
+
+def test_every_graph_is_guarded(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """Fails if a run ends because a graph that is compiled later, as here the one without a gradient, cannot be."""
+
+    def compile_some(network: nn.Module, **_: object) -> object:
+        def run(x: Tensor) -> Tensor:
+            if not x.requires_grad:
+                raise RuntimeError("no such graph")
+            return network(x)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compile_some)
+    model, x, y = settled("mv2"), batch(), torch.zeros(len(batch()), dtype=torch.int64)
+    compile_copies(model)
+    gradient = input_gradient(inference_copy(model, x), x, y, cross_entropy)
+    assert not capsys.readouterr().err
+    logits = forward(inference_copy(model, x), x)
+    assert capsys.readouterr().err.count("torch.compile does not work here (no such graph)") == 1
+    compiled = inference_copy(model, x)
+    assert isinstance(compiled, Compiled)
+    assert torch.equal(gradient, input_gradient(compiled.network, x, y, cross_entropy))
+    assert torch.equal(logits, forward(compiled.network, x))
 
 
 @pytest.mark.slow

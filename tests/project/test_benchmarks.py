@@ -438,7 +438,7 @@ def test_estimate(run_benchmark: Benchmark, monkeypatch: pytest.MonkeyPatch) -> 
             write_state(out, step, replace(begin_state(step, "cpu").ended(step, 0), seconds=number))
 
     monkeypatch.setattr(subprocess, "run", run)
-    monkeypatch.setattr(Estimator, "time_of", lambda _, step: StepTime(step, "", "", "", {"": 3.0}))
+    monkeypatch.setattr(Estimator, "time_of", lambda _, step: StepTime(step, {"": 3.0}))
     results = run_benchmark("estimate", "--methods", "nat", "pgdat", "--images", 24, "--size", 16)["results"]
     names = [f"{kind}_melBin_mv2_{name}" for name in ("nat", "pgdat_eps8") for kind in ("train", "test")]
     assert [row["name"] for row in results] == [*names, "all of train", "all of test", "all"]

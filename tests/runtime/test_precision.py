@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from advmia.attacks import ATTACKS
 from advmia.attacks.auto_attack import AutoAttack
+from advmia.attacks.common import clear_margin, misclassified
 from advmia.attacks.inference import inference_copy
 from advmia.budgets import Budget, training_budget
 from advmia.data.loading import EvaluationLoader
@@ -38,6 +40,13 @@ class Rounding(nn.Module):
         logits = self.network(x)
         self.passes.append((logits.dtype, x.requires_grad))
         return logits
+
+
+@pytest.fixture(autouse=True)
+def without_tf32() -> Iterator[None]:
+    """Switches tf32 off after each test, which another test would run in."""
+    yield
+    Precision.allow_tf32(False)
 
 
 @pytest.fixture(autouse=True)
@@ -131,6 +140,21 @@ def test_attacks_that_run_without_tf32(attack: str, exact: bool) -> None:
     Precision.allow_tf32(False)
     *attack_switches, scoring_switch = switches
     assert set(attack_switches) == {not exact} and scoring_switch == (attack == "pgd")
+
+
+def test_tf32_needs_a_wider_margin() -> None:
+    """Fails if an early-stopping attack in tf32 takes an image for misclassified whose margin rounding may have turned.
+
+    Logits have been seen to move by up to 0.8 % of the largest one. Fails too if fp32 has that margin: then images that
+    are misclassified would be attacked on and on.
+    """
+    cuda, moved = torch.device("cuda"), 2 * 0.008
+    Precision.allow_tf32(True)
+    assert clear_margin(cuda) > moved and clear_margin(CPU) < 1e-4
+    Precision.allow_tf32(False)
+    assert clear_margin(cuda) < 1e-4
+    y = torch.tensor([0])
+    assert misclassified(torch.tensor([[1.0, 1.001]]), y) and not misclassified(torch.tensor([[1.0, 1.000001]]), y)
 
 
 def test_scoring_switches_tf32_off_and_on_again() -> None:

@@ -335,7 +335,7 @@ def test_finished_steps_are_left_out(shown: Callable[..., str], data: Path, tmp_
 
 
 def step_time(name: str, seconds: float, *needs: str, kind: Kind = "train") -> StepTime:
-    return StepTime(Step(name, kind, (), Path(), needs), "melBin", "mv2", "nat", {TRAINING: seconds})
+    return StepTime(Step(name, kind, (), Path(), needs), {TRAINING: seconds})
 
 
 @pytest.mark.parametrize(("workers", "seconds"), [(1, 18), (2, 9), (3, 9)])

@@ -58,7 +58,7 @@ def test_hat_follows_its_helper_and_tests_follow_trainings(sweep: Sweep, tmp_pat
     assert value(natural, "--method") == "nat" and value(hat, "--helperModel") == "mv2"
     assert value(hat, "--helperWeight") == value(natural_test, "--targetWeight") == f"out/clsCkpt/{NATURAL}"
     assert "_hat_beta6_class2_ADV8-255_10_2-255_" in value(hat_test, "--targetWeight")
-    assert tables == ["-m", "advmia", "tables", "out/results", "--out", "out/tables"]
+    assert tables == ["-m", "advmia", "tables", "out/results", "--out", "out/tables", "--plan", "out/plan.json"]
     assert not list(tmp_path.iterdir())
 
 
@@ -136,7 +136,7 @@ def test_only_some_steps(sweep: Sweep, tmp_path: Path) -> None:
     (folder / NATURAL).touch()
     test, tables = sweep.commands(*GRID, "--only", "test", "--saveDir", "mine", "--resultDir", "r", "--tableDir", "t")
     assert value(test, "--targetWeight") == f"mine/{NATURAL}" and value(test, "--resultDir") == "r"
-    assert tables == ["-m", "advmia", "tables", "r", "--out", "t"]
+    assert tables == ["-m", "advmia", "tables", "r", "--out", "t", "--plan", "sweep/plan.json"]
 
 
 def test_a_file_says_the_same_as_flags(sweep: Sweep, tmp_path: Path) -> None:

@@ -71,17 +71,28 @@ FULL_MEMORY = [
     (GPU_FULL, TRAIN, "the GPU's memory is full: try --bs 4, which"),
     (GPU_FULL, f"{TEST} --bs 1", "--bs 1 is the smallest; try a smaller"),
     (GPU_FULL, f"{VISUAL} --bs 9", "try --bs 4, which"),
-    (GPU_FULL, f"{TEST} --autoBatch", "is full: leave out --auto"),
+    (GPU_FULL, f"{TEST} --autoBatch", "is full: name a batch size, e.g. --bs 16: more"),
+    (GPU_FULL, TEST.replace("--bs 8", ""), "is full: name a batch size, e.g. --bs 16: more"),
+    (GPU_FULL, f"{TEST} --bs 6", "is full: try --bs 3, which"),
     (MemoryError(), f"{TRAIN} --bs 9", "the memory is full: try --bs 4, which"),
     (MemoryError(), f"{TEST} --autoBatch", "the memory is full: try --bs 4"),  # on a CPU, --bs counts
     (ALLOCATION_FAILED, TEST, "the memory is full: try --bs 4"),
 ]
+GPU_FAILED = [
+    (RuntimeError(f"{reason}\nfurther lines"), TRAIN, f"the GPU or its driver failed ({reason}): the same command")
+    for reason in (
+        "CUDA error: an illegal memory access was encountered",
+        "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "NCCL communicator was aborted on rank 1.",
+    )
+]
 
 
-def test_full_memory(folder: Path, monkeypatch: pytest.MonkeyPatch, run_here: RunHere) -> None:
-    """Fails if full memory ends in a traceback, or no line says which batch size to try."""
+def test_full_memory_and_a_gpu_that_fails(folder: Path, monkeypatch: pytest.MonkeyPatch, run_here: RunHere) -> None:
+    """Fails if full memory or an error of the GPU ends in a traceback, or no line says what to try."""
     monkeypatch.chdir(folder)
-    for error, command, message in FULL_MEMORY:
+    for error, command, message in [*FULL_MEMORY, *GPU_FAILED]:
 
         def fail(*_: object, error: Exception = error, **_options: object) -> None:
             raise error

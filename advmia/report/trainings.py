@@ -1,0 +1,66 @@
+"""The sections of the trainings: their curves, from the records beside the checkpoints, and what they cost."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from advmia.report.blocks import Block, Chart, Grid, Section, folded
+from advmia.report.charts import Line, Panel, draw
+from advmia.report.source import Source
+from advmia.results.costs import cost_table, epochs_of
+from advmia.results.differences import network_names
+from advmia.results.read import RunRecord
+
+SHOWN = 4  # charts that are not folded
+MOST_POINTS = 200  # on a line
+_SCORES = {"clean": 0, "robust": 1}  # the lines of scores, with their colours
+
+
+def trainings_section(source: Source) -> Section | None:
+    """Returns the section of training curves; None where no record of a training is found."""
+    charts: list[tuple[str, Block]] = []
+    records = {run.record.target: run.record for run in source.files}
+    names = network_names(list(records.values()))
+    for target, record in records.items():
+        epochs, _ = epochs_of(record)
+        if epochs:
+            name = f"{record.dataset}, {names[target]}"
+            charts.append((name, _chart(name, record, epochs)))
+    return Section("trainings", "Trainings", folded(charts, SHOWN, "Curves")) if charts else None
+
+
+def _chart(name: str, record: RunRecord, epochs: list[dict[str, Any]]) -> Chart:
+    """Returns two panels: the loss, and the scores by which the best epoch was chosen."""
+    loss = Line(2, "training loss", _points([(epoch["number"], epoch["loss"]) for epoch in epochs]))
+    panels = [draw(Panel("mean training loss", "epoch", "loss"), [loss])]
+    selection = record.task.selection
+    lines = []
+    for kind, colour in _SCORES.items():
+        found = [(epoch["number"], epoch[kind][selection]) for epoch in epochs if epoch.get(kind)]
+        points = _points([(number, score) for number, score in found if isinstance(score, int | float)])
+        lines += [Line(colour, kind, points)] if points else []
+    if lines:
+        panels.append(draw(Panel(f"{selection} in validation", "epoch", selection, y_range=(-0.03, 1.03)), lines))
+    legend = tuple((line.colour, line.name, False) for line in (loss, *lines))
+    return Chart(f"{name}: {len(epochs)} epochs", tuple(panels), legend)
+
+
+def _points(found: list[tuple[int, float]]) -> tuple[tuple[float, float, float, float], ...]:
+    """Returns the points of a line: of many, every n-th and the last."""
+    defined = [(number, value) for number, value in found if math.isfinite(value)]
+    step = -(-len(defined) // MOST_POINTS) or 1
+    chosen = defined[::step]
+    if defined and chosen[-1] != defined[-1]:
+        chosen.append(defined[-1])
+    return tuple((number, value, value, value) for number, value in chosen)
+
+
+def costs_section(source: Source) -> Section | None:
+    """Returns the section of what the trainings cost; None where no record of a training is found."""
+    grids = []
+    for group in source.groups:
+        table = cost_table([run.record for run in group], with_validation=True)
+        if any(row[1].text for row in table.rows):
+            grids.append(Grid(table, source.command("tables")))
+    return Section("costs", "Costs of training", tuple(grids)) if grids else None

@@ -44,6 +44,17 @@ def state_path(checkpoint: Path) -> Path:
     return checkpoint.with_name(checkpoint.name + ".state")
 
 
+def log_path(checkpoint: Path) -> Path:
+    """Returns `<checkpoint>.log.csv`: the numbers of each epoch, with `--log csv`."""
+    return checkpoint.with_name(checkpoint.name + ".log.csv")
+
+
+def events_path(checkpoint: Path) -> Path:
+    """Returns `<checkpoint>.tensorboard`: a folder of TensorBoard's event files, with `--log tensorboard`."""
+    return checkpoint.with_name(checkpoint.name + ".tensorboard")
+
+
 def all_paths(checkpoint: Path) -> tuple[Path, ...]:
     """Returns the paths of all files of a training, whether they exist or not."""
-    return checkpoint, record_path(checkpoint), picture_path(checkpoint), state_path(checkpoint)
+    files = (record_path, picture_path, state_path, log_path, events_path)
+    return checkpoint, *(path_of(checkpoint) for path_of in files)

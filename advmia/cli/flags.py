@@ -11,6 +11,7 @@ from pathlib import Path
 from advmia.cli import common, meanings, training_flags
 from advmia.cli.formatter import published
 from advmia.cli.parser import (
+    NameList,
     Parser,
     fraction,
     grey_level,
@@ -19,11 +20,13 @@ from advmia.cli.parser import (
     non_negative,
     one_of,
     positive,
+    several_of,
     whole_number,
 )
 from advmia.data.loading import EVALUATION_BATCH_SIZE
 from advmia.models import MODELS
 from advmia.tasks import SEGMENTATION, Task
+from advmia.training.logs import LOGS
 
 _NOTE = (
     "Flags marked (published) are those of the survey's published code; the others are additions. Letter case does not"
@@ -69,6 +72,16 @@ def train_parser(task: Task, description: str | None) -> Parser:
         metavar="FOLDER",
         help="folder for the weights, a bare state_dict under the published file name; a record (.json) and curves"
         " (.png) lie beside it; those of --seed N in its folder seedN, except for seed 0",
+    )
+    places.add_argument(
+        "--log",
+        nargs="+",
+        action=NameList,
+        type=several_of(LOGS),
+        default=[],
+        metavar="NAME",
+        help="write the numbers of each epoch beside the weights as it ends: csv (.log.csv), tensorboard (the folder"
+        " .tensorboard; needs the package tensorboard), or both",
     )
     common.add_machine(parser)
     return parser
@@ -176,6 +189,7 @@ def test_parser(task: Task, description: str | None) -> Parser:
     common.add_attacks(how, task, list(task.default_attacks))
     common.add_further_rows(how, task)
     common.add_seed(how, "seed of the attacks' random numbers")
+    common.add_pictures(parser.add_argument_group("what to keep of the attacked images"))
     places = parser.add_argument_group("where files are")
     common.add_data_root(places)
     places.add_argument(

@@ -74,7 +74,7 @@ def test_metadata(installed: Path) -> None:
         "License-Expression": "MIT",
     }
     assert {key: metadata[key] for key in expected} == expected
-    assert metadata.get_all("Provides-Extra") == ["test"]
+    assert metadata.get_all("Provides-Extra") == ["tensorboard", "test"]
     needed = [line for line in metadata.get_all("Requires-Dist", []) if "extra" not in line]
     assert needed == PROJECT["dependencies"]
     commands = (info / "entry_points.txt").read_text(encoding="utf-8").split()

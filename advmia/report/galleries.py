@@ -70,7 +70,6 @@ def _maps_text(folder: Path, shown: str) -> str:
         images = table["index"].nunique()
     except (OSError, ValueError, KeyError):
         return f"{text}."
-    parts = [
-        f"{attack}{f' eps {eps:g}' if eps else ''}: {right[attack, eps]} right" for attack, eps in dict.fromkeys(views)
-    ]
-    return f"{text}. Of {images} images, {', '.join(parts)}."
+    names = [f"{attack} at eps {eps:g}" if eps else attack for attack, eps in dict.fromkeys(views)]
+    parts = [f"{right[view]} right {name}" for view, name in zip(dict.fromkeys(views), names, strict=True)]
+    return f"{text}. Of {images} images: {', '.join(parts)}."

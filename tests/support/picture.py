@@ -1,6 +1,6 @@
 """Takes README's picture from the page of the demo: its warnings, scores, curves and Grad-CAM sheets, without the rest.
 
-    python -m tests.support.picture demo/report.html docs/demo.png
+python -m tests.support.picture demo/report.html docs/demo.png
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from pathlib import Path
 from advmia.cli import flags, run, tools
 from advmia.cli.parser import Parser
 from advmia.commands import testing, training, visualising
+from advmia.commands.result_names import result_path
 from advmia.data.phantoms import make_phantoms
 from advmia.data.prepare import prepare_dataset
 from advmia.data.prepare.own import OWN, OwnOptions, prepare_own
@@ -57,7 +58,7 @@ SCRIPTS = {
         for suffix, task in _TASKS.items()
     },
     **{
-        f"test{suffix}.py": Script(task, flags.test_parser, testing.test, testing.result_path)
+        f"test{suffix}.py": Script(task, flags.test_parser, testing.test, result_path)
         for suffix, task in _TASKS.items()
     },
     "gradVisual.py": Script(SINGLE_LABEL, flags.visual_parser, visualising.visualise, None),

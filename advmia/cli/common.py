@@ -167,6 +167,23 @@ def add_further_rows(group: argparse._ArgumentGroup, task: Task) -> None:
     )
 
 
+def add_pictures(group: argparse._ArgumentGroup) -> None:
+    """Adds the flags of a test that keep attacked images."""
+    group.add_argument(
+        "--pictures",
+        type=whole_number(1, 1000),
+        metavar="N",
+        help="draw contact sheets of each attack: of the first N images, and of the N worst, median and best under it,"
+        " which are attacked a second time; to the folder .pictures beside the results",
+    )
+    group.add_argument(
+        "--saveAdversarial",
+        action="store_true",
+        help="save all attacked images, with an index, for other programs to score: PNG where that loses nothing, else"
+        " NumPy arrays; to the folder .adversarial beside the results",
+    )
+
+
 def add_batch_size(group: argparse._ArgumentGroup, default: int | None, remark: str = "") -> None:
     """Adds --bs. `remark`: what is used without the flag, if that is no number."""
     text = published("batch size, of all devices together", remark)

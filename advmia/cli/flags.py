@@ -189,6 +189,7 @@ def test_parser(task: Task, description: str | None) -> Parser:
     common.add_attacks(how, task, list(task.default_attacks))
     common.add_further_rows(how, task)
     common.add_seed(how, "seed of the attacks' random numbers")
+    common.add_pictures(parser.add_argument_group("what to keep of the attacked images"))
     places = parser.add_argument_group("where files are")
     common.add_data_root(places)
     places.add_argument(

@@ -43,7 +43,7 @@ def _of_dataset(dataset: str, records: Sequence[RunRecord], keys: dict[str, None
     size = _joined(dict.fromkeys(str(record.run["size"]) for record in records))
     trainings = [record.training for record in records if record.training]
     sentences = [f"On {dataset}, networks ({models}) were tested on {images} images of {size} x {size} pixels."]
-    named = dict.fromkeys(_training_text(training, keys) for training in trainings)
+    named = dict.fromkeys(training_text(training, keys) for training in trainings)
     if named:
         sentences.append(f"They were trained by {_joined(named)}.")
     rows = [row for record in records for row in record.rows if row.attack not in (CLEAN, WORST)]
@@ -59,7 +59,7 @@ def _of_dataset(dataset: str, records: Sequence[RunRecord], keys: dict[str, None
     return " ".join(sentences)
 
 
-def _training_text(training: dict[str, object], keys: dict[str, None]) -> str:
+def training_text(training: dict[str, object], keys: dict[str, None]) -> str:
     """Returns e.g. `PGD adversarial training (Madry et al. 2018; eps 8/255, 10 steps of 2/255)`."""
     name = str(training["method"])
     text, cited = METHODS.get(name, (name, ()))

@@ -26,8 +26,8 @@ def methods_section(source: Source) -> Section:
     versions = sorted({str((record.content.get("versions") or {}).get("advmia", "unknown")) for record in records})
     torches = sorted({str((record.content.get("versions") or {}).get("torch", "unknown")) for record in records})
     texts.append(
-        f"The random numbers of the attacks have the seed {_joined(seeds)}. All numbers were computed with advmia"
-        f" {_joined(versions)} and PyTorch {_joined(torches)}, which reproduces the experiments of a survey"
+        f"The random numbers of the attacks have the seed {_joined(seeds)}. All numbers were computed with PyTorch"
+        f" {_joined(torches)} and advmia {_joined(versions)}, which reproduces the experiments of a survey"
         f" ({PUBLICATIONS[SURVEY].cited})."
     )
     bibtex = "\n\n".join(PUBLICATIONS[key].bibtex(key) for key in keys)

@@ -21,6 +21,7 @@ from advmia.data.phantoms import make_phantoms
 from advmia.data.prepare import prepare_dataset
 from advmia.data.prepare.own import OWN, OwnOptions, prepare_own
 from advmia.errors import UserError
+from advmia.report.card import write_cards
 from advmia.report.page import write_report
 from advmia.report.source import Options
 from advmia.results.planned import read_planned
@@ -120,8 +121,10 @@ def _tables(args: argparse.Namespace) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
-    write_report(args.results, args.out, Options(tuple(args.scores), args.perSeed, tuple(args.maps)))
+    source = write_report(args.results, args.out, Options(tuple(args.scores), args.perSeed, tuple(args.maps)))
     print(f"report in {args.out}")
+    for path in write_cards(source.files, args.out.parent) if args.card else ():
+        print(f"card in {path}")
 
 
 def _where(_: argparse.Namespace) -> None:

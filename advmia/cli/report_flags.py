@@ -15,7 +15,9 @@ DESCRIPTION = (
     "  a page of all results\n"
     "    %(prog)s results\n\n"
     "  with Grad-CAM maps and two more scores\n"
-    "    %(prog)s results --maps maps/nat --scores recall f1 --out page.html"
+    "    %(prog)s results --maps maps/nat --scores recall f1 --out page.html\n\n"
+    "  with a card of each network, beside its weights\n"
+    "    %(prog)s results --card"
 )
 
 
@@ -30,4 +32,9 @@ def add_report_flags(parser: argparse.ArgumentParser) -> None:
         help="folders of Grad-CAM maps that gradVisual.py has drawn, whose contact sheets are shown too",
     )
     places = parser.add_argument_group("where files are")
+    places.add_argument(
+        "--card",
+        action="store_true",
+        help="also write a card of each network, as hubs of models read it, beside its weights (.card.md, .card.json)",
+    )
     places.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE", help="the page")

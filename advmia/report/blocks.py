@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -71,12 +72,22 @@ class Chart:
 
 @dataclass(frozen=True)
 class Photo:
-    """A picture. `source`: a data URI; `alt`: what it shows, for readers who cannot see it."""
+    """A picture. `content`: of a PNG file; `alt`: what it shows, for readers who cannot see it."""
 
     kind: ClassVar[str] = "photo"
     caption: str
-    source: str
+    content: bytes
     alt: str
+
+    @property
+    def source(self) -> str:
+        """The picture as a data URI."""
+        return f"data:image/png;base64,{base64.b64encode(self.content).decode()}"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels, which stand at the beginning of every PNG file."""
+        return int.from_bytes(self.content[16:20]), int.from_bytes(self.content[20:24])
 
 
 @dataclass(frozen=True)
@@ -116,13 +127,7 @@ def plain_table(
     return Table(title, tuple(header), cells, tuple(notes))
 
 
-def folded(blocks: Sequence[tuple[str, Block]], shown: int, what: str) -> tuple[Block, ...]:
-    """Returns blocks of which the first `shown` are open; each of the others is folded below its title.
-
-    `blocks`: (title, block) each. `what`: what they are, for a line that says how many are folded.
-    """
-    first = [block for _, block in blocks[:shown]]
-    rest = [Fold(title, (block,)) for title, block in blocks[shown:]]
-    if rest:
-        first.append(Paragraph(f"{what} of {len(rest)} more, each below its name:"))
-    return (*first, *rest)
+def folded(parts: Sequence[tuple[str, tuple[Block, ...]]], shown: int) -> tuple[Block, ...]:
+    """Returns the blocks of parts, (title, blocks) each; those after the first `shown` are folded below titles."""
+    first = [block for _, blocks in parts[:shown] for block in blocks]
+    return (*first, *(Fold(title, blocks) for title, blocks in parts[shown:]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections import Counter
 from pathlib import Path
 
@@ -19,7 +18,7 @@ MOST_BYTES = 20_000_000  # of all sheets together, so that a mail takes the page
 
 def galleries_section(source: Source) -> Section | None:
     """Returns the section of the contact sheets beside the result files; None where there is none."""
-    photos: list[tuple[str, Block]] = []
+    photos: list[tuple[str, tuple[Block, ...]]] = []
     left_out, used = 0, 0
     for run in source.files:
         record = run.record
@@ -31,10 +30,10 @@ def galleries_section(source: Source) -> Section | None:
                 continue
             title = f"{source.names[record.file_name]}: {sheet.label}"
             eps = ", ".join(f"{grey_eps:g}" for grey_eps in sheet.grey_eps)
-            photos.append((title, Photo(f"{title}, eps {eps}", _png(content), sheet.alt)))
+            photos.append((title, (Photo(f"{title}, eps {eps}", content, sheet.alt),)))
     if not photos:
         return None
-    blocks = folded(photos, SHOWN, "Sheets")
+    blocks = folded(photos, SHOWN)
     if left_out:
         text = f"{left_out} further sheets would make the page too large; they lie in the folders beside the results."
         blocks = (*blocks, Paragraph(text))
@@ -54,7 +53,7 @@ def maps_section(source: Source) -> Section | None:
                 f"--maps {folder}: expected a folder that gradVisual.py has finished, with {RECORD_NAME} and"
                 f" {SHEET_NAME}: draw the maps, or leave the folder out"
             )
-        photos.append(Photo(f"Grad-CAM: {shown}", _png(sheet.read_bytes()), _maps_text(folder, shown)))
+        photos.append(Photo(f"Grad-CAM: {shown}", sheet.read_bytes(), _maps_text(folder, shown)))
     return Section("maps", "Where the networks look (Grad-CAM)", tuple(photos)) if photos else None
 
 
@@ -71,12 +70,6 @@ def _maps_text(folder: Path, shown: str) -> str:
         images = table["index"].nunique()
     except (OSError, ValueError, KeyError):
         return f"{text}."
-    parts = [
-        f"{attack}{f' eps {eps:g}' if eps else ''}: {right[attack, eps]} right" for attack, eps in dict.fromkeys(views)
-    ]
-    return f"{text}. Of {images} images, {', '.join(parts)}."
-
-
-def _png(content: bytes) -> str:
-    """Returns a PNG as a data URI."""
-    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+    names = [f"{attack} at eps {eps:g}" if eps else attack for attack, eps in dict.fromkeys(views)]
+    parts = [f"{right[view]} right {name}" for view, name in zip(dict.fromkeys(views), names, strict=True)]
+    return f"{text}. Of {images} images: {', '.join(parts)}."

@@ -26,8 +26,8 @@ def methods_section(source: Source) -> Section:
     versions = sorted({str((record.content.get("versions") or {}).get("advmia", "unknown")) for record in records})
     torches = sorted({str((record.content.get("versions") or {}).get("torch", "unknown")) for record in records})
     texts.append(
-        f"The random numbers of the attacks have the seed {_joined(seeds)}. All numbers were computed with advmia"
-        f" {_joined(versions)} and PyTorch {_joined(torches)}, which reproduces the experiments of a survey"
+        f"The random numbers of the attacks have the seed {_joined(seeds)}. All numbers were computed with PyTorch"
+        f" {_joined(torches)} and advmia {_joined(versions)}, which reproduces the experiments of a survey"
         f" ({PUBLICATIONS[SURVEY].cited})."
     )
     bibtex = "\n\n".join(PUBLICATIONS[key].bibtex(key) for key in keys)
@@ -43,7 +43,7 @@ def _of_dataset(dataset: str, records: Sequence[RunRecord], keys: dict[str, None
     size = _joined(dict.fromkeys(str(record.run["size"]) for record in records))
     trainings = [record.training for record in records if record.training]
     sentences = [f"On {dataset}, networks ({models}) were tested on {images} images of {size} x {size} pixels."]
-    named = dict.fromkeys(_training_text(training, keys) for training in trainings)
+    named = dict.fromkeys(training_text(training, keys) for training in trainings)
     if named:
         sentences.append(f"They were trained by {_joined(named)}.")
     rows = [row for record in records for row in record.rows if row.attack not in (CLEAN, WORST)]
@@ -59,7 +59,7 @@ def _of_dataset(dataset: str, records: Sequence[RunRecord], keys: dict[str, None
     return " ".join(sentences)
 
 
-def _training_text(training: dict[str, object], keys: dict[str, None]) -> str:
+def training_text(training: dict[str, object], keys: dict[str, None]) -> str:
     """Returns e.g. `PGD adversarial training (Madry et al. 2018; eps 8/255, 10 steps of 2/255)`."""
     name = str(training["method"])
     text, cited = METHODS.get(name, (name, ()))

@@ -20,17 +20,21 @@ MOST_POINTS = 200  # on a curve over images
 
 def confusion_section(source: Source) -> Section | None:
     """Returns the section of confusion matrices, clean and under the worst attack; None without classes."""
-    matrices: list[tuple[str, Block]] = []
+    matrices: list[tuple[str, tuple[Block, ...]]] = []
     for run in _of_task(source, SINGLE_LABEL.name):
         name = source.names[run.record.file_name]
         labels = _labels(run)
-        for head, row in _clean_and_worst(run):
-            grid = _matrix(f"{name}: {head}", labels, np.array(row.outcomes), run) if len(labels) == row.n else None
-            matrices += [(f"{name}: {head}", grid)] if grid else []
+        found = [
+            _matrix(f"{name}: {head}", labels, np.array(row.outcomes), run)
+            for head, row in _clean_and_worst(run)
+            if len(labels) == row.n
+        ]
+        grids = tuple(grid for grid in found if grid)
+        matrices += [(name, grids)] if grids else []
     if not matrices:
         return None
     text = "Rows are the true class, columns the predicted one; the darker a cell, the larger its share of the row."
-    return Section("confusion", "Confusion matrices", (Paragraph(text), *folded(matrices, 2 * SHOWN, "Matrices")))
+    return Section("confusion", "Confusion matrices", (Paragraph(text), *folded(matrices, SHOWN)))
 
 
 def _matrix(title: str, labels: np.ndarray, predicted: np.ndarray, run: ScoredRun) -> Grid | None:
@@ -55,7 +59,7 @@ def _matrix(title: str, labels: np.ndarray, predicted: np.ndarray, run: ScoredRu
 
 def dice_section(source: Source) -> Section | None:
     """Returns the section of the Dice of every image, clean and under the worst attack; None without masks."""
-    charts: list[tuple[str, Block]] = []
+    charts: list[tuple[str, tuple[Block, ...]]] = []
     for run in _of_task(source, SEGMENTATION.name):
         name = source.names[run.record.file_name]
         lines, low = [], []
@@ -65,11 +69,11 @@ def dice_section(source: Source) -> Section | None:
             low.append(f"{head}: {int((values < 0.5).sum())} of {row.n} below 0.5")
         panel = Panel("Dice of each image, sorted", "images up to this one (%)", "Dice", y_range=(-0.03, 1.03))
         legend = tuple((line.colour, line.name, False) for line in lines)
-        charts.append((name, Chart(name, (draw(panel, lines),), legend, ("; ".join(low) + ".",))))
+        charts.append((name, (Chart(name, (draw(panel, lines),), legend, ("; ".join(low) + ".",)),)))
     if not charts:
         return None
     text = "A line that falls on the left shows images on which the mask is bad, which a mean hides."
-    return Section("dice", "Dice image by image", (Paragraph(text), *folded(charts, SHOWN, "Charts")))
+    return Section("dice", "Dice image by image", (Paragraph(text), *folded(charts, SHOWN)))
 
 
 def _points(values: np.ndarray) -> list[tuple[float, float, float, float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 
 from advmia.evaluation.meanings import CHECKS
 from advmia.report.blocks import Block, Code, Fold, Grid, Listing, Paragraph, Section, plain_table
@@ -83,14 +84,17 @@ def checks_section(source: Source) -> Section | None:
             lines[name].append(f"{source.names[run.record.file_name]}: {verdict}: {check.get('reason', '')}")
     if not lines:
         return None
-    rows = []
-    for name, counts in verdicts.items():
-        texts = (CHECKS[name].meaning, CHECKS[name].advice) if name in CHECKS else ("", "")
-        rows.append((name, *(counts[verdict] for verdict in _VERDICTS), *texts))
-    header = ("check", *_VERDICTS, "what a warning means", "what to do then")
-    table = plain_table("Checks of whether the numbers can be trusted: result files by verdict", header, rows)
-    folds = [Fold(f"{name}: what it found", (Listing("", tuple(lines[name])),)) for name in verdicts if lines[name]]
-    return Section("checks", "Checks", (Grid(table), *folds))
+    rows = [(name, *(counts[verdict] for verdict in _VERDICTS)) for name, counts in verdicts.items()]
+    title = "Checks of whether the numbers can be trusted: result files by verdict"
+    folds = [Fold(name, _check_blocks(name, lines[name])) for name in verdicts]
+    return Section("checks", "Checks", (Grid(plain_table(title, ("check", *_VERDICTS), rows)), *folds))
+
+
+def _check_blocks(name: str, lines: Sequence[str]) -> tuple[Block, ...]:
+    """Returns what a check means, what to do if it warns, and what it found in each file."""
+    texts = CHECKS.get(name)
+    told = (Paragraph(f"A warning means: {texts.meaning}"), Paragraph(f"What to do: {texts.advice}")) if texts else ()
+    return (*told, Listing("", tuple(lines) or ("No result file has this check.",)))
 
 
 def origins_section(source: Source) -> Section:

@@ -21,7 +21,7 @@ from advmia.results.transfer import transfer_tables
 from advmia.tasks import MULTI_LABEL, SEGMENTATION
 
 CURVES_PER_CHART = 7  # as many as there are colours
-CHARTS_SHOWN = 6  # the others are folded
+CHARTS_SHOWN, MATRICES_SHOWN = 6, 6  # the others are folded
 # Scores of masks that get tables without being named in --scores.
 MASK_SCORES = ("foreground_dice", "hd95", "surface_distance")
 SHADES = 10
@@ -42,7 +42,7 @@ def tables_section(source: Source) -> Section:
 
 def curves_section(source: Source) -> Section:
     """Returns the section of the curves over eps, a chart for each group of white-box results."""
-    charts: list[tuple[str, Block]] = []
+    charts: list[tuple[str, tuple[Block, ...]]] = []
     for group in source.groups:
         record = group[0].record
         score = SCORES[record.task.selection]
@@ -53,8 +53,8 @@ def curves_section(source: Source) -> Section:
             if len(found) > len(some):
                 title += f", rows {start + 1} to {start + len(some)} of {len(found)}"
             chart = _curves_chart(title, some, score)
-            charts += [(title, chart)] if chart else []
-    return Section("curves", "Curves over eps", folded(charts, CHARTS_SHOWN, "Curves"))
+            charts += [(title, (chart,))] if chart else []
+    return Section("curves", "Curves over eps", folded(charts, CHARTS_SHOWN))
 
 
 def _curves_chart(title: str, found: Sequence[Curve], score: Score) -> Chart | None:
@@ -114,13 +114,14 @@ def masks_section(source: Source) -> Section | None:
 
 def transfer_section(source: Source) -> Section | None:
     """Returns the section of the transfer matrices as heat maps; None where no attack was made on another network."""
-    grids = []
+    grids: list[tuple[str, tuple[Block, ...]]] = []
     for table in transfer_tables(source.rows):
         note = "The darker a cell, the more the target gets right. Where source and target are one: white-box."
         whole = 100.0 if " in percent" in table.title else 1.0  # of a score
         shades = tuple((None, *(_shade(cell, whole) for cell in row[1:])) for row in table.rows)
-        grids.append(Grid(replace(table, notes=(note, *table.notes)), source.command("tables"), shades))
-    return Section("transfer", "Transfer between networks", tuple(grids)) if grids else None
+        grid = Grid(replace(table, notes=(note, *table.notes)), source.command("tables"), shades)
+        grids.append((table.title, (grid,)))
+    return Section("transfer", "Transfer between networks", folded(grids, MATRICES_SHOWN)) if grids else None
 
 
 def _shade(cell: Cell, whole: float) -> int | None:

@@ -19,15 +19,16 @@ _SCORES = {"clean": 0, "robust": 1}  # the lines of scores, with their colours
 
 def trainings_section(source: Source) -> Section | None:
     """Returns the section of training curves; None where no record of a training is found."""
-    charts: list[tuple[str, Block]] = []
-    records = {run.record.target: run.record for run in source.files}
-    names = network_names(list(records.values()))
-    for target, record in records.items():
-        epochs, _ = epochs_of(record)
-        if epochs:
-            name = f"{record.dataset}, {names[target]}"
-            charts.append((name, _chart(name, record, epochs)))
-    return Section("trainings", "Trainings", folded(charts, SHOWN, "Curves")) if charts else None
+    charts: list[tuple[str, tuple[Block, ...]]] = []
+    for dataset in dict.fromkeys(run.record.dataset for run in source.files):
+        records = {run.record.target: run.record for run in source.files if run.record.dataset == dataset}
+        names = network_names(list(records.values()))
+        for target, record in records.items():
+            epochs, _ = epochs_of(record)
+            if epochs:
+                name = f"{dataset}, {names[target]}"
+                charts.append((name, (_chart(name, record, epochs),)))
+    return Section("trainings", "Trainings", folded(charts, SHOWN)) if charts else None
 
 
 def _chart(name: str, record: RunRecord, epochs: list[dict[str, Any]]) -> Chart:

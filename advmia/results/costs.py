@@ -56,9 +56,8 @@ def _further_cells(seconds: Sequence[float], validation: Sequence[float]) -> tup
     """Returns the cells of the columns `_FURTHER`, empty ones for a network without a record."""
     if not seconds:
         return Cell(), Cell()
-    return Cell.of(rounded(float(np.mean(validation)), 1)), Cell.of(
-        rounded(float(np.sum(seconds) + np.sum(validation)), 0)
-    )
+    mean, total = float(np.mean(validation)), float(np.sum(seconds) + np.sum(validation))
+    return Cell.of(rounded(mean, 1)), Cell.of(rounded(total, 0))
 
 
 def _networks_of(name: str, records: Sequence[RunRecord]) -> list[RunRecord]:

@@ -1,4 +1,4 @@
-"""All scores of result files in long form: a CSV line for each number, as pandas and other programs want them."""
+"""All scores of result files in long form: a line for each number, as pandas and other programs want them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,19 @@ _COLUMNS = (
     *("source_model", "source_weight", "score", "value", "low", "high", "deviation", "trainings"),
     *("warnings", "file", "weight"),
 )
+_EXACT = ("value", "low", "high", "deviation")  # numbers that are written with all their digits
 
 
 def long_form(runs: Sequence[ScoredRun]) -> str:
-    """Returns every score of the runs as CSV text with a header; empty fields are unknown, undefined or do not apply.
+    """Returns `long_lines` as CSV text with a header; fields that are None are empty."""
+    rows = ([_field(name, line[name]) for name in _COLUMNS] for line in long_lines(runs))
+    return csv_text([_COLUMNS, *rows])
 
-    Scores are as in the result files, shares from 0 to 1, and not rounded.
+
+def long_lines(runs: Sequence[ScoredRun]) -> list[dict[str, Any]]:
+    """Returns every score of the runs with all that tells it from the others, by the names of docs/results.md.
+
+    Scores are as in the result files, shares from 0 to 1, and not rounded. None: unknown, undefined, does not apply.
     """
     settings: dict[int, str] = {}  # by the place of the run
     groups = defaultdict(list)
@@ -31,29 +38,26 @@ def long_form(runs: Sequence[ScoredRun]) -> str:
     for places in groups.values():
         texts = distinguish([runs[place].record for place in places])
         settings |= dict(zip(places, texts, strict=True))
-    lines = [
+    return [
         {**_facts_of(run), "setting": settings[place], **_attack_of(column), "score": name, **_numbers_of(value)}
         for place, run in enumerate(runs)
         for column in sorted(run.values, key=Column.order)
         for name, value in run.values[column].items()
     ]
-    return csv_text([_COLUMNS, *([line[name] for name in _COLUMNS] for line in lines)])
 
 
 def _facts_of(run: ScoredRun) -> dict[str, Any]:
     """Returns what all numbers of a run have in common."""
     record = run.record
     training = record.training or {}
-    source = ("source_model", "source_weight")
     return {
-        **{name: getattr(record, name) for name in ("dataset", "model", "method", "images", "file")},
-        "training_method": training.get("method", ""),
-        "training_eps": training.get("eps", ""),
-        "training_seed": training.get("seed", ""),
+        **{name: getattr(record, name) for name in ("dataset", "model", "method", "images")},
+        **{f"training_{name}": training.get(name) for name in ("method", "eps", "seed")},
         "size": record.run["size"],
         "attack_seed": record.run["seed"],
-        **{name: record.content[name] if record.is_transfer else "" for name in source},
+        **{name: record.content[name] if record.is_transfer else None for name in ("source_model", "source_weight")},
         "warnings": "; ".join(record.warnings),
+        "file": record.file_name,
         "weight": record.target_weight,
     }
 
@@ -61,9 +65,9 @@ def _facts_of(run: ScoredRun) -> dict[str, Any]:
 def _attack_of(column: Column) -> dict[str, Any]:
     return {
         "attack": column.attack,
-        "eps": f"{column.grey_eps:g}",
+        "eps": column.grey_eps,
         "steps": column.steps,
-        "step_size": f"{column.grey_step_size:g}",
+        "step_size": column.grey_step_size,
         "restarts": column.restarts,
         "eight_bits": column.eight_bits,
         "attacks": "; ".join(column.attacks),
@@ -74,7 +78,11 @@ def _numbers_of(value: Value) -> dict[str, Any]:
     low, high = value.interval or (math.nan, math.nan)
     deviation = math.nan if value.deviation is None else value.deviation
     numbers = {"value": value.score, "low": low, "high": high, "deviation": deviation}
-    return {
-        **{name: "" if math.isnan(number) else repr(float(number)) for name, number in numbers.items()},
-        "trainings": len(value.seeds) or 1,
-    }
+    defined = {name: None if math.isnan(number) else float(number) for name, number in numbers.items()}
+    return {**defined, "trainings": len(value.seeds) or 1}
+
+
+def _field(name: str, value: object) -> object:
+    if isinstance(value, float):
+        return repr(value) if name in _EXACT else f"{value:g}"
+    return "" if value is None else value

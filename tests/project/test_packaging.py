@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import advmia
 from tests.support.documents import links, named_paths
@@ -119,7 +120,6 @@ def test_a_source_distribution_holds_what_readme_names(tmp_path: Path) -> None:
 
 
 def load_yaml(name: str) -> Any:
-    yaml = pytest.importorskip("yaml", reason="no YAML parser: install pyyaml to check the project's YAML files")
     return yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
 
 

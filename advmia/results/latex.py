@@ -59,7 +59,10 @@ def _floats(table: Table) -> list[str]:
             *_body(columns, rows),
             r"\bottomrule",
             r"\end{tabular}}",
-            *(rf"\par\smallskip{{\footnotesize {_DAGGER} {in_latex(text)}\par}}" for text in table.footnotes),
+            *(
+                rf"\par\smallskip{{\footnotesize\raggedright {_DAGGER} {in_latex(text)}\par}}"
+                for text in table.footnotes
+            ),
             rf"\end{{{environment}}}",
         ]
         floats.append("\n".join(lines) + "\n")

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 
 from advmia.models import build_model
 from advmia.pictures import adversarial
 from advmia.results import partial
 from tests.pictures.commands import CLASSES, FINDINGS, MASKS, RunTest, lines_of, results_of, row_of
+from tests.support.documents import code_blocks
 from tests.support.kills import Killed
 from tests.support.running import check_one_line
 
@@ -29,17 +29,14 @@ def folder_of(out: Path) -> Path:
 
 
 def outcomes(folder: Path, model: nn.Module) -> list[tuple[dict[str, str], torch.Tensor]]:
-    """Returns each line of the index, and the logits of its image: all that an outsider needs is here."""
-    found = []
-    for line in lines_of(folder / "index.csv"):
-        if line["form"] == "png":
-            image = np.asarray(Image.open(folder / line["file"]), dtype=np.float32) / 255
-            x = torch.from_numpy(image.transpose(2, 0, 1) if image.ndim == 3 else image[None])
-        else:
-            x = torch.from_numpy(np.load(folder / line["file"], allow_pickle=False))
-        with torch.no_grad():
-            found.append((line, model.eval()(x[None])[0]))
-    return found
+    """Returns each line of the index, and the logits of its image, which the code in docs/testing.md reads."""
+    names: dict[str, Any] = {}
+    (code,) = code_blocks("docs/testing.md", "python")
+    exec(code, names)
+    with torch.no_grad():
+        return [
+            (line, model.eval()(torch.from_numpy(pixels)[None])[0]) for line, pixels in names["read_attacked"](folder)
+        ]
 
 
 def network(name: str, classes: int) -> nn.Module:
@@ -57,8 +54,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("noise", ["colour", "grey"])
 def test_an_outsider_scores_the_classes(noise: str, run_test: RunTest, tmp_path: Path) -> None:
-    """Fails if a few lines of NumPy and torch that read index, files and network predict another class than the result
-    rows, of any image, attack or rounding; if rounded images are no PNGs, or others are PNGs that lose something."""
+    """Fails if the documented lines of NumPy, which read index and files, and the network give another class than the
+    result rows, of any image, attack or rounding; or if a rounded image is no PNG."""
     command = [*CLASSES, "--attacks", "pgd", "fgsm", "--restarts", 2, "--eightBit", *FEW]
     if noise == "grey":
         command += ["--dataset", "xrayBin", "--noise", "grey"]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from advmia.models import build_model
 from advmia.pictures import drawing
+from advmia.pictures.layout import SheetRow, SheetText
 from advmia.results.sheets import Sheet, read_pictures
 from tests.pictures.commands import CLASSES, FINDINGS, MASKS, RunTest, results_of, row_of
 
@@ -18,6 +22,16 @@ def sheets_of(folder: Path) -> list[Sheet]:
     """Returns the sheets beside the only result file of a folder, of its run."""
     (path,) = folder.glob("*.json")
     return read_pictures(path, results_of(folder)["run"])
+
+
+@pytest.fixture
+def written_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes a sheet a file of what it would show, since drawing takes most of a test's time."""
+
+    def write_rows(rows: Sequence[SheetRow], text: SheetText, path: Path) -> None:
+        path.write_text(f"{text} {[(row.name, row.clean.pixels.sum(), row.attacked) for row in rows]}")
+
+    monkeypatch.setattr(drawing, "save_sheet", write_rows)
 
 
 def test_sheets_of_classes(run_test: RunTest, tmp_path: Path) -> None:
@@ -57,6 +71,7 @@ def test_sheets_of_masks(run_test: RunTest, tmp_path: Path) -> None:
     assert f"mean Dice is {clean[shown].mean():.3f} clean and {attacked[shown].mean():.3f} at eps 8." in sheet.alt
 
 
+@pytest.mark.usefixtures("written_rows")
 def test_sheets_of_findings(run_test: RunTest, tmp_path: Path) -> None:
     """Fails if the findings have no sheet, or the worst image is not the one whose true answers lose most."""
     assert run_test(FINDINGS, "out", "--attacks", "pgd", "pgd-finding", "--epsilons", 8, "--pictures", 1) == 0
@@ -70,6 +85,7 @@ def test_sheets_of_findings(run_test: RunTest, tmp_path: Path) -> None:
     assert len(sheets) == 2
 
 
+@pytest.mark.usefixtures("written_rows")
 def test_a_second_run_draws_what_is_missing(
     run_test: RunTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -96,6 +112,17 @@ def test_a_second_run_draws_what_is_missing(
     assert len([sheet for sheet in sheets_of(tmp_path / "out") if sheet.attack == "fgsm"]) == 2
     assert not first[2].path.exists()
     assert "have another outcome" not in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("written_rows")
+def test_a_transfer_attack_names_its_source(run_test: RunTest, tmp_path: Path) -> None:
+    """Fails if the sheet of a transfer attack does not say on which network the images were made."""
+    torch.manual_seed(1)
+    torch.save(build_model("mv2", 2).state_dict(), tmp_path / "other")
+    words = ["--attacks", "fgsm", "--epsilons", 8, "--surrogateWeight", tmp_path / "other", "--pictures", 1]
+    assert run_test(CLASSES, "out", *words) == 0
+    (sheet,) = sheets_of(tmp_path / "out")
+    assert sheet.alt.startswith("melBin[phantom]: fgsm on mv2, made on other: ")
 
 
 @pytest.mark.parametrize(("flags", "ending"), [(["--pictures", 1], "pictures"), (["--saveAdversarial"], "adversarial")])

@@ -6,7 +6,6 @@ text, so that 25,000 images under ten attacks take a quarter of a megabyte.
 
 from __future__ import annotations
 
-import math
 import string
 from collections.abc import Sequence
 from typing import Any
@@ -22,7 +21,7 @@ from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL
 
 DIGITS = string.digits + string.ascii_letters  # a class each; with more classes, lists of numbers are written
 _AUTO_ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")  # the numbers of AutoAttack's note `fooled_by`
-_SHOWN_NOTES = ("queries", "confidence", "margin")  # numbers of each image that the browser shows where they are noted
+_QUERIES = "queries"  # of an attack without gradients, the note of how many each image took
 _WORDS = {
     SINGLE_LABEL.name: "An image is fooled if its class is right clean and wrong under the attack.",
     MULTI_LABEL.name: "Findings are predicted where their logit is above 0 (a probability of 0.5). An image is fooled"
@@ -36,7 +35,7 @@ def browser_section(source: Source) -> tuple[Section, dict[str, Any]] | None:
 
     Data: `sets`, lists of images: `files`, `task`, `labels`, and `names` of classes or findings. `runs`: `name`, the
     number of its `set`, and `rows`: `head`, `attack` (with its restarts), `eps`, `o` (outcomes), `by` (which attack it
-    was, of attacks that consist of several) and `notes`.
+    was, of attacks that consist of several) and `queries`.
     """
     sets: list[dict[str, Any]] = []
     numbers: dict[object, int] = {}
@@ -79,8 +78,8 @@ def _rows(run: ScoredRun) -> list[dict[str, Any]]:
         found["o"] = _OUTCOMES[run.record.task.name](row.outcomes)
         by = _attack_of_each(row)
         found |= {"by": by} if by and row.attack != CLEAN else {}
-        notes = {name: _short(row.notes[name]) for name in _SHOWN_NOTES if len(row.notes.get(name, [])) == row.n}
-        rows.append(found | ({"notes": notes} if notes else {}))
+        found |= {_QUERIES: row.notes[_QUERIES]} if len(row.notes.get(_QUERIES, [])) == row.n else {}
+        rows.append(found)
     return rows
 
 
@@ -115,11 +114,6 @@ def _present(line: np.ndarray) -> str:
 def _dice(outcomes: Sequence[Sequence[float]]) -> list[int]:
     """Returns the Dice of each image in thousandths."""
     return [round(1000 * outcome[0]) for outcome in outcomes]
-
-
-def _short(values: Sequence[Any]) -> list[Any]:
-    """Returns numbers with four digits; None for one that is not finite, which JSON does not know."""
-    return [(float(f"{value:.4g}") if math.isfinite(value) else None) for value in values]
 
 
 _OUTCOMES: dict[str, Any] = {SINGLE_LABEL.name: _classes, MULTI_LABEL.name: _findings, SEGMENTATION.name: _dice}

@@ -152,7 +152,7 @@
     }
     list.push(["verdict", (image) => verdict(view, row, image)]);
     if (row.by) list.push(["by", (image) => row.by.names[row.by.of[image]] ?? ""]);
-    for (const [name, values] of Object.entries(row.notes || {})) list.push([name, (image) => values[image] ?? ""]);
+    if (row.queries) list.push(["queries", (image) => row.queries[image]]);
     return list;
   }
 

@@ -185,6 +185,9 @@ def test_an_image_says_what_fooled_it(page: Page, contents: dict[str, dict]) -> 
     label = f"class {contents['a']['samples']['label'][image]}"
     file = contents["a"]["samples"]["file"][image]
     assert shown == [file, label, *predicted, str(first_eps), "fooled", attack]
+    (last,) = choose(page, row=1, kind="all", file=contents["a"]["samples"]["file"][-1])
+    cells = "[...document.querySelector('#images-table tbody tr').cells]"
+    assert page.evaluate(f"{cells}.at(-1).textContent") == str(5000 - last)
 
 
 def test_findings_and_masks_can_be_searched(page: Page) -> None:

@@ -64,7 +64,7 @@ def _add_demo(tools: argparse._SubParsersAction) -> None:
         "demo",
         "train a natural and a robust network on generated images, attack both, draw what comes out",
         "Draws phantoms, trains one network naturally and one adversarially, attacks both, and makes the robustness "
-        "table, the curves and Grad-CAM maps. May be run again: finished steps are not repeated.\n\n"
+        "table, curves, Grad-CAM maps and a page of it all. May be run again: finished steps are not repeated.\n\n"
         "examples:\n"
         "  everything in the folder demo\n"
         "    %(prog)s\n\n"

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from advmia.report.blocks import Browser, Paragraph, Section
-from advmia.report.source import Source, class_names
+from advmia.report.source import Source, class_names, samples_of
 from advmia.results.read import RunRecord
 from advmia.results.rows import CLEAN, ResultRow
 from advmia.results.scored import Column, ScoredRun, column_heads, findings_of
@@ -43,9 +43,8 @@ def browser_section(source: Source) -> tuple[Section, dict[str, Any]] | None:
     runs = []
     for run in source.files:
         record = run.record
-        files = record.content.get("samples", {}).get("file") or []
-        labels = record.content.get("samples", {}).get("label") or []
-        if len(files) != record.images or len(labels) != record.images:
+        files, labels = samples_of(record, "file"), samples_of(record, "label")
+        if not files or not labels:
             continue
         key = (record.dataset, record.task.name, *record.conditions[2:], record.images, tuple(map(str, files[:1])))
         if key not in numbers:

@@ -65,7 +65,7 @@ def training_text(training: dict[str, object], keys: dict[str, None]) -> str:
     text, cited = METHODS.get(name, (name, ()))
     facts = [PUBLICATIONS[key].cited for key in cited]
     if name != "nat":
-        steps = f"{training.get('steps')} steps of {training.get('step_size', 0):g}/255"
+        steps = f"{training.get('steps')} steps of {training.get('step_size') or 0:g}/255"
         facts.append(f"eps {training['eps']:g}/255, {steps}")
     if training.get("awp"):
         cited = (*cited, AWP)

@@ -7,7 +7,7 @@ import numpy as np
 from advmia.report.blocks import Block, Chart, Grid, Paragraph, Section, folded
 from advmia.report.charts import Line, Panel, draw
 from advmia.report.scores import SHADES, lowest
-from advmia.report.source import Source, attack_columns, class_names, main_score
+from advmia.report.source import Source, attack_columns, class_names, main_score, samples_of
 from advmia.results.layout import Cell, Table
 from advmia.results.rows import CLEAN, WORST, ResultRow
 from advmia.results.scored import Column, ScoredRun, column_heads
@@ -23,11 +23,11 @@ def confusion_section(source: Source) -> Section | None:
     matrices: list[tuple[str, tuple[Block, ...]]] = []
     for run in _of_task(source, SINGLE_LABEL.name):
         name = source.names[run.record.file_name]
-        labels = _labels(run)
+        labels = np.array(samples_of(run.record, "label"), dtype=np.int64)
         found = [
             _matrix(f"{name}: {head}", labels, np.array(row.outcomes), run)
             for head, row in _clean_and_worst(run)
-            if len(labels) == row.n
+            if len(labels)
         ]
         grids = tuple(grid for grid in found if grid)
         matrices += [(name, grids)] if grids else []
@@ -85,13 +85,6 @@ def _points(values: np.ndarray) -> list[tuple[float, float, float, float]]:
 def _of_task(source: Source, task: str) -> list[ScoredRun]:
     """Returns the white-box runs of a task, a run for each file."""
     return [run for run in source.files if run.record.task.name == task and not run.record.is_transfer]
-
-
-def _labels(run: ScoredRun) -> np.ndarray:
-    """Returns the labels (N,) of a single-label file; (0,) where the file does not hold them."""
-    labels = run.record.content.get("samples", {}).get("label") or []
-    is_whole = all(isinstance(label, int) for label in labels)
-    return np.array(labels if is_whole else [], dtype=np.int64)
 
 
 def _clean_and_worst(run: ScoredRun) -> list[tuple[str, ResultRow]]:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from advmia.data.datasets import DATASETS
 from advmia.results.differences import network_names, run_names
@@ -18,6 +19,9 @@ from advmia.results.scored import Column, ScoredRun, score_run
 from advmia.results.scores import MAIN_SCORES
 from advmia.results.seeds import group_seeds
 from advmia.results.tables import white_box_groups
+from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL
+
+_LABELS: dict[str, type] = {SINGLE_LABEL.name: int, MULTI_LABEL.name: list, SEGMENTATION.name: str}
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,19 @@ def _told_apart(names: dict[str, str]) -> dict[str, str]:
     for name in names.values():
         counts[name] += 1
     return {file: name if counts[name] == 1 else f"{name} ({file})" for file, name in names.items()}
+
+
+def samples_of(record: RunRecord, name: str) -> list[Any]:
+    """Returns what a file says of each image: `file` or `label`; [] where it does not say it of all images.
+
+    Labels are a class for each image, or 0 or 1 for each of its findings, or the file of its mask.
+    """
+    samples = record.content.get("samples")
+    values = samples.get(name) if isinstance(samples, dict) else None
+    if not isinstance(values, list) or len(values) != record.images:
+        return []
+    kind = str if name == "file" else _LABELS[record.task.name]
+    return values if all(isinstance(value, kind) for value in values) else []
 
 
 def main_score(record: RunRecord) -> str:

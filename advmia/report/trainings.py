@@ -14,7 +14,7 @@ from advmia.results.read import RunRecord
 
 SHOWN = 4  # charts that are not folded
 MOST_POINTS = 200  # on a line
-_SCORES = {"clean": 0, "robust": 1}  # the lines of scores, with their colours
+_SCORES, _LOSS_COLOUR = {"clean": 0, "robust": 1}, 2  # the lines, with their colours
 
 
 def trainings_section(source: Source) -> Section | None:
@@ -33,23 +33,30 @@ def trainings_section(source: Source) -> Section | None:
 
 def _chart(name: str, record: RunRecord, epochs: list[dict[str, Any]]) -> Chart:
     """Returns two panels: the loss, and the scores by which the best epoch was chosen."""
-    loss = Line(2, "training loss", _points([(epoch["number"], epoch["loss"]) for epoch in epochs]))
-    panels = [draw(Panel("mean training loss", "epoch", "loss"), [loss])]
     selection = record.task.selection
-    lines = []
-    for kind, colour in _SCORES.items():
-        found = [(epoch["number"], epoch[kind][selection]) for epoch in epochs if epoch.get(kind)]
-        points = _points([(number, score) for number, score in found if isinstance(score, int | float)])
-        lines += [Line(colour, kind, points)] if points else []
-    if lines:
-        panels.append(draw(Panel(f"{selection} in validation", "epoch", selection, y_range=(-0.03, 1.03)), lines))
-    legend = tuple((line.colour, line.name, False) for line in (loss, *lines))
+    loss = [(epoch["number"], epoch["loss"]) for epoch in epochs]
+    scores = {
+        kind: [(epoch["number"], epoch[kind].get(selection)) for epoch in epochs if epoch.get(kind)] for kind in _SCORES
+    }
+    losses = _lines({"training loss": (_LOSS_COLOUR, loss)})
+    lines = _lines({kind: (_SCORES[kind], found) for kind, found in scores.items()})
+    validation = Panel(f"{selection} in validation", "epoch", selection, y_range=(-0.03, 1.03))
+    panels = [draw(Panel("mean training loss", "epoch", "loss"), losses)] if losses else []
+    panels += [draw(validation, lines)] if lines else []
+    legend = tuple((line.colour, line.name, False) for line in (*losses, *lines))
     return Chart(f"{name}: {len(epochs)} epochs", tuple(panels), legend)
 
 
-def _points(found: list[tuple[int, float]]) -> tuple[tuple[float, float, float, float], ...]:
-    """Returns the points of a line: of many, every n-th and the last."""
-    defined = [(number, value) for number, value in found if math.isfinite(value)]
+def _lines(found: dict[str, tuple[int, list[tuple[int, Any]]]]) -> list[Line]:
+    """Returns the lines that have points. `found`: by name, the colour, and the number and the value of each epoch."""
+    lines = [Line(colour, name, _points(values)) for name, (colour, values) in found.items()]
+    return [line for line in lines if line.points]
+
+
+def _points(found: list[tuple[int, Any]]) -> tuple[tuple[float, float, float, float], ...]:
+    """Returns the points of a line, without values that are undefined: of many, every n-th and the last."""
+    numbers = [(number, value) for number, value in found if isinstance(value, int | float)]
+    defined = [(number, value) for number, value in numbers if math.isfinite(value)]
     step = -(-len(defined) // MOST_POINTS) or 1
     chosen = defined[::step]
     if defined and chosen[-1] != defined[-1]:

@@ -61,6 +61,9 @@ def test_a_wheel_holds_the_package_and_nothing_else(installed: Path) -> None:
     assert {path.name for path in installed.iterdir()} == {"advmia", info}
     modules = {path.relative_to(ROOT) for path in (ROOT / "advmia").rglob("*.py")}
     assert {path.relative_to(installed) for path in (installed / "advmia").rglob("*.py")} == modules
+    others = {str(path.relative_to(installed)) for path in (installed / "advmia").rglob("*.*")} - set(map(str, modules))
+    pages = {f"advmia/report/page.{ending}" for ending in ("html", "css", "js")}
+    assert others == {"advmia/data/datasets.toml", "advmia/py.typed", *pages}
     assert (installed / info / "licenses" / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
 
 

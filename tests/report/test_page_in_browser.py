@@ -214,3 +214,29 @@ def test_print(page: Page, tmp_path: Path) -> None:
     page.print(tmp_path / "page.pdf")
     assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
     assert page.evaluate("document.querySelectorAll('details:not([open])').length") == 0
+
+
+OPENED = "performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd"  # milliseconds
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("files", "images"), [(500, 8), (1, 25_000)])
+def test_a_large_page_opens_within_two_seconds(browser: Browser, files: int, images: int, tmp_path: Path) -> None:
+    """Fails if 500 result files or 25,000 images open slower, fill the page with rows, or are not searched at once."""
+    methods = ("nat", "pgdat", "trades", "mart")
+    contents = {str(number): made(number, images, method=methods[number % 4]) for number in range(files)}
+    write_report([save_all(tmp_path / "results", contents)], tmp_path / "page.html", Options(per_seed=True))
+    opened = browser.open(tmp_path / "page.html")
+    milliseconds = [opened.evaluate(OPENED)]
+    for _ in range(2):  # other programs may slow down one of them
+        opened.load()
+        milliseconds.append(opened.evaluate(OPENED))
+    assert 0 < min(milliseconds) < 2000
+    outcomes = [np.array(row["outcomes"]) for row in contents["0"]["rows"]]
+    fooled = (outcomes[0] == np.arange(images) % 2) & (outcomes[-1] != np.arange(images) % 2)
+    assert opened.evaluate("document.querySelectorAll('#images-table tbody tr').length") == min(images, 50)
+    set_kind = "document.getElementById('browser').elements.kind.value = 'fooled'"
+    searched = "document.getElementById('browser').elements.kind.dispatchEvent(new Event('change'))"
+    opened.evaluate(f"{set_kind}, {searched}, 0")
+    assert opened.evaluate("document.getElementById('found').textContent") == f"{fooled.sum()} of {images} images"
+    assert opened.errors == []

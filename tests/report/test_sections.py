@@ -15,7 +15,7 @@ from PIL import Image
 from advmia.attacks import ATTACKS
 from advmia.cli.tools import tools_parser
 from advmia.evaluation.meanings import CHECKS
-from advmia.report.blocks import Block, Code, Fold, Grid, Listing, Section
+from advmia.report.blocks import Block, Chart, Code, Fold, Grid, Listing, Section
 from advmia.report.page import render, sections_of, write_report
 from advmia.report.references import ATTACK_TEXTS, METHODS, PUBLICATIONS
 from advmia.report.source import Options, Source
@@ -144,6 +144,60 @@ def test_confusion_matrices(tmp_path: Path) -> None:
             counts = [int(((labels == label) & (outcomes == other)).sum()) for other in range(3)]
             total = sum(counts)
             assert row == [f"class {label}", *map(str, counts), str(total), f"{100 * counts[label] / total:.1f}"]
+
+
+def test_masks_and_their_dice(tmp_path: Path) -> None:
+    """Fails if a further score of masks has no table, or the curve of Dice is not that of the sorted images."""
+    (file,) = (EXAMPLES / "results").glob("mel__UNet_mel_NAT*.json")
+    content = json.loads(file.read_text())
+    for row in content["rows"]:
+        row["scores"] |= {"foreground_dice": 0.25, "hd95": 3.5, "dice lesion": 0.125}
+    sections = page_of(save_all(tmp_path, {"a": content}))
+    assert [grid.table.title.split(": ")[1].split(",")[0] for grid in grids_of(sections["masks"])] == [
+        "foreground Dice",
+        "HD95 in pixels",
+        "Dice of lesion",
+    ]
+    assert rows_of(grids_of(sections["masks"])[1])[0][-1] == "3.500"
+    (chart,) = (block for block in sections["dice"].blocks if isinstance(block, Chart))
+    titles = re.findall(r"<title>clean: ([\d.]+) at ([\d.]+)</title>", chart.panels[0])
+    dice = sorted(outcome[0] for outcome in content["rows"][0]["outcomes"])
+    assert [float(value) for value, _ in titles] == pytest.approx(dice, rel=1e-3)
+    assert float(titles[0][1]) == pytest.approx(100 / len(dice), rel=1e-3) and titles[-1][1] == "100"
+    assert f"clean: {sum(value < 0.5 for value in dice)} of {len(dice)} below 0.5" in chart.notes[0]
+
+
+def test_trainings(two: Path) -> None:
+    """Fails if curves are not those of the record beside the checkpoint, or a loss that is no number ends the page."""
+    settings = json.loads((two / "nat.json").read_text())["target_training"]
+    epochs: list[dict[str, object]] = [
+        {"number": number, "loss": loss, "lr": 0.1, "seconds": 2.0, "validation_seconds": 1.0, "robust": None}
+        | {"clean": {"accuracy": 0.5 + number / 10} if number < 3 else None}
+        for number, loss in ((1, 0.75), (2, None), (3, 0.25))
+    ]
+    record = {"settings": settings, "epochs": epochs, "best_epoch": 2}
+    checkpoints = two.parent / "clsCkpt"
+    checkpoints.mkdir()
+    (checkpoints / "network0.json").write_text(json.dumps(record))
+    sections = page_of(two)
+    (chart,) = (block for block in sections["trainings"].blocks if isinstance(block, Chart))
+    loss, scores = (re.findall(r"<title>(.+?)</title>", panel) for panel in chart.panels)
+    assert loss == ["training loss: 0.75 at 1", "training loss: 0.25 at 3"]
+    assert scores == ["clean: 0.6 at 1", "clean: 0.7 at 2"]
+    (grid,) = grids_of(sections["costs"])
+    rows = {row[0].split(" (")[0]: row[1:] for row in rows_of(grid)}
+    assert rows == {"nat": ["3", "2.0 (2.0-2.0)", "1.0", "9"], "pgdat 8": ["", "", "", ""]}
+
+
+def test_files_that_say_little_of_their_images(two: Path) -> None:
+    """Fails if a file without labels, or with labels of another kind, ends the page instead of a section."""
+    for number, samples in enumerate(({}, {"file": ["a.png"], "label": [0]}, {"label": ["x"] * IMAGES})):
+        content = made(4 + number, IMAGES, method="mart")
+        save_all(two, {str(number): content | {"samples": samples}})
+    source = Source.read([two], Options())
+    sections, data = sections_of(source)
+    assert len(source.files) == 5 and data is not None
+    assert len(data["runs"]) == 2 and "confusion" in [section.anchor for section in sections]
 
 
 def test_every_table_names_a_command_that_is_right(two: Path) -> None:

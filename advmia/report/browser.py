@@ -46,7 +46,7 @@ def browser_section(source: Source) -> tuple[Section, dict[str, Any]] | None:
         files, labels = samples_of(record, "file"), samples_of(record, "label")
         if not files or not labels:
             continue
-        key = (record.dataset, record.task.name, *record.conditions[2:], record.images, tuple(map(str, files[:1])))
+        key = (record.dataset, record.task.name, *record.conditions[2:], tuple(files))
         if key not in numbers:
             numbers[key] = len(sets)
             sets.append(_images(record, files, labels))

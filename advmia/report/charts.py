@@ -32,14 +32,13 @@ class Line:
 
 @dataclass(frozen=True)
 class Panel:
-    """The axes of a chart. `y_range`: None for that of the lines. `marks`: (x, name) of vertical lines."""
+    """The axes of a chart. `y_range`: None for that of the lines."""
 
     title: str
     x_label: str
     y_label: str
     y_range: tuple[float, float] | None = None
     levels: tuple[float, ...] = ()  # of dotted horizontal lines
-    marks: tuple[tuple[float, str], ...] = ()
     is_shifted: bool = False  # whether lines are shifted sideways, so that bars at one x do not hide each other
 
 
@@ -89,8 +88,6 @@ def _axes(panel: Panel, x: _Scale, y: _Scale, xs: Sequence[float], limits: tuple
         parts.append(f'<text class="x" x="{place}" y="{bottom + 16}">{value:g}</text>')
     parts.append(f'<path class="axis" d="M{_LEFT} {_TOP}V{bottom}H{right}"/>')
     parts += [f'<path class="level" d="M{_LEFT} {_text(y(level))}H{right}"/>' for level in panel.levels]
-    for value, name in panel.marks:
-        parts.append(f'<path class="mark" d="M{_text(x(value))} {_TOP}V{bottom}"><title>{escape(name)}</title></path>')
     middle = _text((_TOP + bottom) / 2)
     parts.append(f'<text class="x" x="{(_LEFT + right) / 2:g}" y="{_HEIGHT - 6}">{escape(panel.x_label)}</text>')
     parts.append(f'<text class="x" transform="translate(11 {middle}) rotate(-90)">{escape(panel.y_label)}</text>')

@@ -61,14 +61,15 @@
   let page = 0;
 
   const classOf = (outcomes, image) => (typeof outcomes === "string" ? DIGITS.indexOf(outcomes[image]) : outcomes[image]);
+  const nameOf = (set, number) => set.names[number] ?? `class ${number}`; // one that only another network predicts
   const findingsOf = (text, names) => text.split(" ").filter(Boolean).map((number) => names[number]).join(", ") || "none";
 
   /** For each task: whether an outcome is right, whether an attack has fooled the network, and outcomes as text. */
   const TASKS = {
     "single-label": {
       isRight: (set, row, image) => classOf(row.o, image) === classOf(set.labels, image),
-      text: (set, outcomes, image) => set.names[classOf(outcomes, image)],
-      label: (set, image) => set.names[classOf(set.labels, image)],
+      text: (set, outcomes, image) => nameOf(set, classOf(outcomes, image)),
+      label: (set, image) => nameOf(set, classOf(set.labels, image)),
     },
     "multi-label": {
       isRight: (set, row, image, clean) => (row === clean ? row.o[image] === set.labels[image] : row.o[image] === clean.o[image]),

@@ -23,7 +23,11 @@ _TEXT = (
     " although the two intervals overlap. A difference is the first network's score minus the second's, with its 95 %"
     " interval."
 )
-_HOLM = f"p (Holm) is corrected for all comparisons in the same column of scores. Below {LEVEL:g}, it is hardly chance."
+_HOLM = (
+    "p (Holm) is corrected for all comparisons under one attack at one eps. Bold: it is below"
+    f" {LEVEL:g}, so that the difference is hardly chance."
+)
+_MIXED = "A mean over several seeds is not compared with a score of one seed."
 _ONE_BY_ONE = f"Of more than {ALL_PAIRS} networks, each is compared with the best one."
 _INTERVALS = {MCNEMAR: f"{MCNEMAR}; the interval is that of the paired bootstrap"}
 
@@ -40,8 +44,7 @@ def pairs_section(source: Source) -> Section | None:
         tests: dict[str, None] = {}
         for numbers in by_test.values():
             runs = [group[number] for number in numbers]
-            found = _rows_of(runs, [names[number] for number in numbers], tests)
-            rows += found
+            rows += _rows_of(runs, [names[number] for number in numbers], tests)
         if rows:
             grids.append(Grid(_table(group, rows, tests)))
     return Section("differences", "Differences between networks", (Paragraph(_TEXT), *grids)) if grids else None
@@ -55,6 +58,10 @@ def _table(group: Sequence[ScoredRun], rows: Sequence[tuple[Cell, ...]], tests: 
     header = ("attack", "first", "second", "difference", "95 % interval", "p", "p (Holm)")
     notes = [f"Test: {' or '.join(_INTERVALS.get(test, test) for test in tests)}.", _HOLM]
     notes += [_ONE_BY_ONE] if len(group) > ALL_PAIRS else []
+    has_means = {
+        any(len(value.seeds) > 1 for values in run.values.values() for value in values.values()) for run in group
+    }
+    notes += [_MIXED] if len(has_means) > 1 else []
     return Table(title, header, tuple(rows), tuple(notes))
 
 

@@ -135,7 +135,8 @@ def strongest_section(source: Source) -> Section | None:
     """Returns the section of the strongest attack on each network at each eps, and how much it takes."""
     grids = []
     for group in source.groups:
-        rows = [row for run, name in zip(group, _names(group), strict=True) for row in _strongest_rows(run, name)]
+        names = run_names([run.record for run in group])
+        rows = [row for run, name in zip(group, names, strict=True) for row in _strongest_rows(run, name)]
         if rows:
             first = group[0].record
             score = SCORES[main_score(first)]
@@ -178,7 +179,3 @@ def lowest(run: ScoredRun, columns: Iterable[Column], score_name: str) -> Column
     scores = {column: value.score for column in columns if (value := run.get(column, score_name)) is not None}
     defined = {column: score for column, score in scores.items() if not math.isnan(score)}
     return min(defined, key=lambda column: defined[column], default=None)
-
-
-def _names(group: Sequence[ScoredRun]) -> list[str]:
-    return run_names([run.record for run in group])

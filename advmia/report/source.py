@@ -134,11 +134,6 @@ def attack_columns(runs: Iterable[ScoredRun]) -> dict[float, list[Column]]:
     return dict(sorted(found.items()))
 
 
-def largest_eps(run: ScoredRun) -> float:
-    """Returns the largest eps of a run's bounded attacks, in grey levels; 0 where there is none."""
-    return max((column.grey_eps for column in run.values if is_bounded(column.attack)), default=0.0)
-
-
 def class_names(record: RunRecord, classes: int) -> list[str]:
     """Returns names for the classes 0 to `classes` - 1 of a file: those that its data set declares, or `class 1`."""
     declared = record.run.get("declaration") or {}

@@ -8,7 +8,6 @@ bits that were scored. Files are written as the images are attacked, before the 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -25,6 +24,7 @@ from advmia.data.readers import SampleList
 from advmia.errors import UserError
 from advmia.evaluation.attacked import AttackRun, file_label
 from advmia.evaluation.loop import AttackedBatch
+from advmia.pictures.folder import check_folder
 from advmia.pictures.tested import NetworkUnderTest
 from advmia.results.rows import ResultRow, RowKey
 from advmia.results.sheets import folder_beside
@@ -33,7 +33,6 @@ from advmia.runtime import distributed
 from advmia.runtime.files import (
     atomic_write,
     csv_text,
-    read_json_object,
     remove_leftovers,
     write_json,
     write_lock,
@@ -58,14 +57,8 @@ class AdversarialFolder:
         self._tested, self._results = tested, results
         self.folder = folder_beside(results.json_path, ENDING)
         if distributed.is_main():
-            run = json.loads(json.dumps(results.run))
-            record = read_json_object(self.folder / RECORD_NAME)
-            is_used = self.folder.exists() and (not self.folder.is_dir() or any(self.folder.glob("[!.]*")))
-            if is_used and (record is None or record.get("run") != run):
-                raise UserError(
-                    f"{self.folder} exists and holds no images of this run: rename it, or leave out --saveAdversarial"
-                )
-            write_json(self.folder / RECORD_NAME, {"run": run})
+            check_folder(self.folder / RECORD_NAME, results.run, "--saveAdversarial")
+            write_json(self.folder / RECORD_NAME, {"run": results.run})
         distributed.broadcast(None)  # the other ranks write into the folder from here on
 
     def keeper(self, run: AttackRun) -> Callable[[AttackedBatch], None]:

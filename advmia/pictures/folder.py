@@ -17,6 +17,17 @@ from advmia.runtime.files import read_json_object, write_json, write_lock
 _FACTS = ("attack", "restarts", "eps", "count")  # on which the sheets of an attack depend, beside the run
 
 
+def check_folder(record: Path, run: dict[str, Any], flag: str) -> None:
+    """Raises `UserError` if there are files in a folder, and its record does not say that this run has written them.
+
+    `record`: the path of a JSON file in the folder, with the facts of the run as its `run`. `flag`: for the message.
+    """
+    folder, content = record.parent, read_json_object(record)
+    is_used = folder.exists() and (not folder.is_dir() or any(folder.glob("[!.]*")))
+    if is_used and (content is None or content.get("run") != json.loads(json.dumps(run))):
+        raise UserError(f"{folder} exists and holds nothing of this run: rename it, or leave out {flag}")
+
+
 class SheetFolder:
     """The contact sheets beside a result file. Files that the same run did not write are never overwritten."""
 
@@ -26,11 +37,8 @@ class SheetFolder:
         Raises `UserError` if the folder holds sheets of another run, or files without an index.
         """
         self.folder = pictures_folder(results.json_path)
-        self._run, self._dataset = json.loads(json.dumps(results.run)), results.facts["dataset"]
-        index = read_json_object(self.folder / INDEX_NAME)
-        is_used = self.folder.exists() and (not self.folder.is_dir() or any(self.folder.glob("[!.]*")))
-        if is_used and (index is None or index.get("run") != self._run):
-            raise UserError(f"{self.folder} exists and holds no sheets of this run: rename it, or leave out --pictures")
+        self._run, self._dataset = results.run, results.facts["dataset"]
+        check_folder(self.folder / INDEX_NAME, self._run, "--pictures")
 
     def has(self, runs: Sequence[AttackRun], count: int) -> bool:
         """Returns whether the folder has all sheets of an attack at these eps, drawn with this --pictures."""
@@ -65,7 +73,10 @@ class SheetFolder:
         return write_lock(self.folder / INDEX_NAME, wait=True)
 
     def _entries(self) -> list[dict[str, Any]]:
-        return list((read_json_object(self.folder / INDEX_NAME) or {}).get("sheets", []))
+        """Returns the entries of the index; [] if there is none, or a damaged one."""
+        entries: Any = (read_json_object(self.folder / INDEX_NAME) or {}).get("sheets")
+        is_sound = isinstance(entries, list) and all(isinstance(entry, dict) and "file" in entry for entry in entries)
+        return entries if is_sound else []
 
     def _write(self, entries: list[dict[str, Any]]) -> None:
         content = {"run": self._run, "dataset": self._dataset, "sheets": entries}

@@ -16,6 +16,7 @@ from advmia.pictures import drawing
 from advmia.pictures.layout import SheetRow, SheetText
 from advmia.results.sheets import Sheet, read_pictures
 from tests.pictures.commands import CLASSES, FINDINGS, MASKS, RunTest, results_of, row_of
+from tests.support.kills import Killed
 
 
 def sheets_of(folder: Path) -> list[Sheet]:
@@ -115,6 +116,29 @@ def test_a_second_run_draws_what_is_missing(
 
 
 @pytest.mark.usefixtures("written_rows")
+def test_a_killed_run_is_drawn_again(run_test: RunTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if sheets that a killed run did not list are taken for foreign ones, or a listed one is drawn again."""
+    words = ["--attacks", "fgsm", "mifgsm", "--epsilons", 8, "--pictures", 2]
+    monkeypatch.setattr(drawing, "SHEET_ROWS", 3)
+    drawn: list[str] = []
+    write = drawing.save_sheet
+
+    def write_or_die(rows: Sequence[SheetRow], text: SheetText, path: Path) -> None:
+        drawn.append(path.name)
+        if len(drawn) == 4:
+            raise Killed
+        write(rows, text, path)
+
+    monkeypatch.setattr(drawing, "save_sheet", write_or_die)
+    with pytest.raises(Killed):
+        run_test(CLASSES, "killed", *words)
+    assert run_test(CLASSES, "killed", *words) == 0
+    names = ["fgsm.png", "fgsm-2.png", "mifgsm.png", "mifgsm-2.png"]
+    assert drawn == [*names, *names[2:]]
+    assert [sheet.path.name for sheet in sheets_of(tmp_path / "killed")] == names
+
+
+@pytest.mark.usefixtures("written_rows")
 def test_a_transfer_attack_names_its_source(run_test: RunTest, tmp_path: Path) -> None:
     """Fails if the sheet of a transfer attack does not say on which network the images were made."""
     torch.manual_seed(1)
@@ -137,7 +161,9 @@ def test_foreign_files(
             (folder / name).write_text(text)
         assert run_test(CLASSES, "out", "--attacks", "fgsm", *flags) == 2
         said = capsys.readouterr()
-        assert f"{folder} exists and holds no" in said.err and "rename it" in said.err and "Traceback" not in said.err
+        assert (
+            f"{folder} exists and holds nothing" in said.err and "rename it" in said.err and "Traceback" not in said.err
+        )
         assert "fgsm" not in said.out
         assert {path.name: path.read_text() for path in folder.iterdir()} == content
         for name in content:

@@ -39,6 +39,7 @@ def nasty_content() -> dict:
 def contents() -> dict[str, dict]:
     """The contents of the result files by their names."""
     files = {"a": made(0, IMAGES), "b": made(1, IMAGES, method="pgdat"), "nasty": nasty_content()}
+    files["a"]["rows"][1]["notes"]["queries"] = [5000 - image for image in range(IMAGES)]
     transfer = made(
         1, IMAGES, method="pgdat", rows=[row for row in made(0, IMAGES)["rows"] if row["attack"] != "worst"]
     )

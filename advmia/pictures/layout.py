@@ -119,7 +119,7 @@ class _Page:
 
         columns = len(text.columns) * (COLUMN_GAP + 2 * PANEL + PANEL_GAP)
         width = max(2 * MARGIN + WHY + PANEL + columns, LEAST_WIDTH)
-        title = _wrapped(text.title, width - 2 * MARGIN, TITLE_SIZE)
+        title = _wrapped(text.title, (width - 2 * MARGIN) / BOLD_WIDTH, TITLE_SIZE)
         notes = [line for note in text.notes for line in _wrapped(note, width - 2 * MARGIN)]
         drawn = {outline.kind for row in rows for shown in row.attacked for outline in shown.picture.outlines}
         kinds = [kind for kind in OUTLINES if kind in drawn]

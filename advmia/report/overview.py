@@ -8,13 +8,13 @@ from collections.abc import Sequence
 
 from advmia.evaluation.meanings import CHECKS
 from advmia.report.blocks import Block, Code, Fold, Grid, Listing, Paragraph, Section, plain_table
-from advmia.report.source import Source
+from advmia.report.source import Source, patient_count
 from advmia.results.read import RunRecord
 from advmia.results.rows import CLEAN, WORST
 
 _PATIENTS = (
-    "Result files do not say which images are of one patient. Where a patient has several, the true intervals are wider"
-    " than those on this page, which treat images as independent."
+    "Patients are counted by the names of the files where the data set says how. Where a patient has several images,"
+    " the true intervals are wider than those on this page, which treat images as independent."
 )
 _CONTENTS = {"official": "those of the official data set", "phantom": "phantoms, drawn by a program"}
 _VERDICTS = ("ok", "warning", "not checked")
@@ -27,11 +27,13 @@ def tested_section(source: Source) -> Section:
     for record in records:
         data = record.run["data"]
         content = str(data.get("content", "official"))
-        facts = (str(data.get("list", "")), str(record.images), _CONTENTS.get(content, content))
+        patients = patient_count(record)
+        images_of = (str(record.images), "unknown" if patients is None else str(patients))
+        facts = (str(data.get("list", "")), *images_of, _CONTENTS.get(content, content))
         by_data[record.dataset, *facts, str(record.run["size"])].append(record)
     images = plain_table(
         "Images that networks were tested on",
-        ("data set", "list", "images", "content", "pixels a side", "networks"),
+        ("data set", "list", "images", "patients", "content", "pixels a side", "networks"),
         [(*facts, len({record.target for record in group})) for facts, group in by_data.items()],
         [_PATIENTS],
     )

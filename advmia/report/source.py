@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -120,6 +121,17 @@ def samples_of(record: RunRecord, name: str) -> list[Any]:
     return values if all(isinstance(value, kind) for value in values) else []
 
 
+def patient_count(record: RunRecord) -> int | None:
+    """Returns the number of patients that a file's images are of; None where their names do not say it."""
+    pattern = _declared(record, "patients")
+    if not isinstance(pattern, str):
+        spec = DATASETS.get(record.dataset.partition("[")[0])
+        pattern = spec.patients if spec else ""
+    found = [re.search(pattern, name) for name in samples_of(record, "file")] if pattern else []
+    patients = {match[1] for match in found if match}
+    return len(patients) if found and all(found) else None
+
+
 def main_score(record: RunRecord) -> str:
     """Returns the name of the score by which a file's task compares networks."""
     return MAIN_SCORES[record.task.name][0]
@@ -136,9 +148,14 @@ def attack_columns(runs: Iterable[ScoredRun]) -> dict[float, list[Column]]:
 
 def class_names(record: RunRecord, classes: int) -> list[str]:
     """Returns names for the classes 0 to `classes` - 1 of a file: those that its data set declares, or `class 1`."""
-    declared = record.run.get("declaration") or {}
-    names = declared.get("classes") if isinstance(declared, dict) else None
+    names = _declared(record, "classes")
     if not isinstance(names, list):
         spec = DATASETS.get(record.dataset.partition("[")[0])
         names = list(spec.class_names) if spec else []
     return [str(names[number]) if number < len(names) else f"class {number}" for number in range(classes)]
+
+
+def _declared(record: RunRecord, key: str) -> Any:
+    """Returns what the user's declaration of the data set says; None for the survey's data sets."""
+    declaration = record.run.get("declaration")
+    return declaration.get(key) if isinstance(declaration, dict) else None

@@ -77,6 +77,20 @@ def test_sections_without_data_are_left_out(tmp_path: Path) -> None:
     assert "no checks are recorded" in sections["warnings"].blocks[0].text
 
 
+def test_patients_are_counted(tmp_path: Path) -> None:
+    """Fails if several images of a patient count as several patients, or patients are made up where nobody knows them.
+
+    The patient stands in the file's name: of ChestX-ray14 as published, of the user's data as declared.
+    """
+    chest = made(0, 6, dataset="xrayBin", target_model="chest")
+    chest["samples"]["file"] = [f"{number // 2:08d}_{number % 2:03d}.png" for number in range(6)]
+    own = made(1, 6, dataset="own")
+    own["run"]["declaration"] = {"patients": r"ISIC_\d{6}(\d)"}
+    odd = made(2, 6, dataset="xrayBin", target_model="odd")
+    images = rows_of(grids_of(page_of(save_all(tmp_path, {"a": chest, "b": own, "c": odd}))["tested"])[0])
+    assert {(row[0], row[3]) for row in images} == {("xrayBin", "3"), ("own", "6"), ("xrayBin", "unknown")}
+
+
 def test_warnings_come_in_words_before_any_score(two: Path) -> None:
     """Fails if a warning is missing from the box, is not by network, or stands below a score."""
     content = made(2, IMAGES, method="trades")

@@ -1,5 +1,5 @@
-"""The command `python -m advmia` (`advmia` where the package is installed): demo, phantoms, prepare, sweep, tables,
-where."""
+"""The command `python -m advmia` (`advmia` where the package is installed): demo, phantoms, prepare, report,
+sweep, tables, where."""
 
 from __future__ import annotations
 

@@ -34,7 +34,8 @@ GREY_EPS = 8
 EPSILONS = ("2", "4", "8")  # of the tests
 EPOCHS = {"nat": 15, "pgdat": 3}
 NAMES = {"nat": "natural training", "pgdat": "PGD-AT"}  # as texts call them
-STEPS = 5
+STEPS = 6
+PAGE = "report.html"
 PICTURE_HEIGHT, CAPTION_HEIGHT = 600, 40  # pixels
 # More than the survey's 0.001: it keeps the natural network's logits so small that its cross-entropy has a gradient in
 # float32, which PGD follows. Else PGD fails with some seeds, and the network looks robust.
@@ -132,7 +133,7 @@ def run_demo(out: Path, gpu: list[str] | None, *, count: int, seed: int = 0) -> 
     print()
     print(f"Found: {'; '.join(findings(out))}.")
     print(f"Table: {out / 'tables.md'}, and for each image what the networks said: {out / 'results'}")
-    print(f"Open first: {out / 'demo.png'} (curves over eps, and where each network looks, clean and under attack)")
+    print(f"Open first: {out / PAGE} (all of that on one page, to send too); as one picture: {out / 'demo.png'}")
 
 
 def _run_steps(out: Path, count: int, seed: str, device: list[str]) -> dict[str, Path]:
@@ -159,6 +160,9 @@ def _run_steps(out: Path, count: int, seed: str, device: list[str]) -> dict[str,
         guide.run(title, 30, attacks["pgdat"], attacks["nat"])
         guide.run("Draw where both networks look (Grad-CAM)", 8, draws["pgdat"], draws["nat"])
     guide.run("Make the table and the curves", 2, ["advmia", "tables", f"{out}/results", "--out", str(out)])
+    maps = [f"{out}/maps/{method}" for method in weights]
+    page = ["advmia", "report", f"{out}/results", "--maps", *maps, "--out", f"{out}/{PAGE}"]
+    guide.run("Make a page of all results", 2, page)
     return {f"Grad-CAM: {NAMES[method]}": out / "maps" / method / "gradVisual.png" for method in weights}
 
 

@@ -16,10 +16,14 @@ from pathlib import Path
 from advmia.cli import flags, run, tools
 from advmia.cli.parser import Parser
 from advmia.commands import testing, training, visualising
+from advmia.commands.result_names import result_path
 from advmia.data.phantoms import make_phantoms
 from advmia.data.prepare import prepare_dataset
 from advmia.data.prepare.own import OWN, OwnOptions, prepare_own
 from advmia.errors import UserError
+from advmia.report.card import write_cards
+from advmia.report.page import write_report
+from advmia.report.source import Options
 from advmia.results.planned import read_planned
 from advmia.results.tables import write_tables
 from advmia.runtime.terminal import say
@@ -54,7 +58,7 @@ SCRIPTS = {
         for suffix, task in _TASKS.items()
     },
     **{
-        f"test{suffix}.py": Script(task, flags.test_parser, testing.test, testing.result_path)
+        f"test{suffix}.py": Script(task, flags.test_parser, testing.test, result_path)
         for suffix, task in _TASKS.items()
     },
     "gradVisual.py": Script(SINGLE_LABEL, flags.visual_parser, visualising.visualise, None),
@@ -116,6 +120,13 @@ def _tables(args: argparse.Namespace) -> None:
     print(text, end="")
 
 
+def _report(args: argparse.Namespace) -> None:
+    source = write_report(args.results, args.out, Options(tuple(args.scores), args.perSeed, tuple(args.maps)))
+    print(f"report in {args.out}")
+    for path in write_cards(source.files, args.out.parent) if args.card else ():
+        print(f"card in {path}")
+
+
 def _where(_: argparse.Namespace) -> None:
     for number, line in enumerate(sys.stdin, start=1):
         try:
@@ -130,6 +141,7 @@ def _where(_: argparse.Namespace) -> None:
 TOOLS: dict[str, Callable[[argparse.Namespace], None]] = {
     "prepare": _prepare,
     "phantoms": _phantoms,
+    "report": _report,
     "tables": _tables,
     "where": _where,
 }

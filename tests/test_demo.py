@@ -34,7 +34,7 @@ def scores(out: Path, method: str) -> tuple[float, float]:
 
 @pytest.mark.slow
 def test_demo_from_end_to_end(tmp_path: Path, warm_interpreter: Path) -> None:
-    """Fails if a step is not announced, what was found is not what the results say, or a picture is missing.
+    """Fails if a step is not announced, what was found is not what the results say, or a picture or page is missing.
 
     Also if a second run repeats a step.
     """
@@ -51,6 +51,7 @@ def test_demo_from_end_to_end(tmp_path: Path, warm_interpreter: Path) -> None:
             shown = [int(number) for number in re.findall(r"(\d+) %", phrase)]
             assert shown == [round(score) for score in scores(out, method)]
         assert f"{out / 'tables.md'}" in table and f"{out / 'demo.png'}" in picture
+        assert f"{out / 'report.html'}" in picture and "Grad-CAM" in (out / "report.html").read_text(encoding="utf-8")
         assert process.stdout.count("epoch 1/") == (2 if run == 1 else 0)  # of both networks
     benchmarked = accuracies(out)
     for method in ("nat", "pgdat"):
@@ -77,7 +78,12 @@ def test_commands_are_those_of_the_scripts(monkeypatch: pytest.MonkeyPatch, tmp_
     demo.run_demo(tmp_path, ["0"], count=48, seed=3)
     typed = [shlex.split(line.removeprefix("$ python ").removeprefix("-m ")) for line in shown if line.startswith("$")]
     scripts = ["trainCls.py", "testCls.py", "gradVisual.py"]
-    assert [words[0] for words in beside] == scripts and [words[0] for words in here] == ["advmia", *scripts, "advmia"]
+    assert [words[0] for words in beside] == scripts and [words[0] for words in here] == [
+        "advmia",
+        *scripts,
+        "advmia",
+        "advmia",
+    ]
     assert [words for words in typed if words in beside] == beside
     assert [words for words in typed if words not in beside] == here
     for words in [*here, *beside]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from advmia.runtime.files import NAME_BYTES, fitting_name
+
 _SEED_FOLDER = re.compile(r"seed(0|[1-9][0-9]*)")
 
 
@@ -44,6 +46,27 @@ def state_path(checkpoint: Path) -> Path:
     return checkpoint.with_name(checkpoint.name + ".state")
 
 
+def log_path(checkpoint: Path) -> Path:
+    """Returns `<checkpoint>.log.csv`: the numbers of each epoch, with `--log csv`."""
+    return _beside(checkpoint, ".log.csv")
+
+
+def events_path(checkpoint: Path) -> Path:
+    """Returns `<checkpoint>.tensorboard`: a folder of TensorBoard's event files, with `--log tensorboard`."""
+    return _beside(checkpoint, ".tensorboard")
+
+
+def card_paths(checkpoint: Path) -> tuple[Path, Path]:
+    """Returns `<checkpoint>.card.md` and `<checkpoint>.card.json`: what `python -m advmia report --card` says of it."""
+    return _beside(checkpoint, ".card.md"), _beside(checkpoint, ".card.json")
+
+
 def all_paths(checkpoint: Path) -> tuple[Path, ...]:
     """Returns the paths of all files of a training, whether they exist or not."""
-    return checkpoint, record_path(checkpoint), picture_path(checkpoint), state_path(checkpoint)
+    files = (record_path, picture_path, state_path, log_path, events_path)
+    return checkpoint, *(path_of(checkpoint) for path_of in files), *card_paths(checkpoint)
+
+
+def _beside(checkpoint: Path, ending: str) -> Path:
+    """Returns the checkpoint's path with an ending. A name that would be too long for a file is cut before it."""
+    return checkpoint.with_name(fitting_name(checkpoint.name, NAME_BYTES - len(ending)) + ending)

@@ -167,8 +167,26 @@ def add_further_rows(group: argparse._ArgumentGroup, task: Task) -> None:
     )
 
 
-def add_batch_size(group: argparse._ArgumentGroup, default: int) -> None:
-    text = published("batch size, of all devices together")
+def add_pictures(group: argparse._ArgumentGroup) -> None:
+    """Adds the flags of a test that keep attacked images."""
+    group.add_argument(
+        "--pictures",
+        type=whole_number(1, 1000),
+        metavar="N",
+        help="draw contact sheets of each attack: of the first N images, and of the N worst, median and best under it,"
+        " which are attacked a second time; to the folder .pictures beside the results",
+    )
+    group.add_argument(
+        "--saveAdversarial",
+        action="store_true",
+        help="save all attacked images, with an index, for other programs to score: PNG where that loses nothing, else"
+        " NumPy arrays; to the folder .adversarial beside the results",
+    )
+
+
+def add_batch_size(group: argparse._ArgumentGroup, default: int | None, remark: str = "") -> None:
+    """Adds --bs. `remark`: what is used without the flag, if that is no number."""
+    text = published("batch size, of all devices together", remark)
     group.add_argument("--bs", type=whole_number(1), default=default, metavar="N", help=text)
 
 
@@ -180,6 +198,23 @@ def add_data_root(group: argparse._ArgumentGroup, use: str = "`python -m advmia 
     """Adds --dataRoot. `use`: what is done with the folder, and by what."""
     text = f"folder of the data sets, which {use}"
     group.add_argument("--dataRoot", type=Path, default=Path("data"), metavar="FOLDER", help=text)
+
+
+def add_results(group: argparse._ArgumentGroup) -> argparse._ArgumentGroup:
+    """Adds the result files, and the flags that say how they are shown; returns the group."""
+    group.add_argument(
+        "results", nargs="+", type=Path, help="result files (.json), or folders of them (and of folders seedN)"
+    )
+    group.add_argument(
+        "--scores", nargs="+", default=[], metavar="NAME", help="further scores to show, by their names in result files"
+    )
+    group.add_argument(
+        "--perSeed",
+        action="store_true",
+        help="show each training by itself (default: mean and standard deviation over trainings that are equal but for"
+        " their --seed)",
+    )
+    return group
 
 
 def add_gpu(group: argparse._ArgumentGroup, text: str) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from advmia.cli import common, meanings, training_flags
 from advmia.cli.formatter import published
 from advmia.cli.parser import (
+    NameList,
     Parser,
     fraction,
     grey_level,
@@ -19,10 +20,13 @@ from advmia.cli.parser import (
     non_negative,
     one_of,
     positive,
+    several_of,
     whole_number,
 )
+from advmia.data.loading import EVALUATION_BATCH_SIZE
 from advmia.models import MODELS
 from advmia.tasks import SEGMENTATION, Task
+from advmia.training.logs import LOGS
 
 _NOTE = (
     "Flags marked (published) are those of the survey's published code; the others are additions. Letter case does not"
@@ -68,6 +72,16 @@ def train_parser(task: Task, description: str | None) -> Parser:
         metavar="FOLDER",
         help="folder for the weights, a bare state_dict under the published file name; a record (.json) and curves"
         " (.png) lie beside it; those of --seed N in its folder seedN, except for seed 0",
+    )
+    places.add_argument(
+        "--log",
+        nargs="+",
+        action=NameList,
+        type=several_of(LOGS),
+        default=[],
+        metavar="NAME",
+        help="write the numbers of each epoch beside the weights as it ends: csv (.log.csv), tensorboard (the folder"
+        " .tensorboard; needs the package tensorboard), or both",
     )
     common.add_machine(parser)
     return parser
@@ -169,10 +183,13 @@ def test_parser(task: Task, description: str | None) -> Parser:
     common.add_network_input(subject)
     common.add_images(subject, task)
     how = parser.add_argument_group("how to test")
-    common.add_batch_size(how, 16)
+    common.add_batch_size(
+        how, None, f"default: {EVALUATION_BATCH_SIZE}, and on a GPU as many images as its memory allows"
+    )
     common.add_attacks(how, task, list(task.default_attacks))
     common.add_further_rows(how, task)
     common.add_seed(how, "seed of the attacks' random numbers")
+    common.add_pictures(parser.add_argument_group("what to keep of the attacked images"))
     places = parser.add_argument_group("where files are")
     common.add_data_root(places)
     places.add_argument(
@@ -185,7 +202,9 @@ def test_parser(task: Task, description: str | None) -> Parser:
     )
     machine = common.add_machine(parser)
     machine.add_argument(
-        "--autoBatch", action="store_true", help="on a GPU: use the largest batch that fits its memory instead of --bs"
+        "--autoBatch",
+        action="store_true",
+        help="on a GPU: use the largest batch that fits its memory, even if it is larger than --bs",
     )
     return parser
 
@@ -207,7 +226,7 @@ def visual_parser(task: Task, description: str | None) -> Parser:
     common.add_network_input(subject)
     common.add_images(subject, task)
     how = parser.add_argument_group("how to draw")
-    common.add_batch_size(how, 16)
+    common.add_batch_size(how, EVALUATION_BATCH_SIZE)
     how.add_argument(
         "--mapOf",
         type=one_of(("true", "predicted")),

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 import torch
 
+from advmia.data.loading import EVALUATION_BATCH_SIZE
 from advmia.errors import UserError
 from advmia.runtime import distributed, launch
 from advmia.runtime.signals import Stopped, stop_on_signal
@@ -132,8 +133,8 @@ def _run_within_memory(command: Command, args: argparse.Namespace) -> None:
         command(args)
     except torch.OutOfMemoryError as error:
         advice = _memory_advice(args)
-        if getattr(args, "autoBatch", False):  # the batch size was not --bs, but estimated
-            advice = "leave out --autoBatch, which took more images at once than fit"
+        if getattr(args, "autoBatch", False) or getattr(args, "bs", "none") is None:  # the batch size was estimated
+            advice = f"name a batch size, e.g. --bs {EVALUATION_BATCH_SIZE}: more images were taken at once than fit"
         raise UserError(f"the GPU's memory is full{_gpu_memory_use()}: {advice}") from error
     except MemoryError as error:
         raise UserError(f"the memory is full: {_memory_advice(args)}") from error
@@ -159,9 +160,9 @@ def _gpu_memory_use() -> str:
 
 def _memory_advice(args: argparse.Namespace) -> str:
     """Returns advice for using less memory. How much the full batch would have needed is unknown."""
-    size = getattr(args, "bs", None)
-    if size is None:
+    if not hasattr(args, "bs"):
         return "make or take fewer or smaller images"
+    size = args.bs or EVALUATION_BATCH_SIZE
     least = max(len(args.gpu or [""]), 1)  # one image per device
     if size > least:
         return (

@@ -1,4 +1,4 @@
-"""The flags of `python -m advmia demo | prepare | phantoms | tables | where`."""
+"""The flags of `python -m advmia demo | prepare | phantoms | report | tables | where`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import argparse
 from pathlib import Path
 
 from advmia.cli import meanings
-from advmia.cli.common import add_data_root, add_gpu
+from advmia.cli.common import add_data_root, add_gpu, add_results
 from advmia.cli.formatter import listed
 from advmia.cli.parser import Parser, fraction, make_parser, one_of, whole_number, with_choices
+from advmia.cli.report_flags import DESCRIPTION as REPORT_DESCRIPTION
+from advmia.cli.report_flags import add_report_flags
 from advmia.cli.sweep_flags import DESCRIPTION, add_sweep_flags
 from advmia.data.datasets import DATASETS
 from advmia.data.phantoms import FOLDERS
@@ -23,15 +25,15 @@ def tools_parser(prog: str) -> Parser:
     `prog`: how the user started the command, `advmia` or `python -m advmia`; help and error lines begin with it.
     """
     parser = make_parser(
-        "Runs the demo, prepares data sets, generates phantoms, and makes tables of results. Each tool has a --help of "
-        "its own.\n\n"
+        "Runs the demo, prepares data sets, generates phantoms, and makes tables and a page of results. Each tool has "
+        "a --help of its own.\n\n"
         "examples:\n"
         "  what this software does, in a few minutes\n"
         "    %(prog)s demo\n\n"
         "  images for trying the scripts without a download\n"
         "    %(prog)s phantoms --dataRoot phantoms\n\n"
-        "  tables and curves of all results\n"
-        "    %(prog)s tables results --out tables",
+        "  one page of all results\n"
+        "    %(prog)s report results",
         prog=prog,
     )
     tools = parser.add_subparsers(
@@ -39,11 +41,12 @@ def tools_parser(prog: str) -> Parser:
         required=True,
         title="tools",
         prog=prog,
-        metavar="demo | prepare | phantoms | sweep | tables | where",
+        metavar="demo | prepare | phantoms | report | sweep | tables | where",
     )
     _add_demo(tools)
     _add_prepare(tools)
     _add_phantoms(tools)
+    _add_report(tools)
     _add_sweep(tools)
     _add_tables(tools)
     _add_where(tools)
@@ -61,7 +64,7 @@ def _add_demo(tools: argparse._SubParsersAction) -> None:
         "demo",
         "train a natural and a robust network on generated images, attack both, draw what comes out",
         "Draws phantoms, trains one network naturally and one adversarially, attacks both, and makes the robustness "
-        "table, the curves and Grad-CAM maps. May be run again: finished steps are not repeated.\n\n"
+        "table, curves, Grad-CAM maps and a page of it all. May be run again: finished steps are not repeated.\n\n"
         "examples:\n"
         "  everything in the folder demo\n"
         "    %(prog)s\n\n"
@@ -206,6 +209,10 @@ def _add_phantoms(tools: argparse._SubParsersAction) -> None:
     add_data_root(parser.add_argument_group("where files are"), "the scripts read")
 
 
+def _add_report(tools: argparse._SubParsersAction) -> None:
+    add_report_flags(_add_tool(tools, "report", "make one page of results, to look at and to send", REPORT_DESCRIPTION))
+
+
 def _add_sweep(tools: argparse._SubParsersAction) -> None:
     parser = tools.add_parser(
         "sweep",
@@ -229,22 +236,11 @@ def _add_tables(tools: argparse._SubParsersAction) -> None:
         "    %(prog)s results --out tables\n\n"
         "  for LaTeX, with two more scores\n"
         "    %(prog)s results --out tables --format latex \\\n"
-        "      --scores recall f1",
+        "      --scores recall f1\n\n"
+        "  all scores for pandas: a CSV line for each number\n"
+        "    %(prog)s results --out tables --format long",
     )
-    subject = parser.add_argument_group("what to show")
-    subject.add_argument(
-        "results", nargs="+", type=Path, help="result files (.json), or folders of them (and of folders seedN)"
-    )
-    subject.add_argument(
-        "--scores", nargs="+", default=[], metavar="NAME", help="further scores to show, by their names in result files"
-    )
-    subject.add_argument(
-        "--perSeed",
-        action="store_true",
-        help="show each training by itself (default: mean and standard deviation over trainings that are equal but for"
-        " their --seed)",
-    )
-    subject.add_argument(
+    add_results(parser.add_argument_group("what to show")).add_argument(
         "--plan",
         type=Path,
         metavar="FILE",

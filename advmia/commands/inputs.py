@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from advmia.data.datasets import find_dataset
-from advmia.data.loading import EvaluationLoader, ImageData, load_data
+from advmia.data.loading import EVALUATION_BATCH_SIZE, EvaluationLoader, ImageData, load_data
 from advmia.data.mask_report import describe_masks
 from advmia.data.masks import check_encodings
 from advmia.data.readers import SampleList, count_mismatched_masks, count_shared, read_samples
@@ -100,7 +100,8 @@ class Inputs:
     def evaluation_loader(self, data: ImageData) -> EvaluationLoader:
         """Returns a loader of this rank's shard; --bs is the batch size of all ranks together."""
         shard = data.shard(distributed.rank(), distributed.world_size())
-        return EvaluationLoader(shard, -(-self.args.bs // distributed.world_size()), self.device)
+        batch_size = self.args.bs or EVALUATION_BATCH_SIZE
+        return EvaluationLoader(shard, -(-batch_size // distributed.world_size()), self.device)
 
 
 def choose_spec(args: argparse.Namespace, *models: str) -> DatasetSpec:

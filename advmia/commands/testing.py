@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,28 +19,30 @@ from torch import Tensor, nn
 
 from advmia.attacks.inference import compile_copies, fitting_batch
 from advmia.budgets import Budget
-from advmia.checkpoints.best import read_seed, read_training_of, seed_of
-from advmia.checkpoints.paths import seed_folder
+from advmia.checkpoints.best import read_training_of
 from advmia.checkpoints.weights import LoadedModel, load_model
 from advmia.commands.inputs import (
     Inputs,
     check_imported,
     check_normalization,
     check_scorable,
-    choose_spec,
 )
+from advmia.commands.result_names import seeds_of, source_of, stem_of
 from advmia.data.loading import EvaluationLoader, ImageData
 from advmia.data.readers import count_listed_classes, read_samples
-from advmia.data.specs import DatasetSpec
 from advmia.evaluation import reliability
-from advmia.evaluation.attacked import AttackRun
+from advmia.evaluation.attacked import AttackRun, evaluation_options
 from advmia.evaluation.guessing import base_rate
-from advmia.evaluation.loop import EvaluationOptions, evaluate, result_row
+from advmia.evaluation.loop import evaluate, result_row
 from advmia.evaluation.origin import check_dataset, check_training
 from advmia.evaluation.tally import Evaluation
 from advmia.models import shown_name
+from advmia.pictures.adversarial import AdversarialFolder
+from advmia.pictures.drawing import draw_sheets
+from advmia.pictures.folder import SheetFolder
+from advmia.pictures.tested import NetworkUnderTest
 from advmia.results.rows import CLEAN, WORST, ResultRow
-from advmia.results.write import ResultFile, result_stem
+from advmia.results.write import ResultFile
 from advmia.runtime import distributed, machine
 from advmia.runtime.signals import Stopped
 from advmia.runtime.terminal import say
@@ -51,7 +53,7 @@ _NO_ATTACK = Budget(0, 0, 0)
 
 def test(task: Task, args: argparse.Namespace) -> None:
     """Attacks one network at every eps; prints the published code's lines and writes a CSV and a JSON file."""
-    source_model, _ = _source(args)
+    source_model, _ = source_of(args)
     inputs = Inputs.of(args, args.targetModel, source_model)
     target, source = _load_networks(inputs)
     trainings = _read_trainings(inputs, target, source)
@@ -86,7 +88,10 @@ class _Run:
     classes: int
 
     def compute_rows(self) -> None:
-        """Computes the missing rows, printing each as it finishes; then the reliability checks."""
+        """Computes the missing rows, printing each as it finishes; then the reliability checks and the pictures."""
+        adversarial = self.adversarial  # is made first: it raises now, not after hours, if something else is there
+        if self.inputs.args.pictures and distributed.is_main():
+            SheetFolder(self.results)  # likewise
         print(f"{self.results.facts['dataset']}: {len(self.data)} images", flush=True)
         with self.results.turn((CLEAN, 0.0, 1, False)) as is_missing:
             if is_missing:
@@ -96,26 +101,47 @@ class _Run:
         if check.verdict == "warning":  # before the scores, which say nothing then
             print(check.line)
         print(self.task.clean_line(clean_row.scores), flush=True)
-        args = self.inputs.args
-        for name in args.attacks:
-            epsilons = dict.fromkeys(args.epsilons)
-            runs = [AttackRun.of(name, eps, args.restarts, rounds=args.eightBit) for eps in epsilons]
+        for runs in self.runs:
             print(runs[0].label)
             for run in runs:
                 with self.results.turn(*run.keys) as is_missing:
                     if is_missing:
                         found = self.evaluate(run)
                         self.results.add(*run.rows(found, self.task, clean_row, self.labels, self.classes))
+                if adversarial:
+                    adversarial.complete(run)
                 for row in self.results.rows:
                     if row.key in run.keys:
                         self.print_row(row, run.budget)
         if distributed.is_main():
-            whole_list = replace(self.loader, data=self.data)
-            checks = reliability.conclude(self.results, whole_list, self.task, self.target, self.source)
+            checks = reliability.conclude(self.results, self.tested.loader, self.task, self.target, self.source)
             self.print_worst()
             for check in checks:
                 print(check.line, flush=True)
             say(f"results in {self.results.csv_path} and {self.results.json_path.name}")
+        if self.inputs.args.pictures:
+            by_eps = [sorted(runs, key=lambda run: run.budget.grey_eps) for runs in self.runs]
+            draw_sheets(self.tested, self.results, by_eps, self.inputs.args.pictures)
+
+    @cached_property
+    def runs(self) -> list[list[AttackRun]]:
+        """Each attack at every eps."""
+        args = self.inputs.args
+        epsilons = dict.fromkeys(args.epsilons)
+        return [
+            [AttackRun.of(name, eps, args.restarts, rounds=args.eightBit) for eps in epsilons] for name in args.attacks
+        ]
+
+    @cached_property
+    def tested(self) -> NetworkUnderTest:
+        whole_list = replace(self.loader, data=self.data)
+        seed, precision = self.inputs.args.seed, self.inputs.precision
+        return NetworkUnderTest(self.task, self.target, self.source, whole_list, precision, seed)
+
+    @cached_property
+    def adversarial(self) -> AdversarialFolder | None:
+        """Where the attacked images go; None without --saveAdversarial (collective at its first use)."""
+        return AdversarialFolder(self.tested, self.results) if self.inputs.args.saveAdversarial else None
 
     def clean_row(self) -> ResultRow:
         """Returns the row of the clean images."""
@@ -125,12 +151,10 @@ class _Run:
     def evaluate(self, run: AttackRun | None = None) -> Evaluation:
         """Evaluates the target under an attack, or clean. Continues from partial progress, and saves its own."""
         name, budget, restarts = (run.name, run.budget, run.restarts) if run else (CLEAN, _NO_ATTACK, 1)
-        options = EvaluationOptions(
-            scope=(self.inputs.args.seed, name, budget.grey_eps),
-            title=f"{run.label} eps {budget.grey_eps:g}" if run else "clean",
-            precision=self.inputs.precision,
+        options = replace(
+            evaluation_options(run, self.inputs.args.seed, self.inputs.precision),
             partial=self.results.partial_evaluation(name, budget, restarts),
-            rounding=run.rounding if run else None,
+            keep=self.adversarial.keeper(run) if self.adversarial and run else None,
         )
         attack = run.build(self.task) if run else None
         return evaluate(self.target, self.loader, self.task, attack, source=self.source, options=options)
@@ -160,38 +184,6 @@ class _Run:
         return self.data.samples.labels[torch.from_numpy(self.data.indices)]
 
 
-def result_path(task: Task, args: argparse.Namespace) -> Path:
-    """Returns the path of the JSON file that `test` will write, unless another run has this name.
-
-    Reads at most the checkpoints and their records, which say the seeds of the trainings.
-    """
-    source_model, source_weight = _source(args)
-    is_transfer = (source_model, source_weight) != (args.targetModel, args.targetWeight)
-    spec = choose_spec(args, args.targetModel, source_model)
-    stem = _stem(args, spec, read_seed(args.targetWeight), read_seed(source_weight) if is_transfer else None)
-    return ResultFile(stem, facts={}, score_names=task.score_names(spec), run={}, details={}).json_path
-
-
-def _source(args: argparse.Namespace) -> tuple[str, Path]:
-    """Returns the source's model and checkpoint; what the flags do not name is the target's."""
-    return args.surrogateModel or args.targetModel, args.surrogateWeight or args.targetWeight
-
-
-def _seeds(args: argparse.Namespace, trainings: dict[str, Any]) -> tuple[int, int | None]:
-    """Returns the seeds of the trainings of the target and of the source; None for the source of a white-box test."""
-    target = seed_of(args.targetWeight, trainings["target_training"])
-    if "source_training" not in trainings:
-        return target, None
-    return target, seed_of(_source(args)[1], trainings["source_training"])
-
-
-def _stem(args: argparse.Namespace, spec: DatasetSpec, seed: int, source_seed: int | None) -> Path:
-    """Returns the result files' path without its ending. `seed`, `source_seed`: see `_seeds`."""
-    source = None if source_seed is None else _source(args)[1]
-    mark = "" if source_seed in (None, seed) else f"seed{source_seed}__"
-    return result_stem(seed_folder(args.resultDir, seed), spec.name, args.targetWeight, source, mark)
-
-
 def _load_networks(inputs: Inputs) -> tuple[LoadedModel, LoadedModel]:
     """Loads the target and the source, which are one object in a white-box test.
 
@@ -201,7 +193,7 @@ def _load_networks(inputs: Inputs) -> tuple[LoadedModel, LoadedModel]:
     classes = count_listed_classes(spec, args.dataRoot)
     target = load_model(args.targetModel, args.targetWeight, spec, classes=classes)
     check_imported(args.targetModel, target.model, target.classes, spec.size)
-    source_model, source_weight = _source(args)
+    source_model, source_weight = source_of(args)
     if (source_model, source_weight) == (args.targetModel, args.targetWeight):
         return target, target
     source = load_model(source_model, source_weight, spec, classes=target.classes)
@@ -220,7 +212,7 @@ def _read_trainings(inputs: Inputs, target: LoadedModel, source: LoadedModel) ->
     args = inputs.args
     used = {"target_training": (args.targetWeight, target)}
     if source is not target:
-        used["source_training"] = (_source(args)[1], source)
+        used["source_training"] = (source_of(args)[1], source)
     trainings: dict[str, Any] = {}
     warnings = {}
     for name, (path, network) in used.items():
@@ -233,12 +225,12 @@ def _read_trainings(inputs: Inputs, target: LoadedModel, source: LoadedModel) ->
 
 
 def _loader(inputs: Inputs, data: ImageData, network: nn.Module) -> EvaluationLoader:
-    """Returns a loader of this rank's shard, whose batches are as large as fit the GPU with --autoBatch.
+    """Returns a loader of this rank's shard, whose batches are as large as fit the GPU, unless --bs says how large.
 
     `network`: the one that attacks run on, with --compile on a compiled copy of it.
     """
     loader = inputs.evaluation_loader(data)
-    if inputs.args.autoBatch:
+    if inputs.args.autoBatch or inputs.args.bs is None:
         for first in islice(loader, 1):  # a rank's shard of a short list may be empty
             loader = replace(loader, batch_size=fitting_batch(network, first.x, len(loader.data)))
     if inputs.args.compile:
@@ -255,7 +247,7 @@ def _open_results(
     """
     args, samples = inputs.args, data.samples
     is_transfer = digests[0] != digests[1]
-    source_model, source_weight = _source(args) if is_transfer else (args.targetModel, args.targetWeight)
+    source_model, source_weight = source_of(args) if is_transfer else (args.targetModel, args.targetWeight)
     run: dict[str, Any] = {
         "seed": args.seed,
         "size": inputs.spec.size,
@@ -284,7 +276,7 @@ def _open_results(
         "source_model": shown_name(source_model),
         "source_weight": str(source_weight),
     }
-    stem = _stem(args, inputs.spec, *_seeds(args, trainings))
+    stem = stem_of(args, inputs.spec, *seeds_of(args, trainings))
     results = ResultFile(stem, facts, task.score_names(inputs.spec), run, record)
     with results.locked() as renamed:
         for path in renamed:

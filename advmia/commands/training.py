@@ -50,7 +50,8 @@ from advmia.runtime.signals import Stopped
 from advmia.runtime.terminal import say
 from advmia.tasks import Task
 from advmia.training.averaging import WeightAverage
-from advmia.training.curves import Frame, TrainingCurves
+from advmia.training.curves import Frame
+from advmia.training.logs import check_logs, reported_epochs
 from advmia.training.loop import Epoch, Position, Saver, Training, fit
 from advmia.training.memory import shortage
 from advmia.training.methods import Method
@@ -63,6 +64,7 @@ SHOWN_DIGITS = 12  # of the SHA-256 of initial weights, in records and tables
 
 def train(task: Task, args: argparse.Namespace) -> None:
     """Trains one network and keeps its best epoch at `checkpoint_path`, with a record beside it."""
+    check_logs(args.log)
     inputs = Inputs.of(args, args.model)
     check_init(args.model, args.init)
     train_list, test_list = inputs.read_lists()
@@ -144,13 +146,13 @@ def _run(
     earlier = [Epoch(**epoch) for epoch in best.epochs]
     frame = Frame(checkpoint.name, task.selection, validation.score_name, args.epoch, validation.base_rate.score)
     try:
-        with TrainingCurves(checkpoint, frame, earlier, best.epoch) as curves:
+        with reported_epochs(checkpoint, frame, args.log, earlier, best.epoch) as report:
             for trained in fit(training, validation, position=position, saver=saver, note=validation.note):
                 epoch = validation.annotated(trained)
                 entry = asdict(epoch)
                 is_best = best.offer(entry, selection.value(entry))
                 print(epoch_line(task, epoch, args.epoch, is_best), flush=True)
-                curves.add(epoch, best.epoch)
+                report(epoch, best.epoch)
     except Stopped as stop:
         save()
         reached = f"epoch {position.epoch}, step {position.steps} of {len(training.loader)}"

@@ -131,6 +131,7 @@ def _declared(name: str, source: Source) -> DatasetSpec:
         augmentation=Augmentation(**{key: float(table[key]) for key in _AUGMENTATION if key in table}),
         mean=mean,
         std=std,
+        patients=table.get("patients", ""),
         noise=table.get("noise", "colour"),
         published_rows=tuple(table["published_rows"]) if "published_rows" in table else None,
         aliases=tuple(table.get("aliases", ())),
@@ -213,6 +214,13 @@ def _is_normalization(value: Any) -> bool:
     return True
 
 
+def _is_pattern(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and re.compile(value).groups == 1
+    except re.error:
+        return False
+
+
 _CLASSIFIED: tuple[TaskName, ...] = ("single-label", "multi-label")
 _AUGMENTATION = ("rotation", "horizontal_flip", "vertical_flip")
 _SURVEY_KEYS = ("folder", "download", "published_rows")  # that only the survey's data sets have
@@ -254,6 +262,7 @@ _KEYS: dict[str, _Key] = {
     "horizontal_flip": _Key("a probability from 0 to 1", lambda value: _is_number(value, 1), _CLASSIFIED),
     "vertical_flip": _Key("a probability from 0 to 1", lambda value: _is_number(value, 1), _CLASSIFIED),
     "normalize": _Key('"imagenet", "none" or "MEAN/STD" such as "0.5/0.25", for pixels in [0, 1]', _is_normalization),
+    "patients": _Key("a regular expression with one group, the patient in a file's name", _is_pattern),
     "noise": _Key(f"one of {', '.join(NOISES)}", lambda value: value in NOISES),
     "published_rows": _Key("two numbers of rows", lambda value: _is_list(value, lambda n: _is_whole(n, 1, 10**9), 2)),
 }

@@ -161,6 +161,9 @@ def hold_out(data: ImageData, fraction: float, *, seed: int) -> tuple[ImageData,
     return replace(data, indices=np.sort(rest)), replace(data, indices=np.sort(held_out))
 
 
+EVALUATION_BATCH_SIZE = 16  # of the survey's tests
+
+
 @dataclass(frozen=True)
 class EvaluationLoader:
     """Yields every sample once, in the list's order."""

@@ -81,6 +81,7 @@ class DatasetSpec:
     augmentation: Augmentation = Augmentation()
     mean: tuple[float, ...] | None = None  # normalisation, applied inside the network
     std: tuple[float, ...] | None = None
+    patients: str = ""  # a regular expression whose group is the patient, in the name of a file; "": unknown
     noise: Noise = "colour"  # "grey": images are grey, networks get their one channel, and so do attacks
     published_rows: tuple[int, int] | None = None  # in the survey's training and test lists
     aliases: tuple[str, ...] = ()  # other names in published commands; letter case never matters

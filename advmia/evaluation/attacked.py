@@ -14,9 +14,10 @@ from advmia.attacks.common import EvaluationAttack
 from advmia.attacks.restarts import with_restarts
 from advmia.budgets import Budget
 from advmia.evaluation.eight_bits import round_to_8_bits
-from advmia.evaluation.loop import result_row
+from advmia.evaluation.loop import EvaluationOptions, result_row
 from advmia.evaluation.tally import Evaluation
-from advmia.results.rows import ResultRow, RowKey, attack_label
+from advmia.results.rows import CLEAN, ResultRow, RowKey, attack_label
+from advmia.runtime.precision import Precision
 from advmia.tasks import Task
 
 
@@ -38,6 +39,11 @@ class AttackRun:
     @property
     def label(self) -> str:
         return attack_label(self.name, self.restarts)
+
+    @property
+    def file_name(self) -> str:
+        """The label in the names of files, see `file_label`."""
+        return file_label(self.name, self.restarts)
 
     @property
     def keys(self) -> list[RowKey]:
@@ -67,3 +73,20 @@ class AttackRun:
                 row = result_row(self.name, self.budget, losses, scores, found)
                 rows.append(replace(row, restarts=self.restarts, eight_bits=found is not evaluation))
         return rows
+
+
+def evaluation_options(run: AttackRun | None, seed: int, precision: Precision) -> EvaluationOptions:
+    """Returns how a test evaluates the images under an attack, or clean for None.
+
+    `seed`: that of the attacks' random numbers. Whoever takes these options, and the same networks, gets the images
+    that a test has scored.
+    """
+    if run is None:
+        return EvaluationOptions((seed, CLEAN, 0.0), precision=precision)
+    title = f"{run.label} eps {run.budget.grey_eps:g}"
+    return EvaluationOptions((seed, run.name, run.budget.grey_eps), title, precision, rounding=run.rounding)
+
+
+def file_label(attack: str, restarts: int) -> str:
+    """Returns an attack's label in the names of files: `pgd`, or `pgd-x5` with 5 restarts."""
+    return attack if restarts == 1 else f"{attack}-x{restarts}"

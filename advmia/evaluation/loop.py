@@ -31,6 +31,16 @@ WAVE_BATCHES, WAVE_BYTES = 8, 256 * 2**20
 
 
 @dataclass(frozen=True)
+class AttackedBatch:
+    """The images of a batch as the target was scored on them, and its logits."""
+
+    batch: Batch  # the clean images, the targets and the images' indices in the list
+    images: Sequence[Tensor]  # (B, C, H, W) each: one, or one for each finding that is attacked by itself
+    logits: Tensor  # (B, ...); of several images, the logit of each finding on its image
+    rounded: bool = False  # whether the images are those of the attack rounded to 8 bits
+
+
+@dataclass(frozen=True)
 class EvaluationOptions:
     """The options of `evaluate`; of these, `precision` and `scope` change the outcomes of the images themselves."""
 
@@ -41,6 +51,8 @@ class EvaluationOptions:
     is_test: bool = True  # computes the task's further scores too
     # (x_adv, x) -> x_adv rounded to 8 bits (`advmia.evaluation.eight_bits`), which is scored too; None: it is not.
     rounding: Callable[[Tensor, Tensor], Tensor] | None = None
+    # Gets each batch that is evaluated here, before its progress is saved; of a resumed evaluation only the others.
+    keep: Callable[[AttackedBatch], None] | None = None
 
 
 def evaluate(
@@ -121,10 +133,18 @@ class _Pass:
         if self.attack is None:
             tally.add_time(_now(device) - start, {})
         tally.add_scores(images, logits, batch)
+        self.keep(AttackedBatch(batch, images, logits))
         if tally.rounded is not None and self.options.rounding is not None:
             images = [self.options.rounding(x, batch.x) for x in images]
-            tally.rounded.add_scores(images, self.score(target, images), batch)
+            logits = self.score(target, images)
+            tally.rounded.add_scores(images, logits, batch)
+            self.keep(AttackedBatch(batch, images, logits, rounded=True))
         return tally
+
+    def keep(self, attacked: AttackedBatch) -> None:
+        """Hands a batch to the caller who asked for it."""
+        if self.options.keep is not None:
+            self.options.keep(attacked)
 
     def score(self, target: nn.Module, images: Sequence[Tensor]) -> Tensor:
         """Returns the target's logits (B, ...) on a batch of images. Raises `UserError` for logits that are not finite.

@@ -1,1 +1,1 @@
-"""What an attack does to images: contact sheets, and the attacked images as files."""
+"""What an attack does to images: contact sheets of a few (`sheets`), and the files of all (`adversarial`)."""

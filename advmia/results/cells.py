@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import replace
 
-from advmia.results.render import Cell
+from advmia.results.layout import Cell
 from advmia.results.scored import Value
 from advmia.results.scores import Score, score_named
 from advmia.results.significance import LEVEL, best_rows
@@ -33,7 +34,7 @@ def score_cells(
     check warns of it; such a row is never the best.
     """
     cells = [
-        [Cell(cell_text(value, score), warned=is_warned and value is not None) for value in row]
+        [replace(score_cell(value, score), warned=is_warned and value is not None) for value in row]
         for row, is_warned in zip(values, warned, strict=True)
     ]
     tests: set[str] = set()
@@ -52,7 +53,7 @@ def score_cells(
             marking = best_rows(means or scores, score)
             tests.add(marking.test)
             for row in marking.rows:
-                cells[row][column] = Cell(cells[row][column].text, best=True)
+                cells[row][column] = replace(cells[row][column], best=True)
     return cells, _legend(tests, mixed=mixed)
 
 
@@ -69,6 +70,12 @@ def _legend(tests: set[str], *, mixed: bool) -> tuple[str, ...]:
 def seeds_notes(values: Iterable[Value | None]) -> tuple[str, ...]:
     """Returns what is said beneath a table whose cells are means over seeds; nothing of another one."""
     return (_OVER_SEEDS,) if any(value is not None and len(value.seeds) > 1 for value in values) else ()
+
+
+def score_cell(value: Value | None, score: Score) -> Cell:
+    """Returns the cell of a score, without marks."""
+    is_number = value is not None and not math.isnan(value.score)
+    return Cell(cell_text(value, score), number=score.number(value.score) if value and is_number else "")
 
 
 def cell_text(value: Value | None, score: Score) -> str:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from advmia.checkpoints.best import is_record_of, read_all_records
 from advmia.results.differences import network_names
+from advmia.results.layout import Cell, Table
 from advmia.results.read import RunRecord
-from advmia.results.render import Cell, Table, rounded
+from advmia.results.render import rounded
 from advmia.results.seeds import SeedsRecord
 
+_FURTHER = ("seconds of validation an epoch (mean)", "seconds in all")
 _POOLED = "Epochs of all seeds of a method together."
 
 
-def cost_table(records: Sequence[RunRecord]) -> Table:
+def cost_table(records: Sequence[RunRecord], *, with_validation: bool = False) -> Table:
     """Returns the table of seconds per epoch of training, with a row for each network.
 
+    `with_validation`: with the mean seconds of an epoch's validation, and the seconds of the whole training.
     `records`: results of one data set and one model. Networks whose training record cannot be found have empty cells,
     and a note lists them.
     """
@@ -27,22 +31,33 @@ def cost_table(records: Sequence[RunRecord]) -> Table:
     names = network_names(networks)
     rows, notes = [], []
     for network in networks:
-        seconds = []
+        seconds, validation = [], []
         for part in _networks_of(network.target, records):
-            found, fault = _epoch_seconds(part)
-            seconds += found
+            epochs, fault = epochs_of(part)
+            seconds += [epoch["seconds"] for epoch in epochs]
+            validation += [epoch.get("validation_seconds", 0.0) for epoch in epochs]
             if fault:
                 notes.append((fault, part.target_weight))
         median = "" if not seconds else rounded(float(np.median(seconds)), 1)
         spread = "" if len(seconds) < 2 else f" ({rounded(min(seconds), 1)}-{rounded(max(seconds), 1)})"
         name = names[network.target].removeprefix(f"{network.model} ")
-        rows.append((Cell(name), Cell(str(len(seconds) or "")), Cell(median + spread)))
+        row = (Cell(name), Cell.of(len(seconds) or ""), Cell(median + spread, number=median))
+        rows.append((*row, *_further_cells(seconds, validation)) if with_validation else row)
     first = records[0]
     title = f"{first.dataset}, {first.model}: seconds an epoch of training, without validation: median (least-most)"
     faults = dict.fromkeys(fault for fault, _ in notes)
     lines = (f"Empty: {fault} beside {', '.join(path for other, path in notes if other == fault)}" for fault in faults)
     pooled = (_POOLED,) if any(isinstance(record, SeedsRecord) for record in records) else ()
-    return Table(title, ("method", "epochs", "seconds an epoch"), tuple(rows), (*pooled, *lines))
+    header = ("method", "epochs", "seconds an epoch", *(_FURTHER if with_validation else ()))
+    return Table(title, header, tuple(rows), (*pooled, *lines))
+
+
+def _further_cells(seconds: Sequence[float], validation: Sequence[float]) -> tuple[Cell, Cell]:
+    """Returns the cells of the columns `_FURTHER`, empty ones for a network without a record."""
+    if not seconds:
+        return Cell(), Cell()
+    mean, total = float(np.mean(validation)), float(np.sum(seconds) + np.sum(validation))
+    return Cell.of(rounded(mean, 1)), Cell.of(rounded(total, 0))
 
 
 def _networks_of(name: str, records: Sequence[RunRecord]) -> list[RunRecord]:
@@ -52,12 +67,12 @@ def _networks_of(name: str, records: Sequence[RunRecord]) -> list[RunRecord]:
     return list({part.target: part for part in reversed(parts)}.values())[::-1]
 
 
-def _epoch_seconds(record: RunRecord) -> tuple[list[float], str]:
-    """Returns the seconds of each epoch of the target's training, and what is wrong where there are none.
+def epochs_of(record: RunRecord) -> tuple[list[dict[str, Any]], str]:
+    """Returns what each epoch of the target's training gave, and what is wrong where there are none.
 
-    The record is `<checkpoint>.json`, or one that was renamed when another network was trained under that name. A
-    relative path is looked up from the working folder, then from the folders above the result file. A record of another
-    training or of other weights counts as none.
+    An epoch is as `advmia.training.loop.Epoch` records it. The record is `<checkpoint>.json`, or one that was renamed
+    when another network was trained under that name. A relative path is looked up from the working folder, then from
+    the folders above the result file. A record of another training or of other weights counts as none.
     """
     fault = "no record of that training"
     for checkpoint in record.checkpoint_paths():
@@ -67,5 +82,5 @@ def _epoch_seconds(record: RunRecord) -> tuple[list[float], str]:
             if not is_record_of(training, record.target):
                 fault = "the record is of other weights"
             elif training.get("epochs"):
-                return [epoch["seconds"] for epoch in training["epochs"]], ""
+                return training["epochs"], ""
     return [], fault

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Container, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +31,7 @@ def distinguish(records: Sequence[RunRecord]) -> list[str]:
     trained, tested = _training_differences(records), _test_differences(records)
     texts = [_joined(parts) for parts in zip(trained, tested, strict=True)]
     for name in ("weights", "file"):
-        values = [record.target[:8] if name == "weights" else str(record.file) for record in records]
+        values = [record.target[:8] if name == "weights" else record.file_name for record in records]
         keys = [(record.method, text, record.images) for record, text in zip(records, texts, strict=True)]
         for number, key in enumerate(keys):
             if len({value for value, other in zip(values, keys, strict=True) if other == key}) > 1:
@@ -56,19 +57,34 @@ def run_names(records: Sequence[RunRecord]) -> list[str]:
     return names
 
 
+def caption_facts(records: Sequence[RunRecord]) -> tuple[str, ...]:
+    """Returns what a caption says of the tests in a table: the images, and the seeds of attacks and trainings."""
+    images = " or ".join(dict.fromkeys(str(record.images) for record in records))
+    attacks = ", ".join(dict.fromkeys(str(record.run["seed"]) for record in records))
+    trained = [str(record.training["seed"]) for record in records if record.training and "seed" in record.training]
+    trainings = "; ".join(dict.fromkeys(trained)) or "not recorded"
+    return (f"Images: {images}. Seed of the attacks: {attacks}. Seed of the trainings: {trainings}",)
+
+
 def network_names(records: Sequence[RunRecord]) -> dict[str, str]:
     """Returns a name for each target, by the SHA-256 of its weights.
 
     The name says the model, the method, and what tells networks of one model and method apart.
     """
     networks = list({record.target: record for record in records}.values())
+    alike: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
+    for network in networks:
+        alike[network.model, network.method].append(network)
+    differences: dict[str, str] = {}  # by target
+    for group in alike.values():
+        differences |= zip((network.target for network in group), _training_differences(group), strict=True)
     names = []
     for network in networks:
-        alike = [other for other in networks if (other.model, other.method) == (network.model, network.method)]
-        difference = _training_differences(alike)[alike.index(network)]
+        difference = differences[network.target]
         names.append(f"{network.model} {network.method}" + (f" ({difference})" if difference else ""))
+    counts = Counter(names)
     return {
-        network.target: name if names.count(name) == 1 else f"{name} (weights {network.target[:8]})"
+        network.target: name if counts[name] == 1 else f"{name} (weights {network.target[:8]})"
         for network, name in zip(networks, names, strict=True)
     }
 
@@ -110,15 +126,12 @@ def _differences(
     verb: str, records: Sequence[RunRecord], settings: Sequence[_Settings], hidden: Container[str] = ()
 ) -> list[str]:
     """Returns `<verb>: <setting> <value>, ...` for each run: the settings whose values are not equal in all runs."""
+    shared = _varying(["" for _ in settings], [own.shared for own in settings])
+    of_method = _varying([record.method for record in records], [own.of_method for own in settings])
+    digests = _varying([_key(own.shared) for own in settings], [own.digests for own in settings])
     texts = []
-    for record, own in zip(records, settings, strict=True):
-        same_method = [other for rival, other in zip(records, settings, strict=True) if rival.method == record.method]
-        same_settings = [other for other in settings if other.shared == own.shared]
-        differing = [
-            *_differing(own.shared, [other.shared for other in settings]),
-            *_differing(own.of_method, [other.of_method for other in same_method]),
-            *_differing(own.digests, [other.digests for other in same_settings]),
-        ]
+    for own, *differing_names in zip(settings, shared, of_method, digests, strict=True):
+        differing = [name for names in differing_names for name in names]
         values = {**own.shared, **own.of_method, **own.digests}
         unused = [name for name in _ADDITIONS if not values.get(name)]
         shown = [
@@ -130,9 +143,21 @@ def _differences(
     return texts
 
 
-def _differing(own: dict[str, Any], others: Sequence[dict[str, Any]]) -> list[str]:
-    """Returns the names of settings for which some of the others has another value."""
-    return [name for name, value in own.items() if any(name in other and other[name] != value for other in others)]
+def _varying(groups: Sequence[Hashable], values: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """Returns for each member of a group the names of its values for which another member has another value.
+
+    `groups`: the group of each member.
+    """
+    first: dict[Hashable, dict[str, Any]] = defaultdict(dict)  # by group: a value of each name
+    varying: dict[Hashable, set[str]] = defaultdict(set)
+    for group, own in zip(groups, values, strict=True):
+        varying[group] |= {name for name, value in own.items() if first[group].setdefault(name, value) != value}
+    return [[name for name in own if name in varying[group]] for group, own in zip(groups, values, strict=True)]
+
+
+def _key(values: dict[str, Any]) -> Hashable:
+    """Returns what is equal for equal dicts of settings."""
+    return tuple((name, value if isinstance(value, Hashable) else repr(value)) for name, value in values.items())
 
 
 def _joined(parts: Sequence[str]) -> str:

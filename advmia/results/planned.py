@@ -8,8 +8,8 @@ from pathlib import Path
 
 from advmia.errors import UserError
 from advmia.models import shown_name
+from advmia.results.layout import Cell, Table
 from advmia.results.read import RunRecord
-from advmia.results.render import Cell, Table
 from advmia.runtime.files import read_json_object
 
 _NOT_TESTED = "A row without numbers: a network of the sweep that is not tested yet."

@@ -27,8 +27,9 @@ SHARED_SETTINGS = (
 _FACTS = ("dataset", "target_model", "target_weight", "source_model", "source_weight")
 _RUN = ("seed", "size", "data", "target_sha256", "source_sha256")
 _DATA = ("content", "sha256", "pixels_crc32")
-# Keys of what else the commands write as .json: the record of a training, and that of Grad-CAM maps.
-_OTHER_RECORDS = ({"settings", "epochs", "best_epoch"}, {"run", "finished", "maps"})
+# Keys of what else the commands write as .json: records of a training and of Grad-CAM maps, the card of a checkpoint.
+_TRAINING, _MAPS, _CARD = {"settings", "epochs", "best_epoch"}, {"run", "finished", "maps"}, {"intended_use", "loading"}
+_OTHER_RECORDS = (_TRAINING, _MAPS, _CARD)
 _DIGEST_LENGTH, _SHOWN_DIGITS = 32, 8  # characters: a text of 32 or more is a digest; tables show its first 8
 
 
@@ -39,6 +40,12 @@ class RunRecord:
     file: Path
     content: dict[str, Any]  # the file's JSON
     rows: tuple[ResultRow, ...]  # parsed from `content["rows"]`; at least one
+    shown_file: str = ""  # how tables name the file; "": by its path
+
+    @property
+    def file_name(self) -> str:
+        """The file as tables name it."""
+        return self.shown_file or str(self.file)
 
     @property
     def dataset(self) -> str:
@@ -162,7 +169,7 @@ def _results_in(folder: Path) -> list[Path]:
         keys = (read_json_object(file) or {}).keys()
         (others if any(keys >= record for record in _OTHER_RECORDS) else files).append(file)
     if others:
-        say(f"{folder}: {len(others)} records of trainings and maps are no result files and are left out")
+        say(f"{folder}: {len(others)} records of trainings and maps, or cards, are no result files and are left out")
     return files
 
 

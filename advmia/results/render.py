@@ -3,52 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Context, Decimal
 
+from advmia.results.latex import render_latex
+from advmia.results.layout import Cell, Table
 from advmia.runtime.files import csv_text
 
-EXTENSIONS = {"md": "md", "csv": "csv", "latex": "tex"}  # format: extension of its file
+LONG = "long"  # one line for each number: it is made of the results, not of their tables (`advmia.results.long`)
+EXTENSIONS = {"md": "md", "csv": "csv", LONG: "long.csv", "latex": "tex"}  # format: extension of its file
 DAGGER = "†"  # marks a number of which a check warns
-_LATEX_DAGGER = r"\dag{}"
 _EXACT = Context(prec=400)  # digits; a float has at most 309 before its decimal point
-
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    # LaTeX would read a bracket at the start of a row as an option of the line break before it.
-    "[": "{[}",
-    "]": "{]}",
-}
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell of a table."""
-
-    text: str = ""
-    best: bool = False  # of its column: printed in bold, except in CSV
-    warned: bool = False  # a check warns of this number: printed with a dagger, except in CSV
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table with a title above it and notes beneath it; each row has a cell for each head in `header`.
-
-    `legend`: what bold means; CSV has neither. `warnings`: what the checks warn of in each row, "" for a row without a
-    warning; empty for a table without any. CSV has them in a last column. The other formats print `footnotes` instead,
-    which name the rows.
-    """
-
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    notes: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-    footnotes: tuple[str, ...] = ()
-    legend: tuple[str, ...] = ()
 
 
 def rounded(value: float, places: int, scale: int = 1) -> str:
@@ -62,8 +26,10 @@ def rounded(value: float, places: int, scale: int = 1) -> str:
 
 
 def render_tables(tables: Sequence[Table], name: str) -> str:
-    """Returns all tables as one text in the format `name`, one of `EXTENSIONS`."""
-    return "\n".join({"md": _markdown, "csv": _csv, "latex": _latex}[name](table) for table in tables)
+    """Returns all tables as one text in the format `name`, one of `EXTENSIONS` but `LONG`."""
+    if name == "latex":
+        return render_latex(tables)
+    return "\n".join({"md": _markdown, "csv": _csv}[name](table) for table in tables)
 
 
 def _markdown(table: Table) -> str:
@@ -94,42 +60,6 @@ def _csv(table: Table) -> str:
     return csv_text([[table.title], header, *rows, *([note] for note in table.notes)])
 
 
-def _latex(table: Table) -> str:
-    """Returns a `table` environment, which needs no LaTeX package."""
-    rows = [[_latex_cell(cell) for cell in row] for row in table.rows]
-    lines = [" & ".join(row) + r" \\" for row in [[_quoted(name) for name in table.header], *rows]]
-    texts = [_quoted(text) for text in (table.title, *table.legend, *table.notes)]
-    texts += [f"{_LATEX_DAGGER} {_quoted(footnote)}" for footnote in table.footnotes]
-    caption = " ".join(f"{text.rstrip('.')}." for text in texts)
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{caption}}}",
-            rf"\begin{{tabular}}{{{'l' * len(table.header)}}}",
-            r"\hline",
-            lines[0],
-            r"\hline",
-            *lines[1:],
-            r"\hline",
-            r"\end{tabular}",
-            r"\end{table}",
-            "",
-        ]
-    )
-
-
 def _markdown_cell(cell: Cell) -> str:
     text = f"**{cell.text}**" if cell.best else cell.text
     return f"{text} {DAGGER}" if cell.warned else text
-
-
-def _latex_cell(cell: Cell) -> str:
-    text = _quoted(cell.text)
-    if cell.best:
-        text = rf"\textbf{{{text}}}"
-    return rf"{text} {_LATEX_DAGGER}" if cell.warned else text
-
-
-def _quoted(text: str) -> str:
-    return "".join(_LATEX.get(sign, sign) for sign in text).replace("+-", r"$\pm$")

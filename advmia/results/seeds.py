@@ -129,7 +129,13 @@ class _Families:
         records = tuple(run.record for run in runs)
         first = records[0]
         record = SeedsRecord(
-            first.file, first.content, first.rows, records, self._name(first.target), self._source_name(first)
+            first.file,
+            first.content,
+            first.rows,
+            first.shown_file,
+            parts=records,
+            target_name=self._name(first.target),
+            source_name=self._source_name(first),
         )
         columns = dict.fromkeys(column for run in runs for column in run.values)
         return ScoredRun(record, {column: _means(column, runs) for column in columns})

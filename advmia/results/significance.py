@@ -22,10 +22,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from advmia.results.intervals import Interval
 from advmia.results.scored import PerImage, Value
 from advmia.results.scores import Score
 
 LEVEL = 0.05
+_CONFIDENCE = 0.95  # of intervals
 _NOTHING = 1e-9  # a difference of scores, or a standard error, that only rounding can leave
 MCNEMAR, BOOTSTRAP, OVER_SEEDS = "McNemar's exact test", "the paired bootstrap", "Clark's min F' over seeds and images"
 
@@ -68,30 +70,49 @@ def p_value(a: Value, b: Value) -> float | None:
 
     Both are of one seed, or both are means over several. None where a result does not hold what the test needs.
     """
+    difference = paired_difference(a, b)
+    return None if difference is None else difference.p
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A score minus another one on the same images, and the two-sided test of whether that may be chance."""
+
+    value: float
+    p: float
+    test: str  # its name
+    interval: Interval | None  # of 95 %, which belongs to the test; None for McNemar's, which has none
+
+
+def paired_difference(a: Value, b: Value) -> Difference | None:
+    """Returns the difference of two scores on the same images, arguments as for `p_value`; None where that is."""
     a_seeds, b_seeds = a.seeds or (a,), b.seeds or (b,)
     parts = [value.per_image for value in (*a_seeds, *b_seeds)]
     if any(part is None for part in parts) or (len(a_seeds) > 1) != (len(b_seeds) > 1):
         return None
     per_a = [value.per_image for value in a_seeds if value.per_image]
     per_b = [value.per_image for value in b_seeds if value.per_image]
-    if len(per_a) == len(per_b) == 1 and per_a[0].hits is not None and per_b[0].hits is not None:
-        return mcnemar(per_a[0].hits, per_b[0].hits)
+    means = [float(np.mean([value.score for value in seeds])) for seeds in (a_seeds, b_seeds)]
+    value, test = means[0] - means[1], _test_of(a)
+    if test == MCNEMAR and per_a[0].hits is not None and per_b[0].hits is not None:
+        return Difference(value, mcnemar(per_a[0].hits, per_b[0].hits), test, None)
     variances = [_variance_over_images(per_a, per_b)]
     degrees = [per_a[0].degrees]
     for seeds in (a_seeds, b_seeds):
         if len(seeds) > 1:
             variances.append(float(np.var([value.score for value in seeds], ddof=1)) / len(seeds))
             degrees.append(len(seeds) - 1)
-    means = [float(np.mean([value.score for value in seeds])) for seeds in (a_seeds, b_seeds)]
-    return _t_test(means[0] - means[1], variances, degrees)
+    p, interval = _t_test(value, variances, degrees)
+    return Difference(value, p, test, interval)
 
 
 def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
     """Returns the p-value of McNemar's exact two-sided test; a, b (N,) of 0 and 1, of the same images in one order."""
-    from scipy.stats import binomtest  # here, because the import takes half a second
+    from scipy.special import bdtr  # here, because the import takes time
 
     only_a, only_b = int(np.sum(a > b)), int(np.sum(b > a))
-    return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+    # Twice the smaller tail of the binomial distribution, whose two tails are equal where the share is a half.
+    return min(1.0, 2 * float(bdtr(min(only_a, only_b), only_a + only_b, 0.5)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -121,18 +142,20 @@ def _variance_over_images(a: Sequence[PerImage], b: Sequence[PerImage]) -> float
     return float(np.var(difference, ddof=1)) if len(difference) > 1 else np.nan
 
 
-def _t_test(difference: float, variances: Sequence[float], degrees: Sequence[int]) -> float:
-    """Returns the two-sided p-value of a difference whose variance is the sum of independent estimates.
+def _t_test(difference: float, variances: Sequence[float], degrees: Sequence[int]) -> tuple[float, Interval | None]:
+    """Returns the two-sided p-value and the 95 % interval of a difference.
 
-    `degrees`: the degrees of freedom of each estimate. A variance that is unknown (NaN), or of which nothing is known
-    (no degree of freedom), gives 1.
+    Its variance is the sum of independent estimates. `degrees`: the degrees of freedom of each. A variance that is
+    unknown (NaN), or of which nothing is known (no degree of freedom), gives a p-value of 1 and no interval.
     """
     from scipy.stats import t
 
     total = sum(variances)
     if np.isnan(total) or min(degrees) < 1:
-        return 1.0
+        return 1.0, None
     if total**0.5 < _NOTHING:
-        return float(abs(difference) < _NOTHING)
+        return float(abs(difference) < _NOTHING), (difference, difference)
     freedom = total**2 / sum(variance**2 / count for variance, count in zip(variances, degrees, strict=True))
-    return float(2 * t.sf(abs(difference) / total**0.5, freedom))
+    half = float(t.ppf(1 - (1 - _CONFIDENCE) / 2, freedom)) * total**0.5
+    p = float(2 * t.sf(abs(difference) / total**0.5, freedom))
+    return p, (difference - half, difference + half)

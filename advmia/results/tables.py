@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from advmia.errors import UserError
 from advmia.results.cells import Values, score_cells, score_of, seeds_notes
 from advmia.results.costs import cost_table
-from advmia.results.differences import identity_columns, run_names
+from advmia.results.differences import caption_facts, identity_columns, run_names
+from advmia.results.layout import Cell, Table
+from advmia.results.long import long_form
 from advmia.results.planned import PlannedTest, untested_table, with_planned
 from advmia.results.plots import Picture, curves_of, plot_curves
 from advmia.results.read import RunRecord, read_records
-from advmia.results.render import EXTENSIONS, Cell, Table, render_tables
+from advmia.results.render import EXTENSIONS, LONG, render_tables
 from advmia.results.rows import is_bounded
 from advmia.results.scored import ScoredRun, column_heads, positives_of, score_run
 from advmia.results.scores import MAIN_SCORES, SCORES
@@ -49,10 +51,11 @@ def write_tables(
     runs = [score_run(record) for record in read_records(paths)]
     runs = runs if per_seed else group_seeds(runs)
     tables = make_tables(runs, scores, planned=planned)
+    text = long_form(runs) if form == LONG else render_tables(tables, form)
     if out is None:
-        return render_tables(tables, form)
-    write_text(out / f"tables.{EXTENSIONS[form]}", render_tables(tables, form))
-    for group in _white_box_groups(runs):
+        return text
+    write_text(out / f"tables.{EXTENSIONS[form]}", text)
+    for group in white_box_groups(runs):
         first = group[0].record
         stem = re.sub(r"[^\w\[\] .-]", "-", f"{first.dataset}__{first.model}")  # no data set's name leaves the folder
         images = " or ".join(dict.fromkeys(str(run.record.images) for run in group))
@@ -75,18 +78,15 @@ def make_tables(
     `planned`: those of these tests that have no results yet have rows without numbers. Raises `UserError` for a score
     that no run has.
     """
-    available = _score_names(runs)
-    for name in scores:
-        if name not in available:
-            raise UserError(f"--scores {name}: no result file has this score; choose from {', '.join(available)}")
+    check_scores(runs, scores)
     tables = []
-    for group in _white_box_groups(runs):
+    for group in white_box_groups(runs):
         task = group[0].record.task
-        further = [name for name in scores if name in _score_names(group)]
+        further = [name for name in scores if name in score_names(group)]
         for name in dict.fromkeys([*MAIN_SCORES[task.name], *further]):
-            tables.append(with_planned(_score_table(group, name), _records(group), planned))
+            tables.append(with_planned(score_table(group, name), _records(group), planned))
         if task is MULTI_LABEL:
-            tables.append(_finding_table(group))
+            tables.append(finding_table(group))
         if costs:
             tables.append(cost_table(_records(group)))
     tables += transfer_tables(runs)
@@ -94,7 +94,15 @@ def make_tables(
     return [*tables, untested] if untested else tables
 
 
-def _white_box_groups(runs: Sequence[ScoredRun]) -> list[list[ScoredRun]]:
+def check_scores(runs: Sequence[ScoredRun], scores: Sequence[str]) -> None:
+    """Raises `UserError` for a score of --scores that no run has."""
+    available = score_names(runs)
+    for name in scores:
+        if name not in available:
+            raise UserError(f"--scores {name}: no result file has this score; choose from {', '.join(available)}")
+
+
+def white_box_groups(runs: Iterable[ScoredRun]) -> list[list[ScoredRun]]:
     """Returns the runs whose adversarial images were made on the target itself, by data set and model."""
     groups = defaultdict(list)
     for run in runs:
@@ -107,12 +115,12 @@ def _records(group: Sequence[ScoredRun]) -> list[RunRecord]:
     return [run.record for run in group]
 
 
-def _score_names(runs: Sequence[ScoredRun]) -> list[str]:
+def score_names(runs: Sequence[ScoredRun]) -> list[str]:
     """Returns the names of all scores in the runs, in the order of the files."""
     return list(dict.fromkeys(name for run in runs for scores in run.values.values() for name in scores))
 
 
-def _score_table(group: Sequence[ScoredRun], name: str) -> Table:
+def score_table(group: Sequence[ScoredRun], name: str) -> Table:
     """Returns the table of one score: methods in rows, attacks and eps in columns."""
     columns = column_heads(group)
     values = [[run.get(column, name) for column in columns] for run in group]
@@ -121,15 +129,16 @@ def _score_table(group: Sequence[ScoredRun], name: str) -> Table:
     warnings = _warnings(group)
     cells, legend = score_cells(values, [run.record.conditions for run in group], score, list(map(bool, warnings)))
     rows = tuple(
-        (*map(Cell, (*identity, str(run.record.images))), *numbers)
+        (*map(Cell, identity), Cell.of(run.record.images), *numbers)
         for run, identity, numbers in zip(group, identities, cells, strict=True)
     )
     title = f"{group[0].record.dataset}, {group[0].record.model}: {score.heading}, {_BY}"
     header, notes = (*heads, "images", *columns.values()), _notes(group, values)
-    return Table(title, header, rows, notes, tuple(warnings), _footnotes(group, warnings), legend)
+    facts = caption_facts(_records(group))
+    return Table(title, header, rows, notes, tuple(warnings), _footnotes(group, warnings), legend, facts)
 
 
-def _finding_table(group: Sequence[ScoredRun]) -> Table:
+def finding_table(group: Sequence[ScoredRun]) -> Table:
     """Returns the table of each finding's AUROC, with a row for each method."""
     columns = column_heads(group)
     heads, identities = identity_columns(_records(group))
@@ -141,14 +150,15 @@ def _finding_table(group: Sequence[ScoredRun]) -> Table:
     warnings = _warnings(group)
     cells, legend = score_cells(values, comparable, SCORES["auroc"], [bool(warnings[row]) for _, row, _ in lines])
     rows = tuple(
-        (*map(Cell, (finding, str(positives[row][finding]), *identities[row])), *numbers)
+        (Cell(finding), Cell.of(positives[row][finding]), *map(Cell, identities[row]), *numbers)
         for (finding, row, _), numbers in zip(lines, cells, strict=True)
     )
     first = group[0].record
     title = f"{first.dataset}, {first.model}: AUROC by finding in percent (95 % bootstrap interval), {_BY}"
     header = ("finding", "positive images", *heads, *columns.values())
     by_row = tuple(warnings[row] for _, row, _ in lines)
-    return Table(title, header, rows, _notes(group, values), by_row, _footnotes(group, warnings), legend)
+    facts, notes = caption_facts(_records(group)), _notes(group, values)
+    return Table(title, header, rows, notes, by_row, _footnotes(group, warnings), legend, facts)
 
 
 def _warnings(group: Sequence[ScoredRun]) -> list[str]:

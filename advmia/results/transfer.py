@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, groupby
 from pathlib import Path
 
-from advmia.results.cells import cell_text, score_of, seeds_notes
-from advmia.results.differences import network_names
+from advmia.results.cells import score_cell, score_of, seeds_notes
+from advmia.results.differences import caption_facts, network_names
+from advmia.results.layout import Cell, Table
 from advmia.results.read import RunRecord
-from advmia.results.render import Cell, Table
 from advmia.results.rows import CLEAN
 from advmia.results.scored import Column, ScoredRun, Value, column_heads
 from advmia.results.scores import MAIN_SCORES
@@ -63,7 +63,7 @@ def _transfer_table(
     lines.append(("none: clean", [_clean_entry(runs, target, score_name) for target in targets]))
     score = score_of(score_name, [[entry.value for entry in entries] for _, entries in lines])
     rows = tuple(
-        (Cell(name), *(Cell(cell_text(entry.value, score), warned=bool(entry.warning)) for entry in entries))
+        (Cell(name), *(replace(score_cell(entry.value, score), warned=bool(entry.warning)) for entry in entries))
         for name, entries in lines
     )
     warnings = [
@@ -82,7 +82,8 @@ def _transfer_table(
     header = ("source", *(names[target] for target in targets))
     shown = seeds_notes(entry.value for _, entries in lines for entry in entries)
     notes = (*shown, *dict.fromkeys(run.note for run in attacked if run.note))
-    return Table(title, header, rows, notes, tuple(map("; ".join, warnings)), tuple(footnotes))
+    facts = caption_facts([run.record for run in attacked])
+    return Table(title, header, rows, notes, tuple(map("; ".join, warnings)), tuple(footnotes), facts=facts)
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def _by_source(runs: Sequence[ScoredRun], names: dict[str, str]) -> list[tuple[s
         by_target = by_row[source, number]
         name = names.get(_network(source), "") + source.removeprefix(_network(source))
         name = name if _network(source) in names else _source_name(next(iter(by_target.values())).record)
-        files = ", ".join(str(run.record.file) for run in by_target.values())
+        files = ", ".join(run.record.file_name for run in by_target.values())
         rows.append((f"{name} (again: {files})" if number else name, by_target))
     return rows
 

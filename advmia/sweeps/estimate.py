@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from advmia.attacks import ATTACKS
-from advmia.results.render import Cell, Table, render_tables, rounded
+from advmia.results.layout import Cell, Table
+from advmia.results.render import render_tables, rounded
 from advmia.runtime import devices, machine
 from advmia.runtime.progress import Bar
 from advmia.sweeps.local import Place

@@ -16,6 +16,7 @@ import torch
 from advmia.commands.inputs import choose_spec
 from advmia.commands.settings import method_of, settings_of
 from advmia.data.list_rows import read_list
+from advmia.data.loading import EVALUATION_BATCH_SIZE
 from advmia.data.readers import count_listed_classes
 from advmia.data.specs import DatasetSpec, Split
 from advmia.entry_points import SCRIPTS
@@ -65,7 +66,7 @@ class Estimator:
         model = args.model if step.kind == "train" else args.targetModel
         spec = choose_spec(args, model)
         classes = len(spec.findings) or count_listed_classes(spec, args.dataRoot) or 2
-        scene = Scene(spec, classes, 0, args.bs, self.device, precision)
+        scene = Scene(spec, classes, 0, args.bs or EVALUATION_BATCH_SIZE, self.device, precision)
         if step.kind == "train":
             parts: Mapping[str, float] = {TRAINING: self._training(scene, args)}
         else:

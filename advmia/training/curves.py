@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -38,9 +38,20 @@ class TrainingCurves:
     If the picture cannot be drawn, it prints a message once, and the training continues.
     """
 
-    def __init__(self, checkpoint: Path, frame: Frame, earlier: Sequence[Epoch] = (), best: int = 0) -> None:
-        """`earlier`: the epochs before a training was resumed. `best`: the number of the best of them; 0 for none."""
-        self._path, self._frame = picture_path(checkpoint), frame
+    def __init__(
+        self,
+        checkpoint: Path,
+        frame: Frame,
+        earlier: Sequence[Epoch] = (),
+        best: int = 0,
+        *,
+        drawn: Callable[[Path], None] = lambda _: None,
+    ) -> None:
+        """`earlier`: the epochs before a training was resumed. `best`: the number of the best of them; 0 for none.
+
+        `drawn` is called with the picture each time that it was drawn.
+        """
+        self._path, self._frame, self._drawn = picture_path(checkpoint), frame, drawn
         self._epochs, self._best = list(earlier), best
         self._next = time.monotonic() + REDRAW_SECONDS  # a shorter training is drawn only once, at its end
         self._has_failed = False
@@ -67,6 +78,7 @@ class TrainingCurves:
         try:
             with atomic_write(self._path) as temporary:
                 draw_curves(self._epochs, self._best, self._frame, temporary)
+            self._drawn(self._path)
         except Exception as error:  # a picture is never worth losing a training
             self._has_failed = True
             say(f"no training curves at {self._path}: {' '.join(str(error).split())[:200]}")

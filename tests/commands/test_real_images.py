@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from advmia.results.sheets import read_pictures
 from tests.support.running import run_main
 
 pytestmark = [pytest.mark.usefixtures("few_steps", "small_networks"), pytest.mark.slow]
@@ -48,6 +49,13 @@ def check_results(stem: str, rows: list[tuple[str, str]], scores: tuple[str, ...
     assert all(re.fullmatch(rf"{dataset}\[subset \d+ of \d+\]", line["dataset"]) for line in lines), "no stand-in"
     record = json.loads(Path(f"results/{stem}.json").read_text())
     assert all(len(row["outcomes"]) == row["n"] == len(record["samples"]["file"]) for row in record["rows"])
+
+
+def check_sheets(stem: str, attacks: list[str], dataset: str) -> None:
+    """Fails unless there is a contact sheet of each attack, which says that the images are a part of the data set."""
+    sheets = read_pictures(Path(f"results/{stem}.json"))
+    assert [sheet.attack for sheet in sheets] == attacks
+    assert all(sheet.alt.startswith(f"{dataset}: ") for sheet in sheets)
 
 
 # Each data set and each model once: which model goes with which data set makes no difference to the code.
@@ -133,8 +141,9 @@ def test_findings(
     assert run_main(monkeypatch, words) == 0
     weights = f"MobileNetV2_xray_multilabel_nat_class14_{TAIL}"
     target = ["--targetModel", "mv2", "--targetWeight", f"clsCkpt/{weights}", "--epsilons", 8]
-    assert run_main(monkeypatch, ["testChex.py", *common, *target]) == 0
+    assert run_main(monkeypatch, ["testChex.py", *common, *target, "--pictures", 1]) == 0
     stem = f"xray_multilabel__{weights}"
+    check_sheets(stem, ["pgd"], "xray_multilabel[subset 800 of 10000]")
     scores = ("auroc", "Hernia", "Consolidation")
     check_results(stem, [("none", "0"), ("pgd", "8")], scores, "xray_multilabel")
     row = json.loads(Path(f"results/{stem}.json").read_text())["rows"][0]["scores"]
@@ -156,8 +165,9 @@ def test_lesion_masks(data_root: Path, tmp_path: Path, monkeypatch: pytest.Monke
     surrogate = "SegNet_mel_NAT_CrossEntropyLoss_Adam"
     target = ["--targetModel", "unet", "--targetWeight", f"segckpt/{weights}", "--epsilons", 8]
     rows, scores = [("none", "0"), ("pgd", "8"), ("pgd-dice", "8"), ("worst", "8")], ("dice", "iou", "ce_loss")
-    assert run_main(monkeypatch, ["testSeg.py", *common, *target]) == 0
+    assert run_main(monkeypatch, ["testSeg.py", *common, *target, "--pictures", 1]) == 0
     check_results(f"mel__{weights}", rows, scores, "mel")
+    check_sheets(f"mel__{weights}", ["pgd", "pgd-dice"], "mel[subset 69 of 2600]")
     source = ["--surrogateModel", "segnet", "--surrogateWeight", f"segckpt/{surrogate}"]
     assert run_main(monkeypatch, ["testSeg.py", *common, *target, *source]) == 0
     check_results(f"mel__{weights}__from__{surrogate}", rows, scores, "mel")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import signal
@@ -18,7 +19,7 @@ from advmia.commands import training
 from advmia.evaluation.loop import evaluate
 from advmia.evaluation.tally import Evaluation
 from advmia.models import build_model
-from advmia.training import validation
+from advmia.training import logs, validation
 from advmia.training.loop import Epoch, Training, fit
 from tests.support.kills import Killed, Outcome, training_outcome
 from tests.support.networks import same_tensors
@@ -96,19 +97,45 @@ def test_killed_after_an_epoch(
 
 
 @pytest.mark.slow
-def test_killed_within_epochs(
-    train: Train, train_until_save: Callable[..., None], undisturbed: Callable[..., Outcome], tmp_path: Path
-) -> None:
+def test_killed_within_epochs(train: Train, train_until_save: Callable[..., None], tmp_path: Path) -> None:
     """Fails if a step is repeated or left out, draws another coin or eps, or the loss or the average so far is lost.
 
-    The training is killed after its steps 1, 2, 4 and 6: within the first epoch, which is not validated, within the
-    second, and at its end. An epoch has three steps; of MPAdvT's batches, some are attacked and some are clean.
+    Its log must be that of an undisturbed training too. It is killed after its steps 1, 2, 4 and 6: within the first
+    epoch, which is not validated, within the second, and at its end. An epoch has three steps; of MPAdvT's batches,
+    some are attacked and some are clean.
     """
-    name, thinned = "awp and ema", ("--validateEvery", 2)
+    name, thinned = "awp and ema", ("--validateEvery", 2, "--log", "csv")
     for saves in (1, 1, 2, 2):
         train_until_save(saves, name, "killed", *thinned, "--saveEvery", "1e-9", "--resume")
     assert train(name, "killed", *thinned, "--resume") == 0
-    assert training_outcome(tmp_path / "killed") == undisturbed(name, *thinned)
+    assert train(name, "undisturbed", *thinned) == 0
+    killed, expected = ((tmp_path / folder) for folder in ("killed", "undisturbed"))
+    assert taken_log(killed) == taken_log(expected)
+    assert training_outcome(killed) == training_outcome(expected)
+
+
+def taken_log(folder: Path) -> list[dict[str, str]]:
+    """Returns the lines of the only log in the folder without seconds, and removes it."""
+    (path,) = folder.glob("*.log.csv")
+    with path.open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    path.unlink()
+    for line in lines:
+        assert float(line.pop("seconds")) > 0 and line.pop("validation_seconds")
+    assert [line["epoch"] for line in lines] == [str(number) for number in range(1, EPOCHS + 1)]
+    return lines
+
+
+def test_a_log_is_no_setting(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fails if a log makes another training of it, or a package that it lacks is noticed after work has begun."""
+    monkeypatch.setattr(logs, "find_spec", lambda _: None)
+    assert train("nat", "out", "--log", "csv,tensorboard") == 2
+    assert "needs the package tensorboard" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert train("nat", "out", "--epoch", 1) == 0
+    assert train("nat", "out", "--epoch", 1, "--log", "csv") == 0
+    assert "is trained already with these settings" in capsys.readouterr().out
 
 
 def test_fewer_validations(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import advmia
 from tests.support.documents import links, named_paths
@@ -60,6 +61,9 @@ def test_a_wheel_holds_the_package_and_nothing_else(installed: Path) -> None:
     assert {path.name for path in installed.iterdir()} == {"advmia", info}
     modules = {path.relative_to(ROOT) for path in (ROOT / "advmia").rglob("*.py")}
     assert {path.relative_to(installed) for path in (installed / "advmia").rglob("*.py")} == modules
+    others = {str(path.relative_to(installed)) for path in (installed / "advmia").rglob("*.*")} - set(map(str, modules))
+    pages = {f"advmia/report/page.{ending}" for ending in ("html", "css", "js")}
+    assert others == {"advmia/data/datasets.toml", "advmia/py.typed", *pages}
     assert (installed / info / "licenses" / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
 
 
@@ -74,7 +78,7 @@ def test_metadata(installed: Path) -> None:
         "License-Expression": "MIT",
     }
     assert {key: metadata[key] for key in expected} == expected
-    assert metadata.get_all("Provides-Extra") == ["test"]
+    assert metadata.get_all("Provides-Extra") == ["tensorboard", "test"]
     needed = [line for line in metadata.get_all("Requires-Dist", []) if "extra" not in line]
     assert needed == PROJECT["dependencies"]
     commands = (info / "entry_points.txt").read_text(encoding="utf-8").split()
@@ -119,7 +123,6 @@ def test_a_source_distribution_holds_what_readme_names(tmp_path: Path) -> None:
 
 
 def load_yaml(name: str) -> Any:
-    yaml = pytest.importorskip("yaml", reason="no YAML parser: install pyyaml to check the project's YAML files")
     return yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
 
 

@@ -48,6 +48,8 @@ NOT_RUN_HERE = {
     "benchmarks/cpu.sh": "measures for hours; test_benchmarks.py runs its parts",
     "benchmarks/gpu.sh": "measures on a GPU; test_benchmarks.py runs its parts",
     "torchrun": "is run by test_distributed.py",
+    "pip": "installs a package; this machine may have no network",
+    "tensorboard": "is a server, which waits for a browser",
     "sbatch": "is run by test_distributed.py, with a replacement for Slurm",
 }
 

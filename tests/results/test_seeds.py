@@ -68,7 +68,14 @@ def test_mean_and_deviation(tmp_path: Path) -> None:
     assert text.count("+- is the standard deviation over the seeds") == 1 and "over the images" in text
     lines = list(csv.reader(io.StringIO(write_tables([tmp_path], None, form="csv"))))
     assert lines[2] == ["pgdat 8", "15", f"{mean} +- {deviation} (3 seeds)"]
-    assert rf"pgdat 8 & 15 & {mean} $\pm$ {deviation} (3 seeds) \\" in write_tables([tmp_path], None, form="latex")
+    latex = write_tables([tmp_path], None, form="latex")
+    assert (
+        rf"""pgdat 8 & 15 & {mean} \\[-3pt]
+ &  & {{\scriptsize $\pm$ {deviation}}} \\[-3pt]
+ &  & {{\scriptsize (3 seeds)}} \\
+"""
+        in latex
+    )
     text = write_tables([tmp_path], None, per_seed=True)
     assert [row[1] for row in table_of(text, ACCURACY)[1:]] == [f"trained: seed {seed}" for seed in range(3)]
     assert "+-" not in text and [row[3].split()[0] for row in table_of(text, ACCURACY)[1:]] == ["60.0", "80.0", "93.3"]

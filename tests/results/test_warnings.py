@@ -46,8 +46,8 @@ def test_tables_of_every_format(tmp_path: Path) -> None:
 
     latex = write_tables([tmp_path], None, form="latex")
     line = next(line for line in latex.splitlines() if line.startswith("pgdat 8 & 15 & 86.7"))
-    assert line.count(r"\dag{}") == line.count("&") - 1 and "textbf" not in line
-    assert rf"\dag{{}} pgdat 8: {WORDS}." in latex
+    assert line.count(r"\dag{}") == line.count("&") - 1 and "bfseries" not in line
+    assert rf"\dag{{}} pgdat 8: {WORDS}\par" in latex
 
     lines = list(csv.reader(io.StringIO(write_tables([tmp_path], None, form="csv"))))
     assert lines[1][-1] == "warnings" and [line[-1] for line in lines[2:4]] == ["", WORDS]

@@ -14,7 +14,7 @@ DOCUMENTS = (
     *(
         f"docs/{name}.md"
         for name in (
-            *("data", "training", "testing", "results", "sweeps"),
+            *("data", "training", "testing", "results", "report", "sweeps"),
             *("speed", "scaling", "differences", "errors", "python"),
         )
     ),

@@ -71,7 +71,9 @@ FULL_MEMORY = [
     (GPU_FULL, TRAIN, "the GPU's memory is full: try --bs 4, which"),
     (GPU_FULL, f"{TEST} --bs 1", "--bs 1 is the smallest; try a smaller"),
     (GPU_FULL, f"{VISUAL} --bs 9", "try --bs 4, which"),
-    (GPU_FULL, f"{TEST} --autoBatch", "is full: leave out --auto"),
+    (GPU_FULL, f"{TEST} --autoBatch", "is full: name a batch size, e.g. --bs 16: more"),
+    (GPU_FULL, TEST.replace("--bs 8", ""), "is full: name a batch size, e.g. --bs 16: more"),
+    (GPU_FULL, f"{TEST} --bs 6", "is full: try --bs 3, which"),
     (MemoryError(), f"{TRAIN} --bs 9", "the memory is full: try --bs 4, which"),
     (MemoryError(), f"{TEST} --autoBatch", "the memory is full: try --bs 4"),  # on a CPU, --bs counts
     (ALLOCATION_FAILED, TEST, "the memory is full: try --bs 4"),

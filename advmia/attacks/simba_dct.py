@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from advmia.attacks.common import Objective, choose, forward, frozen_eval, misclassified
+from advmia.attacks.common import Objective, forward, frozen_eval, misclassified
 from advmia.budgets import Budget
 from advmia.losses import log_odds
 from advmia.runtime.precision import fp32_only
@@ -121,10 +121,14 @@ class _Run:
         logits = forward(self.model, images.permute(0, 3, 1, 2))
         odds = log_odds(logits, self.y[indices])
         helps = odds < self.odds[indices]
-        self.planes[indices, channel] = choose(helps, plane, self.planes[indices, channel])
-        self.odds[indices] = torch.where(helps, odds, self.odds[indices])
-        self.succeeded[indices] = helps & misclassified(logits, self.y[indices])
-        return (~helps).nonzero()[:, 0]  # the only point here where the host waits for a GPU
+        # Sorted, so that the host waits for a GPU only once: for how many there are.
+        order, unhelped = helps.int().argsort(stable=True), int((~helps).sum())
+        helped = order[unhelped:]
+        kept = indices[helped]
+        self.planes[kept, channel[helped]] = plane[helped]
+        self.odds[kept] = odds[helped]
+        self.succeeded[kept] = misclassified(logits, self.y[indices])[helped]
+        return order[:unhelped]
 
     def _show(self, indices: Tensor, channel: Tensor, plane: Tensor) -> None:
         """Writes the planes (n, H, W) into the channels of `images`, clipped."""

@@ -220,36 +220,37 @@ def test_as_strong_as_torchattacks_on_resnet18() -> None:
     x = (x / 2 + F.one_hot(y, 3)[:, :, None, None] * 0.1).clamp(0, 1)  # a colour that is easy to learn
     model = resnet18(num_classes=3)
     advmia.train(model, (x, y), "nat", epochs=8, options=advmia.TrainingOptions(batch_size=8))
-    x, y = x[:12], y[:12]
-    eps, steps, queries = 4 / 255, 4, 50
+    with torch.no_grad():  # how many it has learned depends on the processor, which rounds in its own way
+        learned = (model(x).argmax(1) == y).nonzero()[:8, 0]
+    assert len(learned) >= 6
+    x, y = x[learned], y[learned]
+    eps, steps = 8 / 255, 4
+    queries = 50 * steps  # as many as our AutoAttack makes
     parts = [
         torchattacks.APGD(model, eps=eps, steps=steps),
         torchattacks.FAB(model, eps=eps, steps=steps, n_classes=3),
         torchattacks.Square(model, eps=eps, n_queries=queries),
     ]
     own = advmia.attacks
-    few = Budget(eps, queries // 50, 0)  # of which our AutoAttack makes as many queries as the peer's
     pairs = {
         "fgsm": (own.fgsm(eps), torchattacks.FGSM(model, eps=eps)),
         "pgd": (own.pgd(eps, 20, eps / 4), torchattacks.PGD(model, eps=eps, alpha=eps / 4, steps=20)),
-        "cw": (own.cw(eps, steps), lambda x, y: x + (torchattacks.CW(model, steps=steps)(x, y) - x).clamp(-eps, eps)),
+        "cw": (own.cw(eps, 20), lambda x, y: x + (torchattacks.CW(model, steps=20)(x, y) - x).clamp(-eps, eps)),
         "apgd-ce": (own.apgd_ce(eps, 10), torchattacks.APGD(model, eps=eps, steps=10)),
         "fab-t": (own.fab_t(eps, steps), parts[1]),
         "square": (own.square(eps, queries), parts[2]),
-        "aa": (replace(advmia.autoattack(eps), budget=few), torchattacks.MultiAttack(parts)),
+        "aa": (replace(advmia.autoattack(eps), budget=Budget(eps, steps, 0)), torchattacks.MultiAttack(parts)),
     }
 
     def right(images: Tensor) -> int:
         with torch.no_grad():
             return int((model(images).argmax(1) == y).sum())
 
-    clean = right(x)
-    assert clean >= 11
     for name, (ours, theirs) in pairs.items():
         left = right(ours(model, x, y))
         slack = name in ("pgd", "apgd-ce", "square")  # an image may depend on random numbers
         assert left <= right(theirs(x, y)) + slack, name
-        assert left < clean, name
+        assert left < len(x), name
 
 
 def test_wrap() -> None:

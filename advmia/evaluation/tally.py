@@ -24,7 +24,7 @@ class Evaluation:
     seconds: float  # spent in the attack; for a clean pass, in the network
     l2: Tensor  # (N,) float32: L2 distance of each attacked image from its original, pixels in [0, 1]
     linf: Tensor  # (N,) float32: likewise, the L-infinity distance
-    notes: dict[str, Tensor]  # (N,) each: what the attack notes of its images (`advmia.attacks.common.notes_of`)
+    notes: dict[str, Tensor]  # (N,) each: those of the attack (`advmia.attacks.common.notes_of`), and of the task
     rounded: Evaluation | None = None  # of the same images rounded to 8 bits, if that was asked for
 
     def __len__(self) -> int:
@@ -67,7 +67,8 @@ class Tally:
         changes = [(x_adv - batch.x).flatten(1) for x_adv in attacked]
         l2 = torch.stack([change.norm(dim=1) for change in changes]).amax(dim=0)
         linf = torch.stack([change.abs().amax(dim=1) for change in changes]).amax(dim=0)
-        self._append({"l2": l2, "linf": linf, "outcomes": self._task.outcome(logits, batch.y)})
+        outcomes, notes = self._task.outcome(logits, batch.y), self._task.notes(logits, batch.y)
+        self._append({"l2": l2, "linf": linf, "outcomes": outcomes, **notes})
 
     def merge(self, other: Tally) -> None:
         """Appends the tally of the images that follow."""
@@ -85,8 +86,8 @@ class Tally:
         scores = {name: score for meter in self._meters.values() for name, score in meter.compute().items()}
         evaluation = Evaluation(scores, outcomes, self._seconds, l2, linf, notes=columns)
         if self.rounded is not None:
-            rounded = replace(self.rounded.evaluation(), seconds=self._seconds, notes=columns)
-            return replace(evaluation, rounded=rounded)
+            rounded = self.rounded.evaluation()
+            return replace(evaluation, rounded=replace(rounded, seconds=self._seconds, notes=columns | rounded.notes))
         return evaluation
 
     def state_dict(self) -> dict[str, Any]:

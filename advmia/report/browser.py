@@ -22,8 +22,10 @@ from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL
 DIGITS = string.digits + string.ascii_letters  # a class each; with more classes, lists of numbers are written
 _AUTO_ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")  # the numbers of AutoAttack's note `fooled_by`
 _QUERIES = "queries"  # of an attack without gradients, the note of how many each image took
+_MARGIN = "margin"  # of single labels, the note of the label's logit minus the highest other one
 _WORDS = {
-    SINGLE_LABEL.name: "An image is fooled if its class is right clean and wrong under the attack.",
+    SINGLE_LABEL.name: "An image is fooled if its class is right clean and wrong under the attack. Its margin is the"
+    " logit of its label minus the highest other one: the lower, the nearer it is to an error, and below 0 it is one.",
     MULTI_LABEL.name: "Findings are predicted where their logit is above 0 (a probability of 0.5). An image is fooled"
     " if the attack changes which findings are predicted.",
     SEGMENTATION.name: "An image is fooled if its Dice is at least 0.5 clean and below 0.5 under the attack.",
@@ -35,7 +37,7 @@ def browser_section(source: Source) -> tuple[Section, dict[str, Any]] | None:
 
     Data: `sets`, lists of images: `files`, `task`, `labels`, and `names` of classes or findings. `runs`: `name`, the
     number of its `set`, and `rows`: `head`, `attack` (with its restarts), `eps`, `o` (outcomes), `by` (which attack it
-    was, of attacks that consist of several) and `queries`.
+    was, of attacks that consist of several), `queries` and `margin`.
     """
     sets: list[dict[str, Any]] = []
     numbers: dict[object, int] = {}
@@ -78,9 +80,16 @@ def _rows(run: ScoredRun) -> list[dict[str, Any]]:
         found["o"] = _OUTCOMES[run.record.task.name](row.outcomes)
         by = _attack_of_each(row)
         found |= {"by": by} if by and row.attack != CLEAN else {}
-        found |= {_QUERIES: row.notes[_QUERIES]} if len(row.notes.get(_QUERIES, [])) == row.n else {}
+        for note in (_QUERIES, _MARGIN):
+            values = row.notes.get(note, [])
+            found |= {note: [_short(value) for value in values]} if len(values) == row.n else {}
         rows.append(found)
     return rows
+
+
+def _short(value: float) -> float:
+    """Returns a number with four digits, or a whole one as it is."""
+    return value if isinstance(value, int) else float(f"{value:.4g}")
 
 
 def _attack_of_each(row: ResultRow) -> dict[str, Any]:

@@ -115,6 +115,11 @@
     return set.labels[image].split(" ").includes(label);
   }
 
+  /** Returns whether an image's margin is at most the number that was entered, if one was. */
+  function hasMargin(row, image) {
+    return field.margin.value === "" || (row.margin !== undefined && row.margin[image] <= Number(field.margin.value));
+  }
+
   function search() {
     const view = chosen();
     const row = view.run.rows[field.row.value];
@@ -122,7 +127,8 @@
     const name = field.file.value.trim().toLowerCase();
     found = [];
     view.set.files.forEach((file, image) => {
-      if ((!name || file.toLowerCase().includes(name)) && hasLabel(view, image) && fits(view, row, image)) found.push(image);
+      const isNamed = !name || file.toLowerCase().includes(name);
+      if (isNamed && hasLabel(view, image) && hasMargin(row, image) && fits(view, row, image)) found.push(image);
     });
     page = 0;
     show();
@@ -152,6 +158,7 @@
     }
     list.push(["verdict", (image) => verdict(view, row, image)]);
     if (row.by) list.push(["by", (image) => row.by.names[row.by.of[image]] ?? ""]);
+    if (row.margin) list.push(["margin", (image) => row.margin[image]]);
     if (row.queries) list.push(["queries", (image) => row.queries[image]]);
     return list;
   }
@@ -197,13 +204,16 @@
     field.row.value = same < 0 ? run.rows.length - 1 : same;
     fill(field.label, [["", "any"], ...(set.names || []).map((name, number) => [number, name])]);
     field.label.closest("label").hidden = set.task === "segmentation";
+    const hasMargins = run.rows.some((row) => row.margin);
+    field.margin.closest("label").hidden = !hasMargins;
+    if (!hasMargins) field.margin.value = "";
     search();
   }
 
   fill(field.run, runs.map((run, number) => [number, run.name]));
   field.run.addEventListener("change", chooseRun);
   for (const name of ["row", "kind", "label"]) field[name].addEventListener("change", search);
-  field.file.addEventListener("input", search);
+  for (const name of ["margin", "file"]) field[name].addEventListener("input", search);
   form.addEventListener("submit", (event) => event.preventDefault());
   document.getElementById("back").addEventListener("click", () => { page -= 1; show(); });
   document.getElementById("next").addEventListener("click", () => { page += 1; show(); });

@@ -40,6 +40,7 @@ def contents() -> dict[str, dict]:
     """The contents of the result files by their names."""
     files = {"a": made(0, IMAGES), "b": made(1, IMAGES, method="pgdat"), "nasty": nasty_content()}
     files["a"]["rows"][1]["notes"]["queries"] = [5000 - image for image in range(IMAGES)]
+    files["a"]["rows"][2]["notes"]["margin"] = [(image % 7) - 2.5 for image in range(IMAGES)]
     transfer = made(
         1, IMAGES, method="pgdat", rows=[row for row in made(0, IMAGES)["rows"] if row["attack"] != "worst"]
     )
@@ -71,7 +72,7 @@ def page(browser: Browser, file: Path) -> Page:
 def choose(page: Page, **values: object) -> list[int]:
     """Chooses values in the browser of images, by the fields' names; returns the images that it finds, on all pages."""
     for name, value in values.items():
-        kind = "input" if name == "file" else "change"
+        kind = "input" if name in ("file", "margin") else "change"
         field = f"document.getElementById('browser').elements[{json.dumps(name)}]"
         page.evaluate(f"{field}.value = {json.dumps(str(value))}, {field}.dispatchEvent(new Event('{kind}')), 0")
     found: list[int] = []
@@ -189,6 +190,25 @@ def test_an_image_says_what_fooled_it(page: Page, contents: dict[str, dict]) -> 
     (last,) = choose(page, row=1, kind="all", file=contents["a"]["samples"]["file"][-1])
     cells = "[...document.querySelector('#images-table tbody tr').cells]"
     assert page.evaluate(f"{cells}.at(-1).textContent") == str(5000 - last)
+
+
+def test_images_near_an_error_are_found(page: Page, contents: dict[str, dict]) -> None:
+    """Fails if the filter by margin finds other images than the result file says, or is offered where none is known."""
+    margins = np.array(contents["a"]["rows"][2]["notes"]["margin"])
+    runs = page.evaluate("JSON.parse(document.getElementById('data').textContent).runs")
+    natural, robust = (
+        next(number for number, run in enumerate(runs) if run["name"].startswith(f"skin[phantom], mv2: {method}"))
+        for method in ("nat", "pgdat 8")
+    )
+    rows = [(row["attack"], row["eps"]) for row in runs[natural]["rows"]]
+    chosen = contents["a"]["rows"][2]
+    choose(page, run=natural, file="", label="", kind="all")
+    row = rows.index((chosen["attack"], chosen["eps"]))
+    assert choose(page, row=row, margin=0.5) == np.flatnonzero(margins <= 0.5).tolist()
+    assert choose(page, margin="") == list(range(IMAGES))
+    hidden = "document.getElementById('browser').elements.margin.closest('label').hidden"
+    assert not page.evaluate(hidden)
+    assert choose(page, run=robust, kind="all") == list(range(IMAGES)) and page.evaluate(hidden)
 
 
 def test_findings_and_masks_can_be_searched(page: Page) -> None:

@@ -18,5 +18,7 @@ fi
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
 "$PYTHON" -m mypy
-# One process per core, each with one thread, because many small tests gain nothing from threads.
-OMP_NUM_THREADS=1 "$PYTHON" -m pytest -n auto --dist worksteal --durations=25 "${selection[@]}" "$@"
+# Processes with one thread each, because many small tests gain nothing from threads; one more than there are cores,
+# because tests of sweeps, Slurm and kills wait a good deal.
+processes=$(($(getconf _NPROCESSORS_ONLN) + 1))
+OMP_NUM_THREADS=1 "$PYTHON" -m pytest -n "$processes" --dist worksteal --durations=25 "${selection[@]}" "$@"

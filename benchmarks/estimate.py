@@ -89,8 +89,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", default=["nat", "pgdat", "trades"], help="training methods")
     parser.add_argument("--attacks", nargs="+", default=["fgsm", "pgd", "cw"], help="attacks of the tests")
     parser.add_argument("--size", type=int, default=32, help="side of the images in pixels")
-    parser.add_argument("--images", type=int, default=512, help="images; a quarter of them are for testing")
-    parser.add_argument("--epochs", type=int, default=5, help="epochs of each training")
+    parser.add_argument("--images", type=int, default=256, help="images; a quarter of them are for testing")
+    parser.add_argument("--epochs", type=int, default=4, help="epochs of each training")
     parser.add_argument("--bs", type=int, default=32, help="batch size")
     return report.parse(parser)
 

@@ -19,23 +19,24 @@ def torchs_switches() -> Iterator[None]:
     Precision.allow_tf32(False)
 
 
-@pytest.fixture
-def pretended() -> Iterator[PretendedGpu]:
-    """The pretended GPU during the test, also on a machine that has a real one."""
+def _pretend(*, shapes_only: bool) -> PretendedGpu:
+    """Returns a pretended GPU to be entered; skips the test where torch cannot have one."""
     reason = why_not()
     if reason:
         pytest.skip(reason)
     torch.manual_seed(0)
-    with PretendedGpu() as gpu:
+    return PretendedGpu(shapes_only=shapes_only)
+
+
+@pytest.fixture
+def pretended() -> Iterator[PretendedGpu]:
+    """The pretended GPU during the test, also on a machine that has a real one."""
+    with _pretend(shapes_only=False) as gpu:
         yield gpu
 
 
 @pytest.fixture
 def shapes() -> Iterator[PretendedGpu]:
     """The pretended GPU without numbers."""
-    reason = why_not()
-    if reason:
-        pytest.skip(reason)
-    torch.manual_seed(0)
-    with PretendedGpu(shapes_only=True) as gpu:
+    with _pretend(shapes_only=True) as gpu:
         yield gpu

@@ -72,8 +72,10 @@ def _flush_or_discard(stream: TextIO) -> None:
 
 
 # What errors of the GPU and of its libraries name.
-_GPU_LIBRARIES = ("CUDA error", "cuDNN error", "cuDNN_STATUS", "CUDNN_STATUS", "CUBLAS_STATUS", "CUFFT", "NCCL")
-_GPU_ADVICE = "the same command continues; if it fails again, look at nvidia-smi and try --precision fp32 or --gpu cpu"
+_GPU_LIBRARIES = ("CUDA error", "cuDNN error", "CUDNN_STATUS", "CUBLAS_STATUS", "NCCL")
+_GPU_ADVICE = (
+    "run the command again (a training with --resume); if it fails again, look at nvidia-smi, or try --gpu cpu"
+)
 
 
 class _OutputLostError(Exception):

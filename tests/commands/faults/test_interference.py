@@ -79,7 +79,11 @@ FULL_MEMORY = [
     (ALLOCATION_FAILED, TEST, "the memory is full: try --bs 4"),
 ]
 GPU_FAILED = [
-    (RuntimeError(f"{reason}\nfurther lines"), TRAIN, f"the GPU or its driver failed ({reason}): the same command")
+    (
+        RuntimeError(f"{reason}\nfurther lines"),
+        TRAIN,
+        f"the GPU or its driver failed ({reason}): run the command again (a",
+    )
     for reason in (
         "CUDA error: an illegal memory access was encountered",
         "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",

@@ -65,7 +65,7 @@ class Task:
     # Further scores of a test, which are too slow for the validation after each epoch; None: there are none.
     further_meter: Callable[[], Meter] | None
     outcome: Callable[[Tensor, Tensor], Tensor]  # (logits, y) to what result files record of each image (B, ...)
-    notes: Callable[[Tensor, Tensor], dict[str, Tensor]]  # (logits, y) to what they record of it beside, (B,) each
+    notes: dict[str, Objective]  # what they record of it beside, by name: (logits, y) to (B,)
     against_clean: Callable[[Tensor, Tensor, Tensor], Scores]  # (clean, attacked outcomes, y) to further scores
     score_names: Callable[[DatasetSpec], tuple[str, ...]]  # in the order of the columns of result files
     selection: str  # the score by which the best epoch is chosen
@@ -119,15 +119,6 @@ def label_scores(logits: Tensor, _: Tensor) -> Tensor:
 def predicted_class(logits: Tensor, _: Tensor) -> Tensor:
     """Returns the predicted class of each image, (B,) int64."""
     return logits.argmax(dim=1)
-
-
-def _margin(logits: Tensor, y: Tensor) -> dict[str, Tensor]:
-    """Returns by how much the label's logit is above the highest other one; negative for a misclassified image."""
-    return {"margin": margin(logits, y)}
-
-
-def _no_notes(logits: Tensor, y: Tensor) -> dict[str, Tensor]:
-    return {}
 
 
 def _no_scores(clean: Tensor, adversarial: Tensor, y: Tensor) -> Scores:
@@ -195,7 +186,7 @@ SINGLE_LABEL = Task(
     meter=lambda spec, classes: ClassificationMeter(classes, spec.positive),
     further_meter=None,
     outcome=predicted_class,
-    notes=_margin,
+    notes={"margin": margin},
     against_clean=lambda clean, adversarial, y: {"attack_success_rate": success_rate(clean, adversarial, y)},
     score_names=lambda spec: (
         *("accuracy", "recall", "precision", "f1"),
@@ -223,7 +214,7 @@ MULTI_LABEL = Task(
     meter=lambda spec, classes: MultiLabelMeter(spec.findings),
     further_meter=None,
     outcome=label_scores,
-    notes=_no_notes,
+    notes={},
     against_clean=_no_scores,
     score_names=lambda spec: ("auroc", *spec.findings),
     selection="auroc",
@@ -248,7 +239,7 @@ SEGMENTATION = Task(
     meter=lambda spec, classes: SegmentationMeter(_class_names(spec)),
     further_meter=ForegroundMeter,
     outcome=mask_overlap,
-    notes=_no_notes,
+    notes={},
     against_clean=_no_scores,
     score_names=lambda spec: ("dice", "iou", "ce_loss", *overlap_names(_class_names(spec)), *ForegroundMeter.names),
     selection="dice",

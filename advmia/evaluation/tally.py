@@ -67,8 +67,8 @@ class Tally:
         changes = [(x_adv - batch.x).flatten(1) for x_adv in attacked]
         l2 = torch.stack([change.norm(dim=1) for change in changes]).amax(dim=0)
         linf = torch.stack([change.abs().amax(dim=1) for change in changes]).amax(dim=0)
-        outcomes, notes = self._task.outcome(logits, batch.y), self._task.notes(logits, batch.y)
-        self._append({"l2": l2, "linf": linf, "outcomes": outcomes, **notes})
+        notes = {name: note(logits, batch.y) for name, note in self._task.notes.items()}
+        self._append({"l2": l2, "linf": linf, "outcomes": self._task.outcome(logits, batch.y), **notes})
 
     def merge(self, other: Tally) -> None:
         """Appends the tally of the images that follow."""
@@ -113,8 +113,9 @@ class Tally:
         return {**self._meters, **({"rounded": self.rounded} if self.rounded is not None else {})}
 
     def holds(self, state_dict: dict[str, Any]) -> bool:
-        """Returns whether a saved state has all that this tally needs: one of an earlier version may lack a meter."""
-        return self._parts.keys() <= state_dict.keys()
+        """Returns whether a saved state has all that this tally needs; one of an earlier version may not."""
+        columns = state_dict["columns"]
+        return self._parts.keys() <= state_dict.keys() and (not columns or self._task.notes.keys() <= columns.keys())
 
     def _append(self, columns: dict[str, Tensor]) -> None:
         for name, values in columns.items():

@@ -77,6 +77,10 @@ def test_both_are_scored() -> None:
     expected = evaluate(model, loader, SINGLE_LABEL, rounded_attack, options=options)
     assert torch.equal(both.rounded.outcomes, expected.outcomes) and both.rounded.scores == expected.scores
     assert torch.equal(both.rounded.l2, expected.l2) and not torch.equal(both.rounded.l2, both.l2)
+    margins, expected_margins = both.rounded.notes["margin"], expected.notes["margin"]
+    assert torch.equal(margins, expected_margins) and not torch.equal(margins, both.notes["margin"])
+    y = loader.data.targets(loader.data.indices)
+    assert torch.equal(margins < 0, both.rounded.outcomes != y)  # no margin is 0
     assert float(both.rounded.linf.max()) <= 6 / 255 + 1e-6 and both.rounded.seconds == both.seconds
 
 
@@ -85,6 +89,15 @@ def test_progress_without_rounded_images_is_not_used() -> None:
     plain, rounding = (Tally(SINGLE_LABEL, image_data(2), rounds=rounds) for rounds in (False, True))
     assert rounding.holds(rounding.state_dict()) and not rounding.holds(plain.state_dict())
     assert plain.holds(rounding.state_dict())
+
+
+def test_progress_of_an_earlier_version_is_not_used() -> None:
+    """Fails if an evaluation continues from progress without margins, and so lacks those of some images."""
+    tally = Tally(SINGLE_LABEL, image_data(2))
+    columns = {name: torch.zeros(1) for name in ("l2", "linf", "outcomes")}
+    state = tally.state_dict()
+    assert not tally.holds(state | {"columns": columns})
+    assert tally.holds(state | {"columns": columns | {"margin": torch.zeros(1)}})
 
 
 @pytest.mark.usefixtures("small_networks", "few_steps")

@@ -1,0 +1,109 @@
+"""Frozen copies of networks, in eval mode, one for each network."""
+
+from __future__ import annotations
+
+import copy
+from weakref import WeakKeyDictionary, WeakSet
+
+import torch
+from torch import Tensor, nn
+
+from advmia.attacks.inference.compiled import Compiled
+from advmia.attacks.inference.folding import Fold, foldable
+from advmia.runtime.precision import fp32_only
+
+_MEMORY_SHARE = 0.6  # of a GPU's free memory, which `fitting_batch` uses
+_TOLERANCE = 1e-3  # how much the copy's outputs may differ from the network's, as a share of the largest
+
+
+def inference_copy(model: nn.Module, x: Tensor) -> nn.Module:
+    """Returns the copy of `model` that attacks run on, with the model's current weights.
+
+    The copy is made once for each model, and refreshed when weights or running statistics have changed. x: images
+    (B, C, H, W), on which a new copy is compared with the model. If their outputs differ, some batch norm does not run
+    right after the convolution that is registered before it; then nothing is folded.
+    """
+    model_copy = _COPIES.get(model)
+    if model_copy is None:
+        compiled = model in _TO_COMPILE
+        model_copy = _COPIES[model] = _Copy(model, fold=True, compiled=compiled)
+        try:
+            agrees = model_copy.agrees_with(model, x)
+        except RuntimeError:  # as for weights that are computed from others
+            agrees = False
+        if not agrees:
+            model_copy = _COPIES[model] = _Copy(model, fold=False, compiled=compiled)
+    return model_copy.refreshed(model)
+
+
+def compile_copies(model: nn.Module) -> None:
+    """Makes attacks on `model` run on a compiled copy from now on (see `Compiled`)."""
+    _TO_COMPILE.add(model)
+    _COPIES.pop(model, None)
+
+
+def fitting_batch(model: nn.Module, x: Tensor, limit: int) -> int:
+    """Returns how many images like x (B, C, H, W) an attack's batch may have: on a GPU B to `limit`, on a CPU B.
+
+    Measures the memory of one forward and backward pass on x, and uses a part of the free memory.
+    """
+    if x.device.type != "cuda":
+        return len(x)
+    torch.cuda.synchronize(x.device)
+    torch.cuda.reset_peak_memory_stats(x.device)
+    before = torch.cuda.memory_allocated(x.device)
+    network = inference_copy(model, x)
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_(True)
+        torch.autograd.grad(network(leaf).float().sum(), leaf)
+    memory_per_image = (torch.cuda.max_memory_allocated(x.device) - before) / len(x)
+    free, _ = torch.cuda.mem_get_info(x.device)
+    free += torch.cuda.memory_reserved(x.device) - before
+    return max(len(x), min(limit, int(_MEMORY_SHARE * free / memory_per_image)))
+
+
+class _Copy:
+    """The copy of one network. It holds no reference to the network, which would then never be freed."""
+
+    def __init__(self, model: nn.Module, *, fold: bool, compiled: bool) -> None:
+        self._network = copy.deepcopy(model).requires_grad_(False)
+        self._folds = [Fold(self._network, *names) for names in list(foldable(self._network))] if fold else []
+        self._network.eval()
+        self._callable = Compiled(self._network) if compiled else self._network
+        self._versions: list[tuple[int, int]] = []
+
+    @torch.no_grad()
+    def refreshed(self, model: nn.Module) -> nn.Module:
+        """Copies the model's weights if they have changed since the last call, and returns the network to call."""
+        weights = model.state_dict()
+        versions = [(tensor.data_ptr(), tensor._version) for tensor in weights.values()]
+        if versions != self._versions:
+            for name, tensor in self._network.state_dict().items():
+                if name in weights:
+                    tensor.copy_(weights[name])
+            for fold in self._folds:
+                fold.refresh(weights)
+            self._versions = versions
+        return self._callable
+
+    @torch.no_grad()
+    def agrees_with(self, model: nn.Module, x: Tensor) -> bool:
+        """Returns whether the copy and the model give the same outputs up to rounding, in float32.
+
+        The comparison draws new running statistics, because a new network's batch norms do nothing.
+        """
+        other = copy.deepcopy(model).eval()
+        generator = torch.Generator().manual_seed(0)
+        for norm in other.modules():
+            if isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None:
+                scale, shift = torch.rand(2, norm.num_features, generator=generator).to(norm.running_mean)
+                norm.running_mean += norm.running_var.sqrt() * (shift - 0.5)
+                norm.running_var *= scale + 0.5
+        with fp32_only(x.device):
+            self.refreshed(other)
+            expected, actual = other(x[:2]), self._network(x[:2])
+        return bool((actual - expected).abs().max() <= _TOLERANCE * expected.abs().max())
+
+
+_COPIES: WeakKeyDictionary[nn.Module, _Copy] = WeakKeyDictionary()
+_TO_COMPILE: WeakSet[nn.Module] = WeakSet()

@@ -42,6 +42,12 @@ def compile_copies(model: nn.Module) -> None:
     _COPIES.pop(model, None)
 
 
+def plain_kernels(model: nn.Module) -> None:
+    """Makes attacks on `model` run on torch's own operators, one by one, from now on; on a CPU they always do."""
+    _PLAIN.add(model)
+    _COPIES.pop(model, None)
+
+
 def fitting_batch(model: nn.Module, x: Tensor, limit: int) -> int:
     """Returns how many images like x (B, C, H, W) an attack's batch may have: on a GPU B to `limit`, on a CPU B.
 
@@ -107,3 +113,4 @@ class _Copy:
 
 _COPIES: WeakKeyDictionary[nn.Module, _Copy] = WeakKeyDictionary()
 _TO_COMPILE: WeakSet[nn.Module] = WeakSet()
+_PLAIN: WeakSet[nn.Module] = WeakSet()

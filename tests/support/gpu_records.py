@@ -15,7 +15,7 @@ from torch import Tensor
 
 import advmia
 
-CONVOLUTIONS = ("convolution", "convolution_backward")
+CONVOLUTIONS = ("convolution", "convolution_backward", "cudnn_convolution_relu", "cudnn_convolution_add_relu")
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot")
 _ROOT = f"{Path(advmia.__file__).parent}/"
 

@@ -8,8 +8,10 @@ from weakref import WeakKeyDictionary, WeakSet
 import torch
 from torch import Tensor, nn
 
+from advmia.attacks.inference.by_precision import ByPrecision
 from advmia.attacks.inference.compiled import Compiled
 from advmia.attacks.inference.folding import Fold, foldable
+from advmia.runtime.machine import memory_format_of
 from advmia.runtime.precision import fp32_only
 
 _MEMORY_SHARE = 0.6  # of a GPU's free memory, which `fitting_batch` uses
@@ -25,14 +27,13 @@ def inference_copy(model: nn.Module, x: Tensor) -> nn.Module:
     """
     model_copy = _COPIES.get(model)
     if model_copy is None:
-        compiled = model in _TO_COMPILE
-        model_copy = _COPIES[model] = _Copy(model, fold=True, compiled=compiled)
+        model_copy = _COPIES[model] = _Copy(model, fold=True)
         try:
             agrees = model_copy.agrees_with(model, x)
         except RuntimeError:  # as for weights that are computed from others
             agrees = False
         if not agrees:
-            model_copy = _COPIES[model] = _Copy(model, fold=False, compiled=compiled)
+            model_copy = _COPIES[model] = _Copy(model, fold=False)
     return model_copy.refreshed(model)
 
 
@@ -71,11 +72,13 @@ def fitting_batch(model: nn.Module, x: Tensor, limit: int) -> int:
 class _Copy:
     """The copy of one network. It holds no reference to the network, which would then never be freed."""
 
-    def __init__(self, model: nn.Module, *, fold: bool, compiled: bool) -> None:
+    def __init__(self, model: nn.Module, *, fold: bool) -> None:
         self._network = copy.deepcopy(model).requires_grad_(False)
         self._folds = [Fold(self._network, *names) for names in list(foldable(self._network))] if fold else []
         self._network.eval()
-        self._callable = Compiled(self._network) if compiled else self._network
+        fuses = model not in _PLAIN and memory_format_of(model) is torch.channels_last
+        is_compiled = model in _TO_COMPILE
+        self._callable = Compiled(self._network) if is_compiled else ByPrecision(self._network, fuses=fuses)
         self._versions: list[tuple[int, int]] = []
 
     @torch.no_grad()
@@ -89,6 +92,8 @@ class _Copy:
                     tensor.copy_(weights[name])
             for fold in self._folds:
                 fold.refresh(weights)
+            if isinstance(self._callable, ByPrecision):
+                self._callable.refresh()
             self._versions = versions
         return self._callable
 

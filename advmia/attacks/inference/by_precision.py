@@ -1,0 +1,58 @@
+"""A frozen network with its weights in float32 and, for autocast, rounded to bfloat16 once and not in every pass."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from advmia.attacks.inference.fused import Fused
+
+_CAST = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)  # the layers whose weights autocast casts
+
+
+class ByPrecision(nn.Module):
+    """A frozen network, in eval mode, that runs under autocast to bfloat16 on a copy with weights in bfloat16.
+
+    The first such pass makes the copy, and keeps it if its outputs are equal to the network's under autocast, which
+    casts the same weights to the same numbers in every pass. On CUDA, both run on fused layers if `fuses`, see `Fused`.
+    """
+
+    def __init__(self, network: nn.Module, *, fuses: bool) -> None:
+        super().__init__()
+        self.network, self._fuses = network, fuses
+        # Not as submodules: whoever asks for this module's layers means those of the network.
+        self._rounded: list[nn.Module] = []  # the copy, if it is kept
+        self._forms: dict[bool, nn.Module] = {}  # what runs, without and with autocast to bfloat16
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the network's outputs (B, ...) for images x (B, C, H, W)."""
+        kind = x.device.type
+        in_bf16 = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.bfloat16
+        if in_bf16 not in self._forms:
+            self._forms[in_bf16] = self._form(x, in_bf16=in_bf16)
+        return self._forms[in_bf16](x)
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Follows a change of the network's weights."""
+        for rounded in self._rounded:
+            torch._foreach_copy_(list(rounded.state_dict().values()), list(self.network.state_dict().values()))
+        for form in self._forms.values():
+            if isinstance(form, Fused):
+                form.refresh()
+
+    def _form(self, x: Tensor, *, in_bf16: bool) -> nn.Module:
+        network = self.network
+        if in_bf16:
+            network = copy.deepcopy(network)
+            for module in network.modules():
+                if type(module) in _CAST:
+                    module.to(torch.bfloat16)
+            with torch.no_grad():
+                is_same = bool((network(x[:2]) == self.network(x[:2])).all())
+            if not is_same:  # some weights are used in other ways too
+                return self.network
+            self._rounded.append(network)
+        return Fused(network) if self._fuses and x.is_cuda else network

@@ -39,6 +39,12 @@ def compile_copies(model: nn.Module) -> None:
     _COPIES.pop(model, None)
 
 
+def plain_kernels(model: nn.Module) -> None:
+    """Makes attacks on `model` run on torch's own operators, one by one, from now on; on a CPU they always do."""
+    _PLAIN.add(model)
+    _COPIES.pop(model, None)
+
+
 def fitting_batch(model: nn.Module, x: Tensor, limit: int) -> int:
     """Returns how many images like x (B, C, H, W) an attack's batch may have: on a GPU B to `limit`, on a CPU B.
 
@@ -121,3 +127,4 @@ def _can_be_folded(model: nn.Module, x: Tensor) -> bool:
 
 _COPIES: WeakKeyDictionary[nn.Module, _Copy] = WeakKeyDictionary()
 _TO_COMPILE: WeakSet[nn.Module] = WeakSet()
+_PLAIN: WeakSet[nn.Module] = WeakSet()

@@ -22,9 +22,11 @@ class ByPrecision(nn.Module):
     def __init__(self, network: nn.Module, *, fuses: bool) -> None:
         super().__init__()
         self.network, self._fuses = network, fuses
-        # Not as submodules: whoever asks for this module's layers means those of the network.
-        self._rounded: list[nn.Module] = []  # the copy, if it is kept
-        self._forms: dict[bool, nn.Module] = {}  # what runs, without and with autocast to bfloat16
+        self._exact: list[Tensor] = []  # the network's weights that the copy has rounded, and
+        self._rounded: list[Tensor] = []  # the copy's
+        # What runs without and with autocast to bfloat16. Not as submodules: whoever asks for this module's layers
+        # means those of the network.
+        self._forms: dict[bool, nn.Module] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the network's outputs (B, ...) for images x (B, C, H, W)."""
@@ -37,22 +39,27 @@ class ByPrecision(nn.Module):
     @torch.no_grad()
     def refresh(self) -> None:
         """Follows a change of the network's weights."""
-        for rounded in self._rounded:
-            torch._foreach_copy_(list(rounded.state_dict().values()), list(self.network.state_dict().values()))
+        if self._rounded:
+            torch._foreach_copy_(self._rounded, self._exact)
         for form in self._forms.values():
             if isinstance(form, Fused):
                 form.refresh()
 
     def _form(self, x: Tensor, *, in_bf16: bool) -> nn.Module:
-        network = self.network
-        if in_bf16:
-            network = copy.deepcopy(network)
-            for module in network.modules():
-                if type(module) in _CAST:
-                    module.to(torch.bfloat16)
-            with torch.no_grad():
-                is_same = bool((network(x[:2]) == self.network(x[:2])).all())
-            if not is_same:  # some weights are used in other ways too
-                return self.network
-            self._rounded.append(network)
-        return Fused(network) if self._fuses and x.is_cuda else network
+        network = self._in_bf16(x) if in_bf16 else self.network
+        # Without rounded weights, fused layers would have to cast them too.
+        fuses = self._fuses and x.is_cuda and not (in_bf16 and network is self.network)
+        return Fused(network) if fuses else network
+
+    @torch.no_grad()
+    def _in_bf16(self, x: Tensor) -> nn.Module:
+        """Returns the copy with rounded weights, which shares all else with the network, or the network itself."""
+        layers = [module for module in self.network.modules() if type(module) in _CAST]
+        exact = {id(weight): weight for layer in layers for weight in layer.parameters(recurse=False)}
+        rounded = {key: nn.Parameter(weight.bfloat16(), requires_grad=False) for key, weight in exact.items()}
+        shared = {id(each): each for each in (*self.network.parameters(), *self.network.buffers())}
+        network = copy.deepcopy(self.network, {**shared, **rounded})
+        if bool((network(x[:2]) != self.network(x[:2])).any()):  # some weights are used in other ways too
+            return self.network
+        self._exact, self._rounded = list(exact.values()), list(rounded.values())
+        return network

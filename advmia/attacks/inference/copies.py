@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import chain
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
@@ -10,7 +13,7 @@ from torch import Tensor, nn
 
 from advmia.attacks.inference.by_precision import ByPrecision
 from advmia.attacks.inference.compiled import Compiled
-from advmia.attacks.inference.folding import Fold, foldable
+from advmia.attacks.inference.folding import Folding
 from advmia.runtime.machine import memory_format_of
 from advmia.runtime.precision import fp32_only
 
@@ -21,19 +24,16 @@ _TOLERANCE = 1e-3  # how much the copy's outputs may differ from the network's, 
 def inference_copy(model: nn.Module, x: Tensor) -> nn.Module:
     """Returns the copy of `model` that attacks run on, with the model's current weights.
 
-    The copy is made once for each model, and refreshed when weights or running statistics have changed. x: images
-    (B, C, H, W), on which a new copy is compared with the model. If their outputs differ, some batch norm does not run
-    right after the convolution that is registered before it; then nothing is folded.
+    The copy is made once for each model, and refreshed when weights or running statistics have changed. It is made
+    again when the model has got other tensors, as by `.to(device)`. x: images (B, C, H, W), on which a new copy is
+    compared with the model. If their outputs differ, some batch norm does not run right after the convolution that is
+    registered before it; then nothing is folded.
     """
     model_copy = _COPIES.get(model)
-    if model_copy is None:
-        model_copy = _COPIES[model] = _Copy(model, fold=True)
-        try:
-            agrees = model_copy.agrees_with(model, x)
-        except RuntimeError:  # as for weights that are computed from others
-            agrees = False
-        if not agrees:
-            model_copy = _COPIES[model] = _Copy(model, fold=False)
+    if model_copy is None or not model_copy.has_memory_of(model):
+        fuses = model not in _PLAIN and memory_format_of(model) is torch.channels_last
+        form = Compiled if model in _TO_COMPILE else partial(ByPrecision, fuses=fuses)
+        model_copy = _COPIES[model] = _Copy(model, fold=_can_be_folded(model, x), form=form)
     return model_copy.refreshed(model)
 
 
@@ -70,39 +70,53 @@ def fitting_batch(model: nn.Module, x: Tensor, limit: int) -> int:
 
 
 class _Copy:
-    """The copy of one network. It holds no reference to the network, which would then never be freed."""
+    """The copy of one network. It holds no reference to the network, which would then never be freed.
 
-    def __init__(self, model: nn.Module, *, fold: bool) -> None:
-        self._network = copy.deepcopy(model).requires_grad_(False)
-        self._folds = [Fold(self._network, *names) for names in list(foldable(self._network))] if fold else []
+    What is not folded is not copied: the copy's tensors are in the memory of the network's.
+    """
+
+    def __init__(self, model: nn.Module, *, fold: bool, form: Callable[[nn.Module], nn.Module]) -> None:
+        """Takes the `form` in which the copy runs, such as `Compiled`."""
+        self._tensors = [tensor.detach() for tensor in _tensors_of(model)]
+        shared = {
+            id(tensor): nn.Parameter(alias, requires_grad=False) if isinstance(tensor, nn.Parameter) else alias
+            for tensor, alias in zip(_tensors_of(model), self._tensors, strict=True)
+        }
+        # `deepcopy` takes what is in its memo instead of copying it.
+        self._network = copy.deepcopy(model, shared).requires_grad_(False)
+        self._folding = Folding(self._network) if fold else None
         self._network.eval()
-        fuses = model not in _PLAIN and memory_format_of(model) is torch.channels_last
-        is_compiled = model in _TO_COMPILE
-        self._callable = Compiled(self._network) if is_compiled else ByPrecision(self._network, fuses=fuses)
-        self._versions: list[tuple[int, int]] = []
+        self._form = form(self._network)
+        self._versions: list[int] = []
 
-    @torch.no_grad()
+    def has_memory_of(self, model: nn.Module) -> bool:
+        """Returns whether the model still has the tensors that this copy was made of, whatever their values."""
+        pointers = [tensor.data_ptr() for tensor in _tensors_of(model)]
+        return pointers == [tensor.data_ptr() for tensor in self._tensors]
+
     def refreshed(self, model: nn.Module) -> nn.Module:
-        """Copies the model's weights if they have changed since the last call, and returns the network to call."""
-        weights = model.state_dict()
-        versions = [(tensor.data_ptr(), tensor._version) for tensor in weights.values()]
+        """Folds again if the model's weights have changed since the last call, and returns the network to call."""
+        versions = [tensor._version for tensor in _tensors_of(model)]
         if versions != self._versions:
-            for name, tensor in self._network.state_dict().items():
-                if name in weights:
-                    tensor.copy_(weights[name])
-            for fold in self._folds:
-                fold.refresh(weights)
-            if isinstance(self._callable, ByPrecision):
-                self._callable.refresh()
+            if self._folding is not None:
+                self._folding.refresh()
+            if isinstance(self._form, ByPrecision):
+                self._form.refresh()
             self._versions = versions
-        return self._callable
+        return self._form
 
-    @torch.no_grad()
-    def agrees_with(self, model: nn.Module, x: Tensor) -> bool:
-        """Returns whether the copy and the model give the same outputs up to rounding, in float32.
 
-        The comparison draws new running statistics, because a new network's batch norms do nothing.
-        """
+def _tensors_of(model: nn.Module) -> Iterator[Tensor]:
+    return chain(model.parameters(), model.buffers())
+
+
+@torch.no_grad()
+def _can_be_folded(model: nn.Module, x: Tensor) -> bool:
+    """Returns whether a folded copy gives the same outputs as the model up to rounding, in float32.
+
+    The comparison draws new running statistics, because a new network's batch norms do nothing.
+    """
+    try:
         other = copy.deepcopy(model).eval()
         generator = torch.Generator().manual_seed(0)
         for norm in other.modules():
@@ -111,9 +125,11 @@ class _Copy:
                 norm.running_mean += norm.running_var.sqrt() * (shift - 0.5)
                 norm.running_var *= scale + 0.5
         with fp32_only(x.device):
-            self.refreshed(other)
-            expected, actual = other(x[:2]), self._network(x[:2])
-        return bool((actual - expected).abs().max() <= _TOLERANCE * expected.abs().max())
+            folded = _Copy(other, fold=True, form=lambda network: network).refreshed(other)
+            expected, actual = other(x[:2]), folded(x[:2])
+    except RuntimeError:  # as for tensors that are computed from others
+        return False
+    return bool((actual - expected).abs().max() <= _TOLERANCE * expected.abs().max())
 
 
 _COPIES: WeakKeyDictionary[nn.Module, _Copy] = WeakKeyDictionary()

@@ -31,7 +31,7 @@ class Fused(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = network
         self._fused = fused_graph(network)
         self._works: dict[tuple[object, ...], bool] = {}
 

@@ -98,11 +98,9 @@ class _Rewriting:
             overwrites = total.target is operator.iadd and term is not total.args[0] and further is None
             if overwrites or self._writes_between(term, total):
                 continue
-            biases = []
+            layer = ConvolutionReLU(convolution, None if further is None else further.bias)
             if further is not None and further.bias is not None:
-                biases = [further.bias]
                 other = self._replace(other, other, Biasless(further))
-            layer = ConvolutionReLU(convolution, biases)
             self._replace(relu, total, layer, (*term.args, other))
             self._graph.erase_node(total)
             self._graph.erase_node(term)

@@ -6,7 +6,7 @@ output. Layers read the weights of the convolutions that they stand for, and cas
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -41,14 +41,14 @@ def checking() -> Iterator[None]:
 class FusedConvolution(nn.Module):
     """A layer that stands for a convolution and what follows it."""
 
-    def __init__(self, convolution: nn.Conv2d, further_biases: Sequence[Tensor] = ()) -> None:
-        """Takes the biases that are added too, those of other convolutions of the same sum."""
+    def __init__(self, convolution: nn.Conv2d, further_bias: Tensor | None = None) -> None:
+        """Takes a bias that is added too, that of another convolution of the same sum."""
         super().__init__()
-        self.weight = convolution.weight
-        biases = [bias for bias in (convolution.bias, *further_biases) if bias is not None]
-        self._biases = biases if len(biases) > 1 else []  # of which `bias` is the sum
-        bias = biases[0] if len(biases) == 1 else self.weight.new_zeros(convolution.out_channels)
-        self.register_buffer("bias", bias.detach())
+        self._weight = convolution.weight.detach()
+        self.weight = channels_last(self._weight)  # another tensor only if the network has another layout
+        self._biases = [bias.detach() for bias in (convolution.bias, further_bias) if bias is not None]
+        is_single = len(self._biases) == 1
+        self.bias = self._biases[0] if is_single else self.weight.new_zeros(convolution.out_channels)
         self.stride, self.padding = _pair(convolution.stride), _pair(convolution.padding)
         self.geometry = (self.stride, self.padding, _pair(convolution.dilation), convolution.groups)
         self.refresh()
@@ -56,7 +56,9 @@ class FusedConvolution(nn.Module):
     @torch.no_grad()
     def refresh(self) -> None:
         """Follows a change of the convolutions' weights."""
-        if self._biases:
+        if self.weight is not self._weight:
+            self.weight.copy_(self._weight)
+        if len(self._biases) == 2:
             torch.add(*self._biases, out=self.bias)
 
     def cast(self, x: Tensor) -> Tensor:

@@ -37,7 +37,17 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from tests.support.gpu_records import Launch, Memory, Wait, bytes_of, flop_of, kernels_of, line_of_the_package
+from tests.support.gpu_convolutions import STAND_INS
+from tests.support.gpu_records import (
+    Launch,
+    Memory,
+    Wait,
+    bytes_of,
+    bytes_read,
+    flop_of,
+    kernels_of,
+    line_of_the_package,
+)
 from tests.support.gpu_rounding import BACKEND, Autocast, mapped, register_casts, rounded_to_tf32
 
 DEVICE = torch.device("cuda:0")
@@ -154,7 +164,7 @@ class _Call:
             kwargs.pop("generator", None)
             if leaves and device.type == "cpu":
                 return torch.zeros(self.ours[0].shape, dtype=kwargs.get("dtype") or self.ours[0].dtype)
-        found = self.func(*rounded_to_tf32(self.name, args), **kwargs)
+        found = STAND_INS.get(self.name, self.func)(*rounded_to_tf32(self.name, args), **kwargs)
         self._note_launch(found)
         return found if leaves else self._on_gpu(found)
 
@@ -216,7 +226,7 @@ class _Call:
     def _note_launch(self, found: Any) -> None:
         if self.gpu is None or self.func.is_view or self.name in _WITHOUT_KERNEL:
             return
-        read = sum(bytes_of(tensor) for tensor in self.ours)
+        read = bytes_read(self.name, self.args, self.ours)
         results = list(_tensors((found,)))
         written = sum(map(bytes_of, results))
         if self.name == "convolution" and self.args[2] is not None:
@@ -316,8 +326,8 @@ class PretendedGpu:
             "set_rng_state_all": lambda states: None,
         }
         yield from ((torch.cuda, name, function) for name, function in functions.items())
-        is_enabled = torch.is_autocast_enabled
-        yield torch, "is_autocast_enabled", lambda name="cuda": is_enabled(BACKEND if name == "cuda" else name)
+        for ask in (torch.is_autocast_enabled, torch.get_autocast_dtype):
+            yield torch, ask.__name__, lambda name="cuda", ask=ask: ask(BACKEND if name == "cuda" else name)
         yield torch, "autocast", Autocast
         yield torch, "Generator", _AnyGenerator
         yield optimizer, "_foreach_supported_types", [*optimizer._foreach_supported_types, GpuTensor]

@@ -7,6 +7,7 @@ the place of convolution, bias, ReLU and addition, where nothing else uses what 
 from __future__ import annotations
 
 import operator
+
 import torch
 import torch.nn.functional as F
 from torch import fx, nn

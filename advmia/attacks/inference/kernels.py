@@ -4,10 +4,12 @@ Import this late: it needs the package triton, which torch's packages for CUDA o
 and rounded once. With TRITON_INTERPRET=1 the kernels also run on a CPU, for tests.
 """
 
+# mypy: disallow-untyped-defs=False
+# Parameters of kernels have no types: the compiler would look for the names of types on the device.
+
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import triton
@@ -63,9 +65,7 @@ def _tiles(made: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
 
 
 @triton.jit
-def _masked_sum(
-    first: Any, second: Any, out: Any, result: Any, count: Any, has_second: tl.constexpr, block: tl.constexpr
-) -> None:
+def _masked_sum(first, second, out, result, count, has_second: tl.constexpr, block: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
     inside = at < count
     total = tl.load(first + at, inside).to(tl.float32)
@@ -77,15 +77,15 @@ def _masked_sum(
 
 @triton.jit
 def _depthwise_relu(
-    x: Any,
-    weight: Any,
-    bias: Any,
-    out: Any,
-    channels: Any,
-    height: Any,
-    width: Any,
-    out_height: Any,
-    out_width: Any,
+    x,
+    weight,
+    bias,
+    out,
+    channels,
+    height,
+    width,
+    out_height,
+    out_width,
     stride_h: tl.constexpr,
     stride_w: tl.constexpr,
     pad_h: tl.constexpr,
@@ -94,7 +94,7 @@ def _depthwise_relu(
     kernel_w: tl.constexpr,
     width_block: tl.constexpr,
     channel_block: tl.constexpr,
-) -> None:
+):
     """A program computes `width_block` pixels of one row of `out` in `channel_block` channels."""
     tiles = tl.cdiv(out_width, width_block)
     row = tl.program_id(0) // tiles  # of all images' rows
@@ -118,16 +118,16 @@ def _depthwise_relu(
 
 @triton.jit
 def _depthwise_relu_backward(
-    gradient: Any,
-    out: Any,
-    x: Any,
-    weight: Any,
-    result: Any,
-    channels: Any,
-    height: Any,
-    width: Any,
-    out_height: Any,
-    out_width: Any,
+    gradient,
+    out,
+    x,
+    weight,
+    result,
+    channels,
+    height,
+    width,
+    out_height,
+    out_width,
     stride_h: tl.constexpr,
     stride_w: tl.constexpr,
     pad_h: tl.constexpr,
@@ -136,7 +136,7 @@ def _depthwise_relu_backward(
     kernel_w: tl.constexpr,
     width_block: tl.constexpr,
     channel_block: tl.constexpr,
-) -> None:
+):
     """A program computes `width_block` pixels of one row of the gradient in `channel_block` channels."""
     tiles = tl.cdiv(width, width_block)
     row = tl.program_id(0) // tiles

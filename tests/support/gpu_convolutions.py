@@ -1,0 +1,57 @@
+"""Convolutions as the pretended GPU (`tests.support.pretended_gpu`) computes them, also those that CUDA alone has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._prims_common import suggest_memory_format
+
+
+def _convolution_relu(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    return _laid_out(torch.conv2d(x, weight, bias, stride, padding, dilation, groups), x, weight).relu_()
+
+
+def _convolution_add_relu(
+    x: Tensor, weight: Tensor, z: Tensor, alpha: float | None, bias: Tensor | None, *geometry: Any
+) -> Tensor:
+    total = _laid_out(torch.conv2d(x, weight, None, *geometry), x, weight)
+    if z.shape != total.shape:
+        raise RuntimeError(f"expected z of shape {tuple(total.shape)}, got {tuple(z.shape)}")  # cuDNN's would not fit
+    wide = total.float() + (1 if alpha is None else alpha) * z  # cuDNN rounds once, at the end
+    return (wide if bias is None else wide + bias.view(-1, 1, 1)).relu_().to(x.dtype)
+
+
+def _convolution(x: Tensor, weight: Tensor, *others: Any) -> Tensor:
+    return _laid_out(torch.ops.aten.convolution(x, weight, *others), x, weight)
+
+
+def _convolution_backward(gradient: Tensor, x: Tensor, weight: Tensor, *others: Any) -> tuple[Tensor | None, ...]:
+    of_x, *further = torch.ops.aten.convolution_backward(gradient, x, weight, *others)
+    return _laid_out(of_x, x, weight), *further
+
+
+def _laid_out(made: Tensor | None, x: Tensor, weight: Tensor) -> Tensor | None:
+    """Returns a tensor without numbers in the layout that cuDNN chooses; tensors with numbers have it already."""
+    if made is not None and made.is_meta and torch.channels_last in map(suggest_memory_format, (x, weight)):
+        return made.contiguous(memory_format=torch.channels_last)
+    return made
+
+
+# By the operator's name. One launch each, and of a convolution's bias.
+STAND_INS: dict[str, Callable[..., Any]] = {
+    "convolution": _convolution,
+    "convolution_backward": _convolution_backward,
+    "cudnn_convolution_relu": _convolution_relu,
+    "cudnn_convolution_add_relu": _convolution_add_relu,
+}

@@ -22,7 +22,7 @@ from tests.support.pretended_gpu import DEVICE, PretendedGpu
 LAUNCHES = {
     "res18": (130, 177, 22),
     "mv2": (291, 412, 19),
-    "chexnet": (1290, 1476, 17),
+    "chexnet": (809, 995, 17),
     "wrn": (188, 235, 22),
     "unet": (141, 192, 25),
     "segnet": (168, 225, 32),

@@ -38,12 +38,12 @@ def _convolution(x: Tensor, weight: Tensor, *others: Any) -> Tensor:
 
 def _convolution_backward(gradient: Tensor, x: Tensor, weight: Tensor, *others: Any) -> tuple[Tensor | None, ...]:
     of_x, *further = torch.ops.aten.convolution_backward(gradient, x, weight, *others)
-    return _laid_out(of_x, x, weight), *further
+    return None if of_x is None else _laid_out(of_x, x, weight), *further
 
 
-def _laid_out(made: Tensor | None, x: Tensor, weight: Tensor) -> Tensor | None:
+def _laid_out(made: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """Returns a tensor without numbers in the layout that cuDNN chooses; tensors with numbers have it already."""
-    if made is not None and made.is_meta and torch.channels_last in map(suggest_memory_format, (x, weight)):
+    if made.is_meta and torch.channels_last in map(suggest_memory_format, (x, weight)):
         return made.contiguous(memory_format=torch.channels_last)
     return made
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from advmia.attacks.inference.fused import Fused
+from advmia.runtime.terminal import say
 
 _CAST = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)  # the layers whose weights autocast casts
 
@@ -22,6 +23,7 @@ class ByPrecision(nn.Module):
     def __init__(self, network: nn.Module, *, fuses: bool) -> None:
         super().__init__()
         self.network, self._fuses = network, fuses
+        self._is_told = False  # that fused layers do not work
         self._exact: list[Tensor] = []  # the network's weights that the copy has rounded, and
         self._rounded: list[Tensor] = []  # the copy's
         # What runs without and with autocast to bfloat16. Not as submodules: whoever asks for this module's layers
@@ -49,7 +51,12 @@ class ByPrecision(nn.Module):
         network = self._in_bf16(x) if in_bf16 else self.network
         # Without rounded weights, fused layers would have to cast them too.
         fuses = self._fuses and x.is_cuda and not (in_bf16 and network is self.network)
-        return Fused(network) if fuses else network
+        return Fused(network, self._say_once) if fuses else network
+
+    def _say_once(self, line: str) -> None:
+        if not self._is_told:
+            say(line)
+        self._is_told = True
 
     @torch.no_grad()
     def _in_bf16(self, x: Tensor) -> nn.Module:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from advmia.attacks.inference.guard import attempt
+from advmia.runtime.terminal import say
 
 
 class Compiled(nn.Module):
@@ -43,6 +44,10 @@ class Compiled(nn.Module):
 
     def _compile(self, x: Tensor) -> None:
         """Compiles the passes that x asks for now, so that an error leads to a warning and not to the run's end."""
+
+        def tell(reason: str) -> None:
+            say(f"--compile: torch.compile does not work here ({reason}); continuing without it")
+
         assert self._compiled is not None
-        if attempt(self._compiled, x, "--compile: torch.compile does not work here", "continuing without it") is None:
+        if attempt(self._compiled, x, tell) is None:
             self._compiled = None

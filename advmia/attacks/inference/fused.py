@@ -8,30 +8,31 @@ each other but not into the convolutions, and move about 0.71 of the 56 GB. All 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from advmia.attacks.inference.fused_graph import fused_graph
 from advmia.attacks.inference.fused_layers import FusedConvolution, checking
 from advmia.attacks.inference.guard import attempt, results_of
-from advmia.runtime.terminal import say
 
 # How much outputs and gradients on fused layers may differ from those of the plain network, as a share of their norm:
 # in float32, in tf32 and in bfloat16. Fused layers round less often.
 _TOLERANCES = {"fp32": 1e-3, "tf32": 0.1, "bf16": 0.5}
-_INSTEAD = "continuing with torch's own operators"
 
 
 class Fused(nn.Module):
     """A frozen network, in eval mode, on fused layers wherever it can be traced and these give the same results.
 
     The first pass of each kind (size of the images, precision, with or without a gradient) is compared with the plain
-    network on two images. After an error or a difference, which one line says, passes of that kind stay plain.
+    network on two images. After an error or a difference, of which a line is made, passes of that kind stay plain.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, tell: Callable[[str], None]) -> None:
+        """Takes what is called with each such line."""
         super().__init__()
-        self.network = network
+        self.network, self._tell = network, tell
         self._fused = fused_graph(network)
         self._works: dict[tuple[object, ...], bool] = {}
 
@@ -52,22 +53,20 @@ class Fused(nn.Module):
         return self._fused(x) if self._works[kind] else self.network(x)
 
     def _is_right(self, x: Tensor, precision: str) -> bool:
-        """Returns whether the fused layers run and agree with the plain network; says if they do not, but only once."""
+        """Returns whether the fused layers run and agree with the plain network; says if they do not."""
+
+        def tell(reason: str) -> None:
+            self._tell(f"fused operators do not work here ({reason}); attacks run on torch's own, one by one")
+
         assert self._fused is not None
-        is_told = not all(self._works.values())
-        trouble = "" if is_told else "the fused operators for attacks do not work here"
         with checking():
-            found = attempt(self._fused, x, trouble, _INSTEAD)
-        if found is None:
-            return False
-        for expected, actual in zip(results_of(self.network, x), found, strict=True):
+            found = attempt(self._fused, x, tell)
+        for expected, actual in zip(results_of(self.network, x), found or (), strict=found is not None):
             difference, size = (expected.float() - actual.float()).norm(), expected.float().norm()
             if not bool(difference <= _TOLERANCES[precision] * size):
-                if not is_told:
-                    share = float(difference / size)
-                    say(f"the fused operators for attacks differ from torch's ({share:.2g} of the norm); {_INSTEAD}")
+                tell(f"results differ by {float(difference / size):.2g} of their norm")
                 return False
-        return True
+        return found is not None
 
 
 def _precision_of(x: Tensor) -> str:

@@ -7,6 +7,7 @@ the place of convolution, bias, ReLU and addition, where nothing else uses what 
 from __future__ import annotations
 
 import operator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +23,7 @@ from advmia.attacks.inference.fused_layers import (
 from advmia.models.normalize import Normalize
 
 _RELUS = (F.relu, F.relu_, torch.relu, torch.relu_)
-_SUMS = (operator.add, operator.iadd, torch.add)
-_IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.setitem)
+_SUMS = (operator.add, torch.add)  # a trace has `+=` as `+`
 _NOTHING = (nn.Identity, nn.Dropout, nn.Dropout2d)  # what does nothing in eval mode
 _LARGEST_KERNEL = 7  # of a depthwise convolution, whose taps the kernels unroll
 
@@ -65,11 +65,11 @@ class _Rewriting:
         """Puts fused layers into the graph."""
         for node in list(self._graph.nodes):
             if type(self._module(node)) in _NOTHING:
-                node.replace_all_uses_with(node.args[0])
+                node.replace_all_uses_with(_input(node))
                 self._graph.erase_node(node)
         for node in list(self._graph.nodes):
             if self._is_relu(node):
-                self._fuse(node, node.args[0])
+                self._fuse(node, _input(node))
         for node in list(self._graph.nodes):
             convolution = self._convolution(node)
             if convolution is not None and _is_pointwise(convolution):
@@ -83,7 +83,7 @@ class _Rewriting:
             return
         convolution = self._convolution(source)
         if convolution is not None:
-            is_depthwise = _is_depthwise(convolution) and self._is_rectified(source.args[0])
+            is_depthwise = _is_depthwise(convolution) and self._is_rectified(_input(source))
             self._replace(relu, source, (DepthwiseReLU if is_depthwise else ConvolutionReLU)(convolution))
             self._graph.erase_node(source)
         elif source.target in _SUMS and len(source.args) == 2 and not source.kwargs:
@@ -91,13 +91,13 @@ class _Rewriting:
 
     def _fuse_sum(self, relu: fx.Node, total: fx.Node) -> None:
         """Fuses a ReLU with a sum of which one term at least is a convolution."""
-        for term, other in (total.args, total.args[::-1]):
+        terms: list[Any] = list(total.args)
+        for term, other in (terms, terms[::-1]):
             convolution = self._convolution(term)
             if convolution is None or len(term.users) > 1 or not isinstance(other, fx.Node) or term is other:
                 continue
             further = self._convolution(other) if len(other.users) == 1 else None
-            overwrites = total.target is operator.iadd and term is not total.args[0] and further is None
-            if overwrites or self._writes_between(term, total):
+            if self._writes_between(term, total):
                 continue
             layer = ConvolutionReLU(convolution, None if further is None else further.bias)
             if further is not None and further.bias is not None:
@@ -107,10 +107,8 @@ class _Rewriting:
             self._graph.erase_node(term)
             return
 
-    def _replace(
-        self, node: fx.Node, place: fx.Node, layer: FusedConvolution, args: tuple[fx.Node, ...] = ()
-    ) -> fx.Node:
-        """Puts a call of the layer after `place`, for all uses of `node`; its arguments are those of `place` or `args`."""
+    def _replace(self, node: fx.Node, place: fx.Node, layer: FusedConvolution, args: tuple[Any, ...] = ()) -> fx.Node:
+        """Puts a call of the layer after `place`, for all uses of `node`. It takes `args`, or what `place` takes."""
         name = f"advmia_fused_{len(self.layers)}"
         self._traced.add_submodule(name, layer)
         with self._graph.inserting_after(place):
@@ -123,9 +121,9 @@ class _Rewriting:
     def _join_masks(self) -> None:
         """Leaves the mask of a ReLU that only a depthwise layer reads to the backward pass of that."""
         for node, layer in self.layers.items():
-            before = self.layers.get(node.args[0])
+            before = self.layers.get(_input(node))
             if isinstance(layer, DepthwiseReLU) and isinstance(before, ConvolutionReLU):
-                before.masks = len(node.args[0].users) > 1
+                before.masks = len(_input(node).users) > 1
 
     def _fork(self) -> None:
         """Gives each user of a layer's output an output of its own, so that the layer adds their gradients."""
@@ -137,7 +135,7 @@ class _Rewriting:
                     with self._graph.inserting_after(node):
                         user.replace_input_with(node, self._graph.call_function(operator.getitem, (node, index)))
 
-    def _module(self, node: object) -> nn.Module | None:
+    def _module(self, node: Any) -> nn.Module | None:
         """Returns the module that a node calls with one tensor, if it has no hooks, which might see what is fused."""
         if not isinstance(node, fx.Node) or node.op != "call_module" or len(node.args) != 1 or node.kwargs:
             return None
@@ -145,18 +143,19 @@ class _Rewriting:
         hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
         return None if any(hooks) else module
 
-    def _convolution(self, node: object) -> nn.Conv2d | None:
+    def _convolution(self, node: Any) -> nn.Conv2d | None:
         module = self._module(node)
-        is_plain = type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str)
-        return module if is_plain else None
+        if type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str):
+            return module
+        return None
 
-    def _is_relu(self, node: object) -> bool:
-        if not isinstance(node, fx.Node) or not node.args or not isinstance(node.args[0], fx.Node):
+    def _is_relu(self, node: Any) -> bool:
+        if not isinstance(node, fx.Node) or not node.args or not isinstance(_input(node), fx.Node):
             return False
         is_method = node.op == "call_method" and node.target in ("relu", "relu_")
         return is_method or node.target in _RELUS or type(self._module(node)) is nn.ReLU
 
-    def _is_rectified(self, node: object) -> bool:
+    def _is_rectified(self, node: Any) -> bool:
         return self._is_relu(node) or isinstance(self.layers.get(node), ConvolutionReLU | DepthwiseReLU)
 
     def _writes_between(self, first: fx.Node, last: fx.Node) -> bool:
@@ -166,10 +165,15 @@ class _Rewriting:
             names = str(node.target if node.op == "call_method" else getattr(node.target, "__name__", ""))
             module = self._traced.get_submodule(str(node.target)) if node.op == "call_module" else None
             is_told = bool(node.kwargs.get("inplace")) or getattr(module, "inplace", False)
-            if is_told or (names.endswith("_") and not names.endswith("__")) or node.target in _IN_PLACE:
+            if is_told or (names.endswith("_") and not names.endswith("__")):
                 return True
             node = node.next
         return False
+
+
+def _input(node: fx.Node) -> Any:
+    """Returns the first argument, which is a node where it is a tensor."""
+    return node.args[0]
 
 
 def _is_pointwise(convolution: nn.Conv2d) -> bool:

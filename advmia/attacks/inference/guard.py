@@ -7,8 +7,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from advmia.runtime.terminal import say
-
 
 def results_of(network: Callable[[Tensor], Tensor], x: Tensor) -> list[Tensor]:
     """Returns the outputs (B, ...) for images x, and, if a gradient is asked for, one with respect to x (B, C, H, W).
@@ -22,15 +20,10 @@ def results_of(network: Callable[[Tensor], Tensor], x: Tensor) -> list[Tensor]:
     return [outputs.detach(), *torch.autograd.grad(outputs.float().square().sum(), x)]
 
 
-def attempt(network: Callable[[Tensor], Tensor], x: Tensor, trouble: str, consequence: str) -> list[Tensor] | None:
-    """Returns `results_of`; None after an error, which one line says: `trouble` (the error); `consequence`.
-
-    Without `trouble` no line says it.
-    """
+def attempt(network: Callable[[Tensor], Tensor], x: Tensor, tell: Callable[[str], None]) -> list[Tensor] | None:
+    """Returns `results_of`, or after an error None; then `tell` is called with the reason, the error's first line."""
     try:
         return results_of(network, x)
     except Exception as error:  # compilers and kernels raise different exceptions, by version and machine
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        if trouble:
-            say(f"{trouble} ({reason[:200]}); {consequence}")
+        tell((str(error).strip().splitlines() or [type(error).__name__])[0][:200])
         return None

@@ -36,6 +36,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from tests.support.gpu_events import Event
 from tests.support.gpu_records import Launch, Memory, Wait, bytes_of, flop_of, line_of_the_package
 from tests.support.gpu_rounding import BACKEND, Autocast, mapped, register_casts, rounded_to_tf32
 
@@ -197,7 +198,8 @@ class _Call:
 
     def _note_waits(self) -> None:
         if self.name == "_to_copy" and torch.device(self.kwargs.get("device") or BACKEND).type == "cpu":
-            self._wait("copy to the CPU")
+            if not self.kwargs.get("non_blocking"):
+                self._wait("copy to the CPU")
         elif self.name in _WAITING:
             self._wait(self.name)
         elif self.name in _INDEXING:
@@ -305,6 +307,7 @@ class PretendedGpu:
             "set_device": lambda device: None,
             "get_device_name": lambda device=None: "pretended GPU",
             "synchronize": synchronize,
+            "Event": lambda: Event(self.launches, self.waits),
             "mem_get_info": lambda device=None: (memory.total - memory.live, memory.total),
             "memory_allocated": lambda device=None: memory.live,
             "memory_reserved": lambda device=None: memory.live,

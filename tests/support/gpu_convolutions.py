@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
+from tests.support.gpu_records import bytes_of
+
 
 def _convolution_relu(
     x: Tensor,
@@ -55,3 +57,11 @@ STAND_INS: dict[str, Callable[..., Any]] = {
     "cudnn_convolution_relu": _convolution_relu,
     "cudnn_convolution_add_relu": _convolution_add_relu,
 }
+
+
+def bytes_read(name: str, args: Sequence[Any], inputs: Sequence[Tensor]) -> int:
+    """Returns the bytes that an operator reads: all of its inputs, except what only says a shape."""
+    read = sum(map(bytes_of, inputs))
+    if name == "convolution_backward" and not args[10][1]:  # the gradient of the weight, which alone needs x
+        read -= bytes_of(args[1])
+    return read

@@ -39,6 +39,7 @@ class Wait:
 
     kind: str
     place: str
+    ahead: int = 0  # operators that were launched after what it waits for: the device has them to do meanwhile
 
 
 @dataclass
@@ -81,14 +82,6 @@ def line_of_the_package() -> str:
 
 def bytes_of(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
-
-
-def bytes_read(name: str, args: Sequence[Any], inputs: Sequence[Tensor]) -> int:
-    """Returns the bytes that an operator reads: all of its inputs, except what only says a shape."""
-    read = sum(map(bytes_of, inputs))
-    if name == "convolution_backward" and not args[10][1]:  # the gradient of the weight, which alone needs x
-        read -= bytes_of(args[1])
-    return read
 
 
 def kernels_of(name: str, args: Sequence[Any]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from advmia.attacks import ATTACKS
 from advmia.attacks.inference import Blocks, inference_copy, plain_kernels
 from advmia.attacks.inference.by_precision import ByPrecision
-from advmia.attacks.inference.fused_graph import fused_graph
+from advmia.attacks.inference.fused_graph import fuse
 from advmia.attacks.inference.guard import results_of
 from advmia.budgets import Budget
 from advmia.models import MODELS, build_model
@@ -62,7 +63,7 @@ def test_every_network(pretended: PretendedGpu) -> None:
         model, x = on_device(unsettle(build_model(name, 3)), DEVICE), images()
         copied = inference_copy(model, x)
         found = with_gradient(copied, x)
-        assert farthest(found, with_gradient(copied.network, x)) <= 1e-5, name
+        assert farthest(found, with_gradient(copied.get_submodule("network"), x)) <= 1e-5, name
         operators = launched(pretended, copied, x)
         assert sum(operators[kind] for kind in FUSED) == fused, (name, operators)
         assert operators["bias"] == {"unet": 4, "segnet": 1}.get(name, 0), (name, operators)
@@ -244,13 +245,13 @@ def test_where_they_do_not_work(
     """Fails if an error of a fused operator, wrong numbers or NaN end a run or reach an attack, or are told twice."""
     right = torch.cudnn_convolution_relu
 
-    def broken(*arguments: object) -> Tensor:
+    def broken(*arguments: Any) -> Tensor:
         raise RuntimeError("no engine\nand more")
 
-    def wrong(*arguments: object) -> Tensor:
+    def wrong(*arguments: Any) -> Tensor:
         return right(*arguments) * 1.2
 
-    def reading(*arguments: object) -> Tensor:
+    def reading(*arguments: Any) -> Tensor:
         return right(*arguments) * torch.nan  # as if it had read the memory of its output
 
     for operator, said in ((broken, "(no engine)"), (wrong, "differ by 0"), (reading, "differ by nan")):
@@ -258,7 +259,7 @@ def test_where_they_do_not_work(
         Precision.choose("fp32", DEVICE)
         model, x = on_device(User(twice).eval(), DEVICE), images(size=9)
         copied = inference_copy(model, x)
-        expected = with_gradient(copied.network, x)
+        expected = with_gradient(copied.get_submodule("network"), x)
         for precision in ("fp32", "tf32", "bf16"):
             with Precision.choose(precision, DEVICE).autocast(DEVICE):
                 found = with_gradient(copied, x)
@@ -287,4 +288,4 @@ def test_plain_where_asked_for(pretended: PretendedGpu) -> None:
         operators = launched(pretended, inference_copy(on_device(model, DEVICE), x), x)
         assert not any(operators[kind] for kind in OWN)
     assert isinstance(inference_copy(User(twice), images(size=9).cpu()), ByPrecision)
-    assert fused_graph(nn.Sequential(nn.Conv2d(3, 2, 3), nn.Sigmoid()).eval()) is None
+    assert fuse(nn.Sequential(nn.Conv2d(3, 2, 3), nn.Sigmoid()).eval()) is None

@@ -29,6 +29,7 @@ class ByPrecision(nn.Module):
         # What runs without and with autocast to bfloat16. Not as submodules: whoever asks for this module's layers
         # means those of the network.
         self._forms: dict[bool, nn.Module] = {}
+        self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the network's outputs (B, ...) for images x (B, C, H, W)."""

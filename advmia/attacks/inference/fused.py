@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from advmia.attacks.inference.fused_graph import fused_graph
+from advmia.attacks.inference.fused_graph import fuse
 from advmia.attacks.inference.fused_layers import FusedConvolution, checking
 from advmia.attacks.inference.guard import attempt, results_of
 
@@ -33,7 +33,7 @@ class Fused(nn.Module):
         """Takes what is called with each such line."""
         super().__init__()
         self.network, self._tell = network, tell
-        self._fused = fused_graph(network)
+        self._fused = fuse(network)
         self._works: dict[tuple[object, ...], bool] = {}
 
     def refresh(self) -> None:

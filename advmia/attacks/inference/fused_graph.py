@@ -28,7 +28,7 @@ _NOTHING = (nn.Identity, nn.Dropout, nn.Dropout2d)  # what does nothing in eval 
 _LARGEST_KERNEL = 7  # of a depthwise convolution, whose taps the kernels unroll
 
 
-def fused_graph(network: nn.Module) -> fx.GraphModule | None:
+def fuse(network: nn.Module) -> fx.GraphModule | None:
     """Returns the network, in eval mode, with fused layers; None if it cannot be traced or has none to fuse.
 
     Both share the weights. `FusedConvolution.refresh` must be called for each layer after the weights have changed.

@@ -76,7 +76,10 @@ class ConvolutionReLU(FusedConvolution):
     users, masks = 1, True
 
     def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor | tuple[Tensor, ...]:
-        outputs = _ConvolutionReLU.apply(self.cast(x), None if z is None else self.cast(z), self)
+        out = _ConvolutionReLU.apply(self.cast(x), None if z is None else self.cast(z), self)
+        if not self.masks:
+            return out
+        outputs = _Mask.apply(out, self.users)
         return outputs if self.users > 1 else outputs[0]
 
 
@@ -107,8 +110,10 @@ class Biasless(FusedConvolution):
 
 
 class _ConvolutionReLU(torch.autograd.Function):
+    """The gradient of its output must be masked by the sign of the output."""
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, z: Tensor | None, layer: ConvolutionReLU) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, x: Tensor, z: Tensor | None, layer: ConvolutionReLU) -> Tensor:
         def convolved() -> Tensor:
             if z is None:
                 return torch.cudnn_convolution_relu(x, layer.weight, layer.bias, *layer.geometry)
@@ -119,23 +124,38 @@ class _ConvolutionReLU(torch.autograd.Function):
             out.fill_(torch.nan)
             del out
             out = convolved()
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, out, layer.weight)
-        ctx.layer = layer
-        return out, *(out.view_as(out) for _ in range(layer.users - 1))
+        ctx.save_for_backward(x, layer.weight)
+        ctx.geometry = layer.geometry
+        return out
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, Tensor | None, None]:
-        x, out, weight = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, weight = ctx.saved_tensors
+        gradient = channels_last(gradient)
+        of_x = input_gradient(gradient, x, weight, ctx.geometry) if ctx.needs_input_grad[0] else None
+        return of_x, gradient if ctx.needs_input_grad[1] else None, None
+
+
+class _Mask(torch.autograd.Function):
+    """Returns the output of a ReLU for each user; the sum of their gradients is masked. It frees them earlier than the
+    function of the convolution could, which needs memory of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, out: Tensor, users: int) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(out)
+        return tuple(out.view_as(out) for _ in range(users))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, None]:
+        (out,) = ctx.saved_tensors
         given = [channels_last(gradient) for gradient in gradients if gradient is not None]
         if not given:
-            return None, None, None
+            return None, None
         first, second = given[0], given[1] if len(given) > 1 else None
         for further in given[2:]:
             first = first + further
-        masked = masked_sum(first, second, out) if ctx.layer.masks else first
-        of_x = input_gradient(masked, x, weight, ctx.layer.geometry) if ctx.needs_input_grad[0] else None
-        return of_x, masked if ctx.needs_input_grad[1] else None, None
+        return masked_sum(first, second, out), None
 
 
 class _DepthwiseReLU(torch.autograd.Function):

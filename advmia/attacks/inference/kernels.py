@@ -16,26 +16,23 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from advmia.attacks.inference.operators import depthwise_shape
-
 _ELEMENTS = 1024  # that one program computes
 
 
 def masked_sum(first: Tensor, second: Tensor | None, out: Tensor) -> Tensor:
-    """See `operators.masked_sum`. All tensors are dense and have one layout."""
-    result = torch.empty_like(out)
-    count = out.numel()
+    """Returns `operators.masked_sum`. All tensors are dense and have one layout."""
+    result, count = torch.empty_like(out), out.numel()
     grid = (triton.cdiv(count, _ELEMENTS),)
     _masked_sum[grid](first, first if second is None else second, out, result, count, second is not None, _ELEMENTS)
     return result
 
 
-def depthwise_relu(x: Tensor, weight: Tensor, bias: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
-    """See `operators.depthwise_relu`."""
-    shape = depthwise_shape(x, weight, stride, padding)
-    out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+def depthwise_relu(
+    out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, stride: Sequence[int], padding: Sequence[int]
+) -> Tensor:
+    """Writes `operators.depthwise_relu` to `out` and returns it."""
     grid, block = _tiles(out)
-    sizes = (x.shape[1], *x.shape[2:], *shape[2:])
+    sizes = (*x.shape[1:], *out.shape[2:])
     _depthwise_relu[grid](x, weight.contiguous(), bias, out, *sizes, *stride, *padding, *weight.shape[2:], *block)
     return out
 
@@ -43,10 +40,10 @@ def depthwise_relu(x: Tensor, weight: Tensor, bias: Tensor, stride: Sequence[int
 def depthwise_relu_backward(
     gradient: Tensor, out: Tensor, x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int]
 ) -> Tensor:
-    """See `operators.depthwise_relu_backward`."""
+    """Returns `operators.depthwise_relu_backward`."""
     result = torch.empty_like(x)
     grid, block = _tiles(x)
-    sizes = (x.shape[1], *x.shape[2:], *out.shape[2:])
+    sizes = (*x.shape[1:], *out.shape[2:])
     geometry = (*stride, *padding, *weight.shape[2:])
     _depthwise_relu_backward[grid](gradient, out, x, weight.contiguous(), result, *sizes, *geometry, *block)
     return result

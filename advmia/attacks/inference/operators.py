@@ -11,8 +11,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-_CHANNELS_LAST = torch.channels_last
-
 
 @torch.library.custom_op("advmia::masked_sum", mutates_args=(), device_types="cpu")
 def masked_sum(first: Tensor, second: Tensor | None, out: Tensor) -> Tensor:
@@ -63,8 +61,7 @@ def _(first: Tensor, second: Tensor | None, out: Tensor) -> Tensor:
 
 @depthwise_relu.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
-    shape = depthwise_shape(x, weight, stride, padding)
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_CHANNELS_LAST)
+    return _empty_output(x, weight, stride, padding)
 
 
 @depthwise_relu_backward.register_fake
@@ -74,14 +71,14 @@ def _(
     return torch.empty_like(x)
 
 
-def depthwise_shape(
-    x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int]
-) -> tuple[int, int, int, int]:
-    """Returns the shape of the output of a depthwise convolution."""
-    count, channels, *sides = x.shape
-    kernel = weight.shape[2:]
-    height, width = ((sides[i] + 2 * padding[i] - kernel[i]) // stride[i] + 1 for i in range(2))
-    return count, channels, height, width
+def _empty_output(x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
+    """Returns memory for the output of a depthwise convolution."""
+    sides = [
+        (side + 2 * pad - kernel) // step + 1
+        for side, pad, kernel, step in zip(x.shape[2:], padding, weight.shape[2:], stride, strict=True)
+    ]
+    shape = (*x.shape[:2], *sides)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
 @masked_sum.register_kernel("cuda")
@@ -97,7 +94,7 @@ def _(x: Tensor, weight: Tensor, bias: Tensor, stride: Sequence[int], padding: S
     from advmia.attacks.inference import kernels
 
     with torch.cuda.device_of(x):
-        return kernels.depthwise_relu(x, weight, bias, stride, padding)
+        return kernels.depthwise_relu(_empty_output(x, weight, stride, padding), x, weight, bias, stride, padding)
 
 
 @depthwise_relu_backward.register_kernel("cuda")

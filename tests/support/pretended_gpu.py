@@ -14,10 +14,10 @@ later). As on CUDA,
 - more memory than the device has raises `torch.OutOfMemoryError`.
 
 It records every launch and every wait, each with the line of the package that caused it. A launch is an operator that
-runs on the device; a convolution with a bias is two, since cuDNN's have none, and an operator on a long list of tensors
-may be several. A wait is where the host needs a number from the device, or copies memory that is not pinned. With
-`shapes_only`, tensors have no numbers: then FLOP, bytes and memory of large networks can be counted in a moment, but
-`item()` gives 1 or True, and nothing may depend on it.
+runs on the device; a convolution with a bias is two, since cuDNN's plain ones have none, and an operator on a long list
+of tensors may be several. A wait is where the host needs a number from the device, or copies memory that is not pinned.
+With `shapes_only`, tensors have no numbers: then FLOP, bytes and memory of large networks can be counted in a moment,
+but `item()` gives 1 or True, and nothing may depend on it.
 
 Not pretended: times, races, the rounding and the random numbers of CUDA's kernels, several GPUs, `torch.compile`.
 """

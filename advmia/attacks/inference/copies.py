@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary, WeakSet
 import torch
 from torch import Tensor, nn
 
+from advmia.attacks.inference.captured import Captured, without_graphs
 from advmia.attacks.inference.compiled import Compiled
 from advmia.attacks.inference.folding import Fold, foldable
 from advmia.runtime.precision import fp32_only
@@ -16,12 +17,15 @@ _MEMORY_SHARE = 0.6  # of a GPU's free memory, which `fitting_batch` uses
 _TOLERANCE = 1e-3  # how much the copy's outputs may differ from the network's, as a share of the largest
 
 
-def inference_copy(model: nn.Module, x: Tensor) -> nn.Module:
+def inference_copy(model: nn.Module, x: Tensor, *, in_training: bool = False) -> nn.Module:
     """Returns the copy of `model` that attacks run on, with the model's current weights.
 
     The copy is made once for each model, and refreshed when weights or running statistics have changed. x: images
     (B, C, H, W), on which a new copy is compared with the model. If their outputs differ, some batch norm does not run
     right after the convolution that is registered before it; then nothing is folded.
+
+    On CUDA, passes of the copy are replayed as CUDA graphs (see `Captured`). `in_training`: only once the weights have
+    been updated, because it is not known before how much memory an update needs.
     """
     model_copy = _COPIES.get(model)
     if model_copy is None:
@@ -33,7 +37,7 @@ def inference_copy(model: nn.Module, x: Tensor) -> nn.Module:
             agrees = False
         if not agrees:
             model_copy = _COPIES[model] = _Copy(model, fold=False, compiled=compiled)
-    return model_copy.refreshed(model)
+    return model_copy.refreshed(model, in_training=in_training)
 
 
 def compile_copies(model: nn.Module) -> None:
@@ -52,7 +56,7 @@ def fitting_batch(model: nn.Module, x: Tensor, limit: int) -> int:
     torch.cuda.synchronize(x.device)
     torch.cuda.reset_peak_memory_stats(x.device)
     before = torch.cuda.memory_allocated(x.device)
-    network = inference_copy(model, x)
+    network = without_graphs(inference_copy(model, x))
     with torch.enable_grad():
         leaf = x.detach().requires_grad_(True)
         torch.autograd.grad(network(leaf).float().sum(), leaf)
@@ -69,11 +73,14 @@ class _Copy:
         self._network = copy.deepcopy(model).requires_grad_(False)
         self._folds = [Fold(self._network, *names) for names in list(foldable(self._network))] if fold else []
         self._network.eval()
-        self._callable = Compiled(self._network) if compiled else self._network
+        on_cuda = any(tensor.is_cuda for tensor in self._network.state_dict().values())
+        self._graphs = Captured(self._network) if on_cuda and not compiled else None
+        self._callable = Compiled(self._network) if compiled else self._graphs or self._network
         self._versions: list[tuple[int, int]] = []
+        self._versions_before_training: list[tuple[int, int]] | None = None
 
     @torch.no_grad()
-    def refreshed(self, model: nn.Module) -> nn.Module:
+    def refreshed(self, model: nn.Module, *, in_training: bool = False) -> nn.Module:
         """Copies the model's weights if they have changed since the last call, and returns the network to call."""
         weights = model.state_dict()
         versions = [(tensor.data_ptr(), tensor._version) for tensor in weights.values()]
@@ -84,6 +91,12 @@ class _Copy:
             for fold in self._folds:
                 fold.refresh(weights)
             self._versions = versions
+            if self._graphs is not None:
+                self._graphs.weights_changed()
+        if in_training and self._versions_before_training is None:
+            self._versions_before_training = versions
+        if self._graphs is not None:
+            self._graphs.paused = versions == self._versions_before_training
         return self._callable
 
     @torch.no_grad()

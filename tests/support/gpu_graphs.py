@@ -10,6 +10,7 @@ it was recorded. Not pretended: that a pool reuses memory within a graph, so tha
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -48,7 +49,7 @@ class Operator:
                 old.copy_(new)
 
 
-@dataclass
+@dataclass(eq=False)
 class Graph:
     """Stands for `torch.cuda.CUDAGraph`."""
 
@@ -58,7 +59,7 @@ class Graph:
     tf32: tuple[bool, bool] = (False, False)
     own: dict[int, Tensor] = field(default_factory=dict)  # memory that it allocated, by its storage
     spoils: list[Tensor] = field(default_factory=list)  # memory of earlier graphs of the pool
-    later: list[Graph] = field(default_factory=list)  # graphs of the pool
+    later: weakref.WeakSet[Graph] = field(default_factory=weakref.WeakSet)  # graphs of the pool
 
     def record(self, func: Callable[..., Any], name: str, args: Sequence[Any], kwargs: Any, found: Any) -> None:
         args = mapped(_alias, args)
@@ -116,7 +117,7 @@ class Forbidden(list[Any]):
 
 
 @contextmanager
-def recording(gpu: PretendedGpu, graph: Graph, pool: list[Graph]) -> Iterator[None]:
+def recording(gpu: PretendedGpu, graph: Graph, pool: weakref.WeakSet[Graph]) -> Iterator[None]:
     """Stands for `torch.cuda.graph`."""
     torch.cuda.synchronize()
     assert gpu.graph is None and not graph.launches, "one graph at a time, and each once"
@@ -129,8 +130,8 @@ def recording(gpu: PretendedGpu, graph: Graph, pool: list[Graph]) -> Iterator[No
     finally:
         gpu.graph, gpu.launches, gpu.waits = None, launches, waits
     for earlier in pool:
-        earlier.later.append(graph)
-    pool.append(graph)
+        earlier.later.add(graph)
+    pool.add(graph)
     spoil(graph.own.values())
 
 
@@ -139,7 +140,7 @@ def spoil(memory: Iterable[Tensor]) -> None:
     for each in memory:
         if not each.is_meta:
             whole = torch.empty(0, dtype=each.dtype).set_(each.untyped_storage())
-            whole.fill_(torch.nan if each.is_floating_point() else 77)
+            whole.fill_(torch.nan if each.is_floating_point() else 0)  # an index must not lead out of its tensor
 
 
 def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
@@ -165,10 +166,10 @@ def graph_functions(gpu: PretendedGpu) -> dict[str, Any]:
     """Returns what stands for the parts of `torch.cuda` that graphs need, by name."""
     memory = gpu.memory
     numbers = itertools.count()
-    pools: dict[int, list[Graph]] = {}
+    pools: dict[int, weakref.WeakSet[Graph]] = {}
 
     def graph(graph: Graph, pool: int, stream: Stream, capture_error_mode: str = "global") -> Any:
-        return recording(gpu, graph, pools.setdefault(pool, []))
+        return recording(gpu, graph, pools.setdefault(pool, weakref.WeakSet()))
 
     return {
         "Stream": Stream,

@@ -20,12 +20,12 @@ from tests.support.pretended_gpu import DEVICE, PretendedGpu
 # Network -> the most launches without CUDA graphs: of a step of PGD in fp32 or tf32, of one in bf16, and of folding new
 # weights. They do not depend on the size of the images or of the batch. A smaller number is progress: write it here.
 LAUNCHES = {
-    "res18": (130, 177, 422),
-    "mv2": (291, 412, 1199),
-    "chexnet": (1290, 1476, 1612),
-    "wrn": (188, 235, 335),
-    "unet": (141, 192, 388),
-    "segnet": (168, 225, 552),
+    "res18": (130, 177, 22),
+    "mv2": (291, 412, 19),
+    "chexnet": (809, 995, 17),
+    "wrn": (188, 235, 22),
+    "unet": (141, 192, 25),
+    "segnet": (168, 225, 32),
 }
 CAPTURED = 25  # the most launches of a step with CUDA graphs
 # Method -> the most GiB of a training step of res18 on 32 images of 224 pixels in fp32 or tf32. A graph takes 6.9.
@@ -63,7 +63,7 @@ def test_launches(shapes: PretendedGpu) -> None:
             next(model.parameters()).add_(1)
         shapes.clear()
         inference_copy(model, x)
-        assert 100 < len(shapes.launches) <= folding, name
+        assert 5 < len(shapes.launches) <= folding, name
 
 
 @pytest.mark.slow

@@ -57,7 +57,7 @@ ALLOWED_IN_EVALUATION: dict[str, tuple[int, str]] = {
     "evaluation/tally.py _append": (8, "outcomes and distances are kept on the host; twice with rounding to 8 bits"),
     "metrics.py _append": (6, "logits are kept on the host; twice with rounding to 8 bits"),
 }
-ONCE = {"attacks/inference/copies.py agrees_with": (3, "whether a network may be folded, once for each network")}
+ONCE = {"attacks/inference/copies.py _can_be_folded": (3, "whether a network may be folded, once for each network")}
 # Once for each kind of pass: a batch size, with or without a gradient.
 WHEN_RECORDED = {
     "attacks/inference/captured.py recording": (2, "what a graph records begins when the device has finished"),

@@ -14,9 +14,10 @@ later). As on CUDA,
 - more memory than the device has raises `torch.OutOfMemoryError`.
 
 It records every launch and every wait, each with the line of the package that caused it. A launch is an operator that
-runs on the device; a convolution with a bias is two, since cuDNN's have none. A wait is where the host needs a number
-from the device, or copies memory that is not pinned. With `shapes_only`, tensors have no numbers: then FLOP, bytes and
-memory of large networks can be counted in a moment, but `item()` gives 1 or True, and nothing may depend on it.
+runs on the device; a convolution with a bias is two, since cuDNN's have none, and an operator on a long list of tensors
+may be several. A wait is where the host needs a number from the device, or copies memory that is not pinned. With
+`shapes_only`, tensors have no numbers: then FLOP, bytes and memory of large networks can be counted in a moment, but
+`item()` gives 1 or True, and nothing may depend on it.
 
 Not pretended: times, races, the rounding and the random numbers of CUDA's kernels, several GPUs, `torch.compile`.
 """
@@ -37,7 +38,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from tests.support.gpu_graphs import Graph, graph_functions, tensors_in
-from tests.support.gpu_records import Launch, Memory, Wait, bytes_of, flop_of, line_of_the_package
+from tests.support.gpu_records import Launch, Memory, Wait, bytes_of, flop_of, kernels_of, line_of_the_package
 from tests.support.gpu_rounding import BACKEND, Autocast, mapped, register_casts, rounded_to_tf32
 
 DEVICE = torch.device("cuda:0")
@@ -227,9 +228,8 @@ class _Call:
         if self.name == "convolution" and self.args[2] is not None:
             read -= bytes_of(self.args[2])
             self.gpu.launches.append(Launch("bias", self.place, 0.0, 2 * written))
-        self.gpu.launches.append(
-            Launch(self.name, self.place, flop_of(self.name, self.args, self.ours, results), read + written)
-        )
+        count, flop = kernels_of(self.name, self.args), flop_of(self.name, self.args, self.ours, results)
+        self.gpu.launches += [Launch(self.name, self.place, flop / count, (read + written) // count)] * count
 
 
 class _Devices(TorchFunctionMode):

@@ -32,7 +32,8 @@ class Captured(nn.Module):
     of the images only, and can be taken once, since the graphs of a copy share their memory: until it is taken or
     the outputs are dropped, other passes run without graphs.
 
-    A graph keeps the memory of its pass. It is made if this is at most half of what no pass has needed so far.
+    A graph keeps the memory of its pass. It is made if this is at most half of what nothing has needed so far. It reads
+    the weights where they were, so they must be changed in place.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -43,7 +44,6 @@ class Captured(nn.Module):
         self._passes: OrderedDict[tuple[object, ...], _Pass | None] = OrderedDict()  # by use; None: met once
         self._too_large: set[tuple[object, ...]] = set()
         self._memory: _Memory | None = None
-        self._addresses: list[int] = []  # of the weights that the graphs read
         self._works = True
 
     def forward(self, x: Tensor) -> Tensor:
@@ -51,19 +51,11 @@ class Captured(nn.Module):
         captured = self._pass_for(x) if self._works and x.device.type == "cuda" and len(x) else None
         return self.network(x) if captured is None else captured(x)
 
-    def weights_changed(self) -> None:
-        """Drops the graphs if the weights have moved. To be called when they have changed: graphs read their memory."""
-        if self._memory is not None and self._addresses != self._weight_addresses():
-            self.drop_graphs()
-
     def drop_graphs(self) -> None:
         """Frees the memory of all graphs. Passes that are still used are recorded again."""
         self._passes.clear()
         self._too_large.clear()
         self._memory = None
-
-    def _weight_addresses(self) -> list[int]:
-        return [each.data_ptr() for each in (*self.network.parameters(), *self.network.buffers())]
 
     def _pass_for(self, x: Tensor) -> _Pass | None:
         """Returns the recorded pass for images x, recorded now if this is the second time; None for a plain pass."""
@@ -107,7 +99,7 @@ class Captured(nn.Module):
             self._works = False
             return None
         memory.kept = max(memory.kept, needed)
-        self._memory, self._addresses = memory, self._weight_addresses()
+        self._memory = memory
         return captured
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advmia.attacks import ATTACKS
-from advmia.attacks.inference import Blocks, inference_copy, plain_kernels
+from advmia.attacks.inference import Blocks, inference_copy, plain_kernels, without_graphs
 from advmia.attacks.inference.by_precision import ByPrecision
 from advmia.attacks.inference.fused_graph import fuse
 from advmia.attacks.inference.guard import results_of
@@ -31,6 +31,11 @@ OWN = (*FUSED, "advmia::masked_sum", "advmia::depthwise_relu_backward")
 
 def images(count: int = 2, size: int = 32) -> Tensor:
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+
+
+def copy_of(model: nn.Module, x: Tensor) -> nn.Module:
+    """Returns the copy that attacks run on, without CUDA graphs, which hide what they launch."""
+    return without_graphs(inference_copy(model, x))
 
 
 def with_gradient(network: Callable[[Tensor], Tensor], x: Tensor) -> list[Tensor]:
@@ -61,7 +66,7 @@ def test_every_network(pretended: PretendedGpu) -> None:
     for name, fused in fewest.items():
         torch.manual_seed(0)
         model, x = on_device(unsettle(build_model(name, 3)), DEVICE), images()
-        copied = inference_copy(model, x)
+        copied = copy_of(model, x)
         found = with_gradient(copied, x)
         assert farthest(found, with_gradient(copied.get_submodule("network"), x)) <= 1e-5, name
         operators = launched(pretended, copied, x)
@@ -166,7 +171,7 @@ def test_users_networks(pretended: PretendedGpu, capsys: pytest.CaptureFixture) 
     for body, count in USERS.items():
         torch.manual_seed(0)
         model, x = on_device(User(body).eval(), DEVICE), images(3, size=9)
-        copied = inference_copy(model.requires_grad_(False), x)
+        copied = copy_of(model.requires_grad_(False), x)
         results = results_of if body in WITHOUT_GRADIENT else with_gradient
         found = [results(copied, x)]
         pretended.clear()
@@ -181,7 +186,7 @@ def test_what_hooks_see_is_kept(pretended: PretendedGpu) -> None:
     """Fails if a layer is fused whose output a hook of the user's network reads or changes."""
     model, x = on_device(User(twice).eval().requires_grad_(False), DEVICE), images(size=9)
     model.second.register_forward_hook(lambda module, inputs, output: output * 2)
-    assert farthest(with_gradient(inference_copy(model, x), x), with_gradient(model, x)) <= 1e-5
+    assert farthest(with_gradient(copy_of(model, x), x), with_gradient(model, x)) <= 1e-5
 
 
 @pytest.mark.usefixtures("small_networks")
@@ -195,7 +200,7 @@ def test_new_weights(pretended: PretendedGpu) -> None:
                     for weight in model.parameters():
                         weight.mul_(0.9).add_(0.001)
                 with Precision(precision).autocast(DEVICE), torch.no_grad():
-                    copied = inference_copy(model, x)
+                    copied = copy_of(model, x)
                     assert farthest([copied(x)], [model(x)]) <= tolerance
 
 
@@ -204,8 +209,8 @@ def test_bf16_casts_no_weights(pretended: PretendedGpu) -> None:
     """Fails if a pass in bf16 casts more than the images, the logits and their gradients."""
     model, x = on_device(build_model("res18", 3), DEVICE), images()
     with Precision("bf16").autocast(DEVICE):
-        with_gradient(inference_copy(model, x), x)
-        operators = launched(pretended, inference_copy(model, x), x)
+        with_gradient(copy_of(model, x), x)
+        operators = launched(pretended, copy_of(model, x), x)
     assert operators["cudnn_convolution_relu"] == 9 and operators["_to_copy"] <= 4, operators
 
 
@@ -213,7 +218,7 @@ def test_bf16_casts_no_weights(pretended: PretendedGpu) -> None:
 def test_early_stopping_attacks_run_in_float32(pretended: PretendedGpu) -> None:
     """Fails if weights in bf16 are used outside of autocast after a pass in bf16."""
     model, x = on_device(unsettle(build_model("res18", 3)).eval(), DEVICE), images()
-    copied = inference_copy(model, x)
+    copied = copy_of(model, x)
     before = copied(x)
     with Precision("bf16").autocast(DEVICE):
         assert not torch.equal(copied(x).float(), before)
@@ -230,7 +235,7 @@ def test_outcomes_of_pgd(pretended: PretendedGpu) -> None:
         if plain:
             plain_kernels(model)
         attack = ATTACKS["pgd"].build(Budget(4 / 255, 4, 2 / 255), SINGLE_LABEL.attacks["pgd"])
-        copied = Blocks(inference_copy(model, x))
+        copied = Blocks(copy_of(model, x))
         pretended.clear()
         x_adv = attack(copied, x, y, rng=SampleRng.of(0, samples=range(6), device=DEVICE))
         assert any(launch.op in OWN for launch in pretended.launches) is not plain
@@ -258,7 +263,7 @@ def test_where_they_do_not_work(
         monkeypatch.setattr(torch, "cudnn_convolution_relu", operator)
         Precision.choose("fp32", DEVICE)
         model, x = on_device(User(twice).eval(), DEVICE), images(size=9)
-        copied = inference_copy(model, x)
+        copied = copy_of(model, x)
         expected = with_gradient(copied.get_submodule("network"), x)
         for precision in ("fp32", "tf32", "bf16"):
             with Precision.choose(precision, DEVICE).autocast(DEVICE):
@@ -273,7 +278,7 @@ def test_where_they_do_not_work(
 def test_the_first_pass_fills_outputs_with_nan(pretended: PretendedGpu) -> None:
     """Fails if a cuDNN that reads the memory of its output cannot be found by the first pass, or later passes check."""
     model, x = on_device(User(twice).eval(), DEVICE), images(size=9)
-    copied = inference_copy(model, x)
+    copied = copy_of(model, x)
     pretended.clear()
     with_gradient(copied, x)
     assert sum(launch.op == "fill_" for launch in pretended.launches) == 2
@@ -285,7 +290,7 @@ def test_plain_where_asked_for(pretended: PretendedGpu) -> None:
     for prepare in (plain_kernels, keep_plain_layout):
         model, x = User(twice).eval(), images(size=9)
         prepare(model)
-        operators = launched(pretended, inference_copy(on_device(model, DEVICE), x), x)
+        operators = launched(pretended, copy_of(on_device(model, DEVICE), x), x)
         assert not any(operators[kind] for kind in OWN)
-    assert isinstance(inference_copy(User(twice), images(size=9).cpu()), ByPrecision)
+    assert isinstance(copy_of(User(twice), images(size=9).cpu()), ByPrecision)
     assert fuse(nn.Sequential(nn.Conv2d(3, 2, 3), nn.Sigmoid()).eval()) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
@@ -213,7 +214,8 @@ def test_fused_convolutions(pretended: PretendedGpu) -> None:
     """Fails if cuDNN's fused convolutions do not compute convolution, bias, addition and ReLU in one launch."""
     x, z = torch.randn(2, 3, 6, 6, device=DEVICE), torch.randn(2, 4, 6, 6, device=DEVICE)
     conv = nn.Conv2d(3, 4, 3, padding=1).to(DEVICE).requires_grad_(False)
-    weights, geometry = (conv.weight, conv.bias), ((1, 1), (1, 1), (1, 1), 1)
+    weights: tuple[Any, ...] = (conv.weight, conv.bias)
+    geometry: tuple[Any, ...] = ((1, 1), (1, 1), (1, 1), 1)
     torch.backends.cudnn.allow_tf32 = True
     without, total = conv(x).relu(), (conv(x) + 2 * z).relu()
     pretended.clear()
@@ -224,3 +226,30 @@ def test_fused_convolutions(pretended: PretendedGpu) -> None:
     assert (plain.bytes, added.bytes) == (sum(sizes[:4]), sum(sizes)) and plain.flop == added.flop > 0
     with pytest.raises(RuntimeError, match="expected z of shape"):
         torch.cudnn_convolution_add_relu(x, weights[0], z[:1], 2, weights[1], *geometry)
+
+
+def test_graphs(pretended: PretendedGpu) -> None:
+    """Fails if recording a graph computes, launches or may wait, if a replay is not one launch in the memory of the
+    recording, or if graphs of one pool leave the memory of another alone that this needs only while it runs."""
+    x, graphs = torch.ones(3, device=DEVICE), [torch.cuda.CUDAGraph() for _ in range(3)]
+    pool, stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
+    pretended.clear()
+    with torch.cuda.graph(graphs[0], pool=pool, stream=stream):
+        between = x + 1
+        first = between * 2
+    assert not pretended.launches and first.isnan().all()
+    pretended.clear()
+    graphs[0].replay()
+    assert [(launch.op, launch.bytes) for launch in pretended.launches] == [("graph", 4 * 12)]
+    x.fill_(2)
+    graphs[0].replay()
+    assert first.tolist() == [6, 6, 6]
+    with torch.cuda.graph(graphs[1], pool=pool, stream=stream):
+        second = x * 5
+    graphs[1].replay()
+    assert (between.tolist(), first.tolist(), second.tolist()) == ([3] * 3, [6] * 3, [10] * 3)
+    graphs[0].replay()
+    assert second.isnan().all()
+    with pytest.raises(RuntimeError, match="not permitted"), torch.cuda.graph(graphs[2], pool=pool, stream=stream):
+        float(x.sum())
+    assert float(x.sum()) == 6 and len(pretended.waits) > 3

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from advmia.attacks.inference import compile_copies, fitting_batch
+from advmia.attacks.inference import compile_copies, fitting_batch, plain_kernels
 from advmia.budgets import Budget
 from advmia.checkpoints.best import read_training_of
 from advmia.checkpoints.weights import LoadedModel, load_model
@@ -228,9 +228,11 @@ def _read_trainings(inputs: Inputs, target: LoadedModel, source: LoadedModel) ->
 def _loader(inputs: Inputs, data: ImageData, network: nn.Module) -> EvaluationLoader:
     """Returns a loader of this rank's shard, whose batches are as large as fit the GPU, unless --bs says how large.
 
-    `network`: the one that attacks run on, with --compile on a compiled copy of it.
+    `network`: the one that attacks run on, on the copy that --compile and --kernels ask for.
     """
     loader = inputs.evaluation_loader(data)
+    if inputs.args.kernels == "plain":
+        plain_kernels(network)
     if inputs.args.autoBatch or inputs.args.bs is None:
         for first in islice(loader, 1):  # a rank's shard of a short list may be empty
             loader = replace(loader, batch_size=fitting_batch(network, first.x, len(loader.data)))

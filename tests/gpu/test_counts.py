@@ -14,6 +14,7 @@ from advmia.runtime import splitmix
 from advmia.runtime.precision import Precision
 from advmia.runtime.rng import SampleRng
 from advmia.tasks import SEGMENTATION, SINGLE_LABEL
+from advmia.training.gradients import backward
 from advmia.training.methods import METHODS
 from tests.gpu.test_devices import settings_with
 from tests.support.pretended_gpu import DEVICE, PretendedGpu
@@ -21,17 +22,17 @@ from tests.support.pretended_gpu import DEVICE, PretendedGpu
 # Network -> the most launches of a step of PGD in fp32 or tf32, of one in bf16, and of folding new weights. They do not
 # depend on the size of the images or of the batch. A smaller number is progress: write it here.
 LAUNCHES = {
-    "res18": (130, 177, 422),
-    "mv2": (291, 412, 1199),
-    "chexnet": (1290, 1476, 1612),
-    "wrn": (188, 235, 335),
-    "unet": (141, 192, 388),
-    "segnet": (168, 225, 552),
+    "res18": (130, 177, 22),
+    "mv2": (291, 412, 19),
+    "chexnet": (809, 995, 17),
+    "wrn": (188, 235, 22),
+    "unet": (141, 192, 25),
+    "segnet": (168, 225, 32),
 }
-# Draw of noise -> the most launches for each piece of a batch, and the most MiB beside the noise itself, twice.
-DRAWS = {"uniform": (25, 50), "normal": (93, 200)}
+# Draw of noise -> the most launches for each piece of a batch, and the most MiB beside the noise itself.
+DRAWS = {"uniform": (24, 50), "normal": (91, 200)}
 # Method -> the most GiB of a training step of res18 on 32 images of 224 pixels in fp32 or tf32. A graph takes 6.9.
-MEMORY = {"nat": 7.2, "pgdat": 7.3, "trades": 14.1, "mart": 14.1, "hat": 21.0, "mpadvt": 7.3, "maadvt": 14.1}
+MEMORY = {"nat": 7.2, "pgdat": 7.3, "trades": 14.1, "mart": 14.1, "hat": 14.0, "mpadvt": 7.3, "maadvt": 14.1}
 
 
 def launches_of_a_step(gpu: PretendedGpu, name: str, network: nn.Module, precision: str) -> int:
@@ -62,7 +63,7 @@ def test_launches(shapes: PretendedGpu) -> None:
             next(model.parameters()).add_(1)
         shapes.clear()
         inference_copy(model, x)
-        assert 100 < len(shapes.launches) <= folding, name
+        assert 5 < len(shapes.launches) <= folding, name
 
 
 @pytest.mark.parametrize("kind", DRAWS)
@@ -79,7 +80,7 @@ def test_draws(shapes: PretendedGpu, kind: str) -> None:
         getattr(rng, kind)(like)
         pieces = -(-like.numel() // (2 * splitmix._PIECE_ON_GPU))
         assert not shapes.waits and 20 < len(shapes.launches) <= pieces * launches, len(shapes.launches)
-        temporary = shapes.memory.peak - before - 2 * like.numel() * like.element_size()
+        temporary = shapes.memory.peak - before - like.numel() * like.element_size()
         assert temporary <= memory * 2**20, temporary / 2**20
 
 
@@ -92,6 +93,7 @@ def test_memory_of_training(shapes: PretendedGpu) -> None:
         model, helper = build_model("res18", 2).to(DEVICE), build_model("res18", 2).to(DEVICE).eval()
         rng = SampleRng.of(0, samples=range(len(x)), device=DEVICE)
         shapes.clear()
-        METHODS[method](settings_with(helper))(model, x, y, rng=rng).backward()
+        built = METHODS[method](settings_with(helper))
+        backward(built.losses(model, x, built.examples(model, x, y, rng=rng), y))
         peak = shapes.memory.peak / 2**30
         assert 0.9 * most < peak <= most, (method, peak)

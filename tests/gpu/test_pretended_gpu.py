@@ -177,6 +177,23 @@ def test_places_are_lines_of_the_package(pretended: PretendedGpu) -> None:
     assert all(wait.place.startswith("advmia/targets.py:") for wait in pretended.waits)
 
 
+def test_lists_of_tensors(pretended: PretendedGpu) -> None:
+    """Fails if an operator on a list counts as one launch where CUDA needs several, or as several where it does not."""
+    small, large = [torch.rand(4, device=DEVICE) for _ in range(130)], torch.rand(321 * 2**16, device=DEVICE)
+    for operator, launches in (
+        (lambda: torch.cat(small[:128]), 1),
+        (lambda: torch.cat(small), 2),
+        (lambda: torch._foreach_add_(small[:110], 1.0), 1),
+        (lambda: torch._foreach_add_(small, 1.0), 2),
+        (lambda: torch._foreach_add(small, 1.0), 3),
+        (lambda: torch._foreach_copy_([large], [large.double()]), 1 + 2),  # and a cast
+        (lambda: torch._foreach_mul_(small[:5], [each[:1] for each in small[5:10]]), 5),
+    ):
+        pretended.clear()
+        operator()
+        assert len(pretended.launches) == launches
+
+
 def test_shapes_only(shapes: PretendedGpu) -> None:
     """Fails if FLOP, bytes or memory are not those of the operator, or numbers are computed."""
     conv, x = nn.Conv2d(3, 8, 3, padding=1).to(DEVICE), torch.rand(2, 3, 10, 10).to(DEVICE).requires_grad_(True)

@@ -48,7 +48,7 @@ ALLOWED_IN_BATCHES: dict[str, tuple[int, str]] = {
     "attacks/momentum.py placements": (1, "the sizes of all shrunk images: the host must know a tensor's shape"),
 }
 ALLOWED_IN_TRAINING: dict[str, tuple[int, str]] = {
-    "training/loop.py _backward": (2, "the loss, which the loop shows and checks; twice with a perturbation"),
+    "training/progress.py values": (1, "the loss of the update before, when the next is launched"),
 }
 ALLOWED_IN_EVALUATION: dict[str, tuple[int, str]] = {
     "evaluation/loop.py _now": (2, "the clock is read when the device has finished"),
@@ -56,7 +56,7 @@ ALLOWED_IN_EVALUATION: dict[str, tuple[int, str]] = {
     "evaluation/tally.py _append": (8, "outcomes and distances are kept on the host; twice with rounding to 8 bits"),
     "metrics.py _append": (6, "logits are kept on the host; twice with rounding to 8 bits"),
 }
-ONCE = {"attacks/inference/copies.py agrees_with": (3, "whether a network may be folded, once for each network")}
+ONCE = {"attacks/inference/copies.py _can_be_folded": (3, "whether a network may be folded, once for each network")}
 
 
 class Sure(nn.Module):
@@ -118,7 +118,10 @@ def test_attacks(pretended: PretendedGpu) -> None:
 
 
 def test_training(pretended: PretendedGpu) -> None:
-    """Fails if a method waits in its attack or loss, or the loop more often than for the loss of each update."""
+    """Fails if a method waits in its attack or loss, or the loop more often than for the loss of each update.
+
+    Or if the loop waits for a loss before the next update is launched, except for the last one of an epoch.
+    """
     for method in METHODS:
         data = image_data(6, size=8)
         training = training_of(method, data.preload(DEVICE) if method in ("nat", "hat") else data, extras=True)
@@ -126,6 +129,8 @@ def test_training(pretended: PretendedGpu) -> None:
         pretended.clear()
         train_one_epoch(training, Position(2))
         check(counted(pretended.waits), pretended.waits, ALLOWED_IN_TRAINING, len(training.loader), method)
+        *late, last = [wait.ahead for wait in pretended.waits]
+        assert len(late) == len(training.loader) - 1 and min(late) > 100 > last, method
 
 
 def test_evaluations(pretended: PretendedGpu) -> None:

@@ -9,3 +9,4 @@ from advmia.attacks.inference.compiled import Compiled as Compiled
 from advmia.attacks.inference.copies import compile_copies as compile_copies
 from advmia.attacks.inference.copies import fitting_batch as fitting_batch
 from advmia.attacks.inference.copies import inference_copy as inference_copy
+from advmia.attacks.inference.copies import plain_kernels as plain_kernels

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advmia.attacks import ATTACKS
-from advmia.attacks.inference import Blocks, inference_copy, plain_kernels, without_graphs
+from advmia.attacks.inference import Blocks, fused_layers, inference_copy, plain_kernels, without_graphs
 from advmia.attacks.inference.by_precision import ByPrecision
 from advmia.attacks.inference.fused_graph import fuse
 from advmia.attacks.inference.guard import results_of
@@ -202,6 +202,18 @@ def test_new_weights(pretended: PretendedGpu) -> None:
                 with Precision(precision).autocast(DEVICE), torch.no_grad():
                     copied = copy_of(model, x)
                     assert farthest([copied(x)], [model(x)]) <= tolerance
+
+
+def test_maps_too_large_for_cudnn(pretended: PretendedGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if a map of more elements than 32 bits count is given to cuDNN's fused convolutions, or comes out wrong."""
+    monkeypatch.setattr(fused_layers, "_MOST_ELEMENTS", 8 * 9 * 9 * 2)
+    for body in (forks, twice):
+        model = on_device(User(body).eval().requires_grad_(False), DEVICE)
+        for count, is_fused in ((2, True), (3, False)):
+            x = images(count, size=9)
+            copied = copy_of(model, x)
+            assert farthest(with_gradient(copied, x), with_gradient(model, x)) <= 1e-5
+            assert any(launched(pretended, copied, x)[kind] for kind in FUSED) is is_fused
 
 
 @pytest.mark.usefixtures("small_networks")

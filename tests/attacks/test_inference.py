@@ -251,17 +251,17 @@ def test_bf16_is_autocast_s(name: str | None) -> None:
     model, x = (settled(name) if name else Penalised()).eval(), batch(4)
     copy = inference_copy(model, x)
     plain = copy.get_submodule("network")
-    exact = results_of(copy, x.clone().requires_grad_(True))
+    exact = results_of(copy, x, with_gradient=True)
     for _ in range(2):
         with torch.autocast("cpu", torch.bfloat16):
-            expected, actual = (results_of(form, x.clone().requires_grad_(True)) for form in (plain, copy))
+            expected, actual = (results_of(form, x, with_gradient=True) for form in (plain, copy))
         assert all(map(torch.equal, expected, actual)) and not torch.equal(actual[0].float(), exact[0])
         assert bool(copy._rounded) == (name is not None)
-        assert all(map(torch.equal, results_of(copy, x.clone().requires_grad_(True)), exact))
+        assert all(map(torch.equal, results_of(copy, x, with_gradient=True), exact))
         with torch.no_grad():
             next(model.parameters()).mul_(1.5)
         inference_copy(model, x)
-        exact = results_of(plain, x.clone().requires_grad_(True))
+        exact = results_of(plain, x, with_gradient=True)
 
 
 # --- compiled --------------------------------------------------------------------------------------------------------

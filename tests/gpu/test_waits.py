@@ -58,12 +58,12 @@ ALLOWED_IN_EVALUATION: dict[str, tuple[int, str]] = {
 }
 ONCE = {
     "attacks/inference/copies.py _can_be_folded": (3, "whether a network may be folded, once for each network"),
-    "attacks/inference/fused.py _is_right": (3, "whether fused layers are right: outputs, and then with a gradient"),
+    "attacks/inference/fused.py _fault": (2, "whether fused layers are right, without a gradient and with one"),
 }
 # Once for each kind of pass: a batch size, with or without a gradient.
 WHEN_RECORDED = {
     "attacks/inference/captured.py recording": (2, "what a graph records begins when the device has finished"),
-    "attacks/inference/captured.py _agree": (1, "whether a graph gives the network's numbers"),
+    "attacks/inference/captured.py _capture": (1, "whether a graph gives the network's numbers"),
 }
 
 

@@ -33,6 +33,8 @@ class ByPrecision(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the network's outputs (B, ...) for images x (B, C, H, W)."""
+        if not len(x):  # nothing by which forms could be checked
+            return self.network(x)
         kind = x.device.type
         in_bf16 = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.bfloat16
         if in_bf16 not in self._forms:

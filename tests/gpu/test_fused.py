@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -225,6 +226,22 @@ def test_bf16_casts_no_weights(pretended: PretendedGpu) -> None:
         with_gradient(copy_of(model, x), x)
         operators = launched(pretended, copy_of(model, x), x)
     assert operators["cudnn_convolution_relu"] == 9 and operators["_to_copy"] <= 4, operators
+
+
+@pytest.mark.usefixtures("small_networks")
+def test_memory_goes_with_the_network(pretended: PretendedGpu) -> None:
+    """Fails if the memory of a fused copy is kept until a garbage collection."""
+    model, x = on_device(build_model("res18", 3), DEVICE), images()
+    live = pretended.memory.live
+    with_gradient(inference_copy(model, x), x)
+    gc.collect()  # what tracing leaves
+    assert pretended.memory.live > live
+    gc.disable()
+    try:
+        del model
+        assert pretended.memory.live < live
+    finally:
+        gc.enable()
 
 
 @pytest.mark.usefixtures("small_networks")

@@ -11,7 +11,8 @@ from torch import Tensor
 def results_of(network: Callable[[Tensor], Tensor], x: Tensor, *, with_gradient: bool) -> list[Tensor]:
     """Returns the outputs (B, ...) for images x (B, C, H, W) and, `with_gradient`, the gradient with respect to x.
 
-    The gradient is that of half the sum of the squared outputs. Raises `TypeError` if the outputs are no tensor, or depend on more than x.
+    The gradient is that of half the sum of the squared outputs. Raises `TypeError` if the outputs are no tensor, or
+    depend on more than x.
     """
     leaf = x.detach().requires_grad_(with_gradient)
     outputs = network(leaf)

@@ -56,6 +56,7 @@ from advmia.training.loop import Epoch, Position, Saver, Training, fit
 from advmia.training.memory import shortage
 from advmia.training.methods import Method
 from advmia.training.perturbation import WeightPerturbation
+from advmia.training.recomputation import Recomputation
 from advmia.training.selection import Selection
 from advmia.training.validation import Validation, epoch_line
 
@@ -124,6 +125,7 @@ def _run(
         "versions": machine.versions(training.loader.device),
         "trained_on": training.loader.data.samples.dataset_name,
         **({"warnings": warnings} if warnings else {}),
+        **({"checkpointed_activations": True} if training.recomputation else {}),
     }
     selection = Selection(task.selection, validation.images)
     best = BestCheckpoint(checkpoint, settings, facts, training.validated_model, selection.is_better)
@@ -259,4 +261,5 @@ def _training(task: Task, inputs: Inputs, data: ImageData, model: nn.Module, met
         perturbation,
         average,
         args.validateEvery,
+        Recomputation(model) if args.checkpointActivations else None,
     )

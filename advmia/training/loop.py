@@ -12,9 +12,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +33,7 @@ from advmia.training.gradients import average_gradients, backward
 from advmia.training.methods import Method
 from advmia.training.perturbation import WeightPerturbation, kept_buffers
 from advmia.training.progress import ADVICE, LossReader, Position
+from advmia.training.recomputation import Recomputation
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,19 @@ class Training:
     perturbation: WeightPerturbation | None = None  # None: the gradient is taken at the weights themselves
     average: WeightAverage | None = None  # takes in the weights after every update
     validate_every: int = 1  # N: validated after every N-th epoch and after the last one
+    recomputation: Recomputation | None = None  # of activations; None: all are kept for the gradient
 
     @property
     def validated_model(self) -> nn.Module:
         """The network that is validated and kept: the average of the weights where there is one, else the network."""
         return self.average.model if self.average else self.model
+
+    @contextmanager
+    def passes(self) -> Iterator[None]:
+        """Makes passes of the network in the block those of its loss: in this precision, with what is recomputed."""
+        recomputing = self.recomputation.applied() if self.recomputation else nullcontext()
+        with self.precision.autocast(self.loader.device), recomputing:
+            yield
 
 
 class Saver:
@@ -227,14 +235,13 @@ def _gradient(
     examples that were made before; None to make them.
     """
     loader, method, model = training.loader, training.method, training.model
-    autocast = partial(training.precision.autocast, loader.device)
     training.optimizer.zero_grad(set_to_none=True)
     if x_adv is None:
         scope, samples = (loader.seed, "train", position.epoch), batch.index.tolist()
         rng = SampleRng.of(*scope, samples=samples, batch=position.steps, device=loader.device)
-        with autocast():
+        with training.precision.autocast(loader.device):
             x_adv = method.examples(model, batch.x, batch.y, rng=rng)
-    loss = backward(method.losses(model, batch.x, x_adv, batch.y), batch.weight, autocast)
+    loss = backward(method.losses(model, batch.x, x_adv, batch.y), batch.weight, training.passes)
     average_gradients(model)
     return loss, x_adv
 

@@ -8,7 +8,9 @@ CPU, each further image took between 0.91 and 1.05 times the count (mv2, 64 pixe
 from __future__ import annotations
 
 import copy
+from collections.abc import Set
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from advmia.runtime import distributed, machine
 from advmia.training.loop import Training
+from advmia.training.recomputation import Call, Recomputation, replaced_calls
 
 _COPIES_OF_WEIGHTS = 4  # the weights, their gradient and up to two averages of the optimizer; AWP and EMA have one each
 _USABLE = 0.9  # the share of the memory that a suggested batch may need, since the estimate is a little low
@@ -43,18 +46,64 @@ def saved_bytes(model: nn.Module, x: Tensor) -> int:
     The parameters do not count, since they are there in any case. Runs on a copy of the model without content, and
     draws no random numbers. Raises what the model raises if it cannot run without content.
     """
-    network = copy.deepcopy(model).to(device="meta", dtype=x.dtype).train()
-    own = {value.untyped_storage()._cdata for value in (*network.parameters(), *network.buffers())}
-    kept: dict[int, torch.UntypedStorage] = {}  # by address; a tensor that is kept twice takes memory once
+    network = _without_content(model, x)
+    return _Kept().of_pass(network, x).bytes(_own(network))
 
-    def keep(value: Tensor) -> Tensor:
-        kept[value.untyped_storage()._cdata] = value.untyped_storage()
+
+def recomputed_bytes(model: nn.Module, x: Tensor) -> tuple[int, int]:
+    """Returns the bytes that a pass keeps when activations are recomputed, and those of the largest block again.
+
+    See `saved_bytes`. The second part is there only while that block's gradient is computed.
+    """
+    network = _without_content(model, x)
+    kept, largest, own = _Kept(), 0, _own(network)
+
+    def counting(_: nn.Module, call: Call) -> Call:
+        def run(*arguments: Any, **options: Any) -> Any:
+            nonlocal largest
+            inputs = [value for value in (*arguments, *options.values()) if isinstance(value, Tensor)]
+            for value in inputs:
+                kept.keep(value)
+            inside = _Kept()
+            with saved_tensors_hooks(inside.keep, lambda value: value):
+                found = call(*arguments, **options)
+            largest = max(largest, inside.bytes(own | kept.storages.keys()))
+            return found
+
+        return run
+
+    with replaced_calls(Recomputation(network).blocks, counting):
+        kept.of_pass(network, x)
+    return kept.bytes(own), largest
+
+
+class _Kept:
+    """The tensors that are kept for a gradient. One that is kept twice takes memory once."""
+
+    def __init__(self) -> None:
+        self.storages: dict[int, torch.UntypedStorage] = {}  # by address
+
+    def keep(self, value: Tensor) -> Tensor:
+        self.storages[value.untyped_storage()._cdata] = value.untyped_storage()
         return value
 
-    with torch.random.fork_rng(devices=[]), saved_tensors_hooks(keep, lambda value: value):
-        output = network(x.to("meta"))
-    del output
-    return sum(storage.nbytes() for address, storage in kept.items() if address not in own)
+    def of_pass(self, network: nn.Module, x: Tensor) -> _Kept:
+        """Adds what a pass over images x keeps."""
+        with torch.random.fork_rng(devices=[]), saved_tensors_hooks(self.keep, lambda value: value):
+            network(x.to("meta"))
+        return self
+
+    def bytes(self, without: Set[int]) -> int:
+        return sum(storage.nbytes() for address, storage in self.storages.items() if address not in without)
+
+
+def _without_content(model: nn.Module, x: Tensor) -> nn.Module:
+    return copy.deepcopy(model).to(device="meta", dtype=x.dtype).train()
+
+
+def _own(network: nn.Module) -> set[int]:
+    """Returns the addresses of what a network holds in any case."""
+    return {value.untyped_storage()._cdata for value in (*network.parameters(), *network.buffers())}
 
 
 def step_memory(training: Training, size: int) -> StepMemory:
@@ -65,7 +114,12 @@ def step_memory(training: Training, size: int) -> StepMemory:
     dtype = torch.bfloat16 if training.precision.name == "bf16" else torch.float32
     images = 2  # batch norm refuses a single image where the maps are 1 x 1
     x = torch.empty(images, 3, size, size, dtype=dtype, device="meta")
-    per_image = saved_bytes(training.model, x) * getattr(training.method, "passes", 1) // images
+    passes = getattr(training.method, "passes", 1)
+    if training.recomputation is None:
+        per_image = saved_bytes(training.model, x) * passes // images
+    else:
+        kept, largest = recomputed_bytes(training.model, x)
+        per_image = (kept * passes + largest) // images
     weights = sum(value.numel() * value.element_size() for value in training.model.parameters())
     further = (training.perturbation is not None) + (training.average is not None)
     return StepMemory(max(per_image, 1), weights * (_COPIES_OF_WEIGHTS + further))

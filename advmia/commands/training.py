@@ -53,11 +53,11 @@ from advmia.training.averaging import WeightAverage
 from advmia.training.curves import Frame
 from advmia.training.logs import check_logs, reported_epochs
 from advmia.training.loop import Epoch, Position, Saver, Training, fit
-from advmia.training.memory import shortage
 from advmia.training.methods import Method
 from advmia.training.perturbation import WeightPerturbation
 from advmia.training.recomputation import Recomputation
 from advmia.training.selection import Selection
+from advmia.training.trial import check_memory
 from advmia.training.validation import Validation, epoch_line
 
 SHOWN_DIGITS = 12  # of the SHA-256 of initial weights, in records and tables
@@ -98,10 +98,9 @@ def train(task: Task, args: argparse.Namespace) -> None:
         if helper and args.kernels == "plain":
             plain_kernels(helper.model)
         training = _training(task, inputs, train_data, model, method)
-        lack = shortage(training, inputs.spec.size) if distributed.is_main() else ""
-        if lack:
-            say(f"warning: {args.method} with {args.model} at {inputs.spec.size} pixels: {lack}")
         check_scorable(test_data)
+        size = inputs.spec.size
+        check_memory(training, size, f"{args.method} with {args.model} at {size} pixels")
         rate = base_rate(task, test_data)
         validation = Validation(task, training.validated_model, inputs.evaluation_loader(test_data), settings, rate)
         _run(task, args, settings, training, validation, warnings)

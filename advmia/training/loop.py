@@ -205,25 +205,33 @@ def train_one_epoch(
 def _update(training: Training, batch: Batch, position: Position, reader: LossReader) -> None:
     """Updates the network once, on a batch of which this rank may have a share only (collective).
 
-    With a perturbation of the weights, the loss and its gradient are those at the perturbed weights. The pass that
-    finds the perturbation leaves no trace in the running statistics, as in the published code, where a copy runs it.
-
     Each batch norm sees its rank's share of the batch. At the start all ranks take over rank 0's running statistics, as
     DataParallel does in the published code.
     """
-    model, perturbation = training.model, training.perturbation
-    distributed.broadcast_buffers(model)
-    if perturbation is None or not perturbation.is_active(position.epoch):
-        losses = [_gradient(training, batch, position)[0]]
-    else:
-        with kept_buffers(model):
-            first, x_adv = _gradient(training, batch, position)
-        with perturbation.applied(model):
-            losses = [first, _gradient(training, batch, position, x_adv)[0]]
-    reader.add(torch.stack(losses), batch.global_size)
+    distributed.broadcast_buffers(training.model)
+    reader.add(loss_gradient(training, batch, position), batch.global_size)
     training.optimizer.step()
     if training.average is not None:
-        training.average.update(model)
+        training.average.update(training.model)
+
+
+def loss_gradient(training: Training, batch: Batch, position: Position) -> Tensor:
+    """Sets the gradient of the network's parameters for an update, a mean over the ranks (collective).
+
+    With a perturbation of the weights, the gradient is that at the perturbed weights. The pass that finds the
+    perturbation leaves no trace in the running statistics, as in the published code, where a copy runs it.
+
+    Returns the losses of this rank's share, without a gradient, shape (1,) or (2,): the last one is that of the
+    gradient, and the one before it that at the weights themselves.
+    """
+    model, perturbation = training.model, training.perturbation
+    if perturbation is None or not perturbation.is_active(position.epoch):
+        return _gradient(training, batch, position)[0][None]
+    with kept_buffers(model):
+        first, x_adv = _gradient(training, batch, position)
+    with perturbation.applied(model):
+        second, _ = _gradient(training, batch, position, x_adv)
+    return torch.stack([first, second])
 
 
 def _gradient(

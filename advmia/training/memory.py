@@ -9,24 +9,24 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.optim import Optimizer
 
 from advmia.runtime import distributed, machine
 from advmia.training.loop import Training
-from advmia.training.recomputation import Call, Recomputation, replaced_calls
+from advmia.training.recomputation import Call, Recomputation, blocks_of, replaced_calls
 
-_COPIES_OF_WEIGHTS = 4  # the weights, their gradient and up to two averages of the optimizer; AWP and EMA have one each
 _USABLE = 0.9  # the share of the memory that a suggested batch may need, since the estimate is a little low
 
 
 @dataclass(frozen=True)
 class StepMemory:
-    """What a training step needs, in bytes: for each image of its batch, and whatever the batch."""
+    """What a training step needs beside the network, in bytes: for each image of its batch, and whatever the batch."""
 
     per_image: int
     fixed: int
@@ -121,8 +121,40 @@ def step_memory(training: Training, size: int) -> StepMemory:
         kept, largest = recomputed_bytes(training.model, x)
         per_image = (kept * passes + largest) // images
     weights = sum(value.numel() * value.element_size() for value in training.model.parameters())
-    further = (training.perturbation is not None) + (training.average is not None)
-    return StepMemory(max(per_image, 1), weights * (_COPIES_OF_WEIGHTS + further))
+    copies = 1 + averages_of(training.optimizer) + (training.perturbation is not None)  # beside the gradient
+    return StepMemory(max(per_image, 1), weights * copies)
+
+
+def averages_of(optimizer: Optimizer) -> int:
+    """Returns how many averages, of the size of the weights, an optimizer keeps: one for SGD, two for Adam."""
+    return 1 if "momentum" in optimizer.defaults else 2
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a step of a training needs of the memory that it has, in bytes, and the --bs that fits; 0 for none."""
+
+    needed: int
+    free: int
+    fitting: int
+
+
+def estimate(training: Training, size: int) -> Estimate | None:
+    """Estimates a step on images of `size` pixels; None where the memory or the network's need is unknown."""
+    loader, ranks = training.loader, distributed.world_size()
+    free = machine.free_memory(loader.device)
+    if free is None:
+        return None
+    try:
+        need = step_memory(training, size)
+    except RuntimeError:  # from torch, for a network that computes with the content of its tensors
+        return None
+    batch = min(loader.batch_size, len(loader.data))
+    # Processes on a CPU share the memory; each GPU has its own.
+    sharing = distributed.local_world_size() if loader.device.type == "cpu" else 1
+    images = -(-batch // ranks) * sharing
+    others = need.fixed * (sharing - 1)
+    return Estimate(need.of(images) + others, free, need.fitting(free - others) // sharing * ranks)
 
 
 def shortage(training: Training, size: int) -> str:
@@ -130,26 +162,22 @@ def shortage(training: Training, size: int) -> str:
 
     Also returns "" where the memory or the network's need is unknown.
     """
-    loader, ranks = training.loader, distributed.world_size()
-    memory = machine.free_memory(loader.device)
-    if memory is None:
+    found = estimate(training, size)
+    if found is None or found.needed <= found.free:
         return ""
-    try:
-        need = step_memory(training, size)
-    except RuntimeError:  # from torch, for a network that computes with the content of its tensors
-        return ""
-    batch = min(loader.batch_size, len(loader.data))
-    # Processes on a CPU share the memory; each GPU has its own.
-    sharing = distributed.local_world_size() if loader.device.type == "cpu" else 1
-    images = -(-batch // ranks) * sharing
-    total = need.of(images) + need.fixed * (sharing - 1)
-    if total <= memory:
-        return ""
-    fitting = need.fitting(memory - need.fixed * (sharing - 1)) // sharing * ranks
-    advice = f"--bs {fitting} fits" if fitting else "not even one image fits, so take a smaller --imgSize"
-    place = "the machine" if loader.device.type == "cpu" else "the GPU"
-    needed = f"a step with --bs {loader.batch_size} needs about {_gib(total)}"
-    return f"{needed}, and {place} has {_gib(memory)} free: {advice}"
+    place = "the machine" if training.loader.device.type == "cpu" else "the GPU"
+    needed = f"a step with --bs {training.loader.batch_size} needs about {_gib(found.needed)}"
+    return f"{needed}, and {place} has {_gib(found.free)} free: {advice(training, size, found.fitting)}"
+
+
+def advice(training: Training, size: int, fitting: int) -> str:
+    """Returns what to do where a step does not fit. `fitting`: the --bs that does; 0 for none."""
+    text = f"--bs {fitting} fits" if fitting else "not even one image fits, so take a smaller --imgSize"
+    if training.recomputation is None and blocks_of(training.model):
+        found = estimate(replace(training, recomputation=Recomputation(training.model)), size)
+        if found is not None and found.needed <= found.free:
+            text += f"; with --checkpointActivations, --bs {training.loader.batch_size} does"
+    return text
 
 
 def _gib(size: int) -> str:

@@ -73,7 +73,7 @@ class Training:
         return self.average.model if self.average else self.model
 
     @contextmanager
-    def passes(self) -> Iterator[None]:
+    def loss_context(self) -> Iterator[None]:
         """Makes passes of the network in the block those of its loss: in this precision, with what is recomputed."""
         recomputing = self.recomputation.applied() if self.recomputation else nullcontext()
         with self.precision.autocast(self.loader.device), recomputing:
@@ -249,7 +249,7 @@ def _gradient(
         rng = SampleRng.of(*scope, samples=samples, batch=position.steps, device=loader.device)
         with training.precision.autocast(loader.device):
             x_adv = method.examples(model, batch.x, batch.y, rng=rng)
-    loss = backward(method.losses(model, batch.x, x_adv, batch.y), batch.weight, training.passes)
+    loss = backward(method.losses(model, batch.x, x_adv, batch.y), batch.weight, training.loss_context)
     average_gradients(model)
     return loss, x_adv
 

@@ -155,7 +155,10 @@ class _Call:
             kwargs.pop("generator", None)
             if leaves and device.type == "cpu":
                 return torch.zeros(self.ours[0].shape, dtype=kwargs.get("dtype") or self.ours[0].dtype)
-        found = self.func(*rounded_to_tf32(self.name, args), **kwargs)
+        without_numbers = is_meta and self.name.startswith(
+            "_fused_"
+        )  # torch has no kernel for these; they return nothing
+        found = None if without_numbers else self.func(*rounded_to_tf32(self.name, args), **kwargs)
         self._note_launch(found)
         return found if leaves else self._on_gpu(found)
 
@@ -321,7 +324,10 @@ class PretendedGpu:
         yield from ((torch.cuda, name, function) for name, function in functions.items())
         is_enabled = torch.is_autocast_enabled
         yield torch, "is_autocast_enabled", lambda name="cuda": is_enabled(BACKEND if name == "cuda" else name)
+        get_dtype = torch.get_autocast_dtype
+        yield torch, "get_autocast_dtype", lambda name: get_dtype(BACKEND if name == "cuda" else name)
         yield torch, "autocast", Autocast
+        yield torch.amp, "autocast", Autocast
         yield torch, "Generator", _AnyGenerator
         yield optimizer, "_foreach_supported_types", [*optimizer._foreach_supported_types, GpuTensor]
         yield ThreadPoolExecutor, "submit", _submit

@@ -56,25 +56,22 @@ def recomputed_bytes(model: nn.Module, x: Tensor) -> tuple[int, int]:
     See `saved_bytes`. The second part is there only while that block's gradient is computed.
     """
     network = _without_content(model, x)
-    kept, largest, own = _Kept(), 0, _own(network)
+    kept, own, blocks = _Kept(), _own(network), list[_Kept]()
 
     def counting(_: nn.Module, call: Call) -> Call:
         def run(*arguments: Any, **options: Any) -> Any:
-            nonlocal largest
             inputs = [value for value in (*arguments, *options.values()) if isinstance(value, Tensor)]
             for value in inputs:
                 kept.keep(value)
-            inside = _Kept()
-            with saved_tensors_hooks(inside.keep, lambda value: value):
-                found = call(*arguments, **options)
-            largest = max(largest, inside.bytes(own | kept.storages.keys()))
-            return found
+            blocks.append(_Kept())
+            with saved_tensors_hooks(blocks[-1].keep, lambda value: value):
+                return call(*arguments, **options)
 
         return run
 
     with replaced_calls(Recomputation(network).blocks, counting):
         kept.of_pass(network, x)
-    return kept.bytes(own), largest
+    return kept.bytes(own), max(block.bytes(own | kept.storages.keys()) for block in blocks)
 
 
 class _Kept:

@@ -48,9 +48,7 @@ def lacks_memory(training: Training) -> bool:
             torch.cuda.synchronize(device)
             del held
     except torch.OutOfMemoryError:
-        lacks = True
-    else:
-        lacks = False
-    training.optimizer.zero_grad(set_to_none=True)
-    torch.cuda.empty_cache()
-    return lacks
+        return True
+    finally:
+        training.optimizer.zero_grad(set_to_none=True)
+    return False

@@ -14,6 +14,8 @@ from advmia.attacks import ATTACKS
 from advmia.attacks.common import Attack, forward, value_and_gradient
 from advmia.attacks.inference import Blocks, Captured, inference_copy
 from advmia.attacks.inference import captured as captured_module
+from advmia.attacks.inference.by_precision import ByPrecision
+from advmia.attacks.inference.waits import NoWaits
 from advmia.budgets import Budget
 from advmia.losses import cross_entropy
 from advmia.runtime.precision import PRECISIONS, Precision
@@ -122,8 +124,8 @@ def test_passes_that_overlap(pretended: PretendedGpu) -> None:
 
 
 def test_a_cpu_has_none() -> None:
-    """Fails if the copy on a CPU is another module than before."""
-    assert isinstance(inference_copy(SmallNet(3), pixels(2)[0]), SmallNet)
+    """Fails if the copy on a CPU has graphs."""
+    assert isinstance(inference_copy(SmallNet(3), pixels(2)[0]), ByPrecision)
 
 
 def test_graphs_keep_to_free_memory(pretended: PretendedGpu) -> None:
@@ -172,7 +174,7 @@ class Changing(SmallNet):
 
 
 @pytest.mark.parametrize(
-    ("kind", "reason"), [(Waiting, "operation not permitted"), (Changing, "a graph's numbers differ")]
+    ("kind", "reason"), [(Waiting, "_local_scalar_dense makes the host wait"), (Changing, "a graph's numbers differ")]
 )
 def test_where_recording_fails(
     kind: type[SmallNet], reason: str, pretended: PretendedGpu, capsys: pytest.CaptureFixture
@@ -187,6 +189,27 @@ def test_where_recording_fails(
     if kind is Waiting:
         assert torch.equal(gradient(copy, x, y), gradient(copy.network, x, y))
     assert graphs(pretended, gradient, copy, x, y) == 0
+
+
+def test_what_waits_is_found(pretended: PretendedGpu) -> None:
+    """Fails if a pass that waits for the GPU, which would spoil a recording, is not noticed before, or another is."""
+    x, mask = torch.rand(3, 4, device=DEVICE), torch.tensor([True, False, True], device=DEVICE)
+    for run in (
+        lambda: float(x.sum()),
+        lambda: bool(mask.any()),
+        lambda: x[mask],
+        lambda: x.index_put_((mask,), x[:2] * 2),
+        lambda: x[torch.tensor([1, 2])],
+        lambda: mask.nonzero(),
+        lambda: x.cpu(),
+        lambda: x.copy_(torch.rand(3, 4)),
+        lambda: x + torch.tensor([1.0, 2, 3, 4], device=DEVICE),
+    ):
+        with pytest.raises(RuntimeError, match="makes the host wait"), NoWaits():
+            run()
+    with NoWaits():
+        torch.where(mask[:, None], x, x.new_zeros(3, 4))[mask.long()] += 1
+        assert bool(torch.rand(3)[torch.tensor([True, False, True])].sum() > -1)
 
 
 def test_the_graphs_go(pretended: PretendedGpu, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,8 +123,7 @@ def _run(
         "selection": {"score": validation.score_name, "chosen_on": chosen_on},
         "versions": machine.versions(training.loader.device),
         "trained_on": training.loader.data.samples.dataset_name,
-        **({"warnings": warnings} if warnings else {}),
-        **({"checkpointed_activations": True} if training.recomputation else {}),
+        **_if_set(warnings=warnings, checkpointed_activations=training.recomputation is not None),
     }
     selection = Selection(task.selection, validation.images)
     best = BestCheckpoint(checkpoint, settings, facts, training.validated_model, selection.is_better)
@@ -167,6 +166,11 @@ def _run(
     kept = next((epoch for epoch in best.epochs if epoch["number"] == best.epoch), {})
     warning = f" [{kept['warning']}]" if kept.get("warning") else ""
     print(f"best epoch {best.epoch}: {validation.score_name} {best.score:.4f}{warning}; weights in {checkpoint}")
+
+
+def _if_set(**facts: object) -> dict[str, object]:
+    """Returns the facts that are neither empty nor False, which records leave out."""
+    return {name: value for name, value in facts.items() if value}
 
 
 def _load_state(checkpoint: Path, settings: TrainingSettings, parts: dict[str, Stateful], position: Position) -> None:

@@ -69,6 +69,7 @@ class AttackSpec:
     # Starts at a random point, and its loss says which start is worse, so that --restarts can run it from several.
     restartable: bool = False
     early_stopping: bool = False  # leaves an image alone once it is misclassified; the built attack has the same value
+    streams: str | None = None  # the attack whose random streams it shares; None: it has streams of its own
 
 
 # In the order of the tables.
@@ -117,6 +118,7 @@ ATTACKS: dict[str, AttackSpec] = {
         _CLASSES,
         uses_gradients=False,
         early_stopping=True,
+        streams="aa",
     ),
     "simba": AttackSpec(
         simba,
@@ -170,6 +172,11 @@ ATTACKS: dict[str, AttackSpec] = {
         _TASK_LOSSES,
     ),
 }
+
+
+def stream_scope(seed: int, name: str, grey_eps: float) -> tuple[object, ...]:
+    """Returns the purpose by which the random streams of an attack are told apart (`SampleRng.of`)."""
+    return seed, ATTACKS[name].streams or name, grey_eps
 
 
 def attacks_on(task: TaskName) -> dict[str, Objective]:

@@ -17,7 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from advmia.attacks import ATTACKS
+from advmia.attacks.auto_attack import remembering
 from advmia.attacks.inference import compile_copies, fitting_batch
+from advmia.attacks.square_memory import SquareMemory
 from advmia.budgets import Budget
 from advmia.checkpoints.best import read_training_of
 from advmia.checkpoints.weights import LoadedModel, load_model
@@ -144,6 +147,12 @@ class _Run:
         """Where the attacked images go; None without --saveAdversarial (collective at its first use)."""
         return AdversarialFolder(self.tested, self.results) if self.inputs.args.saveAdversarial else None
 
+    @cached_property
+    def square_memory(self) -> SquareMemory | None:
+        """What AutoAttack and Square share; None if this run has not both."""
+        names = self.inputs.args.attacks
+        return SquareMemory() if any(ATTACKS[name].streams in names for name in names) else None
+
     def clean_row(self) -> ResultRow:
         """Returns the row of the clean images."""
         clean = self.evaluate()
@@ -158,6 +167,8 @@ class _Run:
             keep=self.adversarial.keeper(run) if self.adversarial and run else None,
         )
         attack = run.build(self.task) if run else None
+        if attack and self.square_memory:
+            attack = remembering(attack, self.square_memory)
         return evaluate(self.target, self.loader, self.task, attack, source=self.source, options=options)
 
     def print_worst(self) -> None:

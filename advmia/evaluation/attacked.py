@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from advmia.attacks import ATTACKS
+from advmia.attacks import ATTACKS, stream_scope
 from advmia.attacks.common import EvaluationAttack
 from advmia.attacks.restarts import with_restarts
 from advmia.budgets import Budget
@@ -84,7 +84,8 @@ def evaluation_options(run: AttackRun | None, seed: int, precision: Precision) -
     if run is None:
         return EvaluationOptions((seed, CLEAN, 0.0), precision=precision)
     title = f"{run.label} eps {run.budget.grey_eps:g}"
-    return EvaluationOptions((seed, run.name, run.budget.grey_eps), title, precision, rounding=run.rounding)
+    scope = stream_scope(seed, run.name, run.budget.grey_eps)
+    return EvaluationOptions(scope, title, precision, rounding=run.rounding)
 
 
 def file_label(attack: str, restarts: int) -> str:

@@ -191,7 +191,7 @@ def test_other_tasks(task: Task, change: Callable[[Tensor], Tensor], expected: s
     assert warnings(probe_network(Wrapped(model, change), data, task)) == expected
 
 
-def test_saturated_findings() -> None:
+def test_findings_without_gradients() -> None:
     """Fails if findings without a gradient are not noticed.
 
     The large eps is not judged here: PGD stays at its random start, and chance decides what this leaves in order.

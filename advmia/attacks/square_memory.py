@@ -37,11 +37,10 @@ class SquareMemory:
                 x_adv[index] = _unpacked(signs, x[index], eps)
         if new:
             indices = torch.tensor(new, device=x.device)
-            x_adv[indices], queries[indices] = found, counts = search(indices)
-            packed = _packed(found, x[indices])
-            self._found |= dict(
-                zip((keys[index] for index in new), zip(packed, counts.tolist(), strict=True), strict=True)
-            )
+            found, used = search(indices)
+            x_adv[indices], queries[indices] = found, used
+            results = zip(new, _packed(found, x[indices]), used.tolist(), strict=True)
+            self._found |= {keys[index]: (signs, count) for index, signs, count in results}
         return x_adv, queries
 
 
@@ -55,12 +54,9 @@ def _packed(x_adv: Tensor, x: Tensor) -> list[bytes]:
 
     Of a value that clamping has put back to 0 or 1, the sign is that which leads there.
     """
-    is_above = torch.where(x_adv == x, x >= 0.5, x_adv > x).flatten(1).cpu().numpy()
+    bits = np.packbits(torch.where(x_adv == x, x >= 0.5, x_adv > x).flatten(1).cpu().numpy(), axis=1)
     is_changed = (x_adv != x).flatten(1).any(dim=1).tolist()
-    return [
-        zlib.compress(np.packbits(row), 1) if changed else b""
-        for row, changed in zip(is_above, is_changed, strict=True)
-    ]
+    return [zlib.compress(row.tobytes(), 1) if changed else b"" for row, changed in zip(bits, is_changed, strict=True)]
 
 
 def _unpacked(signs: bytes, x: Tensor, eps: float) -> Tensor:

@@ -30,12 +30,13 @@ class Scene:
 
 @pytest.fixture
 def scene() -> Scene:
-    """Images with many black and white pixels, most of which a network classifies correctly at first."""
+    """Images with many black and white pixels, and a network near whose boundaries they are; some it has wrong."""
     torch.manual_seed(0)
     x, _ = pixels(IMAGES)
     x = ((x - 0.5) * 3 + 0.5).clamp(0, 1)
     model = SmallNet(3).eval()
     with torch.no_grad():
+        model.linear.bias.sub_(model(x).mean(dim=0))
         logits = model(x)
     y = logits.argmax(dim=1)
     y[::6] = logits[::6].argmin(dim=1)
@@ -83,7 +84,7 @@ def test_square_runs_once(order: Sequence[str], scene: Scene) -> None:
     assert torch.equal(expected["aa"][1]["queries"][shared], queries[shared])
     assert shared.any() and (fooled_by == 0).any() and (fooled_by == 1).any() and (queries == QUERIES).any()
     assert alone - together == int((queries + 1)[shared].sum())
-    assert len(memory._found) == (0 if order[0] == "aa" else int((~shared).sum()))
+    assert len(memory._found) == int((~shared).sum())
 
 
 def test_other_budgets_are_not_mixed(scene: Scene) -> None:

@@ -241,6 +241,13 @@ def add_machine(parser: argparse.ArgumentParser, several: str = "several share e
         help="compile the network that attacks run on (torch.compile): slow to start, for long runs",
     )
     group.add_argument(
+        "--kernels",
+        type=one_of(meanings.KERNELS),
+        default="auto",
+        metavar="NAME",
+        help=listed("operators of the network that attacks run on, on a GPU", meanings.KERNELS),
+    )
+    group.add_argument(
         "--workers",
         type=whole_number(1),
         default=os.cpu_count() or 1,

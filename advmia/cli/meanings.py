@@ -43,3 +43,7 @@ FOLDERS = {
     "xray": "chest X-rays: xrayBin and the 14 findings",
     "covidSeg": "chest X-rays with masks of the lungs: xray (segmentation)",
 }
+KERNELS = {
+    "auto": "CUDA graphs, and operators that do the work of several, where they work",
+    "plain": "torch's own operators, one by one",
+}

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from advmia.attacks import ATTACKS
 from advmia.attacks.auto_attack import remembering
-from advmia.attacks.inference import compile_copies, fitting_batch
+from advmia.attacks.inference import compile_copies, fitting_batch, plain_kernels
 from advmia.attacks.square_memory import SquareMemory
 from advmia.budgets import Budget
 from advmia.checkpoints.best import read_training_of
@@ -239,9 +239,11 @@ def _read_trainings(inputs: Inputs, target: LoadedModel, source: LoadedModel) ->
 def _loader(inputs: Inputs, data: ImageData, network: nn.Module) -> EvaluationLoader:
     """Returns a loader of this rank's shard, whose batches are as large as fit the GPU, unless --bs says how large.
 
-    `network`: the one that attacks run on, with --compile on a compiled copy of it.
+    `network`: the one that attacks run on, on the copy that --compile and --kernels ask for.
     """
     loader = inputs.evaluation_loader(data)
+    if inputs.args.kernels == "plain":
+        plain_kernels(network)
     if inputs.args.autoBatch or inputs.args.bs is None:
         for first in islice(loader, 1):  # a rank's shard of a short list may be empty
             loader = replace(loader, batch_size=fitting_batch(network, first.x, len(loader.data)))

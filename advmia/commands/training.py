@@ -14,7 +14,7 @@ from pathlib import Path
 
 from torch import nn
 
-from advmia.attacks.inference import compile_copies
+from advmia.attacks.inference import compile_copies, plain_kernels
 from advmia.checkpoints.best import BestCheckpoint
 from advmia.checkpoints.paths import seed_folder, state_path
 from advmia.checkpoints.resume import (
@@ -94,6 +94,8 @@ def train(task: Task, args: argparse.Namespace) -> None:
         if distributed.is_main():
             rename_earlier_training(checkpoint, status, resume=args.resume)
         method = method_of(task, settings, machine.on_device(helper.model, inputs.device) if helper else None)
+        if helper and args.kernels == "plain":
+            plain_kernels(helper.model)
         training = _training(task, inputs, train_data, model, method)
         lack = shortage(training, inputs.spec.size) if distributed.is_main() else ""
         if lack:
@@ -237,9 +239,11 @@ def _training(task: Task, inputs: Inputs, data: ImageData, model: nn.Module, met
             " batch before"
         )
     average = None if args.ema is None else WeightAverage(model, args.ema)
-    if args.compile:
-        for network in {model, average.model if average else model}:
+    for network in {model, average.model if average else model}:
+        if args.compile:
             compile_copies(network)
+        if args.kernels == "plain":
+            plain_kernels(network)
     optimizer = task.optimizer(model.parameters(), args.lr, args.wd)
     # The reference plans floor(N / bs) + 1 steps for each epoch: as many as there are, or one more.
     schedule = task.schedule(optimizer, args.lr, args.epoch * (len(data) // args.bs + 1))

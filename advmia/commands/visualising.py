@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from advmia.attacks import ATTACKS, stream_scope
-from advmia.attacks.inference import compile_copies
+from advmia.attacks.inference import compile_copies, plain_kernels
 from advmia.checkpoints.best import read_training_of
 from advmia.checkpoints.weights import load_model
 from advmia.commands.inputs import Inputs, check_imported, check_normalization
@@ -60,6 +60,8 @@ def visualise(task: Task, args: argparse.Namespace) -> None:
         model = machine.on_device(loaded.model, inputs.device)
         if args.compile:
             compile_copies(model)
+        if args.kernels == "plain":
+            plain_kernels(model)
         loader = EvaluationLoader(data, args.bs, inputs.device)
         network = MappedNetwork(model, layer, precision, of_predicted=args.mapOf == "predicted")
         maps = draw_maps(network, loader, views, folder, on_clean=args.overlayOn == "clean")

@@ -7,7 +7,10 @@ The weights are initialised by torchvision's defaults; `load_imagenet` replaces 
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
+from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from advmia.models.pretrained import load_weights
@@ -22,6 +25,9 @@ class DenseNet121(nn.Module):
         super().__init__()
         self.normalize = normalize
         self.densenet121 = densenet121(weights=None)
+        for name, block in self.densenet121.features.named_children():
+            if name.startswith("denseblock"):
+                setattr(self.densenet121.features, name, _DenseBlock(cast(nn.ModuleDict, block)))
         # In torchvision the last ReLU comes after `features` and works in place, so it would overwrite the map that
         # Grad-CAM reads. As the last layer of `features`, it makes their output that map.
         self.densenet121.features.add_module("relu5", nn.ReLU())
@@ -30,6 +36,25 @@ class DenseNet121(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out = self.densenet121.features(self.normalize(x))  # (B, 1024, H/32, W/32)
         return self.densenet121.classifier(out.mean(dim=(2, 3)))
+
+
+class _DenseBlock(nn.ModuleDict):
+    """A block of torchvision's DenseNet, of which each layer sees what all layers before it computed.
+
+    torchvision concatenates all of that anew for each layer, so that a layer's output gets a gradient from every layer
+    after it. Here the concatenation grows by a layer's output, and passes one gradient on. Outputs and gradients are
+    the same to the bit: the gradients are added in the same order.
+    """
+
+    def __init__(self, block: nn.ModuleDict) -> None:
+        super().__init__()
+        for name, layer in block.items():  # norm, ReLU and convolution of 1x1, and again of 3x3
+            self[name] = nn.Sequential(OrderedDict(layer.named_children()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.values():
+            x = torch.cat([x, layer(x)], dim=1)
+        return x
 
 
 def load_imagenet(model: nn.Module) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from advmia.attacks import ATTACKS
 from advmia.attacks.common import forward, frozen_eval, input_gradient
-from advmia.attacks.inference import Compiled, compile_copies, fitting_batch, inference_copy
+from advmia.attacks.inference import Compiled, compile_copies, fitting_batch, inference_copy, without_graphs
 from advmia.budgets import pgd_budget, training_budget
 from advmia.data.loading import EvaluationLoader
 from advmia.data.specs import IMAGENET_MEAN, IMAGENET_STD
@@ -80,7 +80,8 @@ def test_same_gradient(name: str) -> None:
 
 
 def test_frozen_and_apart() -> None:
-    """Fails if the copy shares a tensor with the network, requires a gradient, or making it changes the network."""
+    """Fails if the copy requires a gradient, making it changes the network, what is folded shares a tensor with the
+    network, or what is not folded is copied."""
     model = unsettle(network("small"))
     before = Snapshot.of(model)
     copy = inference_copy(model, batch())
@@ -88,12 +89,34 @@ def test_frozen_and_apart() -> None:
     assert not any(module.training for module in copy.modules())
     assert not any(parameter.requires_grad for parameter in copy.parameters())
     shared = {tensor.data_ptr() for tensor in model.state_dict().values()}
-    assert not shared & {tensor.data_ptr() for tensor in copy.state_dict().values() if tensor.numel()}
+    apart = {name for name, tensor in copy.state_dict().items() if tensor.data_ptr() not in shared}
+    assert apart == {f"conv{number}.{kind}" for number in (1, 2) for kind in ("weight", "bias")}
+    assert not any(parameter is other for parameter in copy.parameters() for other in model.parameters())
 
 
-@pytest.mark.parametrize("change", ["step", "statistics", "load"])
+@pytest.mark.gpu
+@pytest.mark.parametrize("most_together", [0, 50, 2**18])
+def test_folded_weights(gpu: torch.device, most_together: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if folded weights are not the formula's, computed in float64 and rounded once, on a GPU or a CPU."""
+    monkeypatch.setattr("advmia.attacks.inference.folding._FEWEST_ALONE", most_together)
+    convs = [nn.Conv2d(3, 4, 3), nn.Conv2d(4, 6, 1, bias=False), nn.Conv2d(6, 6, 3, groups=6)]
+    norms = [nn.BatchNorm2d(4), nn.BatchNorm2d(6, eps=1e-3), nn.BatchNorm2d(6, affine=False)]
+    model = unsettle(nn.Sequential(*(part for pair in zip(convs, norms, strict=True) for part in pair)))
+    for device in (torch.device("cpu"), gpu):
+        copy = without_graphs(inference_copy(model.to(device), batch(size=8).to(device))).cpu().state_dict()
+        for index, (conv, norm) in enumerate(zip(convs, norms, strict=True)):
+            scale = 1 / (norm.running_var.cpu().double() + norm.eps).sqrt()
+            scale = scale * norm.weight.detach().cpu().double() if norm.affine else scale
+            shift = (0 if conv.bias is None else conv.bias.detach().cpu().double()) - norm.running_mean.cpu().double()
+            bias = shift * scale + (norm.bias.detach().cpu().double() if norm.affine else 0)
+            weight = conv.weight.detach().cpu().double() * scale[:, None, None, None]
+            assert torch.equal(copy[f"{2 * index}.weight"], weight.float())
+            assert torch.equal(copy[f"{2 * index}.bias"], bias.float())
+
+
+@pytest.mark.parametrize("change", ["step", "statistics", "load", "assign", "move"])
 def test_follows_the_weights(change: str) -> None:
-    """Fails if the copy still has the weights or statistics from before they changed."""
+    """Fails if the copy still has the weights or statistics from before they changed, or tensors that were replaced."""
     model = settled("mv2")
     inference_copy(model, batch())
     if change == "step":
@@ -103,9 +126,12 @@ def test_follows_the_weights(change: str) -> None:
     elif change == "statistics":
         with torch.no_grad():
             model.train()(batch())
+    elif change == "move":  # which gives every parameter another memory
+        with torch.no_grad():
+            model.double().float().get_parameter("linear.weight").mul_(2)
     else:
         torch.manual_seed(1)
-        model.load_state_dict(build_model("mv2", 3).state_dict())
+        model.load_state_dict(build_model("mv2", 3).state_dict(), assign=change == "assign")
     expected, actual = logits_of(model, batch()), inference_copy(model, batch())(batch())
     assert (actual - expected).abs().max() <= 1e-5 * expected.abs().max()
 
@@ -158,6 +184,18 @@ def test_a_network_that_cannot_be_folded(kind: type[nn.Module]) -> None:
     model.train()(batch())
     actual = inference_copy(model, batch())(batch())
     torch.testing.assert_close(actual, logits_of(model, batch()), rtol=0, atol=0)
+
+
+def test_computed_weights() -> None:
+    """Fails if a convolution whose weights are computed from others is folded, or the others of the network are not."""
+    model = unsettle(network("small"))
+    nn.utils.parametrizations.weight_norm(model.get_submodule("conv1"))
+    copy = inference_copy(model, batch())
+    assert isinstance(copy.bn1, nn.BatchNorm2d) and isinstance(copy.bn2, nn.Identity)
+    with torch.no_grad():
+        model.get_parameter("conv1.parametrizations.weight.original0").mul_(1.5)
+    expected, actual = logits_of(model, batch()), inference_copy(model, batch())(batch())
+    assert (actual - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
 @pytest.mark.parametrize("name", ["pgdat", "trades", "mart", "hat", "mpadvt", "maadvt"])

@@ -44,6 +44,14 @@ def test_every_eps() -> None:
     assert parse_test(f"{TEST} --epsilons 8/255 0.1/255 2")["epsilons"] == [8, 0.1, 2]
 
 
+def test_kernels() -> None:
+    """Fails if --kernels has another default, or takes a name that no kernels have."""
+    assert parse_train(TRAIN)["kernels"] == parse_test(TEST)["kernels"] == "auto"
+    assert parse_test(f"{TEST} --kernels Plain")["kernels"] == "plain"
+    with pytest.raises(SystemExit):
+        parse_train(f"{TRAIN} --kernels fast")
+
+
 def test_device_spellings() -> None:
     """Fails if `0,1` is one device, `CPU` is none, or a list without any device is accepted."""
     spellings = {"0,1": ["0", "1"], "0, 1": ["0", "1"], "0 1": ["0", "1"], "CPU": ["cpu"], "cpu Cpu,": ["cpu", "cpu"]}

@@ -177,6 +177,23 @@ def test_places_are_lines_of_the_package(pretended: PretendedGpu) -> None:
     assert all(wait.place.startswith("advmia/targets.py:") for wait in pretended.waits)
 
 
+def test_lists_of_tensors(pretended: PretendedGpu) -> None:
+    """Fails if an operator on a list counts as one launch where CUDA needs several, or as several where it does not."""
+    small, large = [torch.rand(4, device=DEVICE) for _ in range(130)], torch.rand(321 * 2**16, device=DEVICE)
+    for operator, launches in (
+        (lambda: torch.cat(small[:128]), 1),
+        (lambda: torch.cat(small), 2),
+        (lambda: torch._foreach_add_(small[:110], 1.0), 1),
+        (lambda: torch._foreach_add_(small, 1.0), 2),
+        (lambda: torch._foreach_add(small, 1.0), 3),
+        (lambda: torch._foreach_copy_([large], [large.double()]), 1 + 2),  # and a cast
+        (lambda: torch._foreach_mul_(small[:5], [each[:1] for each in small[5:10]]), 5),
+    ):
+        pretended.clear()
+        operator()
+        assert len(pretended.launches) == launches
+
+
 def test_shapes_only(shapes: PretendedGpu) -> None:
     """Fails if FLOP, bytes or memory are not those of the operator, or numbers are computed."""
     conv, x = nn.Conv2d(3, 8, 3, padding=1).to(DEVICE), torch.rand(2, 3, 10, 10).to(DEVICE).requires_grad_(True)
@@ -190,3 +207,30 @@ def test_shapes_only(shapes: PretendedGpu) -> None:
     out.sum().backward()
     assert sum(launch.flop for launch in shapes.launches) == 3 * forward
     assert float(out.detach().sum()) == 1 and shapes.waits
+
+
+def test_graphs(pretended: PretendedGpu) -> None:
+    """Fails if recording a graph computes, launches or may wait, if a replay is not one launch in the memory of the
+    recording, or if graphs of one pool leave the memory of another alone that this needs only while it runs."""
+    x, graphs = torch.ones(3, device=DEVICE), [torch.cuda.CUDAGraph() for _ in range(3)]
+    pool, stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
+    pretended.clear()
+    with torch.cuda.graph(graphs[0], pool=pool, stream=stream):
+        between = x + 1
+        first = between * 2
+    assert not pretended.launches and first.isnan().all()
+    pretended.clear()
+    graphs[0].replay()
+    assert [(launch.op, launch.bytes) for launch in pretended.launches] == [("graph", 4 * 12)]
+    x.fill_(2)
+    graphs[0].replay()
+    assert first.tolist() == [6, 6, 6]
+    with torch.cuda.graph(graphs[1], pool=pool, stream=stream):
+        second = x * 5
+    graphs[1].replay()
+    assert (between.tolist(), first.tolist(), second.tolist()) == ([3] * 3, [6] * 3, [10] * 3)
+    graphs[0].replay()
+    assert second.isnan().all()
+    with pytest.raises(RuntimeError, match="not permitted"), torch.cuda.graph(graphs[2], pool=pool, stream=stream):
+        float(x.sum())
+    assert float(x.sum()) == 6 and len(pretended.waits) > 3

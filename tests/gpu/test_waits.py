@@ -48,7 +48,7 @@ ALLOWED_IN_BATCHES: dict[str, tuple[int, str]] = {
     "attacks/momentum.py placements": (1, "the sizes of all shrunk images: the host must know a tensor's shape"),
 }
 ALLOWED_IN_TRAINING: dict[str, tuple[int, str]] = {
-    "training/loop.py _backward": (2, "the loss, which the loop shows and checks; twice with a perturbation"),
+    "training/progress.py values": (1, "the loss of the update before, when the next is launched"),
 }
 ALLOWED_IN_EVALUATION: dict[str, tuple[int, str]] = {
     "evaluation/loop.py _now": (2, "the clock is read when the device has finished"),
@@ -56,7 +56,12 @@ ALLOWED_IN_EVALUATION: dict[str, tuple[int, str]] = {
     "evaluation/tally.py _append": (8, "outcomes and distances are kept on the host; twice with rounding to 8 bits"),
     "metrics.py _append": (6, "logits are kept on the host; twice with rounding to 8 bits"),
 }
-ONCE = {"attacks/inference/copies.py agrees_with": (3, "whether a network may be folded, once for each network")}
+ONCE = {"attacks/inference/copies.py _can_be_folded": (3, "whether a network may be folded, once for each network")}
+# Once for each kind of pass: a batch size, with or without a gradient.
+WHEN_RECORDED = {
+    "attacks/inference/captured.py recording": (2, "what a graph records begins when the device has finished"),
+    "attacks/inference/captured.py _agree": (1, "whether a graph gives the network's numbers"),
+}
 
 
 class Sure(nn.Module):
@@ -80,6 +85,11 @@ def place_of(wait: Wait) -> str:
 
 def counted(waits: Iterable[Wait]) -> Counter[str]:
     return Counter(map(place_of, waits))
+
+
+def taken(counts: Counter[str], places: Iterable[str]) -> Counter[str]:
+    """Takes the counts of these places out of `counts`."""
+    return Counter({place: counts.pop(place, 0) for place in places})
 
 
 def check(
@@ -114,11 +124,16 @@ def test_attacks(pretended: PretendedGpu) -> None:
             of_two_steps = counted(many) - counted(few)
             in_steps = Counter({place: 2 * count for place, count in of_two_steps.items()})  # in the first four
             check(of_two_steps, many, ALLOWED_IN_STEPS, 2 * RUNS.get(name, 1), (task.name, name, "steps"))
-            check(counted(few) - in_steps, few, ALLOWED_IN_BATCHES, 1, (task.name, name, "batch"))
+            of_batch = counted(few) - in_steps
+            check(taken(of_batch, WHEN_RECORDED), few, WHEN_RECORDED, 3, (task.name, name, "recording"))
+            check(of_batch, few, ALLOWED_IN_BATCHES, 1, (task.name, name, "batch"))
 
 
 def test_training(pretended: PretendedGpu) -> None:
-    """Fails if a method waits in its attack or loss, or the loop more often than for the loss of each update."""
+    """Fails if a method waits in its attack or loss, or the loop more often than for the loss of each update.
+
+    Or if the loop waits for a loss before the next update is launched, except for the last one of an epoch.
+    """
     for method in METHODS:
         data = image_data(6, size=8)
         training = training_of(method, data.preload(DEVICE) if method in ("nat", "hat") else data, extras=True)
@@ -126,6 +141,8 @@ def test_training(pretended: PretendedGpu) -> None:
         pretended.clear()
         train_one_epoch(training, Position(2))
         check(counted(pretended.waits), pretended.waits, ALLOWED_IN_TRAINING, len(training.loader), method)
+        *late, last = [wait.ahead for wait in pretended.waits]
+        assert len(late) == len(training.loader) - 1 and min(late) > 100 > last, method
 
 
 def test_evaluations(pretended: PretendedGpu) -> None:
@@ -139,6 +156,6 @@ def test_evaluations(pretended: PretendedGpu) -> None:
         pretended.clear()
         evaluate(model, loader, SINGLE_LABEL, run.build(SINGLE_LABEL), options=options)
         counts = counted(pretended.waits)
-        once = Counter({place: counts.pop(place) for place in ONCE})
-        check(once, pretended.waits, ONCE, 1, name)
+        check(taken(counts, ONCE), pretended.waits, ONCE, 1, name)
+        check(taken(counts, WHEN_RECORDED), pretended.waits, WHEN_RECORDED, 1, name)
         check(counts, pretended.waits, ALLOWED_IN_EVALUATION, len(loader), name)

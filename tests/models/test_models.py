@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import pickle
@@ -289,6 +290,27 @@ def test_imagenet_weights_from_the_cache(no_network: Path) -> None:
     loaded = model.get_submodule("densenet121.features").state_dict()
     assert all(torch.equal(loaded[name], value) for name, value in other.items())
     assert model.get_parameter("densenet121.classifier.0.weight").abs().max() > 0
+
+
+def test_dense_blocks_are_torchvisions() -> None:
+    """Fails if outputs, gradients or running statistics of a dense block differ from torchvision's in any bit."""
+    from torchvision.models.densenet import _DenseBlock
+
+    published = _DenseBlock(3, 8, 2, 4, 0.0)
+    for module in published.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight, 1, 0.3)
+    ours = type(meta_model("chexnet", 2).get_submodule("densenet121.features.denseblock1"))(copy.deepcopy(published))
+    x, found = torch.rand(4, 8, 6, 6, generator=torch.Generator().manual_seed(0)), []
+    for block in (published, ours):
+        pixels = x.clone().requires_grad_(True)
+        out = block(pixels)
+        (out**3).sum().backward()
+        gradients = {f"gradient of {name}": value.grad for name, value in block.named_parameters()}
+        found.append({"out": out, "pixels": pixels.grad} | gradients | block.state_dict())
+    assert found[0].keys() == found[1].keys() and len(found[0]) == 2 + 18 + 36
+    for name, value in found[0].items():
+        assert torch.equal(value, found[1][name]), name
 
 
 def check_message(error: UserError, cache: Path) -> None:

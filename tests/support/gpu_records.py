@@ -17,6 +17,8 @@ import advmia
 
 CONVOLUTIONS = ("convolution", "convolution_backward")
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot")
+_MOST_TENSORS_OF_CAT = 128
+_MOST_TENSORS, _MOST_CHUNKS, _CHUNK = {1: 110, 2: 64, 3: 48, 4: 36, 5: 30}, 320, 65536  # of a foreach operator
 _ROOT = f"{Path(advmia.__file__).parent}/"
 
 
@@ -36,6 +38,7 @@ class Wait:
 
     kind: str
     place: str
+    ahead: int = 0  # operators that were launched after what it waits for: the device has them to do meanwhile
 
 
 @dataclass
@@ -78,6 +81,30 @@ def line_of_the_package() -> str:
 
 def bytes_of(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
+
+
+def kernels_of(name: str, args: Sequence[Any]) -> int:
+    """Returns how many kernels CUDA launches for an operator, as far as known here: 1, or more for long lists.
+
+    The limits are those of aten/src/ATen/native/cuda/MultiTensorApply.cuh and Shape.cu: 128 tensors in a launch of
+    `cat`; in one of a foreach operator, 320 chunks of 65,536 elements of at most 110 tensors, of 64 in each of two
+    lists, and so on. Foreach operators on lists that do not match launch a kernel for each tensor. `repeat_interleave`
+    sums the counts first.
+    """
+    if name == "repeat_interleave":
+        return 2
+    if name == "cat":
+        return -(-len(args[0]) // _MOST_TENSORS_OF_CAT)
+    lists = [each for each in args if isinstance(each, list | tuple) and each and isinstance(each[0], Tensor)]
+    if not name.startswith("_foreach_") or not lists:
+        return 1
+    if any(len({each.dtype for each in tensors}) > 1 for tensors in lists) or any(
+        len({(each.shape, each.stride()) for each in group}) > 1 for group in zip(*lists, strict=True)
+    ):
+        return len(lists[0])
+    depth = len(lists) + (not name.endswith("_"))  # a list of results
+    chunks = sum(-(-tensor.numel() // _CHUNK) for tensor in lists[0])
+    return max(-(-len(lists[0]) // _MOST_TENSORS[depth]), -(-chunks // _MOST_CHUNKS))
 
 
 def flop_of(name: str, args: Sequence[Any], inputs: Sequence[Tensor], results: Sequence[Tensor]) -> float:

@@ -14,9 +14,10 @@ later). As on CUDA,
 - more memory than the device has raises `torch.OutOfMemoryError`.
 
 It records every launch and every wait, each with the line of the package that caused it. A launch is an operator that
-runs on the device; a convolution with a bias is two, since cuDNN's have none. A wait is where the host needs a number
-from the device, or copies memory that is not pinned. With `shapes_only`, tensors have no numbers: then FLOP, bytes and
-memory of large networks can be counted in a moment, but `item()` gives 1 or True, and nothing may depend on it.
+runs on the device; a convolution with a bias is two, since cuDNN's have none, and an operator on a long list of tensors
+may be several. A wait is where the host needs a number from the device, or copies memory that is not pinned. With
+`shapes_only`, tensors have no numbers: then FLOP, bytes and memory of large networks can be counted in a moment, but
+`item()` gives 1 or True, and nothing may depend on it.
 
 Not pretended: times, races, the rounding and the random numbers of CUDA's kernels, several GPUs, `torch.compile`.
 """
@@ -24,7 +25,7 @@ Not pretended: times, races, the rounding and the random numbers of CUDA's kerne
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -36,7 +37,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from tests.support.gpu_records import Launch, Memory, Wait, bytes_of, flop_of, line_of_the_package
+from tests.support.gpu_graphs import Graph, graph_functions, tensors_in
+from tests.support.gpu_modules import Backend, Event
+from tests.support.gpu_records import Launch, Memory, Wait, bytes_of, flop_of, kernels_of, line_of_the_package
 from tests.support.gpu_rounding import BACKEND, Autocast, mapped, register_casts, rounded_to_tf32
 
 DEVICE = torch.device("cuda:0")
@@ -132,7 +135,7 @@ class _Call:
     def __post_init__(self) -> None:
         self.gpu, self.place = PretendedGpu.active, line_of_the_package()
         self.name = self.func._schema.name.removeprefix("aten::")
-        tensors = list(_tensors((*self.args, *self.kwargs.values())))
+        tensors = list(tensors_in((*self.args, *self.kwargs.values())))
         self.ours = [tensor for tensor in tensors if isinstance(tensor, GpuTensor)]
         self.foreign = [tensor for tensor in tensors if not isinstance(tensor, GpuTensor)]
 
@@ -154,6 +157,8 @@ class _Call:
             if leaves and device.type == "cpu":
                 return torch.zeros(self.ours[0].shape, dtype=kwargs.get("dtype") or self.ours[0].dtype)
         found = self.func(*rounded_to_tf32(self.name, args), **kwargs)
+        if self.gpu is not None and self.gpu.graph is not None:
+            self.gpu.graph.record(self.func, self.name, args, kwargs, found)
         self._note_launch(found)
         return found if leaves else self._on_gpu(found)
 
@@ -191,13 +196,17 @@ class _Call:
         elif not isinstance(source, GpuTensor) and not (non_blocking and getattr(source, "is_pinned_here", False)):
             self._wait("copy from the CPU")
         if not any(tensor.content.is_meta for tensor in self.ours):
-            _content_of(target).copy_(_content_of(source))
+            args = (_content_of(target), _content_of(source))
+            args[0].copy_(args[1])
+            if self.gpu is not None and self.gpu.graph is not None:
+                self.gpu.graph.record(self.func, self.name, args, {}, args[0])
         self._note_launch(target)
         return target
 
     def _note_waits(self) -> None:
         if self.name == "_to_copy" and torch.device(self.kwargs.get("device") or BACKEND).type == "cpu":
-            self._wait("copy to the CPU")
+            if not self.kwargs.get("non_blocking"):
+                self._wait("copy to the CPU")
         elif self.name in _WAITING:
             self._wait(self.name)
         elif self.name in _INDEXING:
@@ -216,14 +225,13 @@ class _Call:
         if self.gpu is None or self.func.is_view or self.name in _WITHOUT_KERNEL:
             return
         read = sum(bytes_of(tensor) for tensor in self.ours)
-        results = list(_tensors((found,)))
+        results = list(tensors_in((found,)))
         written = sum(map(bytes_of, results))
         if self.name == "convolution" and self.args[2] is not None:
             read -= bytes_of(self.args[2])
             self.gpu.launches.append(Launch("bias", self.place, 0.0, 2 * written))
-        self.gpu.launches.append(
-            Launch(self.name, self.place, flop_of(self.name, self.args, self.ours, results), read + written)
-        )
+        count, flop = kernels_of(self.name, self.args), flop_of(self.name, self.args, self.ours, results)
+        self.gpu.launches += [Launch(self.name, self.place, flop / count, (read + written) // count)] * count
 
 
 class _Devices(TorchFunctionMode):
@@ -263,6 +271,7 @@ class PretendedGpu:
         self.shapes_only, self.memory = shapes_only, Memory(total)
         self.launches: list[Launch] = []
         self.waits: list[Wait] = []
+        self.graph: Graph | None = None  # that is being recorded
         self._exit = ExitStack()
 
     def clear(self) -> None:
@@ -305,6 +314,7 @@ class PretendedGpu:
             "set_device": lambda device: None,
             "get_device_name": lambda device=None: "pretended GPU",
             "synchronize": synchronize,
+            "Event": lambda: Event(self.launches, self.waits),
             "mem_get_info": lambda device=None: (memory.total - memory.live, memory.total),
             "memory_allocated": lambda device=None: memory.live,
             "memory_reserved": lambda device=None: memory.live,
@@ -314,6 +324,7 @@ class PretendedGpu:
             "set_rng_state": lambda state, device=None: None,
             "get_rng_state_all": lambda: [torch.get_rng_state()],
             "set_rng_state_all": lambda states: None,
+            **graph_functions(self),
         }
         yield from ((torch.cuda, name, function) for name, function in functions.items())
         is_enabled = torch.is_autocast_enabled
@@ -342,31 +353,8 @@ def _hidden(value: Any) -> Any:
     return torch.device(BACKEND, 0) if _is_gpu(value) else value
 
 
-def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
-    """Yields the tensors among the values and in lists of them."""
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from _tensors(value)
-
-
 def _content_of(value: Any) -> Any:
     return value.content if isinstance(value, GpuTensor) else value
-
-
-class _Backend:
-    """What torch asks of the module of a device."""
-
-    def __getattr__(self, name: str) -> Any:
-        answers: dict[str, Any] = {
-            "is_initialized": True, "is_available": True, "_is_in_bad_fork": False, "current_device": 0,
-            "device_count": 1, "manual_seed_all": None, "get_amp_supported_dtype": [torch.bfloat16],
-            "get_rng_state": torch.empty(0), "set_rng_state": None,
-        }  # fmt: skip
-        if name not in answers:
-            raise AttributeError(name)
-        return lambda *_: answers[name]
 
 
 @cache
@@ -374,7 +362,7 @@ def _register_backend() -> list[torch.library.Library]:
     """Registers the backend, once for the process; the libraries must be kept."""
     from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-    _setup_privateuseone_for_python_backend(rename=BACKEND, backend_module=_Backend())
+    _setup_privateuseone_for_python_backend(rename=BACKEND, backend_module=Backend())
 
     def content_device() -> str:
         return "meta" if PretendedGpu.active and PretendedGpu.active.shapes_only else "cpu"

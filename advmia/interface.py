@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from advmia.attacks import ATTACKS, attack_named
+from advmia.attacks import ATTACKS, attack_named, square_memory, stream_scope
 from advmia.attacks.common import Attack, frozen_eval
 from advmia.budgets import Budget, pgd_budget, training_budget
 from advmia.checkpoints.weights import digest_weights
@@ -134,11 +134,12 @@ def evaluate(
     if results.find(CLEAN, 0) is None:
         clean = run.evaluate(None, (seed, CLEAN, 0.0), CLEAN)
         results.add(result_row(CLEAN, Budget(0, 0, 0), (), clean.scores, clean))
-    clean_row, y = results.row(CLEAN, 0), run.loader.data.samples.labels
+    clean_row, y, memory = results.row(CLEAN, 0), run.loader.data.samples.labels, square_memory(attacks)
     for attack in attacked:
         if results.find(attack.name, attack.budget.grey_eps) is None:
             title = f"{attack.name} eps {attack.budget.grey_eps:g}"
-            found = run.evaluate(attack.build(run.task), (seed, attack.name, attack.budget.grey_eps), title)
+            scope = stream_scope(seed, attack.name, attack.budget.grey_eps)
+            found = run.evaluate(attack.build(run.task, memory), scope, title)
             results.add(*attack.rows(found, run.task, clean_row, y, run.classes))
     reliability.conclude(results, run.loader, run.task, model, None)
     return Robustness(results, temporary)

@@ -5,7 +5,7 @@ A new attack needs a module in this folder and an entry in `ATTACKS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from advmia.attacks.auto_attack import autoattack
@@ -20,6 +20,7 @@ from advmia.attacks.mask_losses import cospgd_loss
 from advmia.attacks.momentum import dimifgsm, mifgsm
 from advmia.attacks.simba_dct import simba
 from advmia.attacks.square_attack import square
+from advmia.attacks.square_memory import SquareMemory
 from advmia.budgets import (
     Budget,
     auto_budget,
@@ -177,6 +178,12 @@ ATTACKS: dict[str, AttackSpec] = {
 def stream_scope(seed: int, name: str, grey_eps: float) -> tuple[object, ...]:
     """Returns the purpose by which the random streams of an attack are told apart (`SampleRng.of`)."""
     return seed, ATTACKS[name].streams or name, grey_eps
+
+
+def square_memory(names: Iterable[str]) -> SquareMemory | None:
+    """Returns where attacks of these names share what Square finds (`remembering`); None if they share nothing."""
+    used = set(names)
+    return SquareMemory() if any(ATTACKS[name].streams in used for name in used) else None
 
 
 def attacks_on(task: TaskName) -> dict[str, Objective]:

@@ -29,7 +29,7 @@ from tests.support.pretended_gpu import DEVICE, PretendedGpu
 ALLOWED_IN_STEPS: dict[str, tuple[int, str]] = {
     "attacks/auto_pgd.py auto_ascend": (1, "whether an image is fooled, and leaves"),
     "attacks/fab.py _try_target": (1, "whether an image is fooled, and leaves"),
-    "attacks/square_attack.py __call__": (1, "whether an image is fooled, and leaves"),
+    "attacks/square_attack.py _search": (1, "whether an image is fooled, and leaves"),
     "attacks/simba_dct.py __call__": (1, "whether an image is fooled, and leaves"),
     "attacks/simba_dct.py _try_planes": (2, "which images are tried forwards too, and which helped neither way"),
 }
@@ -38,7 +38,7 @@ RUNS = {"apgd-t": 3 * 2, "fab-t": 3, "sea": 2 * 4}  # targets and losses; target
 # Module and function -> (the most waits in a batch, besides those of steps, why).
 ALLOWED_IN_BATCHES: dict[str, tuple[int, str]] = {
     "attacks/common.py attack_correct_images": (1, "which images are classified correctly: only these are attacked"),
-    "attacks/square_attack.py __call__": (1, "the same"),
+    "attacks/square_attack.py _search": (1, "the same"),
     "attacks/simba_dct.py __call__": (1, "the same"),
     "attacks/mask_ensemble.py __call__": (4, "which images have a pixel that is right, before each of four runs"),
     "attacks/auto_pgd.py _try_targets": (6, "which images are left for the next target and loss"),

@@ -1,9 +1,10 @@
 """A frozen network that runs on fused layers on a GPU, where these work.
 
-Most of an attack's step on a GPU moves maps between memory and the chip: by count, adding biases, ReLU and adding
-shortcuts take 35 of res18's 56 GB (224 pixels, batch 32, tf32). The layers of `advmia.attacks.inference.fused_layers`
-do these in the pass of the convolution before or after: then a step moves 30 GB. `torch.compile` would fuse them with
-each other but not into the convolutions, and move about 0.71 of the 56 GB. All this is counted, not measured.
+By count, most of an attack's step on a GPU moves maps between memory and the chip: 52 GB with res18, of which adding
+biases, ReLU and adding shortcuts take 35 (224 pixels, batch 32, tf32). The layers of
+`advmia.attacks.inference.fused_layers` do these in the pass of the convolution before or after, and move 31 GB.
+`torch.compile` would fuse them with each other but not into the convolutions, and move about 0.71 of the 52 GB, by a
+count on paper. Nothing of this was measured.
 """
 
 from __future__ import annotations

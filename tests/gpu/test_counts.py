@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 
 import pytest
@@ -57,7 +58,7 @@ def launches_of_a_step(
         with Precision(precision).autocast(DEVICE):
             attack(Blocks(network), x, y, rng=SampleRng.of(0, samples=range(len(x)), device=DEVICE))
         launches.append(list(gpu.launches))
-    return list((Counter(launches[2]) - Counter(launches[1])).elements())
+    return list((Counter(launches[-1]) - Counter(launches[-2])).elements())
 
 
 @pytest.mark.slow
@@ -72,7 +73,7 @@ def test_launches(shapes: PretendedGpu) -> None:
         assert 50 < len(launches_of_a_step(shapes, name, copy.network, "fp32")) <= plain, name
         assert len(launches_of_a_step(shapes, name, copy.network, "bf16")) <= bf16, name
         if name in ("res18", "mv2", "chexnet"):
-            assert len(launches_of_a_step(shapes, name, copy, "fp32")) <= CAPTURED, name
+            assert 20 < len(launches_of_a_step(shapes, name, copy, "fp32")) <= CAPTURED, name
         with torch.no_grad():
             next(model.parameters()).add_(1)
         shapes.clear()
@@ -118,6 +119,7 @@ def test_memory_of_training(shapes: PretendedGpu) -> None:
     for method, most in MEMORY.items():
         model, helper = (on_device(build_model("res18", 2), DEVICE) for _ in range(2))
         rng = SampleRng.of(0, samples=range(len(x)), device=DEVICE)
+        gc.collect()  # copies of the models before are cycles
         shapes.clear()
         built = METHODS[method](settings_with(helper))
         backward(built.losses(model, x, built.examples(model, x, y, rng=rng), y))

@@ -113,21 +113,31 @@ def updated(method: str, batch: int, share: tuple[int, int] = (0, 1)) -> dict[st
     return {name: value.detach() for name, value in (model.state_dict() | average).items()}
 
 
-def in_two_processes(function: Callable[..., None], *arguments: object) -> None:
-    """Calls function(rank, *arguments) in each of two processes, and waits."""
-    torch.multiprocessing.start_processes(function, arguments, nprocs=2, start_method="fork")
+def in_two_processes(function: Callable[..., None], folder: Path, *arguments: object) -> None:
+    """Calls function(rank, folder, *arguments) in each of two processes, which form a process group, and waits.
+
+    They are spawned: after a backward pass on a GPU, torch refuses one in a forked process.
+    """
+    torch.multiprocessing.spawn(_in_process_group, (function, folder, *arguments), nprocs=2)
 
 
-def _update_in_process(rank: int, file: str, method: str, batch: int) -> None:
+def _in_process_group(rank: int, function: Callable[..., None], folder: Path, *arguments: object) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{file}.meet", rank=rank, world_size=2)
-    torch.save(updated(method, batch, (rank, 2)), f"{file}.{rank}")
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    function(rank, folder, *arguments)
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("batch", [8, 5, 1], ids=["equal shares", "unequal shares", "an empty share"])
-@pytest.mark.parametrize("method", [*METHODS, WEIGHTS])
-def test_the_first_update_is_that_of_one_process(method: str, batch: int, tmp_path: Path) -> None:
+UPDATES = [(method, batch) for method in (*METHODS, WEIGHTS) for batch in (8, 5, 1)]  # 5, 1: unequal, an empty share
+
+
+def _update(rank: int, folder: Path) -> None:
+    for method, batch in UPDATES:
+        torch.save(updated(method, batch, (rank, 2)), folder / f"{method} {batch} {rank}")
+
+
+@pytest.mark.slow
+def test_the_first_update_is_that_of_one_process(tmp_path: Path) -> None:
     """Fails if gradients are summed, a share's weight is not its number of images, or noise depends on the rank.
 
     Or if each rank perturbs the weights by the gradient of its own share.
@@ -135,12 +145,15 @@ def test_the_first_update_is_that_of_one_process(method: str, batch: int, tmp_pa
     Without batch norm and augmentation, to float tolerance. Later updates are not compared: they start from weights
     with other rounding errors, which change the signs of some gradients.
     """
-    file = tmp_path / "weights"
-    in_two_processes(_update_in_process, str(file), method, batch)
-    expected, start = updated(method, batch), plain(0).state_dict()
-    assert any((expected[name] - value).abs().max() > 1e-3 for name, value in start.items())
-    for rank in (0, 1):
-        torch.testing.assert_close(torch.load(f"{file}.{rank}", weights_only=True), expected, rtol=1e-4, atol=1e-7)
+    in_two_processes(_update, tmp_path)
+    for method, batch in UPDATES:
+        expected, start = updated(method, batch), plain(0).state_dict()
+        assert any((expected[name] - value).abs().max() > 1e-3 for name, value in start.items())
+        for rank in (0, 1):
+            actual = torch.load(tmp_path / f"{method} {batch} {rank}", weights_only=True)
+            for name, value in expected.items():
+                case = f"{method}, batch of {batch}, rank {rank}: {name}"
+                torch.testing.assert_close(actual[name], value, rtol=1e-4, atol=1e-7, msg=case)
 
 
 class LateReader(LossReader):
@@ -150,10 +163,20 @@ class LateReader(LossReader):
         return 1
 
 
-def _train_late(rank: int, file: str, faulty: int) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{file}.meet", rank=rank, world_size=2)
+# The step of rank 1 whose loss is NaN -> how many losses a rank computes, and what its training ends with.
+LATE = {
+    -1: f"3 {(0.5 * 4 + 1.5 * 4 + 2.5 * 2) / 10}",
+    0: "2 the loss became nan in epoch 1, step 1",
+}
+
+
+def _train_late(rank: int, folder: Path) -> None:
     loop.LossReader = LateReader  # type: ignore[misc]  # in this process only
+    for faulty in LATE:
+        (folder / f"{faulty} {rank}").write_text(_trained_late(rank, faulty))
+
+
+def _trained_late(rank: int, faulty: int) -> str:
     calls: list[float] = []
 
     def objective(logits: Tensor, y: Tensor) -> Tensor:
@@ -167,19 +190,15 @@ def _train_late(rank: int, file: str, faulty: int) -> None:
         found = str(train_one_epoch(training, Position()))
     except UserError as error:
         found = str(error)
-    Path(f"{file}.{rank}").write_text(f"{len(calls)} {found}")
-    dist.destroy_process_group()
+    return f"{len(calls)} {found}"
 
 
+@pytest.mark.slow
 def test_late_losses_of_two_processes(tmp_path: Path) -> None:
     """Fails if ranks read other steps' losses together, or stop after different steps at a loss that is not finite."""
-    for faulty, expected in (
-        (-1, f"3 {(0.5 * 4 + 1.5 * 4 + 2.5 * 2) / 10}"),
-        (0, "2 the loss became nan in epoch 1, step 1"),
-    ):
-        file = tmp_path / str(faulty)
-        in_two_processes(_train_late, str(file), faulty)
-        found = [Path(f"{file}.{rank}").read_text() for rank in (0, 1)]
+    in_two_processes(_train_late, tmp_path)
+    for faulty, expected in LATE.items():
+        found = [(tmp_path / f"{faulty} {rank}").read_text() for rank in (0, 1)]
         assert found[0] == found[1] and found[0].startswith(expected)
 
 

@@ -1,0 +1,101 @@
+"""Counts on the pretended GPU what `benchmarks.gpu` measures on a real one: the predictions that it is compared with.
+
+    python -m benchmarks.counts
+
+For each workload of `benchmarks.workloads`: launches, bytes that operators read and write, FLOP of convolutions and
+matrix products, points where the host waits, and the peak memory. From these follows a time for some cards: that of
+the device, where each operator takes as long as its bytes at `MEMORY_SHARE` of the memory's rate or its FLOP at
+`PEAK_SHARE` of the peak, and that of the host, at `LAUNCH_SECONDS` a launch; the longer of the two. Nothing is
+measured. It needs torch 2.9 or later, and no GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks import report
+from benchmarks.workloads import Workload, counted, subject_of
+from tests.support.gpu_records import Launch
+from tests.support.pretended_gpu import DEVICE, PretendedGpu, why_not
+
+PEAK_SHARE, MEMORY_SHARE = 0.5, 0.8  # of what a card's data sheet says, that operators reach
+LAUNCH_SECONDS = 5e-6
+WARM_UP = 2  # calls before the counted one: plans are made, and what is used again is recorded
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the data sheet of a GPU says of dense matrix products, in TFLOP/s, and of its memory, in TB/s."""
+
+    fp32: float
+    tf32: float
+    bf16: float
+    memory: float
+
+    def seconds(self, launches: Iterable[Launch], precision: str) -> float:
+        """Returns how long the device needs for the launches, one after the other."""
+        flops, rate = PEAK_SHARE * getattr(self, precision) * 1e12, MEMORY_SHARE * self.memory * 1e12
+        return sum(max(launch.flop / flops, launch.bytes / rate) for launch in launches)
+
+
+CARDS = {
+    "A100": Card(19.5, 156, 312, 1.555),
+    "H100": Card(67, 495, 989, 3.35),
+    "H200": Card(67, 495, 989, 4.8),
+}
+
+
+def main() -> None:
+    args = _arguments()
+    reason = why_not()
+    if reason:
+        raise SystemExit(reason)
+    results, table = {}, []
+    works = [work.shrunk() if args.tiny else work for work in counted()]
+    with PretendedGpu(shapes_only=True, total=2**50) as gpu:
+        for work in works:
+            row = results[work.name] = count(work, gpu)
+            times = [1e3 * row["seconds"][card] for card in CARDS]
+            table.append([work.name, row["launches"], row["waits"], row["bytes"] / 1e9, row["flop"] / 1e9])
+            table[-1] += [row["peak_gib"], *times]
+        subject_of.cache_clear()
+    columns = ("", "launches", "waits", "GB", "GFLOP", "peak GiB", *(f"{card} ms" for card in CARDS))
+    report.show("a call, counted, with predicted times; nothing is measured", columns, table)
+    report.write(args, "counts", {"results": results})
+
+
+def count(work: Workload, gpu: PretendedGpu) -> dict[str, Any]:
+    """Returns what one call of the work needs; of work that makes several queries, what one of them needs."""
+    run = work.build(DEVICE)
+    for _ in range(WARM_UP):
+        run()
+    gpu.clear()
+    run()
+    launches = list(gpu.launches)
+    host = LAUNCH_SECONDS * len(launches)
+    seconds = {name: max(card.seconds(launches, work.precision), host) for name, card in CARDS.items()}
+    return {
+        "launches": len(launches) / work.calls,
+        "waits": len(gpu.waits) / work.calls,
+        "bytes": sum(launch.bytes for launch in launches) / work.calls,
+        "flop": sum(launch.flop for launch in launches) / work.calls,
+        "peak_gib": gpu.memory.peak / GIB,
+        "host_seconds": host / work.calls,
+        "seconds": {name: value / work.calls for name, value in seconds.items()},
+    }
+
+
+def _arguments() -> argparse.Namespace:
+    parser = report.new_parser(__doc__)
+    parser.add_argument("--tiny", action="store_true", help="a few small images, to try this program out")
+    args = report.parse(parser)
+    args.device = "cpu"  # what computes here
+    return args
+
+
+if __name__ == "__main__":
+    main()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 from torch.nn import Parameter
@@ -87,7 +88,8 @@ class Task:
 
 def sgd(parameters: Iterable[Parameter], lr: float, weight_decay: float) -> Optimizer:
     """Returns SGD with momentum 0.9, as the survey trains classifiers."""
-    return SGD(parameters, lr=lr, momentum=MOMENTUM, weight_decay=weight_decay)
+    parameters = list(parameters)
+    return _steady(SGD(parameters, lr, MOMENTUM, weight_decay=weight_decay, fused=_fused(parameters)))
 
 
 def one_cycle(optimizer: Optimizer, lr: float, steps: int) -> LRScheduler:
@@ -103,7 +105,24 @@ def one_cycle(optimizer: Optimizer, lr: float, steps: int) -> LRScheduler:
 
 def adam(parameters: Iterable[Parameter], lr: float, weight_decay: float) -> Optimizer:
     """Returns Adam, as the survey trains segmentation networks."""
-    return Adam(parameters, lr=lr, weight_decay=weight_decay)
+    parameters = list(parameters)
+    return _steady(Adam(parameters, lr, weight_decay=weight_decay, fused=_fused(parameters)))
+
+
+def _fused(parameters: list[Parameter]) -> bool | None:
+    """Returns whether one kernel updates many parameters: True on CUDA; elsewhere None, torch's default."""
+    return True if all(parameter.is_cuda for parameter in parameters) else None
+
+
+def _steady(optimizer: Optimizer) -> Optimizer:
+    """Makes the optimizer keep its kernels when it loads a state, which holds those of the device it was saved on."""
+    fused = optimizer.defaults["fused"]
+
+    def replaced(_: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+        return state | {"param_groups": [group | {"fused": fused} for group in state["param_groups"]]}
+
+    optimizer.register_load_state_dict_pre_hook(replaced)
+    return optimizer
 
 
 def constant(optimizer: Optimizer, lr: float, steps: int) -> LRScheduler:

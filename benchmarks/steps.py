@@ -13,6 +13,7 @@ import argparse
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -28,6 +29,7 @@ from advmia.data.transforms import to_pixels
 from advmia.runtime.precision import Precision
 from advmia.runtime.rng import SampleRng
 from advmia.tasks import SEGMENTATION, SINGLE_LABEL, Task
+from advmia.training.gradients import backward
 from advmia.training.methods import default_beta, training_copy
 from benchmarks import passes, plain, report, subjects, timing
 
@@ -223,13 +225,13 @@ def our_step(
         plain_kernels(model)
         plain_kernels(helper)
     optimizer = task.optimizer(model.parameters(), LR, 1e-3)
+    autocast = partial(precision.autocast, device)
 
     def step() -> None:
-        with precision.autocast(device):
-            loss = method(model, subject.x, subject.y, rng=subject.rng())
-        float(loss.detach())  # the training loop reads it for the progress bar
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        with autocast():
+            x_adv = method.examples(model, subject.x, subject.y, rng=subject.rng())
+        backward(method.losses(model, subject.x, x_adv, subject.y), context=autocast)
         optimizer.step()
 
     return step, [model, *(inference_copy(network, subject.x) for network in (model, helper))]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -85,15 +85,34 @@ def all_reduce(values: Tensor) -> Tensor:
     return values
 
 
-@torch.no_grad()
 def broadcast_buffers(model: nn.Module) -> None:
     """Broadcasts the model's buffers, such as running statistics, from rank 0 (collective)."""
-    if world_size() > 1:
-        for buffer in model.buffers():
-            values = buffer.clone()
-            dist.broadcast(values, src=0)
-            # `copy_` raises the buffer's version, by which copies of the model notice the change; `broadcast` does not.
-            buffer.copy_(values)
+    _in_one(list(model.buffers()), lambda values: dist.broadcast(values, src=0))
+
+
+def broadcast_weights(model: nn.Module) -> None:
+    """Broadcasts the model's parameters and buffers from rank 0 (collective)."""
+    _in_one([*model.parameters(), *model.buffers()], lambda values: dist.broadcast(values, src=0))
+
+
+def average_tensors(tensors: Sequence[Tensor]) -> None:
+    """Replaces each tensor, in place, by its mean over the processes (collective)."""
+    _in_one(tensors, lambda values: dist.all_reduce(values.div_(world_size())))
+
+
+@torch.no_grad()
+def _in_one(tensors: Sequence[Tensor], collective: Callable[[Tensor], object]) -> None:
+    """Runs a collective, which changes its argument in place, on many tensors at once: on one of each dtype."""
+    if world_size() == 1:
+        return
+    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+        group = [tensor for tensor in tensors if tensor.dtype == dtype]
+        joined = torch.cat([tensor.reshape(-1) for tensor in group])
+        collective(joined)
+        parts = joined.split([tensor.numel() for tensor in group])
+        for tensor, values in zip(group, parts, strict=True):
+            # `copy_` raises the tensor's version, by which copies of a network notice the change.
+            tensor.copy_(values.view(tensor.shape))
 
 
 @contextmanager

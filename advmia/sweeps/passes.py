@@ -25,6 +25,7 @@ from advmia.evaluation.probe import PROBED, probe_network
 from advmia.runtime.rng import SampleRng, generator_for
 from advmia.sweeps.scene import Scene, square_mask, timed
 from advmia.tasks import SEGMENTATION
+from advmia.training.gradients import backward
 from advmia.training.methods import Method
 
 # Forward and backward by the weights in training; forward and backward by the image, and forward alone, on the copy
@@ -150,9 +151,10 @@ def method_costs(
             make = partial(method.examples, model, batch.x, batch.y, rng=rng)
             x_adv, seconds = timed(make, scene.device)
             examples += Cost(Counter(counts), seconds)
-            counts.clear()
-            method.loss(model, batch.x, x_adv, batch.y).backward()
-            loss += Cost(Counter(counts))
+        counts.clear()
+        autocast = partial(scene.precision.autocast, scene.device)
+        backward(method.losses(model, batch.x, x_adv, batch.y), context=autocast)
+        loss += Cost(Counter(counts))
         if not rng.draws:
             break
     images = count * (number + 1)

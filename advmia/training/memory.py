@@ -1,8 +1,8 @@
 """Estimates the memory of a training step before the first one: the bytes that its passes keep for the gradient.
 
 Nothing is computed: the pass runs on torch's `meta` device, where tensors have a shape and no content. For mv2 at 299
-pixels it counts 1.1 GiB per image, so that a batch of 32 needs 107 GiB in HAT, which keeps three passes at once. On a
-CPU, each further image took between 0.91 and 1.05 times the count (mv2, 64 pixels, 8 and 16 images; nat, TRADES, HAT).
+pixels it counts 1.1 GiB per image, so that a batch of 32 needs 71 GiB in TRADES, which keeps two passes at once. On a
+CPU, each further image took between 0.91 and 1.05 times the count (mv2, 64 pixels, 8 and 16 images; nat, TRADES).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def saved_bytes(model: nn.Module, x: Tensor) -> int:
 def step_memory(training: Training, size: int) -> StepMemory:
     """Returns the memory of a step of a training on images of `size` pixels a side.
 
-    A method keeps the tensors of all its passes until the gradient is computed; it says in `passes` how many it has.
+    A method keeps the tensors of a term's passes until its gradient is computed, and says in `passes` how many it has.
     """
     dtype = torch.bfloat16 if training.precision.name == "bf16" else torch.float32
     images = 2  # batch norm refuses a single image where the maps are 1 x 1

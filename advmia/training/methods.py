@@ -1,13 +1,14 @@
 """The training methods. A method, called as `method(model, x, y, rng=rng)`, returns the loss that training descends.
 
 It has two parts, so that a training can compute the loss twice on the same examples. `examples` makes the adversarial
-examples, on a frozen copy of the model in eval mode. `loss` is the loss of these, computed with the model in the mode
-in which it is passed (train mode in training), and its gradient updates the parameters.
+examples, on a frozen copy of the model in eval mode. `losses` are the terms of the loss of these, computed with the
+model in the mode in which it is passed (train mode in training), and the gradient of their sum updates the parameters.
+`advmia.training.gradients` computes it term by term.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
@@ -34,20 +35,24 @@ class Method(Protocol):
 
     `rng`: one random stream for each image, from which the attack's start is drawn, and one for the batch, from which
     comes what its images have in common (`SampleRng.batch_uniform`): it is the same in all processes that share the
-    batch. A method whose loss depends on several passes over the batch has their number in an attribute `passes`, by
-    which its memory is estimated.
+    batch. A method of which a term depends on several passes over the batch has their number in an attribute `passes`,
+    by which its memory is estimated; the largest number if there are several terms.
     """
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
         """Returns the images x_adv, shape of x, that the loss is computed on: adversarial examples, or x itself."""
         ...
 
-    def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
-        """Returns the loss that training descends. Draws no random numbers but dropout's."""
+    def losses(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Iterator[Tensor]:
+        """Yields the terms of the loss, scalars whose sum training descends. Draws no random numbers but dropout's.
+
+        Passes that a term needs belong after the `yield` of the term before: then only one term's are kept at a time.
+        """
         ...
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
-        return self.loss(model, x, self.examples(model, x, y, rng=rng), y)
+        first, *others = self.losses(model, x, self.examples(model, x, y, rng=rng), y)
+        return sum(others, first)
 
 
 @dataclass(frozen=True)
@@ -59,8 +64,8 @@ class Natural(Method):
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
         return x
 
-    def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
-        return self.objective(model(x), y).mean()
+    def losses(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Iterator[Tensor]:
+        yield self.objective(model(x), y).mean()
 
 
 @dataclass(frozen=True)
@@ -77,8 +82,8 @@ class PGDAT(Method):
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
         return self.attack(self.budget, self.objective)(training_copy(model, x), x, y, rng=rng)
 
-    def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
-        return self.objective(model(x_adv), y).mean()
+    def losses(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Iterator[Tensor]:
+        yield self.objective(model(x_adv), y).mean()
 
 
 @dataclass(frozen=True)
@@ -100,9 +105,9 @@ class TRADES(Method):
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
         return divergence_ascent(model, x, self.divergence, self.budget, rng)
 
-    def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
+    def losses(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Iterator[Tensor]:
         logits, logits_adv = model(x), model(x_adv)
-        return self.objective(logits, y).mean() + self.beta * self.divergence(logits_adv, logits).mean()
+        yield self.objective(logits, y).mean() + self.beta * self.divergence(logits_adv, logits).mean()
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,7 @@ class MART(Method):
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
         return _ascend_from_normal(training_copy(model, x), x, y, cross_entropy, self.budget, rng)
 
-    def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
+    def losses(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Iterator[Tensor]:
         logits, logits_adv = model(x).float(), model(x_adv).float()
         log_p, p_adv = F.log_softmax(logits, dim=1), F.softmax(logits_adv, dim=1)
         truth = F.one_hot(y, p_adv.shape[1]).bool()
@@ -130,7 +135,7 @@ class MART(Method):
         # log_target, because without it the gradient is NaN where a probability underflows to 0
         divergence = F.kl_div(torch.log(p_adv + 1e-12), log_p, reduction="none", log_target=True).sum(dim=1)
         weight = 1.0000001 - log_p.gather(1, y[:, None])[:, 0].exp()  # indexing by a mask would wait for the GPU
-        return boosted.mean() + self.beta * (divergence * weight).mean()
+        yield boosted.mean() + self.beta * (divergence * weight).mean()
 
 
 @dataclass(frozen=True)
@@ -140,7 +145,7 @@ class HAT(Method):
     y_helper is the class that a frozen, naturally trained helper network predicts at x'.
     """
 
-    passes: ClassVar = 3
+    passes: ClassVar = 2  # of the first term; the second has one
 
     budget: Budget
     beta: float
@@ -151,17 +156,13 @@ class HAT(Method):
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
         return divergence_ascent(model, x, kl_divergence, self.budget, rng)
 
-    def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
+    def losses(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Iterator[Tensor]:
+        logits, logits_adv = model(x), model(x_adv)
+        yield cross_entropy(logits, y).mean() + self.beta * kl_divergence(logits_adv, logits).mean()
         labeller = training_copy(self.helper, x)
         with torch.no_grad(), frozen_eval(labeller):
             helper_y = labeller(x_adv).argmax(dim=1)
-        logits, logits_adv = model(x), model(x_adv)
-        logits_helper = model(x + self.hat_step * (x_adv - x))
-        return (
-            cross_entropy(logits, y).mean()
-            + self.beta * kl_divergence(logits_adv, logits).mean()
-            + self.gamma * cross_entropy(logits_helper, helper_y).mean()
-        )
+        yield self.gamma * cross_entropy(model(x + self.hat_step * (x_adv - x)), helper_y).mean()
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -23,11 +24,14 @@ from torch.optim.lr_scheduler import ConstantLR
 from advmia.budgets import training_budget
 from advmia.data.loading import TrainingLoader
 from advmia.data.specs import Augmentation
+from advmia.errors import UserError
 from advmia.tasks import SINGLE_LABEL
+from advmia.training import loop
 from advmia.training.averaging import WeightAverage
 from advmia.training.loop import Position, Training, train_one_epoch
-from advmia.training.methods import METHODS, MethodSettings
+from advmia.training.methods import METHODS, MethodSettings, Natural
 from advmia.training.perturbation import WeightPerturbation
+from advmia.training.progress import LossReader
 from tests.support.kills import evaluation_outcome, training_outcome
 from tests.support.networks import CPU, image_data
 from tests.support.running import ROOT, read_until, start
@@ -108,6 +112,11 @@ def updated(method: str, batch: int, share: tuple[int, int] = (0, 1)) -> dict[st
     return {name: value.detach() for name, value in (model.state_dict() | average).items()}
 
 
+def in_two_processes(function: Callable[..., None], *arguments: object) -> None:
+    """Calls function(rank, *arguments) in each of two processes, and waits."""
+    torch.multiprocessing.start_processes(function, arguments, nprocs=2, start_method="fork")
+
+
 def _update_in_process(rank: int, file: str, method: str, batch: int) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{file}.meet", rank=rank, world_size=2)
@@ -126,11 +135,51 @@ def test_the_first_update_is_that_of_one_process(method: str, batch: int, tmp_pa
     with other rounding errors, which change the signs of some gradients.
     """
     file = tmp_path / "weights"
-    torch.multiprocessing.start_processes(_update_in_process, (str(file), method, batch), nprocs=2, start_method="fork")
+    in_two_processes(_update_in_process, str(file), method, batch)
     expected, start = updated(method, batch), plain(0).state_dict()
     assert any((expected[name] - value).abs().max() > 1e-3 for name, value in start.items())
     for rank in (0, 1):
         torch.testing.assert_close(torch.load(f"{file}.{rank}", weights_only=True), expected, rtol=1e-4, atol=1e-7)
+
+
+class LateReader(LossReader):
+    """Reads losses as on a GPU."""
+
+    def _lag(self, losses: Tensor) -> int:
+        return 1
+
+
+def _train_late(rank: int, file: str, faulty: int) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{file}.meet", rank=rank, world_size=2)
+    loop.LossReader = LateReader  # type: ignore[misc]  # in this process only
+    calls: list[float] = []
+
+    def objective(logits: Tensor, y: Tensor) -> Tensor:
+        calls.append(float(len(calls)) if (rank, len(calls)) != (1, faulty) else math.nan)
+        return logits.sum(dim=1) * 0 + calls[-1] + rank
+
+    model, loader = plain(0), TrainingLoader(image_data(10), 4, CPU, "shuffled", Augmentation(), 0, rank, 2)
+    optimizer = SGD(model.parameters(), lr=0.1)
+    training = Training(model, Natural(objective), loader, optimizer, ConstantLR(optimizer, 1.0), epochs=1)
+    try:
+        found = str(train_one_epoch(training, Position()))
+    except UserError as error:
+        found = str(error)
+    Path(f"{file}.{rank}").write_text(f"{len(calls)} {found}")
+    dist.destroy_process_group()
+
+
+def test_late_losses_of_two_processes(tmp_path: Path) -> None:
+    """Fails if ranks read other steps' losses together, or stop after different steps at a loss that is not finite."""
+    for faulty, expected in (
+        (-1, f"3 {(0.5 * 4 + 1.5 * 4 + 2.5 * 2) / 10}"),
+        (0, "2 the loss became nan in epoch 1, step 1"),
+    ):
+        file = tmp_path / str(faulty)
+        in_two_processes(_train_late, str(file), faulty)
+        found = [Path(f"{file}.{rank}").read_text() for rank in (0, 1)]
+        assert found[0] == found[1] and found[0].startswith(expected)
 
 
 # --- evaluation ------------------------------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ class Wait:
 
     kind: str
     place: str
+    ahead: int = 0  # operators that were launched after what it waits for: the device has them to do meanwhile
 
 
 @dataclass

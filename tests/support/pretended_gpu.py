@@ -37,6 +37,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from tests.support.gpu_modules import Backend, Event
 from tests.support.gpu_records import Launch, Memory, Wait, bytes_of, flop_of, kernels_of, line_of_the_package
 from tests.support.gpu_rounding import BACKEND, Autocast, mapped, register_casts, rounded_to_tf32
 
@@ -198,7 +199,8 @@ class _Call:
 
     def _note_waits(self) -> None:
         if self.name == "_to_copy" and torch.device(self.kwargs.get("device") or BACKEND).type == "cpu":
-            self._wait("copy to the CPU")
+            if not self.kwargs.get("non_blocking"):
+                self._wait("copy to the CPU")
         elif self.name in _WAITING:
             self._wait(self.name)
         elif self.name in _INDEXING:
@@ -305,6 +307,7 @@ class PretendedGpu:
             "set_device": lambda device: None,
             "get_device_name": lambda device=None: "pretended GPU",
             "synchronize": synchronize,
+            "Event": lambda: Event(self.launches, self.waits),
             "mem_get_info": lambda device=None: (memory.total - memory.live, memory.total),
             "memory_allocated": lambda device=None: memory.live,
             "memory_reserved": lambda device=None: memory.live,
@@ -355,26 +358,12 @@ def _content_of(value: Any) -> Any:
     return value.content if isinstance(value, GpuTensor) else value
 
 
-class _Backend:
-    """What torch asks of the module of a device."""
-
-    def __getattr__(self, name: str) -> Any:
-        answers: dict[str, Any] = {
-            "is_initialized": True, "is_available": True, "_is_in_bad_fork": False, "current_device": 0,
-            "device_count": 1, "manual_seed_all": None, "get_amp_supported_dtype": [torch.bfloat16],
-            "get_rng_state": torch.empty(0), "set_rng_state": None,
-        }  # fmt: skip
-        if name not in answers:
-            raise AttributeError(name)
-        return lambda *_: answers[name]
-
-
 @cache
 def _register_backend() -> list[torch.library.Library]:
     """Registers the backend, once for the process; the libraries must be kept."""
     from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-    _setup_privateuseone_for_python_backend(rename=BACKEND, backend_module=_Backend())
+    _setup_privateuseone_for_python_backend(rename=BACKEND, backend_module=Backend())
 
     def content_device() -> str:
         return "meta" if PretendedGpu.active and PretendedGpu.active.shapes_only else "cpu"

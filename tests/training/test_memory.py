@@ -55,7 +55,7 @@ def test_nothing_changes() -> None:
 @pytest.mark.parametrize(
     ("method", "free", "expected"),
     [
-        ("hat", 16, "--bs 32 needs about 107 GiB, and the machine has 16 GiB free: --bs 4 fits"),
+        ("hat", 16, "--bs 32 needs about 71.2 GiB, and the machine has 16 GiB free: --bs 6 fits"),
         ("trades", 40, "--bs 32 needs about 71.2 GiB, and the machine has 40 GiB free: --bs 16 fits"),
         ("nat", 1, "--bs 32 needs about 35.6 GiB, and the machine has 1 GiB free: not even one image fits"),
         ("nat", 36, ""),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from itertools import count
 
 import pytest
@@ -15,6 +16,7 @@ from advmia.data.datasets import DATASETS
 from advmia.losses import cross_entropy, kl_divergence, pixel_cross_entropy
 from advmia.runtime.rng import SampleRng
 from advmia.tasks import MULTI_LABEL, SEGMENTATION, Task
+from advmia.training.gradients import backward
 from advmia.training.methods import (
     HAT,
     MART,
@@ -226,19 +228,54 @@ def test_hat_defaults() -> None:
 
 @methods
 def test_attack_is_in_eval_mode_and_the_update_in_train_mode(name: str) -> None:
-    """Fails if examples are made with batch statistics (as in the survey's trainChex), the update uses none, or it has
-    other passes than the method says, by which its memory is estimated."""
+    """Fails if examples are made with batch statistics, as in the survey's trainChex, or the update uses none."""
     stage = Stage(every_method()[name])
     passes = {"trades": 2, "mart": 2, "hat": 3, "maadvt": 2}.get(name, 1)
     modules = {name for name, _ in stage.model.named_modules()}
     parameters = {name for name, _ in stage.model.named_parameters()}
-    assert len(stage.in_train) == passes == getattr(every_method()[name], "passes", 1)
+    assert len(stage.in_train) == passes
     for call in stage.calls:
         attacking = not call.training
         assert call.training == (set() if attacking else modules)
         assert call.learning == (set() if attacking else parameters)
     # The attack comes first: only the update's passes change the statistics.
     assert all("" in call.training for call in stage.calls[-passes:])
+
+
+def _summed_gradient(model: nn.Module) -> float:
+    gradients = [value.grad for value in model.parameters() if value.grad is not None]
+    return sum(float(gradient.double().abs().sum()) for gradient in gradients)
+
+
+@methods
+def test_the_gradient_of_each_term_comes_before_the_next_term(name: str) -> None:
+    """Fails if a term needs more passes than the method says, by which its memory is estimated, if the gradient is not
+    that of the sum of the terms, or if a term makes a pass before the gradient of the term before."""
+    method, (x, y) = every_method()[name], pixels(IMAGES)
+    whole, by_terms = (trained().train() for _ in range(2))
+    for model in (whole, by_terms):
+        model.dropout.p = 0.0
+    loss = method(whole, x, y, rng=streams(IMAGES))
+    loss.backward()
+    calls, passes = record_calls(by_terms), list[int]()
+    x_adv = method.examples(by_terms, x, y, rng=streams(IMAGES))
+
+    def counted() -> Iterator[Tensor]:
+        calls.clear()
+        for term in method.losses(by_terms, x, x_adv, y):
+            passes.append(len(calls))
+            before = _summed_gradient(by_terms)
+            calls.clear()
+            yield term
+            assert _summed_gradient(by_terms) != before
+
+    torch.testing.assert_close(backward(counted(), 0.5), 0.5 * loss.detach())
+    assert max(passes) == getattr(method, "passes", 1) and sum(passes) == (3 if name == "hat" else max(passes))
+    for value, other in zip(whole.parameters(), by_terms.parameters(), strict=True):
+        assert value.grad is not None and other.grad is not None
+        if len(passes) == 1:
+            assert torch.equal(0.5 * value.grad, other.grad)
+        torch.testing.assert_close(0.5 * value.grad, other.grad, rtol=1e-4, atol=1e-5 * float(value.grad.abs().max()))
 
 
 @methods

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -23,7 +23,7 @@ from advmia.runtime.precision import Precision
 from advmia.runtime.rng import SampleRng
 from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL, Task
 from advmia.training.averaging import WeightAverage
-from advmia.training.loop import Position, Training, train_one_epoch
+from advmia.training.loop import Position, Saver, Training, train_one_epoch
 from advmia.training.memory import step_memory
 from advmia.training.methods import PGDAT, TRADES, Method
 from advmia.training.perturbation import WeightPerturbation
@@ -150,10 +150,11 @@ class Watching(Method):
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
         return self.method.examples(model, x, y, rng=rng)
 
-    def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
+    def losses(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Iterator[Tensor]:
         self.weights.append({name: value.detach().clone() for name, value in model.named_parameters()})
         self.examples_seen.append(x_adv)
-        return self.method.loss(model, x, x_adv, y) * (float("nan") if len(self.weights) == self.faulty else 1.0)
+        for term in self.method.losses(model, x, x_adv, y):
+            yield term * (float("nan") if len(self.weights) == self.faulty else 1.0)
 
 
 def test_weights_come_back_to_the_bit() -> None:
@@ -222,7 +223,7 @@ def test_average_of_the_weights(case: Case) -> None:
             expected[name] = decay * expected[name] + (1 - decay) * new if value.is_floating_point() else new
         updates += 1
 
-    train_one_epoch(replace(training, average=average), Position(), after_step=take_in)
+    train_one_epoch(replace(training, average=average), Position(), saver=Saver(take_in, 0.0))
     assert updates == 5
     actual = average.model.state_dict()
     for name, value in expected.items():

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import profiler
+from torch.autograd import DeviceType
 
 from advmia.runtime.precision import Precision
 from benchmarks import report, timing
@@ -124,26 +126,31 @@ def _seconds_of(run: Callable[[], object], device: torch.device) -> float:
 
 def _profiled(work: Workload, device: torch.device) -> Row:
     """Returns the launches and the kernels of a call, as torch's profiler sees them, and the peak memory."""
-    from torch.profiler import profile, supported_activities
-
     run = work.build(device)
     for _ in range(3):
         run()
     timing.wait(device)
-    with timing.peak_memory(device) as peak, profile(activities=supported_activities()) as seen:
+    with timing.peak_memory(device) as peak, profiler.profile(activities=profiler.supported_activities()) as seen:
         run()
         timing.wait(device)
-    rows = seen.key_averages()
-    launches = sum(row.count for row in rows if row.key.startswith(_LAUNCHES))
-    kernels = sorted(
-        (row for row in rows if row.self_device_time_total > 0), key=lambda row: -row.self_device_time_total
-    )
+    memory = {"peak_gib": peak[0] * timing.MIB / GIB} if peak else {}
+    return {**summary(seen.key_averages()), **memory}
+
+
+def summary(rows: Iterable[Any]) -> Row:
+    """Returns what a profile says of the device, from its `key_averages`.
+
+    `launches` is how often the host gave it work, `kernels` how many pieces of work it did: a graph has many. `ms` is
+    the sum of their times, and `longest` are the kernels that took longest, each with its number and its ms.
+    """
+    rows = list(rows)
+    kernels = [row for row in rows if row.device_type == DeviceType.CUDA]
+    kernels.sort(key=lambda row: -row.self_device_time_total)
     return {
-        "launches": launches / work.calls,
-        "kernels": sum(row.count for row in kernels) / work.calls,
-        "ms": sum(row.self_device_time_total for row in kernels) / 1e3 / work.calls,
+        "launches": sum(row.count for row in rows if row.key.startswith(_LAUNCHES)),
+        "kernels": sum(row.count for row in kernels),
+        "ms": sum(row.self_device_time_total for row in kernels) / 1e3,
         "longest": [[row.key[:120], row.count, row.self_device_time_total / 1e3] for row in kernels[:_MOST_KERNELS]],
-        **({"peak_gib": peak[0] * timing.MIB / GIB} if peak else {}),
     }
 
 

@@ -42,7 +42,7 @@ class Recorder:
 def main() -> None:
     args = _arguments()
     recorder = Recorder(args)
-    words = ["-m", "gpu", "-q", "-p", "no:cacheprovider", f"--rootdir={TESTS.parent}", *map(str, args.tests)]
+    words = ["-m", "gpu", "-q", "-p", "no:cacheprovider", f"--rootdir={TESTS.parent}", *args.tests]
     status = pytest.main(words, plugins=[recorder])
     recorder.write(finished=True)
     print(f"passed, failed, skipped: {recorder.counts}")
@@ -51,9 +51,9 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = report.new_parser(__doc__)
-    parser.add_argument("tests", nargs="*", type=Path, default=[TESTS], help="files or folders; default: all tests")
+    parser.add_argument("tests", nargs="*", help="files or folders; default: all files with such tests")
     args = report.parse(parser)
-    args.tests = [str(path) for path in args.tests]
+    args.tests = args.tests or [str(path) for path in TESTS.rglob("test_*.py") if "mark.gpu" in path.read_text("utf-8")]
     return args
 
 

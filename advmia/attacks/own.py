@@ -62,7 +62,7 @@ class OwnAttack:
             if not 0 <= self.finding < y.shape[1]:
                 raise UserError(f"finding {self.finding}: expected 0 to {y.shape[1] - 1}, as there are {y.shape[1]}")
             run = runs_of(attack, y)[self.finding]
-        return run(Blocks(inference_copy(model, x)), x, y, rng=rng)
+        return run(Blocks(inference_copy(model, x), len(x)), x, y, rng=rng)
 
 
 def fgsm(eps: float) -> OwnAttack:

@@ -44,6 +44,6 @@ FOLDERS = {
     "covidSeg": "chest X-rays with masks of the lungs: xray (segmentation)",
 }
 KERNELS = {
-    "auto": "operators that do the work of several, where they work",
+    "auto": "CUDA graphs, and operators that do the work of several, where they work",
     "plain": "torch's own operators, one by one",
 }

@@ -72,7 +72,8 @@ class MappedNetwork:
         device = batch.x.device
         rng = SampleRng.of(*view.scope, samples=batch.index.tolist(), device=device)
         with self.precision.autocast(device, early_stopping=stops_early(view.attack)):
-            return view.attack(Blocks(inference_copy(self.model, batch.x)), batch.x, batch.y, rng=rng)
+            blocks = Blocks(inference_copy(self.model, batch.x), len(batch.x))
+            return view.attack(blocks, batch.x, batch.y, rng=rng)
 
     def explain(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Computes maps (B, H, W) and logits (B, K) of images x (B, 3, H, W) of the true classes y (B,)."""

@@ -200,7 +200,7 @@ def _drawn_steps(budget: Budget, rng: SampleRng) -> int:
 
 def training_copy(model: nn.Module, x: Tensor) -> Blocks:
     """Returns the frozen copy of the model on which the attack of a training method runs, for images x (B, C, H, W)."""
-    return Blocks(inference_copy(model, x), filled=False)
+    return Blocks(inference_copy(model, x, in_training=True), filled=False)
 
 
 def divergence_ascent(model: nn.Module, x: Tensor, divergence: Objective, budget: Budget, rng: SampleRng) -> Tensor:

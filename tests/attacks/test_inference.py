@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from advmia.attacks import ATTACKS
 from advmia.attacks.common import forward, frozen_eval, input_gradient
-from advmia.attacks.inference import Compiled, compile_copies, fitting_batch, inference_copy
+from advmia.attacks.inference import Compiled, compile_copies, fitting_batch, inference_copy, without_graphs
 from advmia.budgets import pgd_budget, training_budget
 from advmia.data.loading import EvaluationLoader
 from advmia.data.specs import IMAGENET_MEAN, IMAGENET_STD
@@ -103,7 +103,7 @@ def test_folded_weights(gpu: torch.device, most_together: int, monkeypatch: pyte
     norms = [nn.BatchNorm2d(4), nn.BatchNorm2d(6, eps=1e-3), nn.BatchNorm2d(6, affine=False)]
     model = unsettle(nn.Sequential(*(part for pair in zip(convs, norms, strict=True) for part in pair)))
     for device in (torch.device("cpu"), gpu):
-        copy = inference_copy(model.to(device), batch(size=8).to(device)).cpu().state_dict()
+        copy = without_graphs(inference_copy(model.to(device), batch(size=8).to(device))).cpu().state_dict()
         for index, (conv, norm) in enumerate(zip(convs, norms, strict=True)):
             scale = 1 / (norm.running_var.cpu().double() + norm.eps).sqrt()
             scale = scale * norm.weight.detach().cpu().double() if norm.affine else scale

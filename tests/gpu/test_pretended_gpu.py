@@ -207,3 +207,30 @@ def test_shapes_only(shapes: PretendedGpu) -> None:
     out.sum().backward()
     assert sum(launch.flop for launch in shapes.launches) == 3 * forward
     assert float(out.detach().sum()) == 1 and shapes.waits
+
+
+def test_graphs(pretended: PretendedGpu) -> None:
+    """Fails if recording a graph computes, launches or may wait, if a replay is not one launch in the memory of the
+    recording, or if graphs of one pool leave the memory of another alone that this needs only while it runs."""
+    x, graphs = torch.ones(3, device=DEVICE), [torch.cuda.CUDAGraph() for _ in range(3)]
+    pool, stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
+    pretended.clear()
+    with torch.cuda.graph(graphs[0], pool=pool, stream=stream):
+        between = x + 1
+        first = between * 2
+    assert not pretended.launches and first.isnan().all()
+    pretended.clear()
+    graphs[0].replay()
+    assert [(launch.op, launch.bytes) for launch in pretended.launches] == [("graph", 4 * 12)]
+    x.fill_(2)
+    graphs[0].replay()
+    assert first.tolist() == [6, 6, 6]
+    with torch.cuda.graph(graphs[1], pool=pool, stream=stream):
+        second = x * 5
+    graphs[1].replay()
+    assert (between.tolist(), first.tolist(), second.tolist()) == ([3] * 3, [6] * 3, [10] * 3)
+    graphs[0].replay()
+    assert second.isnan().all()
+    with pytest.raises(RuntimeError, match="not permitted"), torch.cuda.graph(graphs[2], pool=pool, stream=stream):
+        float(x.sum())
+    assert float(x.sum()) == 6 and len(pretended.waits) > 3

@@ -53,7 +53,7 @@ def without_tf32() -> Iterator[None]:
 def attacks_run_on_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes attacks run on the network itself, because a copy would keep a record of its own."""
     for module in ("training.methods", "evaluation.loop"):
-        monkeypatch.setattr(f"advmia.{module}.inference_copy", lambda model, x: model)
+        monkeypatch.setattr(f"advmia.{module}.inference_copy", lambda model, x, **_: model)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -25,7 +25,7 @@ Not pretended: times, races, the rounding and the random numbers of CUDA's kerne
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -37,6 +37,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from tests.support.gpu_graphs import Graph, graph_functions, tensors_in
 from tests.support.gpu_modules import Backend, Event
 from tests.support.gpu_records import Launch, Memory, Wait, bytes_of, flop_of, kernels_of, line_of_the_package
 from tests.support.gpu_rounding import BACKEND, Autocast, mapped, register_casts, rounded_to_tf32
@@ -134,7 +135,7 @@ class _Call:
     def __post_init__(self) -> None:
         self.gpu, self.place = PretendedGpu.active, line_of_the_package()
         self.name = self.func._schema.name.removeprefix("aten::")
-        tensors = list(_tensors((*self.args, *self.kwargs.values())))
+        tensors = list(tensors_in((*self.args, *self.kwargs.values())))
         self.ours = [tensor for tensor in tensors if isinstance(tensor, GpuTensor)]
         self.foreign = [tensor for tensor in tensors if not isinstance(tensor, GpuTensor)]
 
@@ -156,6 +157,8 @@ class _Call:
             if leaves and device.type == "cpu":
                 return torch.zeros(self.ours[0].shape, dtype=kwargs.get("dtype") or self.ours[0].dtype)
         found = self.func(*rounded_to_tf32(self.name, args), **kwargs)
+        if self.gpu is not None and self.gpu.graph is not None:
+            self.gpu.graph.record(self.func, self.name, args, kwargs, found)
         self._note_launch(found)
         return found if leaves else self._on_gpu(found)
 
@@ -193,7 +196,10 @@ class _Call:
         elif not isinstance(source, GpuTensor) and not (non_blocking and getattr(source, "is_pinned_here", False)):
             self._wait("copy from the CPU")
         if not any(tensor.content.is_meta for tensor in self.ours):
-            _content_of(target).copy_(_content_of(source))
+            args = (_content_of(target), _content_of(source))
+            args[0].copy_(args[1])
+            if self.gpu is not None and self.gpu.graph is not None:
+                self.gpu.graph.record(self.func, self.name, args, {}, args[0])
         self._note_launch(target)
         return target
 
@@ -219,7 +225,7 @@ class _Call:
         if self.gpu is None or self.func.is_view or self.name in _WITHOUT_KERNEL:
             return
         read = sum(bytes_of(tensor) for tensor in self.ours)
-        results = list(_tensors((found,)))
+        results = list(tensors_in((found,)))
         written = sum(map(bytes_of, results))
         if self.name == "convolution" and self.args[2] is not None:
             read -= bytes_of(self.args[2])
@@ -265,6 +271,7 @@ class PretendedGpu:
         self.shapes_only, self.memory = shapes_only, Memory(total)
         self.launches: list[Launch] = []
         self.waits: list[Wait] = []
+        self.graph: Graph | None = None  # that is being recorded
         self._exit = ExitStack()
 
     def clear(self) -> None:
@@ -317,6 +324,7 @@ class PretendedGpu:
             "set_rng_state": lambda state, device=None: None,
             "get_rng_state_all": lambda: [torch.get_rng_state()],
             "set_rng_state_all": lambda states: None,
+            **graph_functions(self),
         }
         yield from ((torch.cuda, name, function) for name, function in functions.items())
         is_enabled = torch.is_autocast_enabled
@@ -343,15 +351,6 @@ def _is_gpu(device: object) -> bool:
 
 def _hidden(value: Any) -> Any:
     return torch.device(BACKEND, 0) if _is_gpu(value) else value
-
-
-def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
-    """Yields the tensors among the values and in lists of them."""
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from _tensors(value)
 
 
 def _content_of(value: Any) -> Any:

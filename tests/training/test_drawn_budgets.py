@@ -21,7 +21,7 @@ from tests.training.stage import BUDGET, EPS, IMAGES, Stage
 @pytest.fixture(autouse=True)
 def attacks_run_on_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets attacks run on the network itself: these tests record its passes. test_inference.py tests the copy."""
-    monkeypatch.setattr("advmia.training.methods.inference_copy", lambda model, x: model)
+    monkeypatch.setattr("advmia.training.methods.inference_copy", lambda model, x, **_: model)
 
 
 @pytest.mark.parametrize(

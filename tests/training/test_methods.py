@@ -61,7 +61,7 @@ from tests.training.stage import BUDGET, EPS, IMAGES, STEP, STEPS, Stage, whole_
 @pytest.fixture(autouse=True)
 def attacks_run_on_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets attacks run on the network itself: these tests record its passes. test_inference.py tests the copy."""
-    monkeypatch.setattr("advmia.training.methods.inference_copy", lambda model, x: model)
+    monkeypatch.setattr("advmia.training.methods.inference_copy", lambda model, x, **_: model)
 
 
 def helper(classes: int = 3) -> nn.Module:

@@ -5,6 +5,8 @@ Adversarial images are always scored on the network itself.
 """
 
 from advmia.attacks.inference.blocks import Blocks as Blocks
+from advmia.attacks.inference.captured import Captured as Captured
+from advmia.attacks.inference.captured import without_graphs as without_graphs
 from advmia.attacks.inference.compiled import Compiled as Compiled
 from advmia.attacks.inference.copies import compile_copies as compile_copies
 from advmia.attacks.inference.copies import fitting_batch as fitting_batch

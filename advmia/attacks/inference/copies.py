@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary, WeakSet
 import torch
 from torch import Tensor, nn
 
+from advmia.attacks.inference.captured import Captured, without_graphs
 from advmia.attacks.inference.compiled import Compiled
 from advmia.attacks.inference.folding import Folding
 from advmia.runtime.precision import fp32_only
@@ -18,19 +19,23 @@ _MEMORY_SHARE = 0.6  # of a GPU's free memory, which `fitting_batch` uses
 _TOLERANCE = 1e-3  # how much the copy's outputs may differ from the network's, as a share of the largest
 
 
-def inference_copy(model: nn.Module, x: Tensor) -> nn.Module:
+def inference_copy(model: nn.Module, x: Tensor, *, in_training: bool = False) -> nn.Module:
     """Returns the copy of `model` that attacks run on, with the model's current weights.
 
     The copy is made once for each model, and refreshed when weights or running statistics have changed. It is made
     again when the model has got other tensors, as by `.to(device)`. x: images (B, C, H, W), on which a new copy is
     compared with the model. If their outputs differ, some batch norm does not run right after the convolution that is
     registered before it; then nothing is folded.
+
+    On CUDA, passes of the copy are replayed as CUDA graphs (see `Captured`). `in_training`: only once the weights have
+    been updated, because it is not known before how much memory an update needs.
     """
     model_copy = _COPIES.get(model)
     if model_copy is None or not model_copy.has_memory_of(model):
         fold, compiled = _can_be_folded(model, x), model in _TO_COMPILE
-        model_copy = _COPIES[model] = _Copy(model, fold=fold, compiled=compiled)
-    return model_copy.refreshed(model)
+        captured = x.device.type == "cuda" and not compiled and model not in _PLAIN
+        model_copy = _COPIES[model] = _Copy(model, fold=fold, compiled=compiled, captured=captured)
+    return model_copy.refreshed(model, in_training=in_training)
 
 
 def compile_copies(model: nn.Module) -> None:
@@ -55,7 +60,7 @@ def fitting_batch(model: nn.Module, x: Tensor, limit: int) -> int:
     torch.cuda.synchronize(x.device)
     torch.cuda.reset_peak_memory_stats(x.device)
     before = torch.cuda.memory_allocated(x.device)
-    network = inference_copy(model, x)
+    network = without_graphs(inference_copy(model, x))
     with torch.enable_grad():
         leaf = x.detach().requires_grad_(True)
         torch.autograd.grad(network(leaf).float().sum(), leaf)
@@ -71,7 +76,7 @@ class _Copy:
     What is not folded is not copied: the copy's tensors are in the memory of the network's.
     """
 
-    def __init__(self, model: nn.Module, *, fold: bool, compiled: bool) -> None:
+    def __init__(self, model: nn.Module, *, fold: bool, compiled: bool = False, captured: bool = False) -> None:
         self._tensors = [tensor.detach() for tensor in _tensors_of(model)]
         shared = {
             id(tensor): nn.Parameter(alias, requires_grad=False) if isinstance(tensor, nn.Parameter) else alias
@@ -81,21 +86,27 @@ class _Copy:
         self._network = copy.deepcopy(model, shared).requires_grad_(False)
         self._folding = Folding(self._network) if fold else None
         self._network.eval()
-        self._callable = Compiled(self._network) if compiled else self._network
+        self._graphs = Captured(self._network) if captured else None
+        self._callable = Compiled(self._network) if compiled else self._graphs or self._network
         self._versions: list[int] = []
+        self._versions_before_training: list[int] | None = None
 
     def has_memory_of(self, model: nn.Module) -> bool:
         """Returns whether the model still has the tensors that this copy was made of, whatever their values."""
         pointers = [tensor.data_ptr() for tensor in _tensors_of(model)]
         return pointers == [tensor.data_ptr() for tensor in self._tensors]
 
-    def refreshed(self, model: nn.Module) -> nn.Module:
+    def refreshed(self, model: nn.Module, *, in_training: bool = False) -> nn.Module:
         """Folds again if the model's weights have changed since the last call, and returns the network to call."""
         versions = [tensor._version for tensor in _tensors_of(model)]
         if versions != self._versions:
             if self._folding is not None:
                 self._folding.refresh()
             self._versions = versions
+        if in_training and self._versions_before_training is None:
+            self._versions_before_training = versions
+        if self._graphs is not None:
+            self._graphs.paused = versions == self._versions_before_training
         return self._callable
 
 
@@ -118,7 +129,7 @@ def _can_be_folded(model: nn.Module, x: Tensor) -> bool:
                 norm.running_mean += norm.running_var.sqrt() * (shift - 0.5)
                 norm.running_var *= scale + 0.5
         with fp32_only(x.device):
-            folded = _Copy(other, fold=True, compiled=False).refreshed(other)
+            folded = _Copy(other, fold=True).refreshed(other)
             expected, actual = other(x[:2]), folded(x[:2])
     except RuntimeError:  # as for tensors that are computed from others
         return False

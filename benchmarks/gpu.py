@@ -16,6 +16,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +74,12 @@ def _result(measure: Callable[[], Row], device: torch.device) -> Row:
 def _measurements(group: str, device: torch.device, *, tiny: bool) -> list[tuple[str, Callable[[], Row]]]:
     """Returns what a group measures, by name."""
     if group == "ceilings":
-        return [(name, lambda name=name: _ceiling(name, device, tiny)) for name in ("copy", "fp32", "tf32", "bf16")]
+        return [(name, partial(_ceiling, name, device, tiny)) for name in ("copy", "fp32", "tf32", "bf16")]
     measure = _profiled if group == "profile" else _timed
     works: Iterable[Workload] = PROFILED if group == "profile" else GROUPS[group]
     if tiny:
         works = [work.shrunk() for work in works]
-    return [(work.name, lambda work=work: measure(work, device)) for work in works]
+    return [(work.name, partial(measure, work, device)) for work in works]
 
 
 def _timed(work: Workload, device: torch.device) -> Row:

@@ -42,7 +42,7 @@ class Recorder:
 def main() -> None:
     args = _arguments()
     recorder = Recorder(args)
-    words = ["-m", "gpu", "-q", "-p", "no:cacheprovider", f"--rootdir={TESTS.parent}", *args.tests]
+    words = ["-m", "gpu", "-q", "-p", "no:cacheprovider", "-c", str(TESTS.parent / "pyproject.toml"), *args.tests]
     status = pytest.main(words, plugins=[recorder])
     recorder.write(finished=True)
     print(f"passed, failed, skipped: {recorder.counts}")

@@ -9,6 +9,7 @@ import gc
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from advmia.attacks import ATTACKS
 from advmia.attacks.common import ascend, forward, uniform_start
-from advmia.attacks.inference import Blocks, inference_copy, plain_kernels
+from advmia.attacks.inference import Blocks, inference_copy, plain_kernels, without_graphs
 from advmia.budgets import Budget
 from advmia.losses import cross_entropy
 from advmia.runtime.precision import Precision
@@ -42,7 +43,8 @@ class Workload:
     precision: str = "tf32"
     batch: int = 32
     size: int = 224
-    # of the copy that attacks run on: "auto", "plain" (`--kernels plain`), "unfolded", and a mode of torch.compile
+    # Of the copy that attacks run on: "auto", "without-graphs", "plain" (`--kernels plain`), "unfolded", or a mode of
+    # torch.compile.
     kernels: str = "auto"
     layout: str = "nhwc"
     block: int | None = None  # images in a pass, where the attack's batch is larger
@@ -88,12 +90,15 @@ def _copy_of(work: Workload, model: nn.Module, x: Tensor) -> nn.Module:
     model = model.eval().to(memory_format=LAYOUTS[work.layout])
     if work.kernels == "unfolded":
         return frozen(model)
-    if work.kernels != "auto":
+    if work.kernels not in ("auto", "without-graphs"):
         plain_kernels(model)
     network = inference_copy(model, x)
+    if work.kernels == "without-graphs":
+        return without_graphs(network)
     if work.kernels in ("auto", "plain"):
         return network
-    return torch.compile(network, dynamic=False, mode=None if work.kernels == "default" else work.kernels)
+    mode = None if work.kernels == "default" else work.kernels
+    return cast(nn.Module, torch.compile(network, dynamic=False, mode=mode))
 
 
 def _images(work: Workload, subject: Subject) -> Tensor:
@@ -211,14 +216,13 @@ def _passes(**settings: object) -> list[Workload]:
 
 
 GROUPS: dict[str, tuple[Workload, ...]] = {
-    # What the copy gains, and the default's parts: kernels of our own, folding, the precision, the size of the batch.
+    # What the copy gains: kernels of our own, CUDA graphs, folding, and the precision.
     "kernels": tuple(
         work
         for name in CLASSIFIERS
         for kernels, precision in (
-            *(("auto", precision) for precision in PRECISIONS),
-            *(("plain", precision) for precision in PRECISIONS),
-            ("unfolded", "tf32"),
+            *(("auto", "tf32"), ("without-graphs", "tf32"), ("plain", "tf32"), ("unfolded", "tf32")),
+            *(("auto", "bf16"), ("plain", "bf16"), ("auto", "fp32"), ("plain", "fp32")),
         )
         for work in _passes(subject=name, precision=precision, kernels=kernels)
     ),

@@ -13,15 +13,16 @@ from torch import nn
 
 from advmia.data.specs import DatasetSpec
 from advmia.runtime.machine import on_device, seed_everything
-from tests.support.networks import SmallNet
+from advmia.tasks import SEGMENTATION
+from tests.support.networks import SmallNet, SmallSegmenter
 
 Benchmark = Callable[..., dict[str, Any]]  # the fixture `run_benchmark`
 
 
 def small_network(name: str, spec: DatasetSpec, classes: int, device: torch.device, seed: int = 0) -> nn.Module:
-    """Replaces `benchmarks.subjects.network`: returns a network of two convolutions, whatever `name`."""
+    """Replaces `benchmarks.subjects.network`: returns a network of two convolutions, for masks if `name` is."""
     seed_everything(seed)
-    return on_device(SmallNet(classes), device)
+    return on_device(SmallSegmenter(classes) if name in SEGMENTATION.models else SmallNet(classes), device)
 
 
 def checked(path: Path) -> dict[str, Any]:

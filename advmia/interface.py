@@ -37,6 +37,7 @@ from advmia.results.tables import make_tables, write_tables
 from advmia.results.write import ResultFile
 from advmia.runtime import machine
 from advmia.runtime.precision import FP32
+from advmia.runtime.rng import GENERATOR
 from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL, Task
 from advmia.training.averaging import WeightAverage
 from advmia.training.loop import Epoch, Training, fit
@@ -173,6 +174,7 @@ class _Evaluation:
             "seed": self.seed,
             "size": samples.spec.size,
             "precision": "fp32",
+            "generator": GENERATOR,
             "data": self.loader.data.facts,
             "target_sha256": digest,
             "source_sha256": digest,

@@ -102,7 +102,7 @@ class QueryNumbers:
     def next(self) -> Tensor:
         """Returns the numbers (B, 2 + C) of the next query.
 
-        They are drawn for many queries at once, because each draw visits the images one by one.
+        They are drawn for many queries at once, because each draw takes some 25 operators.
         """
         if not self._ready.shape[1]:
             self._ready = self.draw(_QUERIES_DRAWN, 2 + self._x.shape[1])

@@ -15,7 +15,10 @@ _JSON_KEYS = {
     "helper_sha256": "helper",
     "world_size": "processes",
 }
-_OPTIONAL = ("normalize", "noise", "declaration", "awp", "awp_warm_up", "ema", "attack_loss", "validate_every")
+_OPTIONAL = (
+    *("normalize", "noise", "declaration", "awp", "awp_warm_up", "ema", "attack_loss", "validate_every"),
+    "generator",
+)
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class TrainingSettings:
     ema: float | None = None  # decay of the average of the weights
     attack_loss: str | None = None  # that PGD-AT's attack ascends, where it is not the task's
     validate_every: int | None = None  # the network is validated after every N-th epoch; None for every epoch
+    generator: str | None = None  # of the attack's random numbers; None for natural training
 
     @property
     def budget(self) -> Budget:

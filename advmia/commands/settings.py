@@ -16,6 +16,7 @@ from advmia.errors import UserError
 from advmia.models import MODELS
 from advmia.runtime import distributed
 from advmia.runtime.precision import Precision
+from advmia.runtime.rng import GENERATOR
 from advmia.tasks import Task
 from advmia.training.methods import MASK_ATTACKS, METHODS, Method, MethodSettings, default_beta
 
@@ -55,6 +56,7 @@ def settings_of(args: argparse.Namespace, spec: DatasetSpec, classes: int, preci
         ema=args.ema,
         attack_loss=_attack_loss(args),
         validate_every=None if args.validateEvery == 1 else args.validateEvery,
+        generator=None if args.method == "nat" else GENERATOR,
         **spec.recorded,
     )
 

@@ -44,6 +44,7 @@ from advmia.pictures.tested import NetworkUnderTest
 from advmia.results.rows import CLEAN, WORST, ResultRow
 from advmia.results.write import ResultFile
 from advmia.runtime import distributed, machine
+from advmia.runtime.rng import GENERATOR
 from advmia.runtime.signals import Stopped
 from advmia.runtime.terminal import say
 from advmia.tasks import Task
@@ -254,6 +255,7 @@ def _open_results(
         "seed": args.seed,
         "size": inputs.spec.size,
         "precision": inputs.precision.name,
+        "generator": GENERATOR,
         "data": data.facts,
         "target_sha256": digests[0],
         "source_sha256": digests[1],

@@ -17,6 +17,7 @@ from advmia.gradcam.maps import find_layer
 from advmia.models import MODELS
 from advmia.runtime import machine
 from advmia.runtime.files import write_lock
+from advmia.runtime.rng import GENERATOR
 from advmia.runtime.terminal import say
 from advmia.tasks import Task
 
@@ -38,6 +39,7 @@ def visualise(task: Task, args: argparse.Namespace) -> None:
         "weight_sha256": loaded.sha256,
         "data": data.facts,
         "precision": precision.name,
+        "generator": GENERATOR,
         **{name: getattr(args, name) for name in ("imgSize", "seed", "overlayOn")},
         **{name: list(dict.fromkeys(getattr(args, name))) for name in ("attacks", "epsilons")},
         # Records of earlier versions do not have these.

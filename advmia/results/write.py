@@ -140,7 +140,7 @@ class ResultFile:
     def clean_row_beside(self) -> ResultRow | None:
         """Returns the row of the clean images from results `beside`, if it is the same here; None if not (collective).
 
-        It does not depend on the source or the seed, but on all else in `run`: the network, the images and the
+        It does not depend on the source or on random numbers, but on all else in `run`: the network, the images and the
         precision; and in its last digits on the versions of the packages and the device. On a GPU it is never taken:
         there, the last digits depend on the batch size too.
         """
@@ -251,7 +251,7 @@ def _identity(path: Path) -> tuple[int, ...]:
 
 def _without_attack(run: dict[str, Any]) -> dict[str, Any]:
     """Returns what of a run's facts the scores of the clean images depend on."""
-    return {name: value for name, value in run.items() if name not in ("seed", "source_sha256")}
+    return {name: value for name, value in run.items() if name not in ("seed", "generator", "source_sha256")}
 
 
 def result_stem(folder: Path, dataset: str, target: Path, source: Path | None, source_mark: str = "") -> Path:

@@ -1,21 +1,28 @@
 """Random numbers that depend on the sample, not on its batch.
 
-Each sample of a batch draws from its own generator. The generator's seed comes from the purpose of the draw and the
+Each sample of a batch has a random stream of its own. The stream's seed comes from the purpose of the draw and the
 sample's index, such as (seed, attack, eps, index). An image's noise therefore does not depend on the batch size, the
 order of the images, or the number of processes. What is drawn once for a whole batch, such as the eps of a training
 step, comes from a generator of the batch, whose seed is made of the purpose and the batch's number.
 
-On CUDA, torch draws a sample of more values than the GPU has threads in several rounds: then the numbers depend on the
-model of the GPU (from 221,184 values on for an A100, 270,336 for an H100).
+The streams of a batch are drawn together, by a counter-based generator (`advmia.runtime.splitmix`), and their numbers
+are the same to the bit on CPUs and on every model of GPU.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
+
+from advmia.runtime import splitmix
+from advmia.runtime.devices import to_device
+
+# What results and trainings record of the numbers that samples draw. Another algorithm needs another name.
+GENERATOR = "splitmix64"
 
 
 def seed_from(*key: object) -> int:
@@ -27,16 +34,24 @@ def seed_from(*key: object) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def generator_for(*key: object, device: torch.device | str = "cpu") -> torch.Generator:
-    """Returns a new generator, whose numbers depend on `key` only."""
-    return torch.Generator(device=device).manual_seed(seed_from(*key))
+def generator_for(*key: object) -> torch.Generator:
+    """Returns a new generator of the CPU, whose numbers depend on `key` only."""
+    return torch.Generator().manual_seed(seed_from(*key))
 
 
 class SampleRng:
     """One random stream for each sample of a batch, on one device, and one for the batch as a whole."""
 
-    def __init__(self, generators: list[torch.Generator], batch: torch.Generator) -> None:
-        self._generators, self._batch = generators, batch
+    def __init__(
+        self, seeds: Tensor, batch: torch.Generator, states: Tensor | None = None, rows: Tensor | None = None
+    ) -> None:
+        """`seeds`: (N,) int64. By default each stream is at its beginning, which its seed says.
+
+        `states`: where the streams are (N,) int64, changed by every draw. `rows`: those streams that are this object's.
+        """
+        self._seeds, self._batch = seeds, batch
+        self._states = seeds.clone() if states is None else states
+        self._rows = torch.arange(len(seeds), device=seeds.device) if rows is None else rows
 
     @classmethod
     def of(
@@ -46,40 +61,39 @@ class SampleRng:
 
         `batch`: the number of the batch, where numbers are drawn for whole batches.
         """
-        generators = [generator_for(*scope, int(sample), device=device) for sample in samples]
-        return cls(generators, generator_for(*scope, "batch", batch))
+        seeds = torch.tensor([seed_from(*scope, int(sample)) for sample in samples], dtype=torch.int64)
+        return cls(to_device(seeds, torch.device(device)), generator_for(*scope, "batch", batch))
 
     def take(self, indices: Tensor) -> SampleRng:
-        """Returns the streams at some indices of the batch, (n,) int64. They are shared with this object."""
-        return SampleRng([self._generators[index] for index in indices.tolist()], self._batch)
+        """Returns the streams at different indices of the batch, (n,) int64. They are shared with this object."""
+        return SampleRng(self._seeds, self._batch, self._states, self._rows[indices])
 
     def batch_uniform(self) -> float:
         """Returns a uniform number in [0, 1) for the whole batch: the same in each process that has a share of it."""
         return float(torch.rand((), generator=self._batch, dtype=torch.float64))
 
     def restart(self, number: int) -> SampleRng:
-        """Returns new streams for the same samples, for an attack's further start `number`.
+        """Returns new streams for the same samples, for an attack's further start `number`, from 0.
 
         They depend on the seeds of these streams and on `number`, not on how much was drawn already.
         """
-        generators = [
-            generator_for(generator.initial_seed(), "restart", number, device=generator.device)
-            for generator in (*self._generators, self._batch)
-        ]
-        return SampleRng(generators[:-1], generators[-1])
+        # A word before the stream's first one: no draw gets it.
+        seeds = splitmix.next_words(self._seeds[self._rows], 1, first=-1 - number)[:, 0]
+        return SampleRng(seeds, generator_for(self._batch.initial_seed(), "restart", number))
 
     def uniform(self, like: Tensor) -> Tensor:
         """Returns uniform numbers in [0, 1) with the shape, dtype and device of `like`, whose first axis is samples."""
-        return self._draw(torch.rand, like)
+        return self._draw(splitmix.uniform, like)
 
     def normal(self, like: Tensor) -> Tensor:
         """Returns standard normal numbers with the shape, dtype and device of `like`, whose first axis is samples."""
-        return self._draw(torch.randn, like)
+        return self._draw(splitmix.normal, like)
 
-    def _draw(self, draw: Callable[..., Tensor], like: Tensor) -> Tensor:
-        if len(self._generators) != len(like):
-            raise ValueError(f"{len(self._generators)} random streams for a batch of {len(like)}")
-        noise = torch.empty_like(like)
-        for sample, generator in zip(noise, self._generators, strict=True):
-            sample.copy_(draw(like.shape[1:], generator=generator, dtype=like.dtype, device=like.device))
-        return noise
+    def _draw(self, fill: Callable[[Tensor, Tensor], int], like: Tensor) -> Tensor:
+        if len(self._rows) != len(like):
+            raise ValueError(f"{len(self._rows)} random streams for a batch of {len(like)}")
+        numbers = torch.empty(len(like), math.prod(like.shape[1:]), dtype=like.dtype, device=like.device)
+        states = self._states[self._rows]
+        self._states[self._rows] = splitmix.advance(states, fill(states, numbers))
+        numbers = numbers.view(like.shape)
+        return numbers if like.is_contiguous() else torch.empty_like(like).copy_(numbers)

@@ -22,7 +22,7 @@ from advmia.data.loading import EvaluationLoader
 from advmia.evaluation.attacked import AttackRun
 from advmia.evaluation.loop import EvaluationOptions, evaluate
 from advmia.evaluation.probe import PROBED, probe_network
-from advmia.runtime.rng import SampleRng, generator_for
+from advmia.runtime.rng import SampleRng
 from advmia.sweeps.scene import Scene, square_mask, timed
 from advmia.tasks import SEGMENTATION
 from advmia.training.gradients import backward
@@ -121,7 +121,7 @@ class EvenRng(SampleRng):
 
     def __init__(self, number: int, images: int, device: torch.device) -> None:
         """`number`: of the batch."""
-        super().__init__([generator_for(image, device=device) for image in range(images)], torch.Generator())
+        super().__init__(torch.arange(images, device=device), torch.Generator())
         self._number, self.draws = number, 0
 
     def batch_uniform(self) -> float:

@@ -381,7 +381,8 @@ def test_cross_entropy_finds_nothing_where_logits_are_large() -> None:
     x, y = victim.data()
     model = Wrapped(victim.model(), lambda logits: SCALE * logits).eval()
     x_adv = ATTACKS["pgd"].build(pgd_budget(victim.grey_eps), cross_entropy)(model, x, y, rng=streams(IMAGES))
-    assert victim.left(x_adv) == clean
+    # Its random start may put a wrong image right.
+    assert right(victim.model(), x_adv, y)[right(victim.model(), x, y)].all()
 
 
 @natural

@@ -21,6 +21,7 @@ def test_json_keys() -> None:
     assert tuple(content) == KEYS
     assert tuple(pgdat(awp=0.01, awp_warm_up=0, ema=0.995).to_json()) == (*KEYS, "awp", "awp_warm_up", "ema")
     assert tuple(pgdat(validate_every=5).to_json()) == (*KEYS, "validate_every")
+    assert tuple(pgdat(generator="splitmix64").to_json()) == (*KEYS, "generator")
     assert (content["eps"], content["step_size"], content["helper"], content["processes"]) == (2.0, 0.5, "ab", 2)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import signal
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from advmia.commands import testing
 from advmia.evaluation import loop
 from advmia.evaluation.tally import Tally
 from advmia.results import partial
@@ -102,6 +104,26 @@ def count_attacked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(loop.SampleRng, "of", record)
     return attacked
+
+
+def test_progress_with_another_generator_is_not_continued(
+    run_test: RunTest,
+    undisturbed: Callable[[str], Outcome],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Fails if results mix random numbers of two generators, or no line says that there are new files."""
+    _, expected = undisturbed("pgd")
+    with monkeypatch.context() as earlier:
+        earlier.setattr(testing, "GENERATOR", "another")
+        run_until_save(run_test, earlier, "pgd", 4)
+    assert run_test("pgd", "killed") == 0
+    assert "holds results of a run with other settings: those of this run are in" in capsys.readouterr().err
+    records = [json.loads(path.read_text()) for path in (tmp_path / "killed").glob("*.json")]
+    (found,) = (record for record in records if record["run"] == expected["run"])
+    assert all(row.pop("seconds") > 0 for row in found["rows"])
+    assert found["rows"] == expected["rows"] and {record["run"]["generator"] for record in records} != {"splitmix64"}
 
 
 # The clean pass saves three times, each attack after every batch; apgd-ce after each of two waves.

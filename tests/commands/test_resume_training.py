@@ -15,7 +15,7 @@ import torch
 
 from advmia import budgets
 from advmia.checkpoints.paths import record_path
-from advmia.commands import training
+from advmia.commands import settings, training
 from advmia.evaluation.loop import evaluate
 from advmia.evaluation.tally import Evaluation
 from advmia.models import build_model
@@ -247,6 +247,26 @@ def test_a_state_of_another_training_is_refused(
         last_line = capsys.readouterr().err.strip().splitlines()[-1]
         assert message in last_line and "leave out --resume" in last_line
         assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_a_training_with_another_generator_is_refused(
+    train: Train,
+    train_until_save: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Fails if a training goes on with random numbers of another generator than it began with.
+
+    Also fails if a natural training, which draws none, is not resumed.
+    """
+    with monkeypatch.context() as earlier:
+        earlier.setattr(settings, "GENERATOR", None)  # records of earlier versions do not have it
+        train_until_save(1, "mart", "out")
+        train_until_save(1, "nat", "natural")
+    assert train("mart", "out", "--resume") == 2
+    assert "generator was None, is splitmix64" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert train("nat", "natural", "--resume") == 0
+    assert "resuming" in capsys.readouterr().err
 
 
 def test_without_resume_old_files_are_renamed(

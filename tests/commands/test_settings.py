@@ -41,3 +41,4 @@ def test_method_of_flags(line: str) -> None:
     record, budget = settings.to_json(), settings.budget
     assert (record["eps"], record["steps"], record["step_size"]) == (float(eps), budget.steps, budget.grey_step_size)
     assert record.get("attack_loss", "unused") == ("segpgd" if "segpgd" in line else "unused")
+    assert record["generator"] == "splitmix64"

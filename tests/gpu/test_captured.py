@@ -14,6 +14,7 @@ from advmia.attacks import ATTACKS
 from advmia.attacks.common import Attack, forward, value_and_gradient
 from advmia.attacks.inference import Blocks, Captured, inference_copy
 from advmia.attacks.inference import captured as captured_module
+from advmia.attacks.inference.waits import NoWaits
 from advmia.budgets import Budget
 from advmia.losses import cross_entropy
 from advmia.runtime.precision import PRECISIONS, Precision
@@ -172,7 +173,7 @@ class Changing(SmallNet):
 
 
 @pytest.mark.parametrize(
-    ("kind", "reason"), [(Waiting, "operation not permitted"), (Changing, "a graph's numbers differ")]
+    ("kind", "reason"), [(Waiting, "_local_scalar_dense makes the host wait"), (Changing, "a graph's numbers differ")]
 )
 def test_where_recording_fails(
     kind: type[SmallNet], reason: str, pretended: PretendedGpu, capsys: pytest.CaptureFixture
@@ -187,6 +188,27 @@ def test_where_recording_fails(
     if kind is Waiting:
         assert torch.equal(gradient(copy, x, y), gradient(copy.network, x, y))
     assert graphs(pretended, gradient, copy, x, y) == 0
+
+
+def test_what_waits_is_found(pretended: PretendedGpu) -> None:
+    """Fails if a pass that waits for the GPU, which would spoil a recording, is not noticed before, or another is."""
+    x, mask = torch.rand(3, 4, device=DEVICE), torch.tensor([True, False, True], device=DEVICE)
+    for run in (
+        lambda: float(x.sum()),
+        lambda: bool(mask.any()),
+        lambda: x[mask],
+        lambda: x.index_put_((mask,), x[:2] * 2),
+        lambda: x[torch.tensor([1, 2])],
+        lambda: mask.nonzero(),
+        lambda: x.cpu(),
+        lambda: x.copy_(torch.rand(3, 4)),
+        lambda: x + torch.tensor([1.0, 2, 3, 4], device=DEVICE),
+    ):
+        with pytest.raises(RuntimeError, match="makes the host wait"), NoWaits():
+            run()
+    with NoWaits():
+        torch.where(mask[:, None], x, x.new_zeros(3, 4))[mask.long()] += 1
+        assert bool(torch.rand(3)[torch.tensor([True, False, True])].sum() > -1)
 
 
 def test_the_graphs_go(pretended: PretendedGpu, monkeypatch: pytest.MonkeyPatch) -> None:

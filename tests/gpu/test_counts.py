@@ -10,6 +10,7 @@ from advmia.attacks import ATTACKS
 from advmia.attacks.inference import Blocks, Captured, inference_copy
 from advmia.budgets import Budget
 from advmia.models import MODELS, build_model
+from advmia.runtime import splitmix
 from advmia.runtime.precision import Precision
 from advmia.runtime.rng import SampleRng
 from advmia.tasks import SEGMENTATION, SINGLE_LABEL
@@ -28,6 +29,8 @@ LAUNCHES = {
     "unet": (141, 192, 25),
     "segnet": (168, 225, 32),
 }
+# Draw of noise -> the most launches for each piece of a batch, and the most MiB beside the noise itself.
+DRAWS = {"uniform": (24, 50), "normal": (91, 200)}
 CAPTURED = 25  # the most launches of a step with CUDA graphs
 # Method -> the most GiB of a training step of res18 on 32 images of 224 pixels in fp32 or tf32. A graph takes 6.9.
 MEMORY = {"nat": 7.2, "pgdat": 7.3, "trades": 14.1, "mart": 14.1, "hat": 14.0, "mpadvt": 7.3, "maadvt": 14.1}
@@ -65,6 +68,24 @@ def test_launches(shapes: PretendedGpu) -> None:
         shapes.clear()
         inference_copy(model, x)
         assert 5 < len(shapes.launches) <= folding, name
+
+
+@pytest.mark.parametrize("kind", DRAWS)
+def test_draws(shapes: PretendedGpu, kind: str) -> None:
+    """Fails if noise takes more launches or memory than stated, launches for each image, or makes the host wait."""
+    launches, memory = DRAWS[kind]
+    for batch in (2, 32):
+        like, indices = torch.zeros(batch, 3, 224, 224).to(DEVICE), torch.arange(batch // 2, device=DEVICE)
+        shapes.clear()
+        rng = SampleRng.of(0, samples=range(batch), device=DEVICE)
+        before = shapes.memory.live
+        getattr(rng.take(indices).restart(1), kind)(like[: len(indices)])
+        shapes.launches.clear()
+        getattr(rng, kind)(like)
+        pieces = -(-like.numel() // (2 * splitmix._PIECE_ON_GPU))
+        assert not shapes.waits and 20 < len(shapes.launches) <= pieces * launches, len(shapes.launches)
+        temporary = shapes.memory.peak - before - like.numel() * like.element_size()
+        assert temporary <= memory * 2**20, temporary / 2**20
 
 
 @pytest.mark.slow

@@ -46,7 +46,6 @@ ALLOWED_IN_BATCHES: dict[str, tuple[int, str]] = {
     "attacks/auto_pgd.py auto_ascend": (16, "whether an image is fooled at the start of a run"),
     "attacks/simba_dct.py <genexpr>": (2, "the bases of the DCT are computed on the CPU, in float64"),
     "attacks/momentum.py placements": (1, "the sizes of all shrunk images: the host must know a tensor's shape"),
-    "runtime/rng.py take": (7, "whose random streams: they are a list on the host"),
 }
 ALLOWED_IN_TRAINING: dict[str, tuple[int, str]] = {
     "training/progress.py values": (1, "the loss of the update before, when the next is launched"),

@@ -52,6 +52,20 @@ def test_streams_that_are_taken_continue(draw: str) -> None:
 
 
 @pytest.mark.parametrize("draw", DRAWS)
+def test_restarts(draw: str) -> None:
+    """Fails if a restart depends on the batch or on earlier draws, or two starts have the same numbers."""
+    like = torch.zeros(4, *SHAPE)
+    fresh, used = SampleRng.of(0, samples=range(4)), SampleRng.of(0, samples=range(4))
+    starts = [getattr(rng, draw)(like) for rng in (fresh, *(fresh.restart(number) for number in range(3)))]
+    getattr(used, draw)(like)
+    taken = used.take(torch.tensor([3, 1])).restart(2)
+    assert torch.equal(getattr(taken, draw)(like[:2]), starts[3][[3, 1]])
+    assert not torch.equal(getattr(taken, draw)(like[:2]), starts[3][[3, 1]]), "the stream goes on"
+    assert len(torch.unique(torch.cat(starts).flatten(1), dim=0)) == 16
+    assert fresh.restart(1).batch_uniform() == used.restart(1).batch_uniform() != fresh.restart(2).batch_uniform()
+
+
+@pytest.mark.parametrize("draw", DRAWS)
 @pytest.mark.parametrize(
     ("scope", "other"),
     [

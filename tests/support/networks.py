@@ -273,7 +273,7 @@ class StubRng(SampleRng):
     """
 
     def __init__(self, noise: Tensor, shared: Sequence[float] = ()) -> None:
-        super().__init__([], torch.Generator())
+        super().__init__(torch.empty(0, dtype=torch.int64), torch.Generator())
         self.noise, self.shared = noise, list(shared)
         self.draws: list[str] = []
 

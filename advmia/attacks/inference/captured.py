@@ -1,7 +1,7 @@
 """A frozen network whose passes are recorded as CUDA graphs, and replayed: one launch forward, and one backward.
 
 An attack runs the same pass hundreds of times. Launching its operators one by one takes the host 5 us each or more,
-which a GPU waits for if the network is deep or the images are few: chexnet has 1,290 launches a step.
+which a GPU waits for if the network is deep or the images are few: chexnet has 809 launches a step.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from advmia.attacks.inference.waits import NoWaits
 from advmia.runtime.terminal import say
 
 _MOST_GRAPHS = 64  # kinds of passes of a copy: up to 14 batch sizes of 32 images, with and without a gradient and tf32
@@ -83,7 +84,7 @@ class Captured(nn.Module):
         """Records the pass on images x. Returns None if it does not fit into memory, or does not work here."""
         memory = self._memory or _Memory(x.device)
         try:
-            with memory.on_stream():
+            with memory.on_stream(), NoWaits():
                 expected, needed = memory.of_pass(lambda: _results(self.network, x, with_gradient))
             if not memory.has_room(needed):
                 return None

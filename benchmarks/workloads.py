@@ -61,6 +61,11 @@ class Workload:
         """How many queries one call of the work makes; 1 for other work."""
         return QUERIES.get(self.what, 1)
 
+    @property
+    def has_graphs(self) -> bool:
+        """Whether passes of the copy are replayed as CUDA graphs."""
+        return self.kernels == "auto" and self.what not in ("convolution", "refold", "noise")
+
     def shrunk(self) -> Workload:
         """Returns the same work on a few small images, for tests."""
         return replace(self, batch=4, size=32, block=2 if self.block else None)
@@ -290,6 +295,7 @@ PROFILED = (
 
 
 def counted() -> list[Workload]:
-    """Returns all workloads that `benchmarks.counts` counts."""
+    """Returns all workloads that `benchmarks.counts` counts: not those that only run in smaller blocks."""
     groups = [works for name, works in GROUPS.items() if name not in NOT_COUNTED]
-    return list(dict.fromkeys([*(work for works in groups for work in works), *PROFILED]))
+    works = dict.fromkeys([*(work for works in groups for work in works), *PROFILED])
+    return [work for work in works if work.block in (None, work.batch)]

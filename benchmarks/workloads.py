@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from advmia.attacks import ATTACKS
 from advmia.attacks.common import ascend, forward, uniform_start
-from advmia.attacks.inference import Blocks, inference_copy, plain_kernels, without_graphs
+from advmia.attacks.inference import Blocks, Compiled, compile_copies, inference_copy, plain_kernels, without_graphs
 from advmia.budgets import Budget
 from advmia.losses import cross_entropy
 from advmia.runtime.precision import Precision
@@ -95,15 +95,16 @@ def _copy_of(work: Workload, model: nn.Module, x: Tensor) -> nn.Module:
     model = model.eval().to(memory_format=LAYOUTS[work.layout])
     if work.kernels == "unfolded":
         return frozen(model)
-    if work.kernels not in ("auto", "without-graphs"):
+    if work.kernels == "plain":
         plain_kernels(model)
-    network = inference_copy(model, x)
-    if work.kernels == "without-graphs":
-        return without_graphs(network)
-    if work.kernels in ("auto", "plain"):
-        return network
-    mode = None if work.kernels == "default" else work.kernels
-    return cast(nn.Module, torch.compile(network, dynamic=False, mode=mode))
+    if work.kernels in ("auto", "plain", "without-graphs"):
+        network = inference_copy(model, x)
+        return without_graphs(network) if work.kernels == "without-graphs" else network
+    compile_copies(model)
+    compiled = cast(Compiled, inference_copy(model, x))
+    if work.kernels == "default":
+        return compiled
+    return cast(nn.Module, torch.compile(compiled.network, dynamic=False, mode=work.kernels))
 
 
 def _images(work: Workload, subject: Subject) -> Tensor:

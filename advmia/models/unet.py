@@ -55,11 +55,17 @@ class Up(nn.Module):
         self.conv = DoubleConv(in_channels, out_channels)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        x = self.up(x)  # (B, in/2, 2h, 2w)
-        height, width = skip.shape[2] - x.shape[2], skip.shape[3] - x.shape[3]  # the rows and columns that are missing
-        if height or width:
-            x = F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
+        x = _padded(self.up(x), skip)  # (B, in/2, H, W)
         return self.conv(torch.cat((skip, x), dim=1))  # (B, in, H, W) -> (B, out, H, W)
+
+
+@torch.fx.wrap  # one call for traces of the network, which know no sizes
+def _padded(x: Tensor, like: Tensor) -> Tensor:
+    """Returns x (B, C, h, w) with zeros around it, up to the height and width of `like`."""
+    height, width = like.shape[2] - x.shape[2], like.shape[3] - x.shape[3]  # the rows and columns that are missing
+    if height or width:
+        x = F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
+    return x
 
 
 class OutConv(nn.Module):

@@ -89,7 +89,7 @@ def test_frozen_and_apart() -> None:
     assert not any(module.training for module in copy.modules())
     assert not any(parameter.requires_grad for parameter in copy.parameters())
     shared = {tensor.data_ptr() for tensor in model.state_dict().values()}
-    apart = {name for name, tensor in copy.state_dict().items() if tensor.data_ptr() not in shared}
+    apart = {name for name, tensor in copy.network.state_dict().items() if tensor.data_ptr() not in shared}
     assert apart == {f"conv{number}.{kind}" for number in (1, 2) for kind in ("weight", "bias")}
     assert not any(parameter is other for parameter in copy.parameters() for other in model.parameters())
 
@@ -103,7 +103,7 @@ def test_folded_weights(gpu: torch.device, most_together: int, monkeypatch: pyte
     norms = [nn.BatchNorm2d(4), nn.BatchNorm2d(6, eps=1e-3), nn.BatchNorm2d(6, affine=False)]
     model = unsettle(nn.Sequential(*(part for pair in zip(convs, norms, strict=True) for part in pair)))
     for device in (torch.device("cpu"), gpu):
-        copy = without_graphs(inference_copy(model.to(device), batch(size=8).to(device))).cpu().state_dict()
+        copy = without_graphs(inference_copy(model.to(device), batch(size=8).to(device))).network.cpu().state_dict()
         for index, (conv, norm) in enumerate(zip(convs, norms, strict=True)):
             scale = 1 / (norm.running_var.cpu().double() + norm.eps).sqrt()
             scale = scale * norm.weight.detach().cpu().double() if norm.affine else scale
@@ -191,7 +191,7 @@ def test_computed_weights() -> None:
     model = unsettle(network("small"))
     nn.utils.parametrizations.weight_norm(model.get_submodule("conv1"))
     copy = inference_copy(model, batch())
-    assert isinstance(copy.bn1, nn.BatchNorm2d) and isinstance(copy.bn2, nn.Identity)
+    assert isinstance(copy.network.bn1, nn.BatchNorm2d) and isinstance(copy.network.bn2, nn.Identity)
     with torch.no_grad():
         model.get_parameter("conv1.parametrizations.weight.original0").mul_(1.5)
     expected, actual = logits_of(model, batch()), inference_copy(model, batch())(batch())

@@ -113,7 +113,19 @@ def test_evaluations(pretended: PretendedGpu, monkeypatch: pytest.MonkeyPatch) -
 
 
 COMMANDS: dict[str, list[str]] = {
-    "trainCls": [*TRAININGS["hat"], "--awp", "0.01", "--ema", "0.9", "--epoch", "1", "--limit", "8"],
+    "trainCls": [
+        *TRAININGS["hat"],
+        "--kernels",
+        "plain",
+        "--awp",
+        "0.01",
+        "--ema",
+        "0.9",
+        "--epoch",
+        "1",
+        "--limit",
+        "8",
+    ],
     "trainChex": [*TRAININGS["findings"], "--epoch", "1", "--limit", "8", "--precision", "bf16"],
     "trainSeg": [*TRAININGS["masks"], "--epoch", "1"],
     "testCls": [
@@ -127,15 +139,27 @@ COMMANDS: dict[str, list[str]] = {
     "testSeg": [
         *("testSeg.py", "--dataset", "mel", "--targetModel", "unet", "--targetWeight", "weights/unet"),
         *("--attacks", "segpgd", "--surrogateModel", "unet", "--surrogateWeight", "weights/unet"),
+        *("--kernels", "plain"),
     ],
-    "gradVisual": ["gradVisual.py", "--dataset", "melBin", "--model", "mv2", "--weight", "weights/mv2"],
+    "gradVisual": [
+        "gradVisual.py",
+        "--dataset",
+        "melBin",
+        "--model",
+        "mv2",
+        "--weight",
+        "weights/mv2",
+        "--kernels",
+        "plain",
+    ],
 }
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("few_steps", "small_networks")
 def test_commands(pretended: PretendedGpu, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails if one of the seven commands does not run to its end with --gpu 0, or does nothing on the GPU."""
+    """Fails if one of the seven commands does not run to its end with --gpu 0, or does nothing on the GPU, or has
+    other operators than --kernels asks for."""
     monkeypatch.chdir(world)
     for name, words in COMMANDS.items():
         pretended.clear()
@@ -145,3 +169,5 @@ def test_commands(pretended: PretendedGpu, world: Path, tmp_path: Path, monkeypa
             common += ["--limit", "4", "--epsilons", "8"]
         assert run_main(monkeypatch, [*words, *common]) == 0, name
         assert len(pretended.launches) > 100 and any((tmp_path / name).iterdir()), name
+        fused = sum("cudnn_convolution" in launch.op for launch in pretended.launches)
+        assert (fused == 0) == ("plain" in words), (name, fused)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
@@ -207,6 +208,24 @@ def test_shapes_only(shapes: PretendedGpu) -> None:
     out.sum().backward()
     assert sum(launch.flop for launch in shapes.launches) == 3 * forward
     assert float(out.detach().sum()) == 1 and shapes.waits
+
+
+def test_fused_convolutions(pretended: PretendedGpu) -> None:
+    """Fails if cuDNN's fused convolutions do not compute convolution, bias, addition and ReLU in one launch."""
+    x, z = torch.randn(2, 3, 6, 6, device=DEVICE), torch.randn(2, 4, 6, 6, device=DEVICE)
+    conv = nn.Conv2d(3, 4, 3, padding=1).to(DEVICE).requires_grad_(False)
+    weights: tuple[Any, ...] = (conv.weight, conv.bias)
+    geometry: tuple[Any, ...] = ((1, 1), (1, 1), (1, 1), 1)
+    torch.backends.cudnn.allow_tf32 = True
+    without, total = conv(x).relu(), (conv(x) + 2 * z).relu()
+    pretended.clear()
+    torch.testing.assert_close(torch.cudnn_convolution_relu(x, *weights, *geometry), without)
+    torch.testing.assert_close(torch.cudnn_convolution_add_relu(x, weights[0], z, 2, weights[1], *geometry), total)
+    plain, added = [launch for launch in pretended.launches if launch.op.startswith("cudnn")]
+    sizes = [4 * tensor.numel() for tensor in (x, *weights, z, z)]
+    assert (plain.bytes, added.bytes) == (sum(sizes[:4]), sum(sizes)) and plain.flop == added.flop > 0
+    with pytest.raises(RuntimeError, match="expected z of shape"):
+        torch.cudnn_convolution_add_relu(x, weights[0], z[:1], 2, weights[1], *geometry)
 
 
 def test_graphs(pretended: PretendedGpu) -> None:

@@ -56,7 +56,10 @@ ALLOWED_IN_EVALUATION: dict[str, tuple[int, str]] = {
     "evaluation/tally.py _append": (8, "outcomes and distances are kept on the host; twice with rounding to 8 bits"),
     "metrics.py _append": (6, "logits are kept on the host; twice with rounding to 8 bits"),
 }
-ONCE = {"attacks/inference/copies.py _can_be_folded": (3, "whether a network may be folded, once for each network")}
+ONCE = {
+    "attacks/inference/copies.py _can_be_folded": (3, "whether a network may be folded, once for each network"),
+    "attacks/inference/fused.py _is_right": (3, "whether fused layers are right: outputs, and then with a gradient"),
+}
 # Once for each kind of pass: a batch size, with or without a gradient.
 WHEN_RECORDED = {
     "attacks/inference/captured.py recording": (2, "what a graph records begins when the device has finished"),
@@ -126,6 +129,7 @@ def test_attacks(pretended: PretendedGpu) -> None:
             check(of_two_steps, many, ALLOWED_IN_STEPS, 2 * RUNS.get(name, 1), (task.name, name, "steps"))
             of_batch = counted(few) - in_steps
             check(taken(of_batch, WHEN_RECORDED), few, WHEN_RECORDED, 3, (task.name, name, "recording"))
+            check(taken(of_batch, ONCE), few, ONCE, 1, (task.name, name, "first pass"))
             check(of_batch, few, ALLOWED_IN_BATCHES, 1, (task.name, name, "batch"))
 
 

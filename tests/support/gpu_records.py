@@ -15,7 +15,8 @@ from torch import Tensor
 
 import advmia
 
-CONVOLUTIONS = ("convolution", "convolution_backward")
+FUSED_CONVOLUTIONS = ("cudnn_convolution_relu", "cudnn_convolution_add_relu")  # with bias, addition and ReLU
+CONVOLUTIONS = ("convolution", "convolution_backward", *FUSED_CONVOLUTIONS)
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot")
 _MOST_TENSORS_OF_CAT = 128
 _MOST_TENSORS, _MOST_CHUNKS, _CHUNK = {1: 110, 2: 64, 3: 48, 4: 36, 5: 30}, 320, 65536  # of a foreach operator
@@ -117,6 +118,6 @@ def flop_of(name: str, args: Sequence[Any], inputs: Sequence[Tensor], results: S
     backward = name == "convolution_backward"
     x, weight = args[1:3] if backward else args[:2]
     out = args[0] if backward else results[0]
-    is_transposed = args[7 if backward else 6]
+    is_transposed = name not in FUSED_CONVOLUTIONS and args[7 if backward else 6]
     passes = sum(args[10][:2]) if backward else 1  # gradients of x and of the weight
     return 2.0 * passes * (x if is_transposed else out).numel() * math.prod(weight.shape[1:])

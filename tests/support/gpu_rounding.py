@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.support.gpu_records import CONVOLUTIONS, PRODUCTS
+from tests.support.gpu_records import CONVOLUTIONS, FUSED_CONVOLUTIONS, PRODUCTS
 
 BACKEND = "pretended"  # what torch calls the device inside
 # Autocast's lists, as far as the package and its networks use them (aten/src/ATen/autocast_mode.h).
@@ -89,8 +89,10 @@ def rounded_to_tf32(name: str, args: Sequence[Any]) -> Sequence[Any]:
     allowed = name in CONVOLUTIONS and torch.backends.cudnn.allow_tf32
     if not allowed and not (name in PRODUCTS and torch.backends.cuda.matmul.allow_tf32):
         return args
+    read = args[:2] if name in FUSED_CONVOLUTIONS else args  # further terms of their sums are added in float32
     # What has one dimension is a bias, which is added in float32.
-    return [_to_tf32(each) if isinstance(each, Tensor) and each.dim() > 1 else each for each in args]
+    rounded = [_to_tf32(each) if isinstance(each, Tensor) and each.dim() > 1 else each for each in read]
+    return [*rounded, *args[len(read) :]]
 
 
 def _to_tf32(tensor: Tensor) -> Tensor:

@@ -14,10 +14,10 @@ later). As on CUDA,
 - more memory than the device has raises `torch.OutOfMemoryError`.
 
 It records every launch and every wait, each with the line of the package that caused it. A launch is an operator that
-runs on the device; a convolution with a bias is two, since cuDNN's have none, and an operator on a long list of tensors
-may be several. A wait is where the host needs a number from the device, or copies memory that is not pinned. With
-`shapes_only`, tensors have no numbers: then FLOP, bytes and memory of large networks can be counted in a moment, but
-`item()` gives 1 or True, and nothing may depend on it.
+runs on the device; a convolution with a bias is two, since cuDNN's plain ones have none, and an operator on a long list
+of tensors may be several. A wait is where the host needs a number from the device, or copies memory that is not pinned.
+With `shapes_only`, tensors have no numbers: then FLOP, bytes and memory of large networks can be counted in a moment,
+but `item()` gives 1 or True, and nothing may depend on it.
 
 Not pretended: times, races, the rounding and the random numbers of CUDA's kernels, several GPUs, `torch.compile`.
 """
@@ -37,6 +37,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from tests.support.gpu_convolutions import STAND_INS, bytes_read
 from tests.support.gpu_graphs import Graph, graph_functions, tensors_in
 from tests.support.gpu_modules import Backend, Event
 from tests.support.gpu_records import Launch, Memory, Wait, bytes_of, flop_of, kernels_of, line_of_the_package
@@ -156,11 +157,12 @@ class _Call:
             kwargs.pop("generator", None)
             if leaves and device.type == "cpu":
                 return torch.zeros(self.ours[0].shape, dtype=kwargs.get("dtype") or self.ours[0].dtype)
-        found = None  # as for fused optimizers, which change their arguments, and have no kernels without numbers
+        func = STAND_INS.get(self.name, self.func)
+        found = None  # as of fused optimizers, which change their arguments, and have no kernels without numbers
         if not (is_meta and self.name.startswith("_fused_")):
-            found = self.func(*rounded_to_tf32(self.name, args), **kwargs)
+            found = func(*rounded_to_tf32(self.name, args), **kwargs)
         if self.gpu is not None and self.gpu.graph is not None:
-            self.gpu.graph.record(self.func, self.name, args, kwargs, found)
+            self.gpu.graph.record(func, self.name, args, kwargs, found)
         self._note_launch(found)
         return found if leaves else self._on_gpu(found)
 
@@ -226,7 +228,7 @@ class _Call:
     def _note_launch(self, found: Any) -> None:
         if self.gpu is None or self.func.is_view or self.name in _WITHOUT_KERNEL:
             return
-        read = sum(bytes_of(tensor) for tensor in self.ours)
+        read = bytes_read(self.name, self.args, self.ours)
         results = list(tensors_in((found,)))
         written = sum(map(bytes_of, results))
         if self.name == "convolution" and self.args[2] is not None:
@@ -329,8 +331,8 @@ class PretendedGpu:
             **graph_functions(self),
         }
         yield from ((torch.cuda, name, function) for name, function in functions.items())
-        is_enabled = torch.is_autocast_enabled
-        yield torch, "is_autocast_enabled", lambda name="cuda": is_enabled(BACKEND if name == "cuda" else name)
+        for ask in (torch.is_autocast_enabled, torch.get_autocast_dtype):
+            yield torch, ask.__name__, lambda name="cuda", ask=ask: ask(BACKEND if name == "cuda" else name)
         yield torch, "autocast", Autocast
         yield torch, "Generator", _AnyGenerator
         yield optimizer, "_foreach_supported_types", [*optimizer._foreach_supported_types, GpuTensor]

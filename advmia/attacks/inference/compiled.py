@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from advmia.attacks.inference.guard import attempt
 from advmia.runtime.terminal import say
 
 
@@ -43,12 +44,10 @@ class Compiled(nn.Module):
 
     def _compile(self, x: Tensor) -> None:
         """Compiles the passes that x asks for now, so that an error leads to a warning and not to the run's end."""
+
+        def tell(reason: str) -> None:
+            say(f"--compile: torch.compile does not work here ({reason}); continuing without it")
+
         assert self._compiled is not None
-        try:
-            outputs = self._compiled(x.detach().requires_grad_(x.requires_grad))
-            if outputs.requires_grad:
-                outputs.sum().backward()
-        except Exception as error:  # compilers raise different exceptions, by version and machine
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            say(f"--compile: torch.compile does not work here ({reason[:200]}); continuing without it")
+        if attempt(self._compiled, x, tell) is None:
             self._compiled = None

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
 
+from advmia.attacks.inference.by_precision import ByPrecision
 from advmia.attacks.inference.captured import Captured, without_graphs
 from advmia.attacks.inference.compiled import Compiled
 from advmia.attacks.inference.folding import Folding
+from advmia.runtime.machine import memory_format_of
 from advmia.runtime.precision import fp32_only
 
 _MEMORY_SHARE = 0.6  # of a GPU's free memory, which `fitting_batch` uses
@@ -32,9 +35,11 @@ def inference_copy(model: nn.Module, x: Tensor, *, in_training: bool = False) ->
     """
     model_copy = _COPIES.get(model)
     if model_copy is None or not model_copy.has_memory_of(model):
-        fold, compiled = _can_be_folded(model, x), model in _TO_COMPILE
-        captured = x.device.type == "cuda" and not compiled and model not in _PLAIN
-        model_copy = _COPIES[model] = _Copy(model, fold=fold, compiled=compiled, captured=captured)
+        is_compiled, is_plain = model in _TO_COMPILE, model in _PLAIN
+        fuses = not is_plain and memory_format_of(model) is torch.channels_last
+        form = Compiled if is_compiled else partial(ByPrecision, fuses=fuses)
+        captured = x.device.type == "cuda" and not is_compiled and not is_plain
+        model_copy = _COPIES[model] = _Copy(model, fold=_can_be_folded(model, x), form=form, captured=captured)
     return model_copy.refreshed(model, in_training=in_training)
 
 
@@ -76,7 +81,15 @@ class _Copy:
     What is not folded is not copied: the copy's tensors are in the memory of the network's.
     """
 
-    def __init__(self, model: nn.Module, *, fold: bool, compiled: bool = False, captured: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        fold: bool,
+        form: Callable[[nn.Module], nn.Module] = lambda network: network,
+        captured: bool = False,
+    ) -> None:
+        """Takes the `form` in which the copy runs, such as `Compiled`."""
         self._tensors = [tensor.detach() for tensor in _tensors_of(model)]
         shared = {
             id(tensor): nn.Parameter(alias, requires_grad=False) if isinstance(tensor, nn.Parameter) else alias
@@ -86,8 +99,8 @@ class _Copy:
         self._network = copy.deepcopy(model, shared).requires_grad_(False)
         self._folding = Folding(self._network) if fold else None
         self._network.eval()
-        self._graphs = Captured(self._network) if captured else None
-        self._callable = Compiled(self._network) if compiled else self._graphs or self._network
+        self._form = form(self._network)
+        self._graphs = Captured(self._form) if captured else None
         self._versions: list[int] = []
         self._versions_before_training: list[int] | None = None
 
@@ -102,12 +115,14 @@ class _Copy:
         if versions != self._versions:
             if self._folding is not None:
                 self._folding.refresh()
+            if isinstance(self._form, ByPrecision):
+                self._form.refresh()
             self._versions = versions
         if in_training and self._versions_before_training is None:
             self._versions_before_training = versions
         if self._graphs is not None:
             self._graphs.paused = versions == self._versions_before_training
-        return self._callable
+        return self._form if self._graphs is None else self._graphs
 
 
 def _tensors_of(model: nn.Module) -> Iterator[Tensor]:

@@ -43,6 +43,7 @@ from advmia.training.averaging import WeightAverage
 from advmia.training.loop import Epoch, Training, fit
 from advmia.training.methods import METHODS, MethodSettings, default_beta
 from advmia.training.perturbation import WeightPerturbation
+from advmia.training.recomputation import Recomputation
 
 TASKS: dict[str, Task] = {task.name: task for task in (SINGLE_LABEL, MULTI_LABEL, SEGMENTATION)}
 Data = Batches | tuple[Tensor, Tensor]
@@ -209,6 +210,7 @@ class TrainingOptions:
     ema: float | None = None  # decay of the average of the weights, e.g. 0.995; None: no average
     validation: Data | None = None  # on which epochs are scored; None: the training images
     validate_every: int = 1  # N: only every N-th epoch and the last one are scored
+    checkpoint_activations: bool = False  # computes activations again for the gradient: needs less memory
     report: Callable[[Epoch], None] = lambda epoch: None  # called after each epoch
 
 
@@ -278,8 +280,9 @@ def _training(
     schedule = task.schedule(optimizer, lr, epochs * len(loader))
     perturbation = None if options.awp is None else WeightPerturbation(options.awp, options.awp_warm_up)
     average = None if options.ema is None else WeightAverage(model, options.ema)
-    trained, every = METHODS[method](settings), options.validate_every
-    return Training(model, trained, loader, optimizer, schedule, epochs, FP32, perturbation, average, every), task
+    recomputation = Recomputation(model) if options.checkpoint_activations else None
+    parts = (perturbation, average, options.validate_every, recomputation)
+    return Training(model, METHODS[method](settings), loader, optimizer, schedule, epochs, FP32, *parts), task
 
 
 def _as_data(model: nn.Module, data: Data, device: torch.device) -> TensorData:

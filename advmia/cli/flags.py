@@ -83,7 +83,7 @@ def train_parser(task: Task, description: str | None) -> Parser:
         help="write the numbers of each epoch beside the weights as it ends: csv (.log.csv), tensorboard (the folder"
         " .tensorboard; needs the package tensorboard), or both",
     )
-    common.add_machine(parser)
+    training_flags.add_recomputation(common.add_machine(parser))
     return parser
 
 

@@ -64,3 +64,14 @@ def add_weights(group: argparse._ArgumentGroup) -> None:
         " method: after each update, average = DECAY * average + (1 - DECAY) * weights. 0.995 is usual. It costs"
         " next to nothing",
     )
+
+
+def add_recomputation(group: argparse._ArgumentGroup) -> None:
+    """Adds the flag of trainings that do not fit into the memory."""
+    group.add_argument(
+        "--checkpointActivations",
+        action="store_true",
+        help="keep only the inputs of the network's blocks for the gradient of the loss, and compute the rest again:"
+        " needs a fraction of the memory and one more forward pass of the loss in a step, for networks and a --bs that"
+        " do not fit otherwise. The network is the same",
+    )

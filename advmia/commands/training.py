@@ -53,10 +53,11 @@ from advmia.training.averaging import WeightAverage
 from advmia.training.curves import Frame
 from advmia.training.logs import check_logs, reported_epochs
 from advmia.training.loop import Epoch, Position, Saver, Training, fit
-from advmia.training.memory import shortage
 from advmia.training.methods import Method
 from advmia.training.perturbation import WeightPerturbation
+from advmia.training.recomputation import Recomputation
 from advmia.training.selection import Selection
+from advmia.training.trial import check_memory
 from advmia.training.validation import Validation, epoch_line
 
 SHOWN_DIGITS = 12  # of the SHA-256 of initial weights, in records and tables
@@ -97,10 +98,9 @@ def train(task: Task, args: argparse.Namespace) -> None:
         if helper and args.kernels == "plain":
             plain_kernels(helper.model)
         training = _training(task, inputs, train_data, model, method)
-        lack = shortage(training, inputs.spec.size) if distributed.is_main() else ""
-        if lack:
-            say(f"warning: {args.method} with {args.model} at {inputs.spec.size} pixels: {lack}")
         check_scorable(test_data)
+        size = inputs.spec.size
+        check_memory(training, size, f"{args.method} with {args.model} at {size} pixels")
         rate = base_rate(task, test_data)
         validation = Validation(task, training.validated_model, inputs.evaluation_loader(test_data), settings, rate)
         _run(task, args, settings, training, validation, warnings)
@@ -123,7 +123,7 @@ def _run(
         "selection": {"score": validation.score_name, "chosen_on": chosen_on},
         "versions": machine.versions(training.loader.device),
         "trained_on": training.loader.data.samples.dataset_name,
-        **({"warnings": warnings} if warnings else {}),
+        **_if_set(warnings=warnings, checkpointed_activations=training.recomputation is not None),
     }
     selection = Selection(task.selection, validation.images)
     best = BestCheckpoint(checkpoint, settings, facts, training.validated_model, selection.is_better)
@@ -166,6 +166,11 @@ def _run(
     kept = next((epoch for epoch in best.epochs if epoch["number"] == best.epoch), {})
     warning = f" [{kept['warning']}]" if kept.get("warning") else ""
     print(f"best epoch {best.epoch}: {validation.score_name} {best.score:.4f}{warning}; weights in {checkpoint}")
+
+
+def _if_set(**facts: object) -> dict[str, object]:
+    """Returns the facts that are neither empty nor False, which records leave out."""
+    return {name: value for name, value in facts.items() if value}
 
 
 def _load_state(checkpoint: Path, settings: TrainingSettings, parts: dict[str, Stateful], position: Position) -> None:
@@ -259,4 +264,5 @@ def _training(task: Task, inputs: Inputs, data: ImageData, model: nn.Module, met
         perturbation,
         average,
         args.validateEvery,
+        Recomputation(model) if args.checkpointActivations else None,
     )

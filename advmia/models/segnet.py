@@ -6,6 +6,8 @@ The weights are initialised by torch's defaults.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -32,6 +34,8 @@ _DECODER: tuple[_Stage, ...] = (
 
 class SegNet(nn.Module):
     """SegNet: pixels (B, 3, H, W), float, in [0, 1] -> logits (B, classes, H, W). Sides need not be divisible by 32."""
+
+    block_methods: ClassVar = ("_convolve",)  # of which each call is a block, see `advmia.training.recomputation`
 
     def __init__(self, classes: int, normalize: nn.Module) -> None:
         super().__init__()

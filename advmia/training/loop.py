@@ -12,9 +12,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +33,7 @@ from advmia.training.gradients import average_gradients, backward
 from advmia.training.methods import Method
 from advmia.training.perturbation import WeightPerturbation, kept_buffers
 from advmia.training.progress import ADVICE, LossReader, Position
+from advmia.training.recomputation import Recomputation
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,19 @@ class Training:
     perturbation: WeightPerturbation | None = None  # None: the gradient is taken at the weights themselves
     average: WeightAverage | None = None  # takes in the weights after every update
     validate_every: int = 1  # N: validated after every N-th epoch and after the last one
+    recomputation: Recomputation | None = None  # of activations; None: all are kept for the gradient
 
     @property
     def validated_model(self) -> nn.Module:
         """The network that is validated and kept: the average of the weights where there is one, else the network."""
         return self.average.model if self.average else self.model
+
+    @contextmanager
+    def loss_context(self) -> Iterator[None]:
+        """Makes passes of the network in the block those of its loss: in this precision, with what is recomputed."""
+        recomputing = self.recomputation.applied() if self.recomputation else nullcontext()
+        with self.precision.autocast(self.loader.device), recomputing:
+            yield
 
 
 class Saver:
@@ -197,25 +205,33 @@ def train_one_epoch(
 def _update(training: Training, batch: Batch, position: Position, reader: LossReader) -> None:
     """Updates the network once, on a batch of which this rank may have a share only (collective).
 
-    With a perturbation of the weights, the loss and its gradient are those at the perturbed weights. The pass that
-    finds the perturbation leaves no trace in the running statistics, as in the published code, where a copy runs it.
-
     Each batch norm sees its rank's share of the batch. At the start all ranks take over rank 0's running statistics, as
     DataParallel does in the published code.
     """
-    model, perturbation = training.model, training.perturbation
-    distributed.broadcast_buffers(model)
-    if perturbation is None or not perturbation.is_active(position.epoch):
-        losses = [_gradient(training, batch, position)[0]]
-    else:
-        with kept_buffers(model):
-            first, x_adv = _gradient(training, batch, position)
-        with perturbation.applied(model):
-            losses = [first, _gradient(training, batch, position, x_adv)[0]]
-    reader.add(torch.stack(losses), batch.global_size)
+    distributed.broadcast_buffers(training.model)
+    reader.add(loss_gradient(training, batch, position), batch.global_size)
     training.optimizer.step()
     if training.average is not None:
-        training.average.update(model)
+        training.average.update(training.model)
+
+
+def loss_gradient(training: Training, batch: Batch, position: Position) -> Tensor:
+    """Sets the gradient of the network's parameters for an update, a mean over the ranks (collective).
+
+    With a perturbation of the weights, the gradient is that at the perturbed weights. The pass that finds the
+    perturbation leaves no trace in the running statistics, as in the published code, where a copy runs it.
+
+    Returns the losses of this rank's share, without a gradient, shape (1,) or (2,): the last one is that of the
+    gradient, and the one before it that at the weights themselves.
+    """
+    model, perturbation = training.model, training.perturbation
+    if perturbation is None or not perturbation.is_active(position.epoch):
+        return _gradient(training, batch, position)[0][None]
+    with kept_buffers(model):
+        first, x_adv = _gradient(training, batch, position)
+    with perturbation.applied(model):
+        second, _ = _gradient(training, batch, position, x_adv)
+    return torch.stack([first, second])
 
 
 def _gradient(
@@ -227,14 +243,13 @@ def _gradient(
     examples that were made before; None to make them.
     """
     loader, method, model = training.loader, training.method, training.model
-    autocast = partial(training.precision.autocast, loader.device)
     training.optimizer.zero_grad(set_to_none=True)
     if x_adv is None:
         scope, samples = (loader.seed, "train", position.epoch), batch.index.tolist()
         rng = SampleRng.of(*scope, samples=samples, batch=position.steps, device=loader.device)
-        with autocast():
+        with training.precision.autocast(loader.device):
             x_adv = method.examples(model, batch.x, batch.y, rng=rng)
-    loss = backward(method.losses(model, batch.x, x_adv, batch.y), batch.weight, autocast)
+    loss = backward(method.losses(model, batch.x, x_adv, batch.y), batch.weight, training.loss_context)
     average_gradients(model)
     return loss, x_adv
 

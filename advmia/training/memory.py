@@ -8,22 +8,25 @@ CPU, each further image took between 0.91 and 1.05 times the count (mv2, 64 pixe
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Set
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.optim import Optimizer
 
 from advmia.runtime import distributed, machine
 from advmia.training.loop import Training
+from advmia.training.recomputation import Call, Recomputation, blocks_of, replaced_calls
 
-_COPIES_OF_WEIGHTS = 4  # the weights, their gradient and up to two averages of the optimizer; AWP and EMA have one each
 _USABLE = 0.9  # the share of the memory that a suggested batch may need, since the estimate is a little low
 
 
 @dataclass(frozen=True)
 class StepMemory:
-    """What a training step needs, in bytes: for each image of its batch, and whatever the batch."""
+    """What a training step needs beside the network, in bytes: for each image of its batch, and whatever the batch."""
 
     per_image: int
     fixed: int
@@ -43,18 +46,61 @@ def saved_bytes(model: nn.Module, x: Tensor) -> int:
     The parameters do not count, since they are there in any case. Runs on a copy of the model without content, and
     draws no random numbers. Raises what the model raises if it cannot run without content.
     """
-    network = copy.deepcopy(model).to(device="meta", dtype=x.dtype).train()
-    own = {value.untyped_storage()._cdata for value in (*network.parameters(), *network.buffers())}
-    kept: dict[int, torch.UntypedStorage] = {}  # by address; a tensor that is kept twice takes memory once
+    network = _without_content(model, x)
+    return _Kept().of_pass(network, x).bytes(_own(network))
 
-    def keep(value: Tensor) -> Tensor:
-        kept[value.untyped_storage()._cdata] = value.untyped_storage()
+
+def recomputed_bytes(model: nn.Module, x: Tensor) -> tuple[int, int]:
+    """Returns the bytes that a pass keeps when activations are recomputed, and those of the largest block again.
+
+    See `saved_bytes`. The second part is there only while that block's gradient is computed.
+    """
+    network = _without_content(model, x)
+    kept, own, blocks = _Kept(), _own(network), list[_Kept]()
+
+    def counting(_: nn.Module, call: Call) -> Call:
+        def run(*arguments: Any, **options: Any) -> Any:
+            inputs = [value for value in (*arguments, *options.values()) if isinstance(value, Tensor)]
+            for value in inputs:
+                kept.keep(value)
+            blocks.append(_Kept())
+            with saved_tensors_hooks(blocks[-1].keep, lambda value: value):
+                return call(*arguments, **options)
+
+        return run
+
+    with replaced_calls(Recomputation(network).blocks, counting):
+        kept.of_pass(network, x)
+    return kept.bytes(own), max(block.bytes(own | kept.storages.keys()) for block in blocks)
+
+
+class _Kept:
+    """The tensors that are kept for a gradient. One that is kept twice takes memory once."""
+
+    def __init__(self) -> None:
+        self.storages: dict[int, torch.UntypedStorage] = {}  # by address
+
+    def keep(self, value: Tensor) -> Tensor:
+        self.storages[value.untyped_storage()._cdata] = value.untyped_storage()
         return value
 
-    with torch.random.fork_rng(devices=[]), saved_tensors_hooks(keep, lambda value: value):
-        output = network(x.to("meta"))
-    del output
-    return sum(storage.nbytes() for address, storage in kept.items() if address not in own)
+    def of_pass(self, network: nn.Module, x: Tensor) -> _Kept:
+        """Adds what a pass over images x keeps."""
+        with torch.random.fork_rng(devices=[]), saved_tensors_hooks(self.keep, lambda value: value):
+            network(x.to("meta"))
+        return self
+
+    def bytes(self, without: Set[int]) -> int:
+        return sum(storage.nbytes() for address, storage in self.storages.items() if address not in without)
+
+
+def _without_content(model: nn.Module, x: Tensor) -> nn.Module:
+    return copy.deepcopy(model).to(device="meta", dtype=x.dtype).train()
+
+
+def _own(network: nn.Module) -> set[int]:
+    """Returns the addresses of what a network holds in any case."""
+    return {value.untyped_storage()._cdata for value in (*network.parameters(), *network.buffers())}
 
 
 def step_memory(training: Training, size: int) -> StepMemory:
@@ -65,10 +111,47 @@ def step_memory(training: Training, size: int) -> StepMemory:
     dtype = torch.bfloat16 if training.precision.name == "bf16" else torch.float32
     images = 2  # batch norm refuses a single image where the maps are 1 x 1
     x = torch.empty(images, 3, size, size, dtype=dtype, device="meta")
-    per_image = saved_bytes(training.model, x) * getattr(training.method, "passes", 1) // images
+    passes = getattr(training.method, "passes", 1)
+    if training.recomputation is None:
+        per_image = saved_bytes(training.model, x) * passes // images
+    else:
+        kept, largest = recomputed_bytes(training.model, x)
+        per_image = (kept * passes + largest) // images
     weights = sum(value.numel() * value.element_size() for value in training.model.parameters())
-    further = (training.perturbation is not None) + (training.average is not None)
-    return StepMemory(max(per_image, 1), weights * (_COPIES_OF_WEIGHTS + further))
+    copies = 1 + averages_of(training.optimizer) + (training.perturbation is not None)  # beside the gradient
+    return StepMemory(max(per_image, 1), weights * copies)
+
+
+def averages_of(optimizer: Optimizer) -> int:
+    """Returns how many averages, of the size of the weights, an optimizer keeps: one for SGD, two for Adam."""
+    return 1 if "momentum" in optimizer.defaults else 2
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a step of a training needs of the memory that it has, in bytes, and the --bs that fits; 0 for none."""
+
+    needed: int
+    free: int
+    fitting: int
+
+
+def estimate(training: Training, size: int) -> Estimate | None:
+    """Estimates a step on images of `size` pixels; None where the memory or the network's need is unknown."""
+    loader, ranks = training.loader, distributed.world_size()
+    free = machine.free_memory(loader.device)
+    if free is None:
+        return None
+    try:
+        need = step_memory(training, size)
+    except RuntimeError:  # from torch, for a network that computes with the content of its tensors
+        return None
+    batch = min(loader.batch_size, len(loader.data))
+    # Processes on a CPU share the memory; each GPU has its own.
+    sharing = distributed.local_world_size() if loader.device.type == "cpu" else 1
+    images = -(-batch // ranks) * sharing
+    others = need.fixed * (sharing - 1)
+    return Estimate(need.of(images) + others, free, need.fitting(free - others) // sharing * ranks)
 
 
 def shortage(training: Training, size: int) -> str:
@@ -76,26 +159,22 @@ def shortage(training: Training, size: int) -> str:
 
     Also returns "" where the memory or the network's need is unknown.
     """
-    loader, ranks = training.loader, distributed.world_size()
-    memory = machine.free_memory(loader.device)
-    if memory is None:
+    found = estimate(training, size)
+    if found is None or found.needed <= found.free:
         return ""
-    try:
-        need = step_memory(training, size)
-    except RuntimeError:  # from torch, for a network that computes with the content of its tensors
-        return ""
-    batch = min(loader.batch_size, len(loader.data))
-    # Processes on a CPU share the memory; each GPU has its own.
-    sharing = distributed.local_world_size() if loader.device.type == "cpu" else 1
-    images = -(-batch // ranks) * sharing
-    total = need.of(images) + need.fixed * (sharing - 1)
-    if total <= memory:
-        return ""
-    fitting = need.fitting(memory - need.fixed * (sharing - 1)) // sharing * ranks
-    advice = f"--bs {fitting} fits" if fitting else "not even one image fits, so take a smaller --imgSize"
-    place = "the machine" if loader.device.type == "cpu" else "the GPU"
-    needed = f"a step with --bs {loader.batch_size} needs about {_gib(total)}"
-    return f"{needed}, and {place} has {_gib(memory)} free: {advice}"
+    place = "the machine" if training.loader.device.type == "cpu" else "the GPU"
+    needed = f"a step with --bs {training.loader.batch_size} needs about {_gib(found.needed)}"
+    return f"{needed}, and {place} has {_gib(found.free)} free: {advice(training, size, found.fitting)}"
+
+
+def advice(training: Training, size: int, fitting: int) -> str:
+    """Returns what to do where a step does not fit. `fitting`: the --bs that does; 0 for none."""
+    text = f"--bs {fitting} fits" if fitting else "not even one image fits, so take a smaller --imgSize"
+    if training.recomputation is None and blocks_of(training.model):
+        found = estimate(replace(training, recomputation=Recomputation(training.model)), size)
+        if found is not None and found.needed <= found.free:
+            text += f"; with --checkpointActivations, --bs {training.loader.batch_size} does"
+    return text
 
 
 def _gib(size: int) -> str:

@@ -158,9 +158,8 @@ class _Call:
             if leaves and device.type == "cpu":
                 return torch.zeros(self.ours[0].shape, dtype=kwargs.get("dtype") or self.ours[0].dtype)
         func = STAND_INS.get(self.name, self.func)
-        found = None  # as of fused optimizers, which change their arguments, and have no kernels without numbers
-        if not (is_meta and self.name.startswith("_fused_")):
-            found = func(*rounded_to_tf32(self.name, args), **kwargs)
+        has_kernel = not (is_meta and self.name.startswith("_fused_"))  # optimizers, which return nothing
+        found = func(*rounded_to_tf32(self.name, args), **kwargs) if has_kernel else None
         if self.gpu is not None and self.gpu.graph is not None:
             self.gpu.graph.record(func, self.name, args, kwargs, found)
         self._note_launch(found)
@@ -334,6 +333,7 @@ class PretendedGpu:
         for ask in (torch.is_autocast_enabled, torch.get_autocast_dtype):
             yield torch, ask.__name__, lambda name="cuda", ask=ask: ask(BACKEND if name == "cuda" else name)
         yield torch, "autocast", Autocast
+        yield torch.amp, "autocast", Autocast
         yield torch, "Generator", _AnyGenerator
         yield optimizer, "_foreach_supported_types", [*optimizer._foreach_supported_types, GpuTensor]
         yield ThreadPoolExecutor, "submit", _submit

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from advmia.attacks import ATTACKS, attack_named
+from advmia.attacks import ATTACKS, attack_named, square_memory
 from advmia.attacks.common import Attack, frozen_eval
 from advmia.budgets import Budget, pgd_budget, training_budget
 from advmia.checkpoints.weights import digest_weights
@@ -23,7 +23,7 @@ from advmia.data.specs import IMAGENET_MEAN, IMAGENET_STD, Augmentation
 from advmia.data.tensors import Batches, TensorData, as_data, collect
 from advmia.errors import UserError
 from advmia.evaluation import reliability
-from advmia.evaluation.attacked import AttackRun
+from advmia.evaluation.attacked import AttackRun, evaluation_options
 from advmia.evaluation.loop import EvaluationOptions, result_row
 from advmia.evaluation.loop import evaluate as evaluate_list
 from advmia.evaluation.tally import Evaluation
@@ -135,11 +135,11 @@ def evaluate(
     if results.find(CLEAN, 0) is None:
         clean = run.evaluate(None, (seed, CLEAN, 0.0), CLEAN)
         results.add(result_row(CLEAN, Budget(0, 0, 0), (), clean.scores, clean))
-    clean_row, y = results.row(CLEAN, 0), run.loader.data.samples.labels
+    clean_row, y, memory = results.row(CLEAN, 0), run.loader.data.samples.labels, square_memory(attacks)
     for attack in attacked:
         if results.find(attack.name, attack.budget.grey_eps) is None:
-            title = f"{attack.name} eps {attack.budget.grey_eps:g}"
-            found = run.evaluate(attack.build(run.task), (seed, attack.name, attack.budget.grey_eps), title)
+            options = evaluation_options(attack, seed, FP32)
+            found = run.evaluate(attack.build(run.task, memory), options.scope, options.title)
             results.add(*attack.rows(found, run.task, clean_row, y, run.classes))
     reliability.conclude(results, run.loader, run.task, model, None)
     return Robustness(results, temporary)

@@ -23,3 +23,5 @@ from advmia.attacks.own import square as square
 from advmia.attacks.registry import ATTACKS as ATTACKS
 from advmia.attacks.registry import AttackSpec as AttackSpec
 from advmia.attacks.registry import attacks_on as attacks_on
+from advmia.attacks.registry import square_memory as square_memory
+from advmia.attacks.registry import stream_scope as stream_scope

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from advmia.attacks.auto_pgd import apgd_ce, apgd_t
 from advmia.attacks.common import EvaluationAttack, Objective, choose, forward, frozen_eval, misclassified, notes_of
 from advmia.attacks.fab import fab_t
-from advmia.attacks.square_attack import square
+from advmia.attacks.square_attack import Square, square
+from advmia.attacks.square_memory import SquareMemory
 from advmia.budgets import Budget
 from advmia.runtime.precision import fp32_only
 from advmia.runtime.rng import SampleRng
@@ -61,6 +62,15 @@ class AutoAttack:
     def _misclassified(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         with fp32_only(x.device):  # the precision in which evaluations score early-stopping attacks
             return misclassified(forward(model, x), y)
+
+
+def remembering(attack: EvaluationAttack, memory: SquareMemory) -> EvaluationAttack:
+    """Returns the attack with this memory of Square's results, if it is Square or AutoAttack; else the attack."""
+    if isinstance(attack, Square):
+        return replace(attack, memory=memory)
+    if isinstance(attack, AutoAttack):
+        return replace(attack, attacks={name: remembering(part, memory) for name, part in attack.attacks.items()})
+    return attack
 
 
 def autoattack(budget: Budget, objective: Objective) -> AutoAttack:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from advmia.attacks.common import Attack, runs_of
 from advmia.attacks.inference import Blocks, inference_copy
-from advmia.attacks.registry import ATTACKS
+from advmia.attacks.registry import ATTACKS, stream_scope
 from advmia.attacks.restarts import with_restarts
 from advmia.budgets import (
     AUTO_STEPS,
@@ -56,7 +56,8 @@ class OwnAttack:
             raise UserError(f"{self.name} is for {' and '.join(objectives)}: these targets are for {task}")
         attack = with_restarts(ATTACKS[self.name].build(self.budget, objectives[task]), objectives[task], self.restarts)
         samples = range(first, first + len(x))
-        rng = SampleRng.of(seed, self.name, self.budget.grey_eps, samples=samples, device=x.device)
+        scope = stream_scope(seed, self.name, self.budget.grey_eps)
+        rng = SampleRng.of(*scope, samples=samples, device=x.device)
         run: Attack = attack
         if self.finding is not None:
             if not 0 <= self.finding < y.shape[1]:

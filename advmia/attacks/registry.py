@@ -5,7 +5,7 @@ A new attack needs a module in this folder and an entry in `ATTACKS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from advmia.attacks.auto_attack import autoattack
@@ -20,6 +20,7 @@ from advmia.attacks.mask_losses import cospgd_loss
 from advmia.attacks.momentum import dimifgsm, mifgsm
 from advmia.attacks.simba_dct import simba
 from advmia.attacks.square_attack import square
+from advmia.attacks.square_memory import SquareMemory
 from advmia.budgets import (
     Budget,
     auto_budget,
@@ -69,6 +70,7 @@ class AttackSpec:
     # Starts at a random point, and its loss says which start is worse, so that --restarts can run it from several.
     restartable: bool = False
     early_stopping: bool = False  # leaves an image alone once it is misclassified; the built attack has the same value
+    streams: str | None = None  # the attack whose random streams it shares; None: it has streams of its own
 
 
 # In the order of the tables.
@@ -117,6 +119,7 @@ ATTACKS: dict[str, AttackSpec] = {
         _CLASSES,
         uses_gradients=False,
         early_stopping=True,
+        streams="aa",
     ),
     "simba": AttackSpec(
         simba,
@@ -170,6 +173,17 @@ ATTACKS: dict[str, AttackSpec] = {
         _TASK_LOSSES,
     ),
 }
+
+
+def stream_scope(seed: int, name: str, grey_eps: float) -> tuple[object, ...]:
+    """Returns the purpose by which the random streams of an attack are told apart (`SampleRng.of`)."""
+    return seed, ATTACKS[name].streams or name, grey_eps
+
+
+def square_memory(names: Iterable[str]) -> SquareMemory | None:
+    """Returns where attacks of these names share what Square finds (`remembering`); None if they share nothing."""
+    used = set(names)
+    return SquareMemory() if any(ATTACKS[name].streams in used for name in used) else None
 
 
 def attacks_on(task: TaskName) -> dict[str, Objective]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from advmia.attacks.common import Objective, choose, forward, frozen_eval, misclassified
+from advmia.attacks.square_memory import SquareMemory, shifted
 from advmia.budgets import Budget
 from advmia.losses import margin
 from advmia.runtime.rng import SampleRng
@@ -30,9 +31,12 @@ class Square:
 
     `budget.steps` is the number of queries. `notes["queries"]`: the number of queries for each image of the last call,
     without the first forward pass, of the image itself. Keeps the contract of `advmia.attacks.common.Attack`.
+
+    With a `memory`, images whose result it holds are not attacked again.
     """
 
     budget: Budget
+    memory: SquareMemory | None = field(default=None, compare=False)
     notes: dict[str, Tensor] = field(default_factory=dict, compare=False)
     early_stopping: ClassVar[bool] = True
 
@@ -40,10 +44,24 @@ class Square:
         return (margin.__name__,)
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: SampleRng) -> Tensor:
-        x_adv = x.detach().clone()
-        queries = self.notes["queries"] = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        if self.budget.eps == 0:
+        rng = rng.restart(0)  # whose numbers do not depend on what AutoAttack has drawn before
+        if self.memory is None or not self.budget.eps:
+            x_adv, self.notes["queries"] = self._search(model, x, y, rng)
             return x_adv
+
+        def search(indices: Tensor) -> tuple[Tensor, Tensor]:
+            return self._search(model, x[indices], y[indices], rng.take(indices))
+
+        keys = [(self.budget.steps, seed) for seed in rng.seeds.tolist()]
+        x_adv, self.notes["queries"] = self.memory.complete(keys, x, self.budget.eps, search)
+        return x_adv
+
+    def _search(self, model: nn.Module, x: Tensor, y: Tensor, rng: SampleRng) -> tuple[Tensor, Tensor]:
+        """Returns x_adv and the number of queries of each image, (B,) int64."""
+        x_adv = x.detach().clone()
+        queries = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        if self.budget.eps == 0:
+            return x_adv, queries
         with frozen_eval(model):
             indices = (~misclassified(forward(model, x_adv), y)).nonzero()[:, 0]
             x, y, best = x_adv[indices], y[indices], x_adv[indices]
@@ -67,7 +85,7 @@ class Square:
                     if not len(indices):
                         break
             x_adv[indices] = best
-        return x_adv
+        return x_adv, queries
 
     def propose(self, query: int, x: Tensor, best: Tensor, numbers: QueryNumbers) -> Tensor:
         """Returns the images of a query: vertical stripes for query 0, then `best` with a new square.
@@ -77,7 +95,7 @@ class Square:
         batch, channels, height, width = x.shape
         if query == 0:
             signs = _signs(numbers.draw(channels * width)).view(batch, channels, 1, width)
-            return (x + self.budget.eps * signs).clamp(0, 1)
+            return shifted(x, signs, self.budget.eps)
         side = side_length(query, height, width)
         uniform = numbers.next()
         top, left = random_integers(uniform[:, 0], height - side), random_integers(uniform[:, 1], width - side)
@@ -85,7 +103,7 @@ class Square:
         inside_rows, inside_columns = (rows >= top) & (rows < top + side), (columns >= left) & (columns < left + side)
         inside = inside_rows[:, :, None] & inside_columns[:, None]  # (B, H, W)
         signs = _signs(uniform[:, 2:]).view(batch, channels, 1, 1)
-        return torch.where(inside[:, None], (x + self.budget.eps * signs).clamp(0, 1), best)
+        return torch.where(inside[:, None], shifted(x, signs, self.budget.eps), best)
 
 
 class QueryNumbers:

@@ -17,7 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from advmia.attacks import square_memory
 from advmia.attacks.inference import compile_copies, fitting_batch, plain_kernels
+from advmia.attacks.square_memory import SquareMemory
 from advmia.budgets import Budget
 from advmia.checkpoints.best import read_training_of
 from advmia.checkpoints.weights import LoadedModel, load_model
@@ -69,7 +71,8 @@ def test(task: Task, args: argparse.Namespace) -> None:
     target_network = machine.on_device(target.model, inputs.device)
     try:
         loader = _loader(inputs, data, source_network or target_network)
-        _Run(task, inputs, loader, data, results, target_network, source_network, target.classes).compute_rows()
+        networks, memory = (target_network, source_network), square_memory(args.attacks)
+        _Run(task, inputs, loader, data, results, *networks, target.classes, memory).compute_rows()
     except Stopped as stop:
         stop.advice = "the same command continues"
         raise
@@ -87,6 +90,7 @@ class _Run:
     target: nn.Module
     source: nn.Module | None  # None: the target itself
     classes: int
+    memory: SquareMemory | None  # what attacks of this run share
 
     def compute_rows(self) -> None:
         """Computes the missing rows, printing each as it finishes; then the reliability checks and the pictures."""
@@ -157,7 +161,7 @@ class _Run:
             partial=self.results.partial_evaluation(name, budget, restarts),
             keep=self.adversarial.keeper(run) if self.adversarial and run else None,
         )
-        attack = run.build(self.task) if run else None
+        attack = run.build(self.task, self.memory) if run else None
         return evaluate(self.target, self.loader, self.task, attack, source=self.source, options=options)
 
     def print_worst(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from advmia.attacks import ATTACKS
+from advmia.attacks import ATTACKS, stream_scope
 from advmia.attacks.inference import compile_copies, plain_kernels
 from advmia.checkpoints.best import read_training_of
 from advmia.checkpoints.weights import load_model
@@ -56,7 +56,7 @@ def visualise(task: Task, args: argparse.Namespace) -> None:
         for name in dict.fromkeys(args.attacks):
             for grey_eps in dict.fromkeys(args.epsilons):
                 attack = ATTACKS[name].build(ATTACKS[name].budget(grey_eps), task.attacks[name])
-                views.append(View(name, grey_eps, attack, (args.seed, name, grey_eps)))
+                views.append(View(name, grey_eps, attack, stream_scope(args.seed, name, grey_eps)))
         model = machine.on_device(loaded.model, inputs.device)
         if args.compile:
             compile_copies(model)

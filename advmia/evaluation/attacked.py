@@ -9,9 +9,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from advmia.attacks import ATTACKS
+from advmia.attacks import ATTACKS, stream_scope
+from advmia.attacks.auto_attack import remembering
 from advmia.attacks.common import EvaluationAttack
 from advmia.attacks.restarts import with_restarts
+from advmia.attacks.square_memory import SquareMemory
 from advmia.budgets import Budget
 from advmia.evaluation.eight_bits import round_to_8_bits
 from advmia.evaluation.loop import EvaluationOptions, result_row
@@ -57,9 +59,11 @@ class AttackRun:
             return None
         return partial(round_to_8_bits, grey_eps=self.budget.grey_eps if ATTACKS[self.name].bounded else None)
 
-    def build(self, task: Task) -> EvaluationAttack:
+    def build(self, task: Task, memory: SquareMemory | None = None) -> EvaluationAttack:
+        """Returns the attack. `memory`: what it shares with other attacks (`advmia.attacks.square_memory`)."""
         objective = task.attacks[self.name]
-        return with_restarts(ATTACKS[self.name].build(self.budget, objective), objective, self.restarts)
+        attack = with_restarts(ATTACKS[self.name].build(self.budget, objective), objective, self.restarts)
+        return attack if memory is None else remembering(attack, memory)
 
     def rows(self, evaluation: Evaluation, task: Task, clean: ResultRow, y: Tensor, classes: int) -> list[ResultRow]:
         """Returns the result rows of an evaluation under this attack, in the order of `keys`.
@@ -84,7 +88,8 @@ def evaluation_options(run: AttackRun | None, seed: int, precision: Precision) -
     if run is None:
         return EvaluationOptions((seed, CLEAN, 0.0), precision=precision)
     title = f"{run.label} eps {run.budget.grey_eps:g}"
-    return EvaluationOptions((seed, run.name, run.budget.grey_eps), title, precision, rounding=run.rounding)
+    scope = stream_scope(seed, run.name, run.budget.grey_eps)
+    return EvaluationOptions(scope, title, precision, rounding=run.rounding)
 
 
 def file_label(attack: str, restarts: int) -> str:

@@ -64,6 +64,11 @@ class SampleRng:
         seeds = torch.tensor([seed_from(*scope, int(sample)) for sample in samples], dtype=torch.int64)
         return cls(to_device(seeds, torch.device(device)), generator_for(*scope, "batch", batch))
 
+    @property
+    def seeds(self) -> Tensor:
+        """The streams' seeds, (B,) int64. They do not change as numbers are drawn."""
+        return self._seeds[self._rows]
+
     def take(self, indices: Tensor) -> SampleRng:
         """Returns the streams at different indices of the batch, (n,) int64. They are shared with this object."""
         return SampleRng(self._seeds, self._batch, self._states, self._rows[indices])
@@ -78,7 +83,7 @@ class SampleRng:
         They depend on the seeds of these streams and on `number`, not on how much was drawn already.
         """
         # A word before the stream's first one: no draw gets it.
-        seeds = splitmix.next_words(self._seeds[self._rows], 1, first=-1 - number)[:, 0]
+        seeds = splitmix.next_words(self.seeds, 1, first=-1 - number)[:, 0]
         return SampleRng(seeds, generator_for(self._batch.initial_seed(), "restart", number))
 
     def uniform(self, like: Tensor) -> Tensor:

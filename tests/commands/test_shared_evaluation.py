@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from advmia import budgets
+from advmia.attacks.auto_attack import QUERIES_PER_STEP
 from advmia.attacks.inference import Blocks
 from advmia.models import build_model
 from tests.support.kills import evaluation_outcome
@@ -72,6 +74,18 @@ def test_transfer_takes_the_clean_images_of_the_white_box_test(passes: Passes, t
         path.unlink()
     rows = [evaluation_outcome(tmp_path / folder)[1]["rows"] for folder in ("alone", "beside")]
     assert rows[0] == rows[1] and len(rows[0]) == 2
+
+
+def test_autoattack_and_square_run_square_once(passes: Passes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if a test of both runs Square twice on an image, or has other rows than tests of one each."""
+    monkeypatch.setattr(budgets, "AUTO_STEPS", budgets.QUERIES // QUERIES_PER_STEP)
+    alone = sum(passes("alone", "--eightBit", "--attacks", name) for name in ("aa", "square"))
+    together = passes("together", "--eightBit", "--attacks", "aa", "square")
+    (lines, record), expected = (evaluation_outcome(tmp_path / folder) for folder in ("together", "alone"))
+    assert (lines, record) == expected
+    notes = next(row["notes"] for row in record["rows"] if row["attack"] == "aa")
+    saved = [queries + 1 for queries in notes["queries"] if queries]
+    assert saved and alone - together == sum(saved)
 
 
 @pytest.mark.slow

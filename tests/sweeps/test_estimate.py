@@ -280,6 +280,19 @@ def test_the_sums_of_a_sweep(shown: Callable[..., str], data: Path) -> None:
     assert "one step after another" in text and "at a time" not in text and "At most" not in text
 
 
+def test_square_beside_autoattack(shown: Callable[..., str], data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if Square is counted twice in a test of both, or not at all in a test of Square."""
+    monkeypatch.setattr(budgets, "AUTO_STEPS", 20)
+    monkeypatch.setattr(budgets, "QUERIES", 1000)
+    words = ("--methods", "nat", "--epoch", 1, "--bs", 8, "--epsilons", 8, "--dataRoot", data)
+    hours = []
+    for names in (["square"], ["aa", "square"]):
+        rows = table(shown(*words, "--attacks", *names), "Estimated hours of the tests by attack")
+        hours.append({row[1]: float(row[2]) for row in rows})
+    assert hours[0]["square"] == pytest.approx(8 * 1002 / 3600, abs=0.011)
+    assert hours[1]["square"] < 0.011 and hours[1]["aa"] > hours[0]["square"]
+
+
 def test_flags_that_change_a_training(shown: Callable[..., str], data: Path) -> None:
     """Fails if a held-out part, a limit, AWP after its warm-up, or several places are not counted."""
     words = ("--methods", "pgdat", "--eps", 8, "--epoch", 10, "--bs", 8, "--only", "train", "--dataRoot", data)

@@ -13,6 +13,7 @@ their own. The file is written after each row; after `--seconds`, no further row
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import time
 from collections.abc import Callable, Iterable
@@ -47,12 +48,9 @@ def main() -> None:
     counts, rows, names = _read_counts(), list[Row](), list(args.groups)
     for group in names:
         shown = len(rows)
-        for name, measure in _measurements(group, device, tiny=args.tiny):
-            if time.monotonic() > end:
-                rows.append({"group": group, "name": name, "skipped": "no time was left"})
-            else:
-                counted = counts.get(name, {})
-                rows.append({"group": group, "name": name, **_result(measure, device), "counted": counted})
+        for name, counted_as, measure in _measurements(group, device, tiny=args.tiny):
+            row = {"skipped": "no time was left"} if time.monotonic() > end else _result(measure, device)
+            rows.append({"group": group, "name": name, **row, "counted": counts.get(counted_as, {})})
             report.write(args, "gpu", {"results": rows})  # after each, in case a time limit ends the run
         _show(group, rows[shown:], device)
     subject_of.cache_clear()
@@ -68,18 +66,19 @@ def _result(measure: Callable[[], Row], device: torch.device) -> Row:
         return {"failed": f"{type(error).__name__}: {str(error)[:300]}"}
     finally:
         if device.type == "cuda":
+            gc.collect()
             torch.cuda.empty_cache()
 
 
-def _measurements(group: str, device: torch.device, *, tiny: bool) -> list[tuple[str, Callable[[], Row]]]:
-    """Returns what a group measures, by name."""
+def _measurements(group: str, device: torch.device, *, tiny: bool) -> list[tuple[str, str, Callable[[], Row]]]:
+    """Returns what a group measures: its name, the name of its counts, and the measurement."""
     if group == "ceilings":
-        return [(name, partial(_ceiling, name, device, tiny)) for name in ("copy", "fp32", "tf32", "bf16")]
+        return [(name, "", partial(_ceiling, name, device, tiny)) for name in ("copy", "fp32", "tf32", "bf16")]
     measure = _profiled if group == "profile" else _timed
     works: Iterable[Workload] = PROFILED if group == "profile" else GROUPS[group]
     if tiny:
         works = [work.shrunk() for work in works]
-    return [(work.name, partial(measure, work, device)) for work in works]
+    return [(work.name, work.counted_as.name, partial(measure, work, device)) for work in works]
 
 
 def _timed(work: Workload, device: torch.device) -> Row:

@@ -66,6 +66,11 @@ class Workload:
         """Whether passes of the copy are replayed as CUDA graphs."""
         return self.kernels == "auto" and self.what not in ("convolution", "refold", "noise")
 
+    @property
+    def counted_as(self) -> Workload:
+        """The workload with the same counts: they do not depend on the memory layout."""
+        return replace(self, layout="nhwc")
+
     def shrunk(self) -> Workload:
         """Returns the same work on a few small images, for tests."""
         return replace(self, batch=4, size=32, block=2 if self.block else None)
@@ -298,5 +303,5 @@ PROFILED = (
 def counted() -> list[Workload]:
     """Returns all workloads that `benchmarks.counts` counts: not those that only run in smaller blocks."""
     groups = [works for name, works in GROUPS.items() if name not in NOT_COUNTED]
-    works = dict.fromkeys([*(work for works in groups for work in works), *PROFILED])
+    works = dict.fromkeys(work.counted_as for work in [*(work for works in groups for work in works), *PROFILED])
     return [work for work in works if work.block in (None, work.batch)]

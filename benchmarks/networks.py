@@ -21,7 +21,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from advmia.attacks.common import input_gradient
-from advmia.attacks.inference import inference_copy
+from advmia.attacks.inference import inference_copy, plain_kernels
 from advmia.models import build_model
 from advmia.runtime.precision import Precision
 from advmia.tasks import SEGMENTATION, SINGLE_LABEL
@@ -49,9 +49,15 @@ def _compare(size: int, precision: Precision, args: argparse.Namespace) -> dict[
     steps, updates, folding, facts = {}, {}, {}, {}
     for name in args.models:
         subject = Subject(name, size, args.bs, device)
-        folded, plain = inference_copy(subject.network.eval(), subject.x), frozen(subject.network)
-        steps[name], updates[name] = _attack_step(folded, subject, precision), _update(subject, precision)
-        runs = {UNFOLDED: _attack_step(plain, subject, precision), timing.OURS: steps[name]}
+        ours, plain = inference_copy(subject.network.eval(), subject.x), frozen(subject.network)
+        steps[name], updates[name] = _attack_step(ours, subject, precision), _update(subject, precision)
+        alone = copy.deepcopy(subject.network)
+        plain_kernels(alone)  # so that on a GPU too folding is all that differs
+        folded = inference_copy(alone, subject.x)
+        runs = {
+            UNFOLDED: _attack_step(plain, subject, precision),
+            timing.OURS: _attack_step(folded, subject, precision),
+        }
         folding[name] = alternate(runs)
         facts[name] = {
             "gflop": gflop(name, size),

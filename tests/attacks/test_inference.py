@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from advmia.attacks import ATTACKS
 from advmia.attacks.common import forward, frozen_eval, input_gradient
 from advmia.attacks.inference import Compiled, compile_copies, fitting_batch, inference_copy, without_graphs
+from advmia.attacks.inference.guard import results_of
 from advmia.budgets import pgd_budget, training_budget
 from advmia.data.loading import EvaluationLoader
 from advmia.data.specs import IMAGENET_MEAN, IMAGENET_STD
@@ -227,6 +228,40 @@ def test_evaluation_attacks_the_copy_and_scores_the_network(transfer: bool) -> N
         source=source if transfer else None,
     )
     assert (len(attack_passes), len(passes)) == (20, 1)
+
+
+# --- bf16 ------------------------------------------------------------------------------------------------------------
+
+
+class Penalised(nn.Module):
+    """A network that also uses its weights outside of the layers that autocast casts them for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).float().mean(dim=(2, 3)) * self.conv.weight.square().sum()
+
+
+@pytest.mark.parametrize("name", ["mv2", "wrn", "unet", None])
+@pytest.mark.usefixtures("small_networks")
+def test_bf16_is_autocast_s(name: str | None) -> None:
+    """Fails if weights that are rounded once give other numbers than autocast, or rounded ones are used in float32."""
+    model, x = (settled(name) if name else Penalised()).eval(), batch(4)
+    copy = inference_copy(model, x)
+    plain = copy.get_submodule("network")
+    exact = results_of(copy, x, with_gradient=True)
+    for _ in range(2):
+        with torch.autocast("cpu", torch.bfloat16):
+            expected, actual = (results_of(form, x, with_gradient=True) for form in (plain, copy))
+        assert all(map(torch.equal, expected, actual)) and not torch.equal(actual[0].float(), exact[0])
+        assert bool(copy._rounded) == (name is not None)
+        assert all(map(torch.equal, results_of(copy, x, with_gradient=True), exact))
+        with torch.no_grad():
+            next(model.parameters()).mul_(1.5)
+        inference_copy(model, x)
+        exact = results_of(plain, x, with_gradient=True)
 
 
 # --- compiled --------------------------------------------------------------------------------------------------------

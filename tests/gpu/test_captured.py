@@ -98,6 +98,18 @@ def test_few_batch_sizes(pretended: PretendedGpu) -> None:
     assert sizes <= {1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 31}
 
 
+def test_sizes_of_blocks(pretended: PretendedGpu) -> None:
+    """Fails if a block is filled with more copies than a quarter of its images, or there are more sizes than said."""
+    sizes = list[int]()
+    network = nn.Identity()
+    network.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    for count in range(1, 129):
+        x = torch.rand(count, 1, 1, 1, device=DEVICE)
+        assert torch.equal(Blocks(network, 128)(x), x) and count <= sizes[-1] <= 1.25 * count
+    assert sorted(set(sizes)) == [*(1, 2, 3, 4, 6, 8), *range(10, 16, 2), *range(16, 32, 4), *range(32, 64, 8),
+                                  *range(64, 129, 16)]  # fmt: skip
+
+
 def test_passes_that_overlap(pretended: PretendedGpu) -> None:
     """Fails if a pass overwrites what another keeps for its gradient or has returned, or a gradient is taken twice."""
     model, (x, y) = trained().to(DEVICE).eval(), images(4)

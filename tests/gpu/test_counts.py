@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 
 import pytest
@@ -47,17 +48,17 @@ MEMORY = {"nat": 7.2, "pgdat": 7.3, "trades": 14.1, "mart": 14.1, "hat": 14.0, "
 def launches_of_a_step(
     gpu: PretendedGpu, name: str, network: nn.Module, precision: str, shape: tuple[int, int, int, int] = (2, 3, 32, 32)
 ) -> list[Launch]:
-    """Returns the launches that PGD has with two steps but not with one, when all passes are recorded that will be."""
+    """Returns the launches that PGD has with one step but not without, when all passes are recorded that will be."""
     task = SEGMENTATION if MODELS[name].kind == "segmentation" else SINGLE_LABEL
-    x, launches = torch.rand(shape).to(DEVICE), []
+    x, launches = torch.rand(shape).contiguous(memory_format=torch.channels_last).to(DEVICE), []  # as loaders give it
     y = torch.zeros((shape[0], *shape[2:]) if task is SEGMENTATION else shape[:1], dtype=torch.int64).to(DEVICE)
-    for steps in (2, 1, 2):
+    for steps in (2, 0, 1):
         gpu.clear()
         attack = ATTACKS["pgd"].build(Budget(8 / 255, steps, 2 / 255), task.attacks["pgd"])
         with Precision(precision).autocast(DEVICE):
             attack(Blocks(network), x, y, rng=SampleRng.of(0, samples=range(len(x)), device=DEVICE))
         launches.append(list(gpu.launches))
-    return list((Counter(launches[2]) - Counter(launches[1])).elements())
+    return list((Counter(launches[-1]) - Counter(launches[-2])).elements())
 
 
 @pytest.mark.slow
@@ -72,7 +73,7 @@ def test_launches(shapes: PretendedGpu) -> None:
         assert 50 < len(launches_of_a_step(shapes, name, copy.network, "fp32")) <= plain, name
         assert len(launches_of_a_step(shapes, name, copy.network, "bf16")) <= bf16, name
         if name in ("res18", "mv2", "chexnet"):
-            assert len(launches_of_a_step(shapes, name, copy, "fp32")) <= CAPTURED, name
+            assert 20 < len(launches_of_a_step(shapes, name, copy, "fp32")) <= CAPTURED, name
         with torch.no_grad():
             next(model.parameters()).add_(1)
         shapes.clear()
@@ -118,6 +119,7 @@ def test_memory_of_training(shapes: PretendedGpu) -> None:
     for method, most in MEMORY.items():
         model, helper = (on_device(build_model("res18", 2), DEVICE) for _ in range(2))
         rng = SampleRng.of(0, samples=range(len(x)), device=DEVICE)
+        gc.collect()  # copies of the models before are cycles
         shapes.clear()
         built = METHODS[method](settings_with(helper))
         backward(built.losses(model, x, built.examples(model, x, y, rng=rng), y))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advmia.attacks import ATTACKS
-from advmia.attacks.inference import Blocks, inference_copy, plain_kernels, without_graphs
+from advmia.attacks.inference import Blocks, fused_layers, inference_copy, plain_kernels, without_graphs
 from advmia.attacks.inference.by_precision import ByPrecision
 from advmia.attacks.inference.fused_graph import fuse
 from advmia.attacks.inference.guard import results_of
@@ -40,7 +42,7 @@ def copy_of(model: nn.Module, x: Tensor) -> nn.Module:
 
 def with_gradient(network: Callable[[Tensor], Tensor], x: Tensor) -> list[Tensor]:
     """Returns the outputs for x, and the gradient with respect to x."""
-    return results_of(network, x.clone().requires_grad_(True))
+    return results_of(network, x, with_gradient=True)
 
 
 def launched(gpu: PretendedGpu, network: nn.Module, x: Tensor) -> Counter[str]:
@@ -172,7 +174,7 @@ def test_users_networks(pretended: PretendedGpu, capsys: pytest.CaptureFixture) 
         torch.manual_seed(0)
         model, x = on_device(User(body).eval(), DEVICE), images(3, size=9)
         copied = copy_of(model.requires_grad_(False), x)
-        results = results_of if body in WITHOUT_GRADIENT else with_gradient
+        results = partial(results_of, with_gradient=body not in WITHOUT_GRADIENT)
         found = [results(copied, x)]
         pretended.clear()
         found.append(results(copied, x))
@@ -204,6 +206,18 @@ def test_new_weights(pretended: PretendedGpu) -> None:
                     assert farthest([copied(x)], [model(x)]) <= tolerance
 
 
+def test_maps_too_large_for_cudnn(pretended: PretendedGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if a map of more elements than 32 bits count is given to cuDNN's fused convolutions, or comes out wrong."""
+    monkeypatch.setattr(fused_layers, "_MOST_ELEMENTS", 8 * 9 * 9 * 2)
+    for body in (forks, twice):
+        model = on_device(User(body).eval().requires_grad_(False), DEVICE)
+        for count, is_fused in ((2, True), (3, False)):
+            x = images(count, size=9)
+            copied = copy_of(model, x)
+            assert farthest(with_gradient(copied, x), with_gradient(model, x)) <= 1e-5
+            assert any(launched(pretended, copied, x)[kind] for kind in FUSED) is is_fused
+
+
 @pytest.mark.usefixtures("small_networks")
 def test_bf16_casts_no_weights(pretended: PretendedGpu) -> None:
     """Fails if a pass in bf16 casts more than the images, the logits and their gradients."""
@@ -212,6 +226,22 @@ def test_bf16_casts_no_weights(pretended: PretendedGpu) -> None:
         with_gradient(copy_of(model, x), x)
         operators = launched(pretended, copy_of(model, x), x)
     assert operators["cudnn_convolution_relu"] == 9 and operators["_to_copy"] <= 4, operators
+
+
+@pytest.mark.usefixtures("small_networks")
+def test_memory_goes_with_the_network(pretended: PretendedGpu) -> None:
+    """Fails if the memory of a fused copy is kept until a garbage collection."""
+    model, x = on_device(build_model("res18", 3), DEVICE), images()
+    live = pretended.memory.live
+    with_gradient(inference_copy(model, x), x)
+    gc.collect()  # what tracing leaves
+    assert pretended.memory.live > live
+    gc.disable()
+    try:
+        del model
+        assert pretended.memory.live < live
+    finally:
+        gc.enable()
 
 
 @pytest.mark.usefixtures("small_networks")
@@ -259,7 +289,7 @@ def test_where_they_do_not_work(
     def reading(*arguments: Any) -> Tensor:
         return right(*arguments) * torch.nan  # as if it had read the memory of its output
 
-    for operator, said in ((broken, "(no engine)"), (wrong, "differ by 0"), (reading, "differ by nan")):
+    for operator, said in ((broken, "(no engine)"), (wrong, "differ by 0"), (reading, "differ by 1")):
         monkeypatch.setattr(torch, "cudnn_convolution_relu", operator)
         Precision.choose("fp32", DEVICE)
         model, x = on_device(User(twice).eval(), DEVICE), images(size=9)

@@ -161,6 +161,10 @@ def test_memory(pretended: PretendedGpu) -> None:
     pretended.memory.total = mebi
     with pytest.raises(torch.OutOfMemoryError):
         torch.zeros(mebi, device=DEVICE)
+    loss = torch.ones(mebi // 16, device=DEVICE, requires_grad=True).exp().sum()
+    pretended.memory.total = pretended.memory.live
+    with pytest.raises(torch.OutOfMemoryError):
+        loss.backward()
 
 
 def test_places_are_lines_of_the_package(pretended: PretendedGpu) -> None:

@@ -29,7 +29,7 @@ from tests.support.pretended_gpu import DEVICE, PretendedGpu
 ALLOWED_IN_STEPS: dict[str, tuple[int, str]] = {
     "attacks/auto_pgd.py auto_ascend": (1, "whether an image is fooled, and leaves"),
     "attacks/fab.py _try_target": (1, "whether an image is fooled, and leaves"),
-    "attacks/square_attack.py __call__": (1, "whether an image is fooled, and leaves"),
+    "attacks/square_attack.py _search": (1, "whether an image is fooled, and leaves"),
     "attacks/simba_dct.py __call__": (1, "whether an image is fooled, and leaves"),
     "attacks/simba_dct.py _try_planes": (2, "which images are tried forwards too, and which helped neither way"),
 }
@@ -38,7 +38,7 @@ RUNS = {"apgd-t": 3 * 2, "fab-t": 3, "sea": 2 * 4}  # targets and losses; target
 # Module and function -> (the most waits in a batch, besides those of steps, why).
 ALLOWED_IN_BATCHES: dict[str, tuple[int, str]] = {
     "attacks/common.py attack_correct_images": (1, "which images are classified correctly: only these are attacked"),
-    "attacks/square_attack.py __call__": (1, "the same"),
+    "attacks/square_attack.py _search": (1, "the same"),
     "attacks/simba_dct.py __call__": (1, "the same"),
     "attacks/mask_ensemble.py __call__": (4, "which images have a pixel that is right, before each of four runs"),
     "attacks/auto_pgd.py _try_targets": (6, "which images are left for the next target and loss"),
@@ -58,12 +58,12 @@ ALLOWED_IN_EVALUATION: dict[str, tuple[int, str]] = {
 }
 ONCE = {
     "attacks/inference/copies.py _can_be_folded": (3, "whether a network may be folded, once for each network"),
-    "attacks/inference/fused.py _is_right": (3, "whether fused layers are right: outputs, and then with a gradient"),
+    "attacks/inference/fused.py _fault": (2, "whether fused layers are right, without a gradient and with one"),
 }
 # Once for each kind of pass: a batch size, with or without a gradient.
 WHEN_RECORDED = {
     "attacks/inference/captured.py recording": (2, "what a graph records begins when the device has finished"),
-    "attacks/inference/captured.py _agree": (1, "whether a graph gives the network's numbers"),
+    "attacks/inference/captured.py _capture": (1, "whether a graph gives the network's numbers"),
 }
 
 

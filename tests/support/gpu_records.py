@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,8 @@ class Memory:
     live: int = 0
     peak: int = 0
     _known: set[int] = field(default_factory=set)  # storages, by their addresses
+    _is_backward: bool = False
+    _error: torch.OutOfMemoryError | None = None  # of a backward pass
 
     def add(self, tensor: Tensor) -> None:
         """Counts the tensor's storage until it is freed. Raises `torch.OutOfMemoryError` if it does not fit."""
@@ -58,11 +60,34 @@ class Memory:
         if key in self._known:
             return
         if self.live + size > self.total:
-            raise torch.OutOfMemoryError(f"CUDA out of memory: {self.live} + {size} of {self.total} bytes")
+            self._error = torch.OutOfMemoryError(f"CUDA out of memory: {self.live} + {size} of {self.total} bytes")
+            if not self._is_backward:
+                raise self._taken()
         self._known.add(key)
         self.live += size
         self.peak = max(self.peak, self.live)
         weakref.finalize(storage, self._remove, key, size).atexit = False
+
+    def at_its_end(self, run_backward: Callable[..., Any]) -> Callable[..., Any]:
+        """Returns a backward pass that raises the errors of `add` at its end: inside, they would end the process."""
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            self._is_backward, self._error = True, None
+            try:
+                found = run_backward(*args, **kwargs)
+            finally:
+                self._is_backward = False
+            if self._error is not None:
+                raise self._taken()
+            return found
+
+        return run
+
+    def _taken(self) -> torch.OutOfMemoryError:
+        """Returns the error and forgets it: the frames of its traceback would keep the graph alive."""
+        error, self._error = self._error, None
+        assert error is not None
+        return error
 
     def _remove(self, key: int, size: int) -> None:
         self._known.discard(key)

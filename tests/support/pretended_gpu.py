@@ -337,6 +337,7 @@ class PretendedGpu:
         yield torch, "Generator", _AnyGenerator
         yield optimizer, "_foreach_supported_types", [*optimizer._foreach_supported_types, GpuTensor]
         yield ThreadPoolExecutor, "submit", _submit
+        yield torch.autograd, "_engine_run_backward", memory.at_its_end(torch.autograd._engine_run_backward)
 
 
 def _submit(pool: ThreadPoolExecutor, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:

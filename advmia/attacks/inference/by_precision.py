@@ -23,7 +23,7 @@ class ByPrecision(nn.Module):
     def __init__(self, network: nn.Module, *, fuses: bool) -> None:
         super().__init__()
         self.network, self._fuses = network, fuses
-        self._is_told = False  # that fused layers do not work
+        self._say_once = _SayOnce()  # that fused layers do not work
         self._exact: list[Tensor] = []  # the network's weights that the copy has rounded, and
         self._rounded: list[Tensor] = []  # the copy's
         # What runs without and with autocast to bfloat16. Not as submodules: whoever asks for this module's layers
@@ -33,6 +33,8 @@ class ByPrecision(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the network's outputs (B, ...) for images x (B, C, H, W)."""
+        if not len(x):  # nothing by which forms could be checked
+            return self.network(x)
         kind = x.device.type
         in_bf16 = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.bfloat16
         if in_bf16 not in self._forms:
@@ -54,11 +56,6 @@ class ByPrecision(nn.Module):
         fuses = self._fuses and x.is_cuda and not (in_bf16 and network is self.network)
         return Fused(network, self._say_once) if fuses else network
 
-    def _say_once(self, line: str) -> None:
-        if not self._is_told:
-            say(line)
-        self._is_told = True
-
     @torch.no_grad()
     def _in_bf16(self, x: Tensor) -> nn.Module:
         """Returns the copy with rounded weights, which shares all else with the network, or the network itself."""
@@ -71,3 +68,14 @@ class ByPrecision(nn.Module):
             return self.network
         self._exact, self._rounded = list(exact.values()), list(rounded.values())
         return network
+
+
+class _SayOnce:
+    """Says the first line that it is called with."""
+
+    is_over = False
+
+    def __call__(self, line: str) -> None:
+        if not self.is_over:
+            say(line)
+        self.is_over = True

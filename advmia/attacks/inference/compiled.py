@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from advmia.attacks.inference.guard import attempt
+from advmia.attacks.inference.guard import first_line, results_of
 from advmia.runtime.terminal import say
 
 
@@ -44,10 +44,9 @@ class Compiled(nn.Module):
 
     def _compile(self, x: Tensor) -> None:
         """Compiles the passes that x asks for now, so that an error leads to a warning and not to the run's end."""
-
-        def tell(reason: str) -> None:
-            say(f"--compile: torch.compile does not work here ({reason}); continuing without it")
-
         assert self._compiled is not None
-        if attempt(self._compiled, x, tell) is None:
+        try:
+            results_of(self._compiled, x, with_gradient=torch.is_grad_enabled() and x.requires_grad)
+        except Exception as error:  # compilers raise different exceptions, by version and machine
+            say(f"--compile: torch.compile does not work here ({first_line(error)}); continuing without it")
             self._compiled = None

@@ -45,6 +45,7 @@ def fuse(network: nn.Module) -> fx.GraphModule | None:
     made.graph.lint()
     made.recompile()
     made.delete_all_unused_submodules()
+    made.graph.owning_module = None  # or the copy's memory would be freed by the garbage collector only
     return made.eval()
 
 

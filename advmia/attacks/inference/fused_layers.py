@@ -22,6 +22,7 @@ from advmia.attacks.inference.operators import (
 )
 
 _IS_CHECKED = [False]
+_MOST_ELEMENTS = 2**31 - 1  # of a map in a fused convolution; torch divides larger ones among plain convolutions only
 
 
 @contextmanager
@@ -115,6 +116,9 @@ class _ConvolutionReLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, z: Tensor | None, layer: ConvolutionReLU) -> Tensor:
         def convolved() -> Tensor:
+            if x.numel() // x.shape[1] * max(x.shape[1], len(layer.weight)) > _MOST_ELEMENTS:
+                out = torch.conv2d(x, layer.weight, layer.bias, *layer.geometry)
+                return (out if z is None else out.add_(z)).relu_()
             if z is None:
                 return torch.cudnn_convolution_relu(x, layer.weight, layer.bias, *layer.geometry)
             return torch.cudnn_convolution_add_relu(x, layer.weight, z, 1, layer.bias, *layer.geometry)

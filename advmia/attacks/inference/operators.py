@@ -7,12 +7,19 @@ On a CPU they are computed by torch's operators, which say what they compute; on
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 
-@torch.library.custom_op("advmia::masked_sum", mutates_args=(), device_types="cpu")
+def _operator(name: str, parameters: str) -> Any:
+    """Returns a decorator that registers what an operator computes on a CPU, which later calls add CUDA's kernel to."""
+    schema = f"{parameters} -> Tensor"  # stated, because torch 2.6 does not infer it from types of the standard library
+    return torch.library.custom_op(f"advmia::{name}", mutates_args=(), device_types="cpu", schema=schema)
+
+
+@_operator("masked_sum", "(Tensor first, Tensor? second, Tensor out)")
 def masked_sum(first: Tensor, second: Tensor | None, out: Tensor) -> Tensor:
     """Returns the sum of the gradients of a ReLU's output `out` where that is above 0, and 0 elsewhere.
 
@@ -22,13 +29,15 @@ def masked_sum(first: Tensor, second: Tensor | None, out: Tensor) -> Tensor:
     return torch.ops.aten.threshold_backward(total, out, 0)
 
 
-@torch.library.custom_op("advmia::depthwise_relu", mutates_args=(), device_types="cpu")
+@_operator("depthwise_relu", "(Tensor x, Tensor weight, Tensor bias, int[] stride, int[] padding)")
 def depthwise_relu(x: Tensor, weight: Tensor, bias: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
     """Returns the ReLU of a depthwise convolution: x (B, C, H, W), weight (C, 1, h, w), bias (C,)."""
     return torch.conv2d(x, weight, bias, stride, padding, groups=len(weight)).relu_()
 
 
-@torch.library.custom_op("advmia::depthwise_relu_backward", mutates_args=(), device_types="cpu")
+@_operator(
+    "depthwise_relu_backward", "(Tensor gradient, Tensor out, Tensor x, Tensor weight, int[] stride, int[] padding)"
+)
 def depthwise_relu_backward(
     gradient: Tensor, out: Tensor, x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int]
 ) -> Tensor:

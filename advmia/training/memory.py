@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.optim import Optimizer
 
+from advmia.attacks.inference.folding import Folding
 from advmia.runtime import distributed, machine
 from advmia.training.loop import Training
 from advmia.training.recomputation import Call, Recomputation, blocks_of, replaced_calls
@@ -74,6 +75,13 @@ def recomputed_bytes(model: nn.Module, x: Tensor) -> tuple[int, int]:
     return kept.bytes(own), max(block.bytes(own | kept.storages.keys()) for block in blocks)
 
 
+def attack_bytes(model: nn.Module, x: Tensor) -> int:
+    """Returns the bytes that a pass of an attack keeps: over the frozen, folded network, for a gradient by images x."""
+    network = _without_content(model, x).eval().requires_grad_(False)
+    Folding(network)
+    return _Kept().of_pass(network, x.detach().requires_grad_()).bytes(_own(network))
+
+
 class _Kept:
     """The tensors that are kept for a gradient. One that is kept twice takes memory once."""
 
@@ -107,6 +115,7 @@ def step_memory(training: Training, size: int) -> StepMemory:
     """Returns the memory of a step of a training on images of `size` pixels a side.
 
     A method keeps the tensors of a term's passes until its gradient is computed, and says in `passes` how many it has.
+    The attack keeps less than these, but it may keep more than what remains of them where activations are recomputed.
     """
     dtype = torch.bfloat16 if training.precision.name == "bf16" else torch.float32
     images = 2  # batch norm refuses a single image where the maps are 1 x 1
@@ -116,7 +125,8 @@ def step_memory(training: Training, size: int) -> StepMemory:
         per_image = saved_bytes(training.model, x) * passes // images
     else:
         kept, largest = recomputed_bytes(training.model, x)
-        per_image = (kept * passes + largest) // images
+        of_attack = attack_bytes(training.model, x) if hasattr(training.method, "budget") else 0
+        per_image = max(kept * passes + largest, of_attack) // images
     weights = sum(value.numel() * value.element_size() for value in training.model.parameters())
     copies = 1 + averages_of(training.optimizer) + (training.perturbation is not None)  # beside the gradient
     return StepMemory(max(per_image, 1), weights * copies)

@@ -21,7 +21,7 @@ from advmia.models import MODELS, build_model
 from advmia.runtime.precision import Precision
 from advmia.tasks import MULTI_LABEL, SEGMENTATION, SINGLE_LABEL, Task
 from advmia.training.loop import Position, Training, train_one_epoch
-from advmia.training.memory import recomputed_bytes, saved_bytes
+from advmia.training.memory import attack_bytes, recomputed_bytes, saved_bytes, step_memory
 from advmia.training.methods import METHODS, MethodSettings
 from advmia.training.perturbation import WeightPerturbation
 from advmia.training.recomputation import Recomputation
@@ -144,6 +144,17 @@ def test_memory_of_a_pass() -> None:
     model = nn.Sequential(pair, nn.Flatten(), nn.Linear(5 * 36, 2))
     # Kept are the image and the linear layer's input; again, the first ReLU's output, which the second layer takes.
     assert recomputed_bytes(model, torch.empty(4, 3, 6, 6)) == (4 * 4 * (3 * 36 + 5 * 36), 4 * 4 * 5 * 36)
+
+
+def test_memory_of_a_step() -> None:
+    """Fails if the attack, which keeps more than what recomputation leaves of wrn, is left out of the estimate."""
+    model, needed = build_model("wrn", 3), dict[str, int]()
+    for method in ("nat", "pgdat"):
+        training = trained(model, SINGLE_LABEL, method, 16, recomputed=False)
+        recomputation = Recomputation(training.model)
+        needed[method] = step_memory(replace(training, recomputation=recomputation), 64).per_image
+    x = torch.empty(2, 3, 64, 64, device="meta")
+    assert needed["nat"] == sum(recomputed_bytes(model, x)) // 2 < attack_bytes(model, x) // 2 == needed["pgdat"]
 
 
 @pytest.mark.usefixtures("few_steps")

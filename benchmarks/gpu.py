@@ -31,7 +31,7 @@ from benchmarks.workloads import GROUPS, PROFILED, Workload, subject_of
 
 COUNTS = Path(__file__).parent / "results" / "gpu_counts.json"
 GIB = 2**30
-SHORTEST, MOST_CALLS = 0.15, 100  # seconds that a workload is timed for, and calls at most
+SHORTEST, FEWEST_CALLS, MOST_CALLS = 0.15, 3, 100  # seconds that a workload is timed for, and calls
 # What the host does to give the device work, as the profiler calls it: kernels, graphs of them, copies and fills.
 _LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch", "cudaMemcpyAsync", "cudaMemsetAsync")
 _MOST_KERNELS = 15  # kernels of a profile, those that take longest
@@ -85,19 +85,19 @@ def _timed(work: Workload, device: torch.device) -> Row:
     """Returns the times of the work in ms, and its peak memory."""
     begin = time.perf_counter()
     run = work.build(device)
-    for _ in range(3):  # plans are made, and what is used again is recorded
+    for _ in range(FEWEST_CALLS):  # plans are made, and what is used again is recorded
         run()
     timing.wait(device)
     first = time.perf_counter() - begin
     hosts = []
     with timing.peak_memory(device) as peak:
-        for _ in range(3):
+        for _ in range(FEWEST_CALLS):
             begin = time.perf_counter()
             run()
             hosts.append(time.perf_counter() - begin)
             timing.wait(device)
             seconds = time.perf_counter() - begin
-        calls = max(3, min(MOST_CALLS, int(SHORTEST / max(seconds, 1e-6)))) if seconds < 1 else 1
+        calls = 1 if seconds > 1 else max(FEWEST_CALLS, min(MOST_CALLS, int(SHORTEST / max(seconds, 1e-6))))
         begin = time.perf_counter()
         for _ in range(calls):
             run()
@@ -128,7 +128,7 @@ def _seconds_of(run: Callable[[], object], device: torch.device) -> float:
 def _profiled(work: Workload, device: torch.device) -> Row:
     """Returns the launches and the kernels of a call, as torch's profiler sees them, and the peak memory."""
     run = work.build(device)
-    for _ in range(3):
+    for _ in range(FEWEST_CALLS):
         run()
     timing.wait(device)
     with timing.peak_memory(device) as peak, profiler.profile(activities=profiler.supported_activities()) as seen:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.benchmarks import Benchmark, checked, small_network
+from tests.support.benchmarking import Benchmark, checked, small_network
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ from advmia.training.methods import HAT, MART, TRADES, Method
 from benchmarks import demo, estimate, evaluation, plain, steps, timing
 from benchmarks.passes import Passes, count_passes, count_requests
 from benchmarks.timing import alternate
-from tests.support.benchmarks import Benchmark, checked
+from tests.support.benchmarking import Benchmark, checked
 from tests.support.networks import SmallNet, SmallSegmenter, Wrapped, pixels, share_equal, streams, targets, trained
 from tests.support.running import ROOT, run_well
 

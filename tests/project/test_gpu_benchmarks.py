@@ -15,7 +15,7 @@ from torch.autograd import DeviceType
 
 from benchmarks import counts, gpu, workloads
 from benchmarks.workloads import GROUPS, Workload, counted, subject_of
-from tests.support.benchmarks import Benchmark, checked
+from tests.support.benchmarking import Benchmark, checked
 from tests.support.pretended_gpu import PretendedGpu, why_not
 from tests.support.running import ROOT, run_process
 
@@ -39,6 +39,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "GROUPS", kinds)
     monkeypatch.setattr(gpu, "PROFILED", gpu.PROFILED[:2])
     monkeypatch.setattr(gpu, "SHORTEST", 0.0)
+    monkeypatch.setattr(gpu, "FEWEST_CALLS", 1)
     monkeypatch.setattr(torch, "compile", lambda network, **_: network)
     monkeypatch.setattr(torch.profiler, "supported_activities", lambda: {torch.profiler.ProfilerActivity.CPU})
     subject_of.cache_clear()

@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
-# Measures all GPU figures on one CUDA device, in less than ten minutes: the time limits add up to 580 s. Writes one
-# file: $1, or $OUT/gpu.json if OUT is set, or benchmarks/results/gpu.json. PYTHON=... chooses the interpreter.
+# Measures on one CUDA device, in less than nine minutes: first the tests that need one, then the most telling figures.
+# The time limits add up to 525 s, those of the first six parts to 300 s. Writes one file: $1, or $OUT/gpu.json if OUT is
+# set, or benchmarks/results/gpu.json; it is complete after each part, however early this script ends. PYTHON=... chooses
+# the interpreter, and PLAN=1 only prints the parts. `python -m benchmarks.counts` made the counts that measured figures
+# stand beside (benchmarks/results/gpu_counts.json).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . benchmarks/parts.sh
@@ -8,14 +11,14 @@ begin "${1:-${OUT:-benchmarks/results}/gpu.json}"
 
 GPU=(--device cuda)
 BOTH=(--precision tf32 bf16)
-part steps-224 130 steps "${GPU[@]}" --models res18 --size 224 --bs 32 "${BOTH[@]}" --repeats 5
-part steps-299 55 steps "${GPU[@]}" --models res18 --size 299 --bs 32 --methods pgdat "${BOTH[@]}" --repeats 3
-part steps-unet 45 steps "${GPU[@]}" --models unet --size 256 --bs 32 --methods pgdat "${BOTH[@]}" --repeats 3
-part networks 45 networks "${GPU[@]}" --models res18 wrn --size 224 --bs 32 "${BOTH[@]}"
-part epoch-224 90 epoch "${GPU[@]}" --size 224 --images 320 --testImages 96 "${BOTH[@]}" --repeats 1
-part data 25 data "${GPU[@]}" --repeats 3
-part simba 20 evaluation "${GPU[@]}" --simba --queries 100 --repeats 3
-part evaluation 70 evaluation "${GPU[@]}" --images 64 --bs 64 --queries 250 --steps 5 --epsilons 2 8 --trainEpochs 3
+part tests 65 gpu_tests "${GPU[@]}"
+part kernels 55 gpu "${GPU[@]}" --groups ceilings kernels profile --seconds 40
+part steps 45 gpu "${GPU[@]}" --groups steps memory --seconds 30
+part queries 30 gpu "${GPU[@]}" --groups queries --seconds 16
+part layouts 40 gpu "${GPU[@]}" --groups layouts batches segmentation --seconds 26
+part compiled 65 gpu "${GPU[@]}" --groups compiled --seconds 35
+part plain-224 65 steps "${GPU[@]}" --models res18 --size 224 --bs 32 --methods pgdat "${BOTH[@]}" --repeats 3
+part epoch-224 65 epoch "${GPU[@]}" --size 224 --images 256 --testImages 64 "${BOTH[@]}" --repeats 1
+part evaluation 50 evaluation "${GPU[@]}" --images 64 --bs 64 --queries 250 --steps 5 --epsilons 4 --trainEpochs 3
 part strength 45 strength "${GPU[@]}" --images 512 --bs 256 --trainEpochs 3 --precision fp32 tf32 bf16
-part compiled 55 steps "${GPU[@]}" --models res18 --size 224 --bs 32 --methods --compile --repeats 3
 finish

@@ -49,7 +49,7 @@ def _compare(size: int, precision: Precision, args: argparse.Namespace) -> dict[
     steps, updates, folding, facts = {}, {}, {}, {}
     for name in args.models:
         subject = Subject(name, size, args.bs, device)
-        ours, plain = inference_copy(subject.network.eval(), subject.x), _frozen(subject.network)
+        ours, plain = inference_copy(subject.network.eval(), subject.x), frozen(subject.network)
         steps[name], updates[name] = _attack_step(ours, subject, precision), _update(subject, precision)
         alone = copy.deepcopy(subject.network)
         plain_kernels(alone)  # so that on a GPU too folding is all that differs
@@ -112,7 +112,7 @@ def gflop(name: str, size: int) -> float:
     return counter.get_total_flops() / 1e9
 
 
-def _frozen(network: nn.Module) -> nn.Module:
+def frozen(network: nn.Module) -> nn.Module:
     """Returns a copy that differs from the one that attacks run on in its batch norms only."""
     return copy.deepcopy(network).eval().requires_grad_(False)
 

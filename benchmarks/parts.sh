@@ -1,6 +1,6 @@
 # Functions for gpu.sh and cpu.sh, which source this file. They run benchmarks one after the other, each with a time limit,
 # and collect the results in one JSON file. A part that fails is recorded as failed; the others still run. A part that the
-# file already contains is replaced. ONLY="data simba" runs only these two parts.
+# file already contains is replaced. ONLY="data simba" runs only these two parts, and PLAN=1 only prints the parts.
 
 begin() { # FILE: the JSON file to write
   FILE=$1 FAILED=0 PART_NAMES=''
@@ -18,6 +18,7 @@ part() { # NAME LIMIT BENCHMARK ARGUMENTS...: runs python -m benchmarks.BENCHMAR
   shift 3
   PART_NAMES+=" $name"
   if [ -n "${ONLY:-}" ] && [[ " $ONLY " != *" $name "* ]]; then return; fi
+  if [ -n "${PLAN:-}" ]; then echo "$name $limit $benchmark $*"; return; fi
   echo "== $name: python -m benchmarks.$benchmark $* (at most $limit s)"
   timeout --foreground -k 5 "$limit" "$PYTHON" -m "benchmarks.$benchmark" "$@" --out "$PARTS/$name.json" 2>&1 |
     tee "$PARTS/$name.log" || code=$?
@@ -34,6 +35,7 @@ finish() { # fails if ONLY names a part that does not exist, or if a part failed
       exit 2
     fi
   done
+  if [ -n "${PLAN:-}" ]; then return; fi
   echo "$FILE ($SECONDS s, $FAILED parts failed)"
   [ "$FAILED" = 0 ]
 }

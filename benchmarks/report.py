@@ -54,7 +54,9 @@ def write(args: argparse.Namespace, benchmark: str, results: Mapping[str, Any]) 
     facts = machine_facts(torch.device(args.device))
     record = {"benchmark": benchmark, "settings": settings, "machine": facts, **results}
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    temporary = args.out.with_name(args.out.name + ".tmp")  # a time limit may end the benchmark while it writes
+    temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(args.out)
 
 
 def machine_facts(device: torch.device) -> dict[str, Any]:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from advmia.attacks.gradient import pgd
-from advmia.attacks.inference import compile_copies, inference_copy
+from advmia.attacks.inference import compile_copies, inference_copy, plain_kernels
 from advmia.budgets import training_budget
 from advmia.data.datasets import DATASETS
 from advmia.data.transforms import to_pixels
@@ -210,15 +210,20 @@ def _steps(subject: Subject, method: str, precision: Precision) -> Implementatio
         name = "plain, bf16"
         _add_plain_step(implementations, subject, method, name)
         implementations.runs[name] = _in_precision(implementations.runs[name], precision, subject.device)
-    _add_our_step(implementations, subject, method, precision)
+    implementations.runs[timing.OURS], implementations.networks[timing.OURS] = our_step(subject, method, precision)
     return implementations
 
 
-def _add_our_step(implementations: Implementations, subject: Subject, name: str, precision: Precision) -> None:
-    """Adds our training step, as `advmia.training.loop.train_one_epoch` makes it."""
+def our_step(
+    subject: Subject, name: str, precision: Precision, *, kernels: str = "auto"
+) -> tuple[Callable[[], None], list[nn.Module]]:
+    """Returns our training step, as `advmia.training.loop.train_one_epoch` makes it, and the networks that it runs."""
     task, device, helper = subject.task, subject.device, copy.deepcopy(subject.helper)
     method = subjects.method(name, task, GREY_EPS, subject.dataset, helper)
     model = subject.ours().train()
+    if kernels == "plain":
+        plain_kernels(model)
+        plain_kernels(helper)
     optimizer = task.optimizer(model.parameters(), LR, 1e-3)
     autocast = partial(precision.autocast, device)
 
@@ -229,8 +234,7 @@ def _add_our_step(implementations: Implementations, subject: Subject, name: str,
         backward(method.losses(model, subject.x, x_adv, subject.y), context=autocast)
         optimizer.step()
 
-    copies = [inference_copy(network, subject.x) for network in (model, helper)]
-    implementations.runs[timing.OURS], implementations.networks[timing.OURS] = step, [model, *copies]
+    return step, [model, *(inference_copy(network, subject.x) for network in (model, helper))]
 
 
 def _add_plain_step(

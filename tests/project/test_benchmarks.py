@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import argparse
 import copy
-import importlib
 import json
-import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,20 +25,19 @@ from advmia.attacks.gradient import cw, fgsm, pgd
 from advmia.attacks.inference import Blocks
 from advmia.attacks.simba_dct import draw_directions, simba
 from advmia.budgets import Budget, cw_budget, fgsm_budget
-from advmia.data.specs import DatasetSpec
 from advmia.data.transforms import load_image
 from advmia.losses import confident_margin, cross_entropy, pixel_cross_entropy
 from advmia.runtime import machine
-from advmia.runtime.machine import on_device, seed_everything
 from advmia.runtime.precision import FP32
 from advmia.sweeps.step_times import Estimator, StepTime
 from advmia.sweeps.steps import begin_state, write_state
 from advmia.tasks import SEGMENTATION
 from advmia.training import methods
 from advmia.training.methods import HAT, MART, TRADES, Method
-from benchmarks import demo, estimate, evaluation, plain, steps, subjects, timing
+from benchmarks import demo, estimate, evaluation, plain, steps, timing
 from benchmarks.passes import Passes, count_passes, count_requests
 from benchmarks.timing import alternate
+from tests.support.benchmarking import Benchmark, checked
 from tests.support.networks import SmallNet, SmallSegmenter, Wrapped, pixels, share_equal, streams, targets, trained
 from tests.support.running import ROOT, run_well
 
@@ -222,50 +219,6 @@ def test_memory_settings_of_each_callable(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 # --- the benchmarks --------------------------------------------------------------------------------------------------
-
-
-Benchmark = Callable[..., dict[str, Any]]
-
-
-def small_network(name: str, spec: DatasetSpec, classes: int, device: torch.device, seed: int = 0) -> nn.Module:
-    """Replaces `subjects.network`: returns a network of two convolutions, whatever `name`."""
-    seed_everything(seed)
-    return on_device(SmallNet(classes), device)
-
-
-@pytest.fixture
-def run_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Benchmark:
-    """Returns a function that runs a benchmark on a small network, in this process, and returns its checked record."""
-    monkeypatch.setattr(subjects, "network", small_network)
-    monkeypatch.setattr(timing, "set_memory", lambda settings: None)  # would outlive the test
-
-    def run(benchmark: str, *words: object) -> dict[str, Any]:
-        out = tmp_path / "out.json"
-        monkeypatch.setattr(sys, "argv", [benchmark, *map(str, words), "--device", "cpu", "--out", str(out)])
-        importlib.import_module(f"benchmarks.{benchmark}").main()
-        assert capsys.readouterr().out.strip(), "no table"
-        return checked(out)
-
-    return run
-
-
-def checked(path: Path) -> dict[str, Any]:
-    """Returns the record of a benchmark. Fails if a number is not finite or, except for differences, negative."""
-    record = json.loads(path.read_text())
-    assert record["machine"]["versions"]["torch"] and record["machine"]["date"] and record["machine"]["name"]
-    assert all(math.isfinite(number) and number >= 0 for number in numbers(record))
-    return record
-
-
-def numbers(record: object) -> Iterator[float]:
-    """Yields all numbers in a JSON record except the differences `above_plain`."""
-    if isinstance(record, dict):
-        record = [value for name, value in record.items() if name != "above_plain"]
-    if isinstance(record, list):
-        for value in record:
-            yield from numbers(value)
-    elif isinstance(record, (int, float)) and not isinstance(record, bool):
-        yield record
 
 
 def test_steps(run_benchmark: Benchmark) -> None:

@@ -46,7 +46,7 @@ NOT_RUN_HERE = {
     "scripts/methods.sh": "has a test of its own",
     "export": "is for methods.sh",
     "benchmarks/cpu.sh": "measures for hours; test_benchmarks.py runs its parts",
-    "benchmarks/gpu.sh": "measures on a GPU; test_benchmarks.py runs its parts",
+    "benchmarks/gpu.sh": "measures on a GPU; test_gpu_benchmarks.py runs its parts",
     "torchrun": "is run by test_distributed.py",
     "pip": "installs a package; this machine may have no network",
     "tensorboard": "is a server, which waits for a browser",

@@ -113,19 +113,20 @@ def kernels_of(name: str, args: Sequence[Any]) -> int:
     """Returns how many kernels CUDA launches for an operator, as far as known here: 1, or more for long lists.
 
     The limits are those of aten/src/ATen/native/cuda/MultiTensorApply.cuh and Shape.cu: 128 tensors in a launch of
-    `cat`; in one of a foreach operator, 320 chunks of 65,536 elements of at most 110 tensors, of 64 in each of two
-    lists, and so on. Foreach operators on lists that do not match launch a kernel for each tensor. `repeat_interleave`
-    sums the counts first.
+    `cat`; in one of a foreach operator or a fused optimizer, 320 chunks of 65,536 elements of at most 110 tensors, of
+    64 in each of two lists, and so on. Foreach operators on lists that do not match launch a kernel for each tensor.
+    `repeat_interleave` sums the counts first.
     """
     if name == "repeat_interleave":
         return 2
     if name == "cat":
         return -(-len(args[0]) // _MOST_TENSORS_OF_CAT)
     lists = [each for each in args if isinstance(each, list | tuple) and each and isinstance(each[0], Tensor)]
-    if not name.startswith("_foreach_") or not lists:
+    if not name.startswith(("_foreach_", "_fused_")) or not lists:
         return 1
-    if any(len({each.dtype for each in tensors}) > 1 for tensors in lists) or any(
-        len({(each.shape, each.stride()) for each in group}) > 1 for group in zip(*lists, strict=True)
+    if name.startswith("_foreach_") and (
+        any(len({each.dtype for each in tensors}) > 1 for tensors in lists)
+        or any(len({(each.shape, each.stride()) for each in group}) > 1 for group in zip(*lists, strict=True))
     ):
         return len(lists[0])
     depth = len(lists) + (not name.endswith("_"))  # a list of results

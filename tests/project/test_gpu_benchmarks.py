@@ -6,6 +6,7 @@ import importlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from torch.autograd import DeviceType
 from benchmarks import counts, gpu, workloads
 from benchmarks.workloads import GROUPS, Workload, counted, subject_of
 from tests.support.benchmarking import Benchmark, checked
+from tests.support.networks import small_networks
 from tests.support.pretended_gpu import PretendedGpu, why_not
 from tests.support.running import ROOT, run_process
 
@@ -29,8 +31,8 @@ def _kind(work: Workload) -> tuple[object, ...]:
 
 
 @pytest.fixture(autouse=True)
-def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves one workload of each kind in a group, on one network, called few times."""
+def few(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Leaves one workload of each kind in a group, on one small network, called few times."""
     kinds = {}
     for name, works in GROUPS.items():
         of_kind = {_kind(work): work for work in reversed(works)}
@@ -42,6 +44,9 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "FEWEST_CALLS", 1)
     monkeypatch.setattr(torch, "compile", lambda network, **_: network)
     monkeypatch.setattr(torch.profiler, "supported_activities", lambda: {torch.profiler.ProfilerActivity.CPU})
+    subject_of.cache_clear()
+    with small_networks():
+        yield
     subject_of.cache_clear()
 
 

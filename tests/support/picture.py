@@ -9,11 +9,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageChops
 
 from tests.support.browser import running_browser
 
 SIZE = (1240, 900)
+_MARGIN = 16  # pixels below the last part
 SHOWN = ("warnings", "tables", "curves", "maps")
 _STYLE = f"""
 nav, section:not({", ".join(f"#{name}" for name in SHOWN)}), details, #maps h2 {{ display: none; }}
@@ -33,8 +34,12 @@ def take(page_file: Path, picture: Path) -> None:
         page.evaluate(f"document.head.append({style})")
         page.evaluate("Promise.all([...document.images].map(image => image.decode())).then(() => 0)")
         page.screenshot(Path(folder) / "page.png")
-        with Image.open(Path(folder) / "page.png") as whole:
-            whole.convert("RGB").save(picture, optimize=True)
+        with Image.open(Path(folder) / "page.png") as file:
+            whole = file.convert("RGB")
+        paper = Image.new("RGB", whole.size, whole.getpixel((0, 0)))
+        _, _, _, bottom = ImageChops.difference(whole, paper).getbbox() or (0, 0, *whole.size)
+        # The browser may take the height that the page had before its parts were hidden.
+        whole.crop((0, 0, whole.width, min(bottom + _MARGIN, whole.height))).save(picture, optimize=True)
 
 
 if __name__ == "__main__":

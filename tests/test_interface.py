@@ -224,7 +224,7 @@ def test_as_strong_as_torchattacks_on_resnet18() -> None:
         learned = (model(x).argmax(1) == y).nonzero()[:8, 0]
     assert len(learned) >= 6
     x, y = x[learned], y[learned]
-    eps, steps = 8 / 255, 2
+    eps, steps = 8 / 255, 4
     queries = 50 * steps  # as many as our AutoAttack makes
     parts = [
         torchattacks.APGD(model, eps=eps, steps=steps),
